@@ -1,0 +1,1 @@
+"""What Docker sees: the Engine API with swarm mode, beside a stock engine (moby: api/server, daemon/cluster)."""

@@ -1,0 +1,1 @@
+"""What should run, where, and who decides (moby/swarmkit)."""

@@ -1,0 +1,1 @@
+"""What this node runs: assignments in, statuses out (swarmkit: agent/)."""

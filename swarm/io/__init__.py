@@ -1,0 +1,1 @@
+"""Where swarm touches the world: sockets, disk, clock. Everything above is pure."""

@@ -1,0 +1,1 @@
+"""Decisions: control API, orchestration, scheduling, dispatch (swarmkit: manager/)."""

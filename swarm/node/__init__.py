@@ -1,0 +1,1 @@
+"""Which roles this process plays, and which managers it knows (swarmkit: node/)."""

@@ -1,0 +1,75 @@
+"""All of gRPC as values: the words in which machines speak with peers, whatever carries them.
+
+A server receives Call, then StreamData and StreamEnd for what else the client sends, and answers with Reply (unary,
+client streams) or StreamData and StreamEnd (server streams). A client uses the same words the other way round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from swarm.errors import SwarmError
+
+MANAGER_ROLE = "swarm-manager"
+WORKER_ROLE = "swarm-worker"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a call.
+
+    node_id, role and org come from the certificate (CN, OU, O) and are empty without one. ``local`` marks calls of
+    this process itself (its API front, its control socket); they need no certificate. ``forwarder`` is the ID of the
+    manager that passed the call on, else empty.
+    """
+
+    node_id: str = ""
+    role: str = ""
+    org: str = ""
+    addr: str = ""
+    local: bool = False
+    forwarder: str = ""
+
+    @property
+    def host(self) -> str:
+        """The IP address of ``addr`` without its port."""
+        return self.addr.rpartition(":")[0].strip("[]")
+
+
+LOCAL = Peer(local=True, role=MANAGER_ROLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Opening of a call. ``method`` is "Service/Method"; request is None for client streams."""
+
+    stream: int
+    method: str
+    request: Message | None
+    peer: Peer = LOCAL
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The single answer of a unary or client-stream call; ends it."""
+
+    stream: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class StreamData:
+    """One message of a stream, in either direction."""
+
+    stream: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """End of a call: from a client half-close or cancel, from a server the status (None is OK)."""
+
+    stream: int
+    error: SwarmError | None = None

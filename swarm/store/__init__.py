@@ -1,0 +1,1 @@
+"""Cluster state in memory, changed only by committed log entries (swarmkit: manager/state/store)."""

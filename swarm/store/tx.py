@@ -1,0 +1,202 @@
+"""A transaction: reads that see its own writes, and the list of actions that becomes one log entry.
+
+(swarmkit: manager/state/store/memory.go, tx; but one transaction carries a whole pass of the leader)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from swarm import api, defaults
+from swarm.api.objects import KIND_OF
+from swarm.errors import AlreadyExists, NotFound, OutOfSequence
+from swarm.ids import new_id
+from swarm.store.store import Store, copy_of, pack
+
+M = TypeVar("M", bound=Message)
+_Key = tuple[type[Message], str]
+
+
+class Tx:
+    """Staged writes over a store. ``now``: seconds since the epoch; ``rng``: the leader's source of chance.
+
+    get/find/all return objects that must not be mutated; edit() returns one that may be. Removed objects are gone for
+    reads. ``log`` lists every touched object as (kind name, ID) in order, repeats included: stages are fed from it.
+    """
+
+    def __init__(self, store: Store, now: float, rng: Random) -> None:
+        self.now = now
+        self.rng = rng
+        self.log: list[tuple[str, str]] = []
+        self._store = store
+        self._staged: dict[type[Message], dict[str, Message | None]] = {cls: {} for cls in KIND_OF}
+        self._undo: list[dict[_Key, Message | bool | None]] = []
+        self._bytes = 0
+        self._count = 0
+
+    # --- reads -----------------------------------------------------------------------------------------------------
+
+    def get(self, cls: type[M], object_id: str) -> M | None:
+        """See View.get."""
+        staged = self._staged[cls]
+        if object_id in staged:
+            return staged[object_id]  # type: ignore[return-value]
+        return self._store.get(cls, object_id)
+
+    def need(self, cls: type[M], object_id: str) -> M:
+        """As get, but raises NotFound with the text users know ("<kind> <id> not found")."""
+        obj = self.get(cls, object_id)
+        if obj is None:
+            raise NotFound(f"{KIND_OF[cls].name} {object_id} not found")
+        return obj
+
+    def find(self, cls: type[M], index: str, key: str) -> Iterator[M]:
+        """See View.find; staged objects come at their place in the store, new ones last."""
+        staged = self._staged[cls]
+        keys = KIND_OF[cls].indexes[index]
+        for obj in self._store.find(cls, index, key):
+            if obj.id not in staged:  # type: ignore[attr-defined]
+                yield obj
+        for staged_obj in list(staged.values()):
+            if staged_obj is not None and key in keys(staged_obj):
+                yield staged_obj  # type: ignore[misc]
+
+    def all(self, cls: type[M]) -> Iterator[M]:
+        """See View.all."""
+        staged = self._staged[cls]
+        for obj in self._store.all(cls):
+            if obj.id not in staged:  # type: ignore[attr-defined]
+                yield obj
+        for staged_obj in list(staged.values()):
+            if staged_obj is not None:
+                yield staged_obj  # type: ignore[misc]
+
+    def count(self, cls: type[M]) -> int:
+        """See View.count."""
+        staged = self._staged[cls]
+        total = self._store.count(cls)
+        for object_id, obj in staged.items():
+            total += (obj is not None) - (self._store.get(cls, object_id) is not None)
+        return total
+
+    # --- writes ----------------------------------------------------------------------------------------------------
+
+    def new_id(self) -> str:
+        """A fresh object ID."""
+        return new_id(self.rng)
+
+    def create(self, obj: M) -> M:
+        """Stage a new object (its ``id`` set); returns it, still mutable. Raises AlreadyExists for ID or name."""
+        cls, object_id = type(obj), obj.id  # type: ignore[attr-defined]
+        if self.get(cls, object_id) is not None:
+            raise AlreadyExists(f"{KIND_OF[cls].name} {object_id} already exists")
+        self.check_name(cls, obj)
+        self._stage(cls, object_id, obj)
+        self._bytes += obj.ByteSize()
+        return obj
+
+    def edit(self, cls: type[M], object_id: str, version: int | None = None) -> M:
+        """A mutable copy of an object, staged as its next state. Call it anew inside each savepoint.
+
+        Raises NotFound; with ``version``, OutOfSequence unless the object still is at that version.
+        """
+        obj = self.need(cls, object_id)
+        if version is not None and obj.meta.version.index != version:  # type: ignore[attr-defined]
+            raise OutOfSequence
+        if object_id in self._staged[cls]:
+            self._stage(cls, object_id, obj)
+            return obj
+        copy = copy_of(obj)
+        self._stage(cls, object_id, copy)
+        self._bytes += copy.ByteSize()
+        return copy
+
+    def remove(self, cls: type[Message], object_id: str) -> None:
+        """Stage the removal of an object. Raises NotFound."""
+        self.need(cls, object_id)
+        self._stage(cls, object_id, None)
+
+    def check_name(self, cls: type[Message], obj: Message) -> None:
+        """Raises AlreadyExists when another object of the kind holds the (unique) name of ``obj``."""
+        kind = KIND_OF[cls]
+        if kind.unique is None:
+            return
+        for key in kind.indexes[kind.unique](obj):
+            for other in self.find(cls, kind.unique, key):
+                if other.id != obj.id:  # type: ignore[attr-defined]
+                    name = obj.spec.annotations.name  # type: ignore[attr-defined]
+                    raise AlreadyExists(f"{kind.name} {name} already exists")
+
+    def _stage(self, cls: type[Message], object_id: str, obj: Message | None) -> None:
+        staged = self._staged[cls]
+        if self._undo and (cls, object_id) not in self._undo[-1]:
+            before = staged.get(object_id, False)
+            self._undo[-1][cls, object_id] = copy_of(before) if isinstance(before, Message) else before
+        if object_id not in staged:
+            self._count += 1
+        staged[object_id] = obj
+        self.log.append((KIND_OF[cls].name, object_id))
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """What was staged inside is undone when the block raises; the exception goes on."""
+        undo: dict[_Key, Message | bool | None] = {}
+        mark, size = len(self.log), self._bytes
+        self._undo.append(undo)
+        try:
+            yield
+        except BaseException:
+            self._undo.pop()
+            for (cls, object_id), before in undo.items():
+                if before is False:
+                    del self._staged[cls][object_id]
+                    self._count -= 1
+                else:
+                    self._staged[cls][object_id] = before  # type: ignore[assignment]
+            del self.log[mark:]
+            self._bytes = size
+            raise
+        self._undo.pop()
+        if self._undo:
+            for key, value in undo.items():
+                self._undo[-1].setdefault(key, value)
+
+    # --- result ----------------------------------------------------------------------------------------------------
+
+    def room(self) -> bool:
+        """Whether one more object may be staged without outgrowing a log entry. A pass asks before each unit."""
+        return self._count < defaults.ENTRY_CHANGES_MAX - 1 and self._bytes < defaults.ENTRY_BYTES_MAX
+
+    def empty(self) -> bool:
+        """Whether nothing is staged."""
+        return self._count == 0
+
+    def actions(self) -> list[api.StoreAction]:
+        """The staged writes as store actions, versions and times filled in; writes that change nothing are left out."""
+        out = []
+        for cls, staged in self._staged.items():
+            for object_id, obj in staged.items():
+                before = self._store.get(cls, object_id)
+                if obj is None:
+                    if before is not None:
+                        out.append(pack(api.STORE_ACTION_REMOVE, before))
+                elif before is None:
+                    self._stamp(obj, created=True)
+                    out.append(pack(api.STORE_ACTION_CREATE, obj))
+                elif obj != before:
+                    self._stamp(obj, created=False)
+                    out.append(pack(api.STORE_ACTION_UPDATE, obj))
+        return out
+
+    def _stamp(self, obj: Message, created: bool) -> None:
+        meta: api.Meta = obj.meta  # type: ignore[attr-defined]
+        meta.version.index = self._store.index
+        nanoseconds = int(self.now * 1e9)
+        meta.updated_at.FromNanoseconds(nanoseconds)
+        if created:
+            meta.created_at.FromNanoseconds(nanoseconds)
