@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol, TypeVar
 
 E = TypeVar("E", contravariant=True)
-X = TypeVar("X", covariant=True)
+X = TypeVar("X")
 
 
 class Machine(Protocol[E, X]):

@@ -1,0 +1,107 @@
+"""What the HTTP routes need from the daemon: the seam between the Engine API and the swarm behind it.
+
+(moby: api/server/router/swarm/backend.go)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from google.protobuf.message import Message
+
+from swarm import api
+
+
+class LocalNodeState(Enum):
+    """What /info calls LocalNodeState."""
+
+    INACTIVE = "inactive"
+    PENDING = "pending"
+    ACTIVE = "active"
+    ERROR = "error"
+    LOCKED = "locked"
+
+
+@dataclass(frozen=True)
+class LocalNode:
+    """This node's part in the swarm, for /info, /_ping and the manager gate.
+
+    remote_managers: (node ID, "ip:port") of the managers it knows. error: empty, or what is wrong, for the user.
+    """
+
+    state: LocalNodeState = LocalNodeState.INACTIVE
+    node_id: str = ""
+    node_addr: str = ""
+    control_available: bool = False
+    error: str = ""
+    remote_managers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class InitRequest:
+    """POST /swarm/init, addresses as the user typed them; spec is already merged over the defaults."""
+
+    listen_addr: str
+    advertise_addr: str = ""
+    data_path_addr: str = ""
+    data_path_port: int = 0
+    force_new_cluster: bool = False
+    spec: api.ClusterSpec = field(default_factory=api.ClusterSpec)
+    autolock_managers: bool = False
+    availability: str = ""
+    default_addr_pool: tuple[str, ...] = ()
+    subnet_size: int = 0
+
+
+@dataclass(frozen=True)
+class JoinRequest:
+    """POST /swarm/join."""
+
+    listen_addr: str
+    advertise_addr: str = ""
+    data_path_addr: str = ""
+    remote_addrs: tuple[str, ...] = ()
+    join_token: str = ""
+    availability: str = ""
+
+
+class Backend(Protocol):
+    """Implemented by engine_api.cluster.Cluster; tests use a fake."""
+
+    def local(self) -> LocalNode:
+        """The present state of this node."""
+        ...
+
+    def require_manager(self) -> None:
+        """Raises ServiceUnavailable with the text for the present state unless this node is a working manager."""
+        ...
+
+    async def call(self, method: str, request: Message) -> Message:
+        """A unary RPC to the leader ("Control/CreateService") as this manager itself.
+
+        Raises ApiError (require_manager's, or the deadline) or SwarmError (the RPC's own).
+        """
+        ...
+
+    def stream(self, method: str, request: Message) -> AsyncIterator[Message]:
+        """A server-streaming RPC to the leader ("Logs/SubscribeLogs"); closing the iterator cancels it."""
+        ...
+
+    async def init(self, request: InitRequest) -> str:
+        """Make a new cluster with this node as its manager; returns the node ID. Raises ApiError."""
+        ...
+
+    async def join(self, request: JoinRequest) -> None:
+        """Join a cluster; returns when the node is ready, raises ApiError (also after 20 s, join then goes on)."""
+        ...
+
+    async def leave(self, force: bool) -> None:
+        """Leave: stop roles, remove task containers, forget all state. Raises ApiError."""
+        ...
+
+    async def unlock(self, key: str) -> None:
+        """Open a locked manager with its SWMKEY. Raises ApiError."""
+        ...

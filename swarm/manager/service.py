@@ -1,0 +1,65 @@
+"""What every RPC service of a leader is, and the one way in which it may change the cluster.
+
+The manager routes calls by method name, feeds committed changes to all services, and performs their effects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from google.protobuf.message import Message
+
+from swarm.errors import SwarmError
+from swarm.rpc import Call, Reply, StreamData, StreamEnd
+from swarm.store.store import Change
+from swarm.store.tx import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A change of the cluster, to be run in the next pass.
+
+    run: a plain function of the transaction; returns the answer, or raises a SwarmError, in which case nothing of it
+    is kept. stream: the call that gets the answer once it is committed (None: nobody waits). done: called instead of
+    replying, with (answer, None) after the commit or (None, error); returns further effects.
+    """
+
+    run: Callable[[Tx], Message | None]
+    stream: int | None = None
+    done: Callable[[Message | None, SwarmError | None], Sequence[Effect]] | None = None
+
+
+Effect = Reply | StreamData | StreamEnd | Write
+Event = Call | StreamData | StreamEnd
+
+
+class Service(Protocol):
+    """One or more gRPC services of the leader. Made on election with the store as view, dropped after stop().
+
+    All calls were authorised before they come here (swarm/io/rpc_server.py).
+    """
+
+    methods: frozenset[str]
+    """Names ("Dispatcher/Session") that this service answers."""
+
+    def handle(self, event: Event, now: float) -> Sequence[Effect]:
+        """A call, more data of one, or the client's end of one (half-close or cancel)."""
+        ...
+
+    def committed(self, changes: Sequence[Change], now: float) -> Sequence[Effect]:
+        """An entry was applied to the store."""
+        ...
+
+    def wake(self, now: float) -> Sequence[Effect]:
+        """The deadline passed."""
+        ...
+
+    def deadline(self) -> float | None:
+        """When wake must be called, in seconds since the epoch; None: never."""
+        ...
+
+    def stop(self) -> Sequence[Effect]:
+        """Leadership ends: finish all open calls, with an error where the protocol has one."""
+        ...
