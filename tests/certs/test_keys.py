@@ -1,0 +1,118 @@
+"""Keys, requests, PEM and identities."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certs import keys
+from certs.errors import InvalidCertificate, InvalidCsr, InvalidKey
+from certs.keys import Identity, PemBlock, identity_of
+
+
+def certificate(*names: tuple[x509.ObjectIdentifier, str]) -> x509.Certificate:
+    key = keys.new_private_key()
+    name = x509.Name([x509.NameAttribute(oid, value) for oid, value in names])
+    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(start).not_valid_after(start + datetime.timedelta(days=1))
+    return builder.sign(key, hashes.SHA256())
+
+
+NODE = (
+    (NameOID.ORGANIZATION_NAME, "cluster1"),
+    (NameOID.ORGANIZATIONAL_UNIT_NAME, "swarm-manager"),
+    (NameOID.COMMON_NAME, "node1"),
+)
+
+
+@pytest.mark.parametrize("encoding", [serialization.Encoding.PEM, serialization.Encoding.DER])
+def test_an_identity_is_read_from_pem_and_from_der(encoding: serialization.Encoding) -> None:
+    assert identity_of(certificate(*NODE).public_bytes(encoding)) == Identity("node1", "swarm-manager", "cluster1")
+
+
+def test_an_identity_is_read_from_the_first_certificate_of_a_chain() -> None:
+    chain = keys.certificates_pem([certificate(*NODE), certificate((NameOID.COMMON_NAME, "swarm-ca"))])
+    assert identity_of(chain).node_id == "node1"
+
+
+def test_a_certificate_without_a_role_has_no_identity() -> None:
+    with pytest.raises(InvalidCertificate, match="0 values for its role"):
+        identity_of(certificate(NODE[0], NODE[2]))
+
+
+def test_a_certificate_with_two_roles_has_no_identity() -> None:
+    with pytest.raises(InvalidCertificate, match="2 values for its role"):
+        identity_of(certificate(*NODE, (NameOID.ORGANIZATIONAL_UNIT_NAME, "swarm-worker")))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", b"\x30\x03abc", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+def test_bytes_that_are_no_certificate_are_refused(data: bytes) -> None:
+    with pytest.raises(InvalidCertificate):
+        identity_of(data)
+
+
+def test_a_new_request_has_an_empty_subject_and_a_p256_key() -> None:
+    key = keys.new_private_key()
+    csr = keys.load_csr(keys.new_csr(key))
+    public = csr.public_key()
+    assert list(csr.subject) == []
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    assert public.curve.name == "secp256r1"
+    assert public.public_numbers() == key.public_key().public_numbers()
+
+
+def test_a_request_with_a_broken_signature_is_refused() -> None:
+    block = keys.pem_blocks(keys.new_csr(keys.new_private_key()))[0]
+    broken = PemBlock(block.label, block.body[:-1] + bytes([block.body[-1] ^ 1])).encode()
+    with pytest.raises(InvalidCsr):
+        keys.load_csr(broken)
+
+
+def test_a_private_key_survives_extra_pem_headers() -> None:
+    key = keys.new_private_key()
+    block = keys.pem_blocks(keys.private_key_pem(key))[0]
+    text = PemBlock(block.label, block.body, {"kek-version": "0", "raft-dek": "x="}).encode()
+    assert text.startswith(b"-----BEGIN PRIVATE KEY-----\nkek-version: 0\nraft-dek: x=\n\n")
+    assert keys.load_private_key(text).private_numbers() == key.private_numbers()
+
+
+def test_keys_of_other_kinds_are_refused() -> None:
+    pem = ed25519.Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    with pytest.raises(InvalidKey, match="malformed private key"):
+        keys.load_private_key(pem)
+
+
+def test_our_pem_is_the_pem_of_openssl() -> None:
+    pem = certificate(*NODE).public_bytes(serialization.Encoding.PEM)
+    assert keys.normalize_pem(b"text before\r\n" + pem.replace(b"\n", b"\r\n")) == pem
+
+
+HEADER_NAMES = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1)
+HEADER_VALUES = st.text("abcdefghijklmnopqrstuvwxyz0123456789+/=", min_size=1)
+
+
+@given(st.binary(max_size=200), st.dictionaries(HEADER_NAMES, HEADER_VALUES, max_size=4))
+def test_pem_blocks_round_trip(body: bytes, headers: dict[str, str]) -> None:
+    block = PemBlock("PRIVATE KEY", body, headers)
+    assert keys.pem_blocks(b"x\n" + block.encode() * 2) == [block, block]
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_break_the_pem_reader(data: bytes) -> None:
+    assert isinstance(keys.pem_blocks(b"-----BEGIN A-----\n" + data + b"\n-----END A-----\n"), list)
+
+
+def test_a_pem_block_does_not_show_its_key() -> None:
+    assert "secret" not in repr(PemBlock("PRIVATE KEY", b"secret", {"raft-dek": "secret"}))
