@@ -1,4 +1,8 @@
-"""The words between an agent and its executor: one step of one task at a time.
+"""The words of an agent: to its executor (one step of one task at a time), to the driver of its connection and
+journal, and to the node around it.
+
+Besides the dataclasses here an agent takes Reply, StreamData and StreamEnd (swarm/rpc.py) of its present connection as
+events, and returns Call, StreamData and StreamEnd as effects. It numbers the streams; a number is never used twice.
 
 (swarmkit: agent/exec/controller.go, whose Controller methods are the steps)
 """
@@ -39,7 +43,11 @@ class Execute:
 
 @dataclass(frozen=True, slots=True)
 class CancelStep:
-    """Effect: give up the running step of this task (WAIT, or a PREPARE that pulls); its Executed may still come."""
+    """Effect: give up the running step of this task (WAIT, or a PREPARE that pulls).
+
+    Executed for that step must come soon, ``cancelled`` unless the step ended by itself first; the agent asks for the
+    next step of the task only then, or after CANCEL_WAIT_S.
+    """
 
     task_id: str
 
@@ -58,8 +66,8 @@ class Executed:
     """Event: a step ended.
 
     error: empty on success; as users read it in ``docker service ps``. temporary: the same step should be tried again
-    with the state kept. exit_code counts for WAIT (and for START when the container died at once). cancelled: the step
-    was given up on request.
+    with the state kept. container.exit_code counts for WAIT (and for START when the container died at once): when it is
+    not 0 and error is empty, the agent writes ``task: non-zero exit (N)``. cancelled: the step was given up on request.
     """
 
     task_id: str
@@ -71,9 +79,17 @@ class Executed:
     ports: api.PortStatus | None = None
 
 
+# --- logs ----------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class PublishLogs:
-    """Effect: send the logs that a subscription asks for; the driver opens LogBroker/PublishLogs by itself."""
+    """Effect: send the logs that a subscription asks for; the driver opens LogBroker/PublishLogs by itself.
+
+    A second PublishLogs of the same subscription brings only tasks that came later (follow): add them to what runs.
+    Without follow the driver ends the publication (close=true) when the logs of all tasks were sent, at once if there
+    are none; with follow when StopLogs comes.
+    """
 
     subscription: api.SubscriptionMessage
     tasks: tuple[api.Task, ...]
@@ -84,3 +100,107 @@ class StopLogs:
     """Effect: end a subscription."""
 
     subscription_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogsEnded:
+    """Event: the publication of a subscription is over, whatever the reason."""
+
+    subscription_id: str
+
+
+# --- the connection to a manager -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Effect: open a connection; every Call that follows goes there. An empty manager_addr means this node's own
+    manager, without a network. ``connection`` comes back in Connected and ConnectionLost and is never used twice.
+    """
+
+    manager_addr: str
+    node_id: str
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """Effect: drop the present connection with all its streams; nothing needs to be reported about it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """Event: the connection is open."""
+
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLost:
+    """Event: the connection could not be made, or broke."""
+
+    connection: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class LocalManager:
+    """Event: a manager runs in this process (or no longer does); while it does the agent prefers it."""
+
+    running: bool
+
+
+# --- the node ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Event: what this node has, completely (hostname and tls_info too). Sent at start, every DESCRIPTION_REFRESH_S
+    and whenever it may have changed; the agent compares. No session is opened before the first one.
+    """
+
+    description: api.NodeDescription
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUpdate:
+    """Effect: what the managers say about this node and themselves, when any of it (but the node's status) changed.
+
+    managers: all of them as (node ID, address); the Remotes given to the agent know them already, this is for keeping
+    them on disk. root_ca: PEM bundle, byte-exact. network_keys: 3 for each subsystem, with their Lamport times.
+    """
+
+    session_id: str
+    node: api.Node
+    managers: tuple[tuple[str, str], ...]
+    root_ca: bytes
+    network_keys: tuple[api.EncryptionKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """Effect: a session was established (error is empty) or one failed for this reason."""
+
+    session_id: str = ""
+    error: str = ""
+    code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Event: this node leaves the cluster: stop and remove every task, accept no more. Left follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Effect: after Leave: nothing of any task is left on this node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """Effect: remember these records, forget those; keys are task IDs, values are opaque. What the journal holds is
+    given to the next Agent on this node. Must be atomic; need not be synchronised to disk before the next effect.
+    """
+
+    puts: Mapping[str, bytes] = field(default_factory=dict)
+    drops: tuple[str, ...] = ()
