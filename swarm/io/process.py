@@ -1,0 +1,86 @@
+"""The one loop that drives every machine, and the clock that machines are given.
+
+(DESIGN: machines and one driver, docs/adr/0001)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from swarm.machine import Machine
+
+E = TypeVar("E")
+X = TypeVar("X")
+
+EVENTS_PER_TURN_MAX = 256
+
+
+class Clock:
+    """Seconds since the epoch that never decrease: the wall clock at the start plus the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def now(self) -> float:
+        """The present, as machines are given it."""
+        return self._offset + time.monotonic()
+
+
+class Inbox(Generic[E]):
+    """Events for one machine. put() may be called at any time from the loop's thread."""
+
+    def __init__(self) -> None:
+        self._events: deque[E] = deque()
+        self._wake = asyncio.Event()
+
+    def put(self, event: E) -> None:
+        """Append an event."""
+        self._events.append(event)
+        self._wake.set()
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def pop(self) -> E | None:
+        """The oldest event, or None."""
+        return self._events.popleft() if self._events else None
+
+    async def wait(self, timeout_s: float | None) -> None:
+        """Return when there is an event, or after ``timeout_s``."""
+        if self._events:
+            return
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+
+async def drive(
+    machine: Machine[E, X], inbox: Inbox[E], perform: Callable[[X], None], clock: Clock, started: bool = False
+) -> None:
+    """Run a machine for ever: events in, effects out, in order. Ends only by cancellation or a bug.
+
+    The loop yields to others at least every EVENTS_PER_TURN_MAX events, so that a busy machine never starves sockets.
+    """
+    turns = 0
+    while True:
+        event = inbox.pop()
+        now = clock.now()
+        deadline = machine.deadline()
+        if event is None and started and (deadline is None or deadline > now):
+            turns = 0
+            await inbox.wait(None if deadline is None else deadline - now)
+            continue
+        started = True
+        for effect in machine.handle(event, now):
+            perform(effect)
+        turns += 1
+        if turns >= EVENTS_PER_TURN_MAX:
+            turns = 0
+            await asyncio.sleep(0)
