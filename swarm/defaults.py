@@ -92,6 +92,25 @@ UNLOCK_KEY_BYTES = 32
 BLACKLIST_GRACE_S = 7 * 24 * 3600.0  # a removed node's certificate is remembered this long after it expired
 ROOT_EXPIRY_MIN_S = 365 * 24 * 3600.0
 
+# --- engine and executor (moby: daemon/cluster/executor/container) ---
+ENGINE_CONNECT_TIMEOUT_S = 10.0
+ENGINE_CALL_TIMEOUT_S = 60.0
+ENGINE_CREATE_TIMEOUT_S = 300.0  # volume drivers may take their time
+ENGINE_STOP_MARGIN_S = 60.0  # beyond the grace period
+ENGINE_PULL_SILENCE_S = 600.0
+ENGINE_CALLS_MAX = 64
+ENGINE_LINE_BYTES_MAX = 8 << 20
+EXECUTOR_PULLS_MAX = 3
+EXECUTOR_CREATES_MAX = 8
+EXECUTOR_RECONCILE_PERIOD_S = 15.0
+EXECUTOR_RECONNECT_BASE_S = 0.1
+EXECUTOR_RECONNECT_MAX_S = 5.0
+SERVICE_WITHDRAWAL_S = 2.0  # between taking a task out of its services and stopping it
+PAYLOAD_TMPFS_BYTES_MAX = 1 << 30
+LOG_BYTES_PER_S = 10 << 20  # per task
+LOG_BATCH_BYTES_MAX = 256 << 10
+LOG_LINE_BYTES_MAX = 1 << 20
+
 # --- networks ---
 NETWORK_KEYS_KEPT = 3
 NETWORK_KEY_ROTATION_S = 12 * 3600.0
