@@ -21,12 +21,17 @@ class CertsError(Exception):
         self.message = message
 
 
+# --- what cannot be read -------------------------------------------------------------------------------------------
+
+
 class InvalidCertificate(CertsError):
     """Bytes that are no certificate, or one without the names that a node certificate needs."""
 
 
 class InvalidKey(CertsError):
     """Bytes that are no private key, or one of a kind or size that is not supported."""
+
+    code = INVALID_ARGUMENT
 
     def __init__(self, message: str = "malformed private key") -> None:
         super().__init__(message)
@@ -35,5 +40,89 @@ class InvalidKey(CertsError):
 class InvalidCsr(CertsError):
     """A certificate request that cannot be read or is not signed by its own key."""
 
+    code = INVALID_ARGUMENT
+
     def __init__(self, message: str = "unable to parse certificate request") -> None:
         super().__init__(message)
+
+
+class InvalidJoinToken(CertsError):
+    """A join token of no known form."""
+
+    def __init__(self) -> None:
+        super().__init__("invalid join token")
+
+
+class InvalidUnlockKeyText(CertsError):
+    """An unlock key as typed by a user that is of no known form."""
+
+    code = INVALID_ARGUMENT
+
+    def __init__(self) -> None:
+        super().__init__("invalid key string")
+
+
+# --- what cannot be trusted ----------------------------------------------------------------------------------------
+
+
+class UntrustedChain(CertsError):
+    """A chain of certificates that does not lead to a trusted root, or one with a broken link."""
+
+
+class UnknownAuthority(UntrustedChain):
+    """No trusted root signed the chain; during a root rotation the root may simply be newer than ours."""
+
+    def __init__(self) -> None:
+        super().__init__("x509: certificate signed by unknown authority")
+
+
+class CertificateExpired(UntrustedChain):
+    """A certificate of the chain is outside its validity."""
+
+
+class FingerprintMismatch(CertsError):
+    """A manager sent a root certificate other than the one that the join token names."""
+
+    def __init__(self, expected_digest: str) -> None:
+        super().__init__(f"remote CA does not match fingerprint. Expected: {expected_digest}")
+
+
+class FipsRequired(CertsError):
+    """The cluster accepts nodes in FIPS mode only, and this one is not."""
+
+    code = FAILED_PRECONDITION
+
+    def __init__(self) -> None:
+        super().__init__("node is not FIPS-enabled but cluster requires FIPS")
+
+
+# --- certificate authorities ---------------------------------------------------------------------------------------
+
+
+class InvalidRoot(CertsError):
+    """A root certificate, signing key or intermediate that cannot serve a cluster."""
+
+    code = INVALID_ARGUMENT
+
+
+class NoSigningKey(CertsError):
+    """This root certificate is here without its key, so it cannot sign."""
+
+    def __init__(self) -> None:
+        super().__init__("no valid signer found")
+
+
+# --- key files -----------------------------------------------------------------------------------------------------
+
+
+class InvalidUnlockKey(CertsError):
+    """The key file cannot be opened with this unlock key."""
+
+    code = UNAUTHENTICATED
+
+    def __init__(self) -> None:
+        super().__init__("swarm could not be unlocked: invalid key provided")
+
+
+class StoredKeyDamaged(CertsError):
+    """Key or certificate files that nobody wrote this way."""
