@@ -125,7 +125,7 @@ class Lab:
         self._start_engine(host)
         images.load(host, archive)
         if not host.stock:
-            self._start_daemon(host)
+            start_daemon(host)
 
     def swarm(self, managers: int) -> None:
         """A swarm over all hosts: init on the first, then join with the tokens it prints."""
@@ -177,7 +177,7 @@ class Lab:
         if part == "engine" or host.stock:
             self._start_engine(host)
         else:
-            self._start_daemon(host)
+            start_daemon(host)
         self._save()
 
     def cut(self, host: Host, other: Host | None = None) -> None:
@@ -246,14 +246,6 @@ class Lab:
         if host.stock:
             host.pid = host.engine_pid
 
-    def _start_daemon(self, host: Host) -> None:
-        directory = host.directory
-        command = [sys.executable, "-m", "engine_api.daemon", "--engine", host.engine, "-H", host.api]
-        command += ["--data-root", f"{directory}/swarm", "--exec-root", f"{directory}/run"]
-        command += ["--pidfile", f"{directory}/sideswarm.pid", "--log-level", "debug", *host.extra]
-        host.pid = _spawn(host, command, directory / "daemon.log")
-        _wait_answer(host.api, host.pid, directory / "daemon.log")
-
     def _pid(self, host: Host, part: str) -> int:
         if part not in ("daemon", "engine"):
             raise LabError(f"{part!r} is neither daemon nor engine")
@@ -268,14 +260,25 @@ class Lab:
         self._save()
 
 
+def start_daemon(host: Host) -> None:
+    """Start a host's sideswarmd and wait until it answers; sets host.pid. Raises LabError."""
+    directory = host.directory
+    command = [sys.executable, "-m", "engine_api.daemon", "--engine", host.engine, "-H", host.api]
+    command += ["--data-root", f"{directory}/swarm", "--exec-root", f"{directory}/run"]
+    command += ["--pidfile", f"{directory}/sideswarm.pid", "--log-level", "debug", *host.extra]
+    host.pid = _spawn(host, command, directory / "daemon.log")
+    _wait_answer(host.api, host.pid, directory / "daemon.log")
+
+
 def _spawn(host: Host, command: list[str], log: Path) -> int:
-    """Start a daemon in the host's network namespace, under its host name; returns the daemon's pid."""
+    """Start a daemon in the host's network namespace, if it has one, under its host name; returns the daemon's pid."""
     # nsenter, not "ip netns exec": that one remounts /sys, and dockerd then finds no cgroups
-    wrapper = ["nsenter", f"--net={NETNS / host.netns}", "unshare", "--uts", "sh", "-c"]
+    wrapper = ["nsenter", f"--net={NETNS / host.netns}", "unshare", "--uts", "sh", "-c"] if host.netns else []
+    script = ['hostname "$0" && exec "$@"', host.name] if host.netns else []
     environment = {**os.environ, "DOCKER_SERVICE_PREFER_OFFLINE_IMAGE": "1", "PYTHONPATH": str(PROJECT)}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [*wrapper, 'hostname "$0" && exec "$@"', host.name, *command],
+            [*wrapper, *script, *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

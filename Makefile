@@ -1,0 +1,45 @@
+# Everything a person or CI does here. Each target installs what it needs; run as root on Debian 12.
+PY := .venv/bin/python
+export PYTHONDONTWRITEBYTECODE ?=
+
+.PHONY: help setup demo clean-demo test check unit integration proto lock bench-api clean
+
+help: ## what there is to do
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: ## install what is missing (packages, .venv)
+	@scripts/setup dev
+
+demo: ## a swarm on a private engine, driven by the docker CLI (or ENGINE=unix:///run/docker.sock)
+	@scripts/setup runtime
+	@$(PY) -m integration.demo up $(if $(ENGINE),--engine $(ENGINE))
+
+clean-demo: ## take the demo down again, leaving nothing
+	@if [ -x $(PY) ]; then $(PY) -m integration.demo down; fi
+
+test: setup check ## every check and every test, as CI runs them
+	@$(PY) -m pytest -q
+
+check: setup ## style, types, layers, generated files
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check -q .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-cache >/tmp/sideswarm-imports.log || (cat /tmp/sideswarm-imports.log; exit 1)
+	@scripts/proto --check
+
+unit: setup ## tests without root, engines or sleeping
+	@$(PY) -m pytest -q tests
+
+integration: setup ## tests with real engines in network namespaces
+	@$(PY) -m pytest -q integration
+
+proto: setup ## generate swarm/api/*_pb2.py from the .proto files
+	@scripts/proto
+
+lock: setup ## renew requirements/*.lock from pyproject.toml
+	@scripts/lock
+
+bench-api: setup ## the API and service creation beside the bare engine and stock swarm
+	@$(PY) -m integration.bench_api
+
+clean: clean-demo ## remove .venv and caches
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
