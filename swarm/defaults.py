@@ -71,6 +71,9 @@ TASK_REAPER_DIRTY_MAX = 1000
 FAILURES_BEFORE_LAST_CHOICE = 5
 FAILURE_WINDOW_S = 300.0
 STOP_GRACE_PERIOD_S = 10.0
+STAGE_BACKOFF_BASE_S = 1.0
+STAGE_BACKOFF_MAX_S = 60.0
+SCHEDULER_NODE_CHECKS_PER_PASS = 20_000
 
 # --- certificates (swarmkit: ca/) ---
 NODE_CERT_EXPIRY_S = 90 * 24 * 3600.0
@@ -111,6 +114,40 @@ LOG_BYTES_PER_S = 10 << 20  # per task
 LOG_BATCH_BYTES_MAX = 256 << 10
 LOG_LINE_BYTES_MAX = 1 << 20
 
+# --- gRPC on port 2377 (grpc-go's defaults where peers depend on them: message size, windows) ---
+RPC_MESSAGE_BYTES_MAX = 4 << 20
+RPC_RESPONSE_BYTES_MAX = 256 << 20  # what a client takes from a verified manager: a list of all tasks is one message
+RPC_GRANT_BYTES_MAX = 16 << 20  # of messages longer than a window, at once on one connection
+RPC_STREAM_WINDOW_BYTES = 64 << 10
+RPC_MANAGER_STREAM_WINDOW_BYTES = 1 << 20
+RPC_CONNECTION_WINDOW_BYTES = 4 << 20
+RPC_HEADER_LIST_BYTES_MAX = 16 << 10
+RPC_HEADER_FRAMES_MAX = 16  # HEADERS and CONTINUATION of one block
+RPC_STATUS_TEXT_CHARS_MAX = 4_096
+RPC_STREAMS_ANONYMOUS_MAX = 16  # calls at once on a connection without a certificate
+RPC_STREAMS_WORKER_MAX = 128
+RPC_STREAMS_MANAGER_MAX = 32_768  # a follower brings the calls of all its workers over one connection
+RPC_CONTROL_FRAMES_PER_S_MAX = 2_000
+RPC_RESETS_PER_S_MAX = 200
+RPC_RESETS_MANAGER_PER_S_MAX = 20_000
+RPC_STREAM_BUFFER_BYTES_MAX = 8 << 20  # a message is taken while less than this waits to be sent
+RPC_CONNECTION_BUFFER_BYTES_MAX = 64 << 20
+RPC_CLIENT_BUFFER_BYTES_MAX = 256 << 20
+RPC_CONTROL_BUFFER_BYTES_MAX = 1 << 20  # answers that a peer causes but does not read
+RPC_OUTPUT_CHUNK_BYTES = 256 << 10
+RPC_CONNECTIONS_MAX = 20_000
+RPC_CONNECTIONS_PER_ADDRESS_MAX = 10_000
+RPC_ANONYMOUS_PER_ADDRESS_MAX = 256  # without a certificate, or still shaking hands
+RPC_HANDSHAKE_TIMEOUT_S = 10.0
+RPC_REQUEST_TIMEOUT_S = 60.0  # from a call's headers to its complete request
+RPC_IDLE_ANONYMOUS_S = 60.0
+RPC_IDLE_S = 1_800.0
+RPC_SWEEP_PERIOD_S = 5.0
+RPC_KEEPALIVE_S = 30.0
+RPC_KEEPALIVE_TIMEOUT_S = 20.0
+RPC_KEEPALIVE_QUIET_S = 300.0  # stock servers take more frequent PINGs without other traffic for an attack
+RPC_STOP_GRACE_S = 8.0
+
 # --- networks ---
 NETWORK_KEYS_KEPT = 3
 NETWORK_KEY_ROTATION_S = 12 * 3600.0
@@ -125,3 +162,5 @@ assert CONFIG_BYTES_MAX < ENTRY_BYTES_MAX
 assert RAFT_APPEND_BYTES_MAX + TRANSACTION_BYTES_MAX < RAFT_MESSAGE_BYTES_MAX
 assert HEARTBEAT_JITTER_S < HEARTBEAT_PERIOD_S
 assert HEARTBEAT_GRACE_PERIODS < HEARTBEAT_GRACE_UNKNOWN_PERIODS
+assert RAFT_MESSAGE_BYTES_MAX <= RPC_MESSAGE_BYTES_MAX < RPC_STREAM_BUFFER_BYTES_MAX < RPC_CONNECTION_BUFFER_BYTES_MAX
+assert RPC_MESSAGE_BYTES_MAX <= RPC_GRANT_BYTES_MAX

@@ -1,0 +1,479 @@
+"""TLS over an asyncio transport that survives a half-close: ports 2376 and 2377, both sides of a connection.
+
+asyncio's and uvloop's own TLS drop a connection when the peer ends its sending direction, which is how the docker CLI
+says "no more standard input" while it still waits for output. Here a peer's close_notify is an ordinary end of file:
+the application may go on writing until it closes. The application is any asyncio.Protocol; it sees connection_made
+only after the handshake (and, on clients, after ``verify`` accepted the peer's chain).
+
+Everything that arrives is decrypted at once, whether the application reads or not: what it does not want yet is held
+as plain text (at most what the raw transport delivers after pause_reading, one chunk), because ending our direction
+makes OpenSSL look for the peer's end and it would throw away data that it finds instead.
+
+(moby: api/server on tls.Listener; go: crypto/tls Conn.CloseWrite)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+HANDSHAKE_TIMEOUT_S = 10.0
+CLOSE_PROGRESS_TIMEOUT_S = 30.0
+RECORD_BYTES_MAX = 16_384
+
+Verify = Callable[[list[bytes]], None]
+HandshakeFailed = Callable[[Any, Exception], None]
+
+
+class TlsTransport(asyncio.Transport):
+    """What the application sees: a transport whose reading end may close before its writing end does."""
+
+    def __init__(self, stream: TlsStream, raw: asyncio.Transport) -> None:
+        super().__init__()
+        self._stream = stream
+        self._raw = raw
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Encrypt and send; ignored after close() and write_eof()."""
+        self._stream.write(data)
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Send the concatenation."""
+        self._stream.write(b"".join(list_of_data))
+
+    def write_eof(self) -> None:
+        """End our direction with close_notify; reading goes on."""
+        self._stream.write_eof()
+
+    def can_write_eof(self) -> bool:
+        """Always, that is what this class is for."""
+        return True
+
+    def close(self) -> None:
+        """Send what is buffered and close_notify, then close; gives up when the peer takes nothing for 30 s."""
+        self._stream.close()
+
+    def abort(self) -> None:
+        """Close now, losing what is buffered."""
+        self._stream.abort()
+
+    def is_closing(self) -> bool:
+        """Whether close or abort was called, or the connection is lost."""
+        return self._stream.closing or self._raw.is_closing()
+
+    def pause_reading(self) -> None:
+        """No more data_received until resume_reading; the peer is slowed down by TCP."""
+        self._stream.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Continue after pause_reading."""
+        self._stream.resume_reading()
+
+    def is_reading(self) -> bool:
+        """False while paused or closing."""
+        return not self._stream.paused and not self.is_closing()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Bytes of cipher text at which pause_writing and resume_writing are called."""
+        self._raw.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes of cipher text that the kernel has not taken yet."""
+        return self._raw.get_write_buffer_size() + self._stream.backlog_bytes
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """(low, high) in bytes."""
+        return self._raw.get_write_buffer_limits()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Hand the connection to another application protocol (which gets no connection_made)."""
+        self._stream.application = _as_protocol(protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """The application protocol."""
+        application = self._stream.application
+        assert application is not None
+        return application
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """peername, socket, sslcontext, ssl_object, alpn (or None), peer_chain_der (leaf first, may be empty)."""
+        return self._stream.extra_info(name, default)
+
+
+class TlsStream(asyncio.Protocol):
+    """The raw protocol: bytes of the network on one side, an application protocol on the other."""
+
+    def __init__(
+        self,
+        factory: Callable[[], asyncio.BaseProtocol],
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_name: str | None = None,
+        verify: Verify | None = None,
+        handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+        on_failed: HandshakeFailed | None = None,
+    ) -> None:
+        """verify is given the peer's chain after the handshake and raises to refuse it.
+
+        on_failed is told (peername, error), once, when a handshake does not succeed.
+        """
+        self._factory = factory
+        self._context = context
+        self._verify = verify
+        self._on_failed = on_failed
+        self._handshake_timeout_s = handshake_timeout_s
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_name
+        )
+        self._raw: asyncio.Transport | None = None
+        self._transport: TlsTransport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._held: deque[bytes] = deque()
+        self._backlog: deque[memoryview] = deque()
+        self._established = False
+        self._failed = False
+        self._raw_eof = False
+        self._eof = False
+        self._eof_delivered = False
+        self._eof_written = False
+        self._writing_paused = False
+        self.application: asyncio.Protocol | None = None
+        self.closing = False
+        self.paused = False
+
+    # --- the raw transport's side ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """TCP is there: start the handshake."""
+        assert isinstance(transport, asyncio.Transport)
+        self._raw = transport
+        self._timer = asyncio.get_running_loop().call_later(self._handshake_timeout_s, self._handshake_timed_out)
+        self._handshake()
+
+    def data_received(self, data: bytes) -> None:
+        """Cipher text."""
+        if self.closing or self._failed or self._eof:  # nothing may follow a close_notify: do not collect it
+            return
+        self._incoming.write(data)
+        if not self._established:
+            self._handshake()
+        if self._established:
+            self._decrypt()
+
+    def eof_received(self) -> bool:
+        """TCP FIN, with or without a close_notify before it: the end of the peer's direction."""
+        self._raw_eof = True
+        if not self._established:
+            self._fail(ConnectionResetError("EOF"))
+            return False
+        self._end_of_file()
+        return not self.closing
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone in both directions."""
+        self._stop_timer()
+        if not self._established:
+            self._fail(exc or ConnectionResetError("connection closed"))
+            self._stop_timer()
+        while self._held and not self.closing and self.application is not None:
+            self.application.data_received(self._held.popleft())
+        self.closing = True
+        if self.application is not None:
+            self.application.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The kernel does not keep up."""
+        self._writing_paused = True
+        if self.application is not None:
+            self.application.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The kernel has caught up."""
+        self._writing_paused = False
+        if self.application is not None:
+            self.application.resume_writing()
+
+    # --- handshake ---
+
+    def _handshake(self) -> None:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._flush()
+            return
+        except (ssl.SSLError, OSError) as error:
+            self._flush()  # the alert, so that the peer learns why
+            self._fail(error)
+            return
+        self._flush()
+        if self._verify is not None:
+            try:
+                self._verify(self._peer_chain())
+            except Exception as error:
+                self._fail(error)
+                return
+        assert self._raw is not None
+        self._stop_timer()
+        self._established = True
+        self._transport = TlsTransport(self, self._raw)
+        self.application = _as_protocol(self._factory())
+        self.application.connection_made(self._transport)
+        if self._writing_paused and self.application is not None:
+            self.application.pause_writing()
+
+    def _handshake_timed_out(self) -> None:
+        self._fail(TimeoutError(f"TLS handshake not finished within {self._handshake_timeout_s:g} s"))
+
+    def _fail(self, error: Exception) -> None:
+        if self._failed:
+            return
+        self._failed = True
+        self._stop_timer()
+        assert self._raw is not None
+        if self._on_failed is not None:
+            self._on_failed(self._raw.get_extra_info("peername"), error)
+        if isinstance(error, TimeoutError):
+            self._raw.abort()
+        elif not self._raw.is_closing():
+            self._raw.close()
+            self._timer = asyncio.get_running_loop().call_later(self._handshake_timeout_s, self._raw.abort)
+
+    # --- reading ---
+
+    def _decrypt(self) -> None:
+        while not self._eof and not self.closing:
+            try:
+                data = self._tls.read(RECORD_BYTES_MAX)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLZeroReturnError:
+                data = b""
+            except (ssl.SSLError, OSError) as error:
+                self._flush()
+                self._break(error)
+                return
+            if not data:
+                self._end_of_file()
+                break
+            self._deliver(data)
+        if self._backlog:
+            self._write_backlog()
+        self._flush()  # answers of TLS itself, such as key updates
+
+    def _deliver(self, data: bytes) -> None:
+        if self.paused or self._held:
+            self._held.append(data)
+        elif self.application is not None:
+            self.application.data_received(data)
+
+    def _end_of_file(self) -> None:
+        self._eof = True
+        if self._eof_delivered or self._held or self.paused or self.closing or self.application is None:
+            return
+        self._eof_delivered = True
+        if not self.application.eof_received():
+            self.close()
+
+    def pause_reading(self) -> None:
+        """See TlsTransport."""
+        self.paused = True
+        if self._raw is not None and not self._raw.is_closing():
+            self._raw.pause_reading()
+
+    def resume_reading(self) -> None:
+        """See TlsTransport. What is held is delivered in a later turn of the loop, never inside this call."""
+        if not self.paused:
+            return
+        self.paused = False
+        asyncio.get_running_loop().call_soon(self._resume)
+
+    def _resume(self) -> None:
+        while self._held and not self.paused and not self.closing and self.application is not None:
+            self.application.data_received(self._held.popleft())
+        if self.paused or self.closing or self._raw is None or self._raw.is_closing():
+            return
+        if not self._raw_eof:
+            self._raw.resume_reading()
+        if self._eof:
+            self._end_of_file()
+
+    # --- writing ---
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Plain text that TLS could not take yet."""
+        return sum(len(data) for data in self._backlog)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """See TlsTransport."""
+        if self.closing or self._eof_written or not data:
+            return
+        self._backlog.append(memoryview(bytes(data) if isinstance(data, bytearray) else data))
+        self._write_backlog()
+        self._flush()
+
+    def _write_backlog(self) -> None:
+        """SSL_write takes one record at a time, and none while a TLS 1.2 peer owes us a handshake message."""
+        while self._backlog:
+            data = self._backlog[0]
+            try:
+                taken = self._tls.write(data)
+            except ssl.SSLWantReadError:
+                return
+            except (ssl.SSLError, OSError) as error:
+                self._break(error)
+                return
+            if taken < len(data):
+                self._backlog[0] = data[taken:]
+            else:
+                self._backlog.popleft()
+
+    def _flush(self) -> None:
+        if self._outgoing.pending and self._raw is not None and not self._raw.is_closing():
+            self._raw.write(self._outgoing.read())
+
+    def write_eof(self) -> None:
+        """See TlsTransport."""
+        if self._eof_written or self.closing:
+            return
+        self._eof_written = True
+        # SSL_shutdown sends close_notify first; that the peer's has not come yet is no error here.
+        with contextlib.suppress(ssl.SSLError, OSError):
+            self._tls.unwrap()
+        self._flush()
+
+    def close(self) -> None:
+        """See TlsTransport."""
+        if self.closing or self._raw is None:
+            return
+        self.write_eof()
+        self.closing = True
+        self._raw.close()
+        self._await_close(self._raw.get_write_buffer_size())
+
+    def _await_close(self, buffered_before: int) -> None:
+        if buffered_before == 0 or self._raw is None:
+            return
+        self._timer = asyncio.get_running_loop().call_later(
+            CLOSE_PROGRESS_TIMEOUT_S, self._check_close_progress, buffered_before
+        )
+
+    def _check_close_progress(self, buffered_before: int) -> None:
+        assert self._raw is not None
+        buffered = self._raw.get_write_buffer_size()
+        if buffered < buffered_before:
+            self._await_close(buffered)
+        else:
+            self._raw.abort()
+
+    def abort(self) -> None:
+        """See TlsTransport."""
+        self.closing = True
+        if self._raw is not None:
+            self._raw.abort()
+
+    def _break(self, error: Exception) -> None:
+        """TLS failed: drop the connection and tell the application why (asyncio would tell it nothing)."""
+        application, self.application = self.application, None
+        self.closing = True
+        assert self._raw is not None
+        self._raw.close()
+        self._await_close(self._raw.get_write_buffer_size())
+        if application is not None:
+            application.connection_lost(error)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # --- facts ---
+
+    def _peer_chain(self) -> list[bytes]:
+        inner: Any = self._tls._sslobj  # type: ignore[attr-defined]  # public only from Python 3.13
+        return [certificate.public_bytes(_DER) for certificate in inner.get_unverified_chain() or ()]
+
+    def extra_info(self, name: str, default: Any = None) -> Any:
+        """See TlsTransport.get_extra_info."""
+        if name == "peer_chain_der":
+            return self._peer_chain()
+        if name == "alpn":
+            return self._tls.selected_alpn_protocol()
+        if name == "sslcontext":
+            return self._context
+        if name == "ssl_object":
+            return self._tls
+        return default if self._raw is None else self._raw.get_extra_info(name, default)
+
+
+_DER = 2  # _ssl.ENCODING_DER
+
+
+def _as_protocol(protocol: asyncio.BaseProtocol) -> asyncio.Protocol:
+    assert isinstance(protocol, asyncio.Protocol), "BufferedProtocol is not supported"
+    return protocol
+
+
+async def open_tls(
+    factory: Callable[[], asyncio.BaseProtocol],
+    host: str,
+    port: int,
+    context: ssl.SSLContext,
+    *,
+    server_name: str | None = None,
+    verify: Verify | None = None,
+    handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+) -> asyncio.BaseProtocol:
+    """Connect, shake hands, verify; returns the application protocol, connected.
+
+    Raises OSError when TCP fails, ssl.SSLError, TimeoutError or ConnectionResetError when the handshake does, and what
+    verify raises.
+    """
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[asyncio.BaseProtocol] = loop.create_future()
+
+    def established() -> asyncio.BaseProtocol:
+        protocol = factory()
+        if not ready.done():
+            ready.set_result(protocol)
+        return protocol
+
+    def failed(peer: Any, error: Exception) -> None:
+        if not ready.done():
+            ready.set_exception(error)
+
+    stream = TlsStream(
+        established,
+        context,
+        server_side=False,
+        server_name=server_name,
+        verify=verify,
+        handshake_timeout_s=handshake_timeout_s,
+        on_failed=failed,
+    )
+    raw, _ = await loop.create_connection(lambda: stream, host, port)
+    try:
+        return await ready
+    except BaseException:
+        raw.abort()
+        raise
+
+
+def serve_tls(
+    factory: Callable[[], asyncio.BaseProtocol],
+    context: Callable[[], ssl.SSLContext],
+    *,
+    handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+    on_failed: HandshakeFailed | None = None,
+) -> Callable[[], TlsStream]:
+    """A protocol factory for loop.create_server; ``context`` is asked anew for each connection (live reload)."""
+    return lambda: TlsStream(
+        factory, context(), server_side=True, handshake_timeout_s=handshake_timeout_s, on_failed=on_failed
+    )
