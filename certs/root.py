@@ -246,34 +246,38 @@ _EXPIRED = "x509: certificate has expired or is not yet valid: "
 
 
 def verify_chain(
-    chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate], now: float, allow_expired: bool = False
+    chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate], now: float | None, allow_expired: bool = False
 ) -> x509.Certificate:
     """Check that each certificate is signed by the next and one of them by a root; return the issuer of the first.
 
-    Every certificate must be valid at ``now``; with ``allow_expired`` only there must be a moment at which all,
-    including a root, were. Raises CertificateExpired, UnknownAuthority, UntrustedChain.
+    Every certificate must be valid at ``now`` (None: whenever); with ``allow_expired`` it is enough that there was a
+    moment at which all, including a root, were. Raises CertificateExpired, UnknownAuthority, UntrustedChain.
     """
     if not chain:
         raise UntrustedChain("no certificates to validate")
-    moment = _moment(now)
+    moment = _moment(now) if now is not None else None
     for number, certificate in enumerate(chain, 1):
-        _check_time(number, certificate, moment, allow_expired)
+        if moment is not None:
+            _check_time(number, certificate, moment, allow_expired)
         if number > 1 and not _signed_by(chain[number - 2], certificate):
             raise UntrustedChain(
                 f"certificates do not form a chain: ({number - 1} - {_common_name(chain[number - 2])}) "
                 f"is not signed by ({number} - {_common_name(certificate)})"
             )
-    if allow_expired:
+    if allow_expired and moment is not None:
         moment = min(moment, min(certificate.not_valid_after_utc for certificate in chain))
         if any(certificate.not_valid_before_utc > moment for certificate in chain):
             raise UntrustedChain("there is no time span for which all of the certificates, including a root, are valid")
+    trusted = [root for root in roots if moment is None or _valid_at(root, moment)]
     for number, certificate in enumerate(chain, 1):
-        for root in roots:
-            if not root.not_valid_before_utc <= moment <= root.not_valid_after_utc:
-                continue
+        for root in trusted:
             if _signed_by(certificate, root):
                 return root if number == 1 else chain[1]
     raise UnknownAuthority
+
+
+def _valid_at(certificate: x509.Certificate, moment: datetime) -> bool:
+    return certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc
 
 
 def _check_time(number: int, certificate: x509.Certificate, moment: datetime, allow_expired: bool) -> None:
@@ -313,8 +317,7 @@ def _load_intermediates(pem: bytes, roots: Sequence[x509.Certificate]) -> list[x
     try:
         chain = load_certificates(pem)
         if chain:
-            overlap = max(c.not_valid_before_utc for c in chain)
-            verify_chain(chain, roots, overlap.timestamp(), allow_expired=True)
+            verify_chain(chain, roots, now=None)
     except (InvalidCertificate, UntrustedChain) as error:
         raise InvalidRoot(f"invalid intermediate chain: {error}") from error
     return chain
