@@ -37,8 +37,8 @@ class Execute:
     task_id: str
     step: Step
     task: api.Task
-    secrets: Mapping[str, api.Secret] = field(default_factory=dict)
-    configs: Mapping[str, api.Config] = field(default_factory=dict)
+    secrets: Mapping[str, api.Secret] = field(default_factory=dict, repr=False)
+    configs: Mapping[str, api.Config] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ class SessionUpdate:
     node: api.Node
     managers: tuple[tuple[str, str], ...]
     root_ca: bytes
-    network_keys: tuple[api.EncryptionKey, ...]
+    network_keys: tuple[api.EncryptionKey, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,5 +202,5 @@ class Journal:
     given to the next Agent on this node. Must be atomic; need not be synchronised to disk before the next effect.
     """
 
-    puts: Mapping[str, bytes] = field(default_factory=dict)
+    puts: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     drops: tuple[str, ...] = ()

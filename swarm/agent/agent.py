@@ -1,0 +1,438 @@
+"""The agent of a node: its session with a manager, assignments in, statuses out.
+
+Theory of operation. The agent is always in one of four places: waiting (``_next_at`` says until when), dialling,
+registering (Session was called, its first message is awaited) or in session. In session four streams and calls run side
+by side: Session, Heartbeat, Assignments and ListenSubscriptions; any of them failing ends the session, the manager is
+remembered as a bad choice, and after a random delay below a back-off that doubles up to 8 s another one is tried, with
+the last session ID. A new node description re-opens the session at once. Tasks (worker.py) live their own lives all the
+while; their statuses (reporter.py) are told again from the beginning in every new session.
+
+(swarmkit: agent/agent.go, agent/session.go)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Protocol
+
+from google.protobuf.message import Message
+
+from swarm import api, defaults
+from swarm.agent.reporter import Reporter
+from swarm.agent.words import (
+    CancelStep,
+    Connect,
+    Connected,
+    ConnectionLost,
+    Described,
+    Disconnect,
+    Execute,
+    Executed,
+    Journal,
+    Leave,
+    Left,
+    LocalManager,
+    LogsEnded,
+    Observed,
+    PublishLogs,
+    SessionState,
+    SessionUpdate,
+    StopLogs,
+)
+from swarm.agent.worker import Worker, selects
+from swarm.errors import Aborted, Code, DeadlineExceeded, SwarmError, Unavailable
+from swarm.rpc import Call, Reply, StreamData, StreamEnd
+from swarm.store.store import copy_of
+
+AgentEvent = (
+    Connected
+    | ConnectionLost
+    | Reply
+    | StreamData
+    | StreamEnd
+    | Described
+    | LocalManager
+    | Executed
+    | Observed
+    | LogsEnded
+    | Leave
+)
+AgentEffect = (
+    Connect
+    | Disconnect
+    | Call
+    | StreamData
+    | StreamEnd
+    | Execute
+    | CancelStep
+    | Journal
+    | PublishLogs
+    | StopLogs
+    | SessionUpdate
+    | SessionState
+    | Left
+)
+
+_SESSION = "Dispatcher/Session"
+_HEARTBEAT = "Dispatcher/Heartbeat"
+_ASSIGNMENTS = "Dispatcher/Assignments"
+_SUBSCRIPTIONS = "LogBroker/ListenSubscriptions"
+_STATUSES = ("Dispatcher/UpdateTaskStatus", "Dispatcher/UpdateVolumeStatus")
+
+
+class Remotes(Protocol):
+    """What the agent needs of swarm.node.remotes.Remotes; a manager is (node ID, address)."""
+
+    def observe(self, manager: tuple[str, str], weight: int) -> None:
+        """Note an experience with a manager."""
+        ...
+
+    def observe_if_known(self, manager: tuple[str, str], weight: int) -> None:
+        """The same, for known ones only."""
+        ...
+
+    def keep_only(self, managers: Iterable[tuple[str, str]]) -> None:
+        """Forget all others."""
+        ...
+
+    def choose(self, rng: Random) -> tuple[str, str] | None:
+        """One to try."""
+        ...
+
+
+@dataclass(slots=True)
+class _Link:
+    """One connection, from its making to its end."""
+
+    number: int
+    manager: tuple[str, str] | None
+    description: api.NodeDescription
+    open_by: float | None
+    registered: bool = False
+    streams: dict[int, str] = field(default_factory=dict)
+    first_message_by: float | None = None
+    heartbeat_at: float | None = None
+    call_by: dict[int, float] = field(default_factory=dict)
+    reference: str = ""
+
+
+class Agent:
+    """Machine of a node that takes part in a cluster (swarm/machine.py).
+
+    journal: what an agent on this node has journaled before. session_id: of the last session, if it is known.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        remotes: Remotes,
+        rng: Random,
+        now: float,
+        journal: Mapping[str, bytes],
+        session_id: str = "",
+    ) -> None:
+        self._node_id = node_id
+        self._remotes = remotes
+        self._rng = rng
+        self._session_id = session_id
+        self._worker = Worker(rng, journal)
+        self._reporter = Reporter(self._worker.status)
+        self._description: api.NodeDescription | None = None
+        self._local_manager = False
+        self._link: _Link | None = None
+        self._connections = 0
+        self._streams = 0
+        self._backoff_s = 0.0
+        self._next_at: float | None = now
+        self._told: SessionUpdate | None = None
+        self._subscriptions: dict[str, api.SubscriptionMessage] = {}
+        self._leaving = self._left = False
+        self._handlers: dict[type, Callable[[Any, float], list[AgentEffect]]] = {
+            Connected: self._connected,
+            ConnectionLost: self._connection_lost,
+            Reply: self._reply,
+            StreamData: self._stream_data,
+            StreamEnd: self._stream_end,
+            Described: self._described,
+            LocalManager: self._local,
+            Executed: self._executed,
+            Observed: self._observed,
+            LogsEnded: self._logs_ended,
+            Leave: self._leave,
+        }
+
+    @property
+    def session_id(self) -> str:
+        """ID of the present or last session; empty before the first."""
+        return self._session_id
+
+    @property
+    def registered(self) -> bool:
+        """Whether a session is established."""
+        return self._link is not None and self._link.registered
+
+    def handle(self, event: AgentEvent | None, now: float) -> list[AgentEffect]:
+        """See swarm.machine.Machine."""
+        effects: list[AgentEffect] = []
+        try:
+            if event is not None:
+                effects += self._handlers[type(event)](event, now)
+            effects += self._timers(now)
+        except SwarmError as error:
+            effects += self._fail(error, now)
+        effects += self._work(now)
+        return effects
+
+    def deadline(self) -> float | None:
+        """See swarm.machine.Machine."""
+        times = [self._worker.deadline()]
+        link = self._link
+        if link is None:
+            times.append(self._next_at if self._description is not None else None)
+        else:
+            times += [link.open_by, link.first_message_by, link.heartbeat_at, *link.call_by.values()]
+            if link.registered:
+                times.append(self._reporter.deadline())
+        return min((t for t in times if t is not None), default=None)
+
+    # --- the connection --------------------------------------------------------------------------------------------
+
+    def _timers(self, now: float) -> list[AgentEffect]:
+        link = self._link
+        if link is None:
+            due = self._next_at is not None and now >= self._next_at and self._description is not None
+            return self._connect(now) if due else []
+        if link.open_by is not None and now >= link.open_by:
+            raise DeadlineExceeded("the manager could not be reached in time")
+        if link.first_message_by is not None and now >= link.first_message_by:
+            raise DeadlineExceeded("session initiation timed out")
+        for stream, by in link.call_by.items():
+            if now >= by:
+                raise DeadlineExceeded(f"{link.streams[stream]} was not answered in time")
+        effects: list[AgentEffect] = []
+        if link.heartbeat_at is not None and now >= link.heartbeat_at:
+            link.heartbeat_at = None
+            request = api.HeartbeatRequest(session_id=self._session_id)
+            effects.append(self._call(link, _HEARTBEAT, request, now + defaults.RPC_DIAL_TIMEOUT_S))
+        if link.registered and (call := self._reporter.take(self._session_id, now)) is not None:
+            effects.append(self._call(link, *call, now + defaults.STATUS_CALL_TIMEOUT_S))
+        return effects
+
+    def _connect(self, now: float) -> list[AgentEffect]:
+        assert self._description is not None
+        manager = None if self._local_manager else self._remotes.choose(self._rng)
+        self._next_at = None
+        if manager is None and not self._local_manager:
+            raise Unavailable("no remote hosts provided")
+        self._connections += 1
+        self._link = _Link(self._connections, manager, self._description, now + defaults.RPC_DIAL_TIMEOUT_S)
+        node_id, addr = manager if manager is not None else (self._node_id, "")
+        return [Connect(addr, node_id, self._connections)]
+
+    def _connected(self, event: Connected, now: float) -> list[AgentEffect]:
+        link = self._link
+        if link is None or event.connection != link.number or link.open_by is None:
+            return []
+        link.open_by = None
+        link.first_message_by = now + defaults.SESSION_FIRST_MESSAGE_S
+        request = api.SessionRequest(description=link.description, session_id=self._session_id)
+        return [self._call(link, _SESSION, request)]
+
+    def _connection_lost(self, event: ConnectionLost, now: float) -> list[AgentEffect]:
+        if self._link is None or event.connection != self._link.number:
+            return []
+        raise Unavailable(event.error)
+
+    def _fail(self, error: SwarmError, now: float) -> list[AgentEffect]:
+        """End the session, or the attempt, and plan the next one."""
+        if self._link is not None and self._link.manager is not None:
+            self._remotes.observe_if_known(self._link.manager, -defaults.MANAGER_WEIGHT)
+        self._backoff_s = min(defaults.SESSION_BACKOFF_BASE_S + 2 * self._backoff_s, defaults.SESSION_BACKOFF_MAX_S)
+        effects = self._disconnect()
+        self._next_at = now + self._rng.uniform(0.0, self._backoff_s)
+        return [*effects, SessionState(self._session_id, error.message or error.code.label, int(error.code))]
+
+    def _disconnect(self) -> list[AgentEffect]:
+        effects: list[AgentEffect] = [StopLogs(i) for i in self._subscriptions]
+        self._subscriptions.clear()
+        if self._link is not None:
+            self._link = None
+            effects.append(Disconnect())
+        return effects
+
+    def _call(self, link: _Link, method: str, request: Message, by: float | None = None) -> Call:
+        self._streams += 1
+        link.streams[self._streams] = method
+        if by is not None:
+            link.call_by[self._streams] = by
+        return Call(self._streams, method, request)
+
+    # --- the session -----------------------------------------------------------------------------------------------
+
+    def _role(self, stream: int) -> tuple[_Link, str] | None:
+        """The present connection and what a stream of it is for; None for streams of the past."""
+        if self._link is None or stream not in self._link.streams:
+            return None
+        return self._link, self._link.streams[stream]
+
+    def _reply(self, event: Reply, now: float) -> list[AgentEffect]:
+        found = self._role(event.stream)
+        if found is None:
+            return []
+        link, method = found
+        del link.streams[event.stream]
+        link.call_by.pop(event.stream, None)
+        if method == _HEARTBEAT:
+            assert isinstance(event.message, api.HeartbeatResponse)
+            period_s = event.message.period.ToNanoseconds() / 1e9
+            link.heartbeat_at = now + max(period_s, defaults.HEARTBEAT_PERIOD_MIN_S)
+        elif method in _STATUSES:
+            self._reporter.acknowledged(now)
+        return []
+
+    def _stream_end(self, event: StreamEnd, now: float) -> list[AgentEffect]:
+        found = self._role(event.stream)
+        if found is None:
+            return []
+        link, method = found
+        del link.streams[event.stream]
+        link.call_by.pop(event.stream, None)
+        error = event.error or Aborted(f"the manager ended {method}")
+        if method == _SUBSCRIPTIONS and error.code == Code.UNIMPLEMENTED:
+            return []
+        if method in _STATUSES and self._reporter.refused(error, now):
+            return []
+        raise error
+
+    def _stream_data(self, event: StreamData, now: float) -> list[AgentEffect]:
+        found = self._role(event.stream)
+        if found is None:
+            return []
+        link, _ = found
+        message = event.message
+        if isinstance(message, api.SessionMessage):
+            return self._session_message(link, message, now)
+        if isinstance(message, api.AssignmentsMessage):
+            return self._assignments(link, event.stream, message)
+        if isinstance(message, api.SubscriptionMessage):
+            return self._subscription(message)
+        return []
+
+    def _session_message(self, link: _Link, message: api.SessionMessage, now: float) -> list[AgentEffect]:
+        effects: list[AgentEffect] = []
+        if not link.registered:
+            link.registered, link.first_message_by = True, None
+            link.heartbeat_at = now
+            self._backoff_s = 0.0
+            self._session_id = message.session_id
+            self._reporter.restart(self._worker.assigned(), now)
+            effects.append(SessionState(self._session_id))
+            effects.append(self._call(link, _ASSIGNMENTS, api.AssignmentsRequest(session_id=self._session_id)))
+            effects.append(self._call(link, _SUBSCRIPTIONS, api.ListenSubscriptionsRequest()))
+        managers = tuple((m.peer.node_id, m.peer.addr) for m in message.managers if m.peer.addr)
+        for weighted in message.managers:
+            if weighted.peer.addr:
+                self._remotes.observe((weighted.peer.node_id, weighted.peer.addr), weighted.weight)
+        if managers:
+            self._remotes.keep_only(managers)
+        node = copy_of(message.node)
+        node.ClearField("status")
+        node.ClearField("meta")
+        keys = tuple(message.network_bootstrap_keys)
+        told = SessionUpdate("", node, managers, message.RootCA, keys)
+        if told != self._told:
+            self._told = told
+            effects.append(SessionUpdate(self._session_id, message.node, managers, message.RootCA, keys))
+        if self._description is not None and not _same_description(self._description, link.description):
+            effects += self._reopen(now)
+        return effects
+
+    def _assignments(self, link: _Link, stream: int, message: api.AssignmentsMessage) -> list[AgentEffect]:
+        if self._leaving:
+            return []
+        complete = message.type == api.AssignmentsMessage.COMPLETE
+        if not complete and message.applies_to != link.reference:
+            del link.streams[stream]
+            link.reference = ""
+            again = self._call(link, _ASSIGNMENTS, api.AssignmentsRequest(session_id=self._session_id))
+            return [StreamEnd(stream), again]
+        link.reference = message.results_in
+        self._worker.apply(message)
+        return []
+
+    # --- the node --------------------------------------------------------------------------------------------------
+
+    def _described(self, event: Described, now: float) -> list[AgentEffect]:
+        self._description = copy_of(event.description)
+        if not self.registered or self._link is None or _same_description(self._description, self._link.description):
+            return []
+        return self._reopen(now)
+
+    def _reopen(self, now: float) -> list[AgentEffect]:
+        """A new session with the old ID, at once: the way to tell the managers what changed about this node."""
+        effects = self._disconnect()
+        self._next_at = now
+        return effects
+
+    def _local(self, event: LocalManager, now: float) -> list[AgentEffect]:
+        self._local_manager = event.running
+        return []
+
+    def _leave(self, event: Leave, now: float) -> list[AgentEffect]:
+        self._leaving = True
+        self._worker.leave()
+        return []
+
+    # --- tasks -----------------------------------------------------------------------------------------------------
+
+    def _executed(self, event: Executed, now: float) -> list[AgentEffect]:
+        self._worker.executed(event, now)
+        return []
+
+    def _observed(self, event: Observed, now: float) -> list[AgentEffect]:
+        self._worker.observed(event, now)
+        return []
+
+    def _work(self, now: float) -> list[AgentEffect]:
+        """What the tasks need done, and what they have to tell."""
+        effects: list[AgentEffect] = [*self._worker.settle(now)]
+        started = self._worker.take_started()
+        for subscription in self._subscriptions.values():
+            tasks = tuple(task for task in started if selects(subscription.selector, task))
+            if tasks and subscription.options.follow:
+                effects.append(PublishLogs(subscription, tasks))
+        self._reporter.add(self._worker.take_news(), now)
+        self._reporter.add_volumes(self._worker.take_unpublished_volumes(), now)
+        if self._leaving and not self._left and self._worker.empty:
+            self._left = True
+            effects.append(Left())
+        return effects
+
+    # --- logs ------------------------------------------------------------------------------------------------------
+
+    def _subscription(self, message: api.SubscriptionMessage) -> list[AgentEffect]:
+        if message.close:
+            known = self._subscriptions.pop(message.id, None)
+            return [StopLogs(message.id)] if known is not None else []
+        if message.id in self._subscriptions:
+            return []
+        self._subscriptions[message.id] = message
+        return [PublishLogs(message, self._worker.selected(message.selector))]
+
+    def _logs_ended(self, event: LogsEnded, now: float) -> list[AgentEffect]:
+        self._subscriptions.pop(event.subscription_id, None)
+        return []
+
+
+def _same_description(a: api.NodeDescription, b: api.NodeDescription) -> bool:
+    """Equal but for the order of plugins, in which engines are not consistent."""
+    return a == b or _sorted_description(a) == _sorted_description(b)
+
+
+def _sorted_description(description: api.NodeDescription) -> api.NodeDescription:
+    out = copy_of(description)
+    out.engine.plugins.sort(key=lambda p: (p.type, p.name))
+    out.csi_info.sort(key=lambda c: c.plugin_name)
+    return out

@@ -1,0 +1,290 @@
+"""One task on its node: which step comes next, and what the end of a step means for its status.
+
+Theory of operation. A task has an observed state (its status) and a desired state. MOVES gives for each state the step
+that leads on, if one is needed, and the state after it. States only grow. A task pauses at its desired state, but from
+PREPARING, STARTING and RUNNING it always goes on. A desired state of SHUTDOWN or more stops it. At most one step runs
+at a time: whoever wants another one first cancels the step and waits for its end. A temporary error keeps the state and
+tries the same step again, later each time; any other error ends the task: REJECTED before STARTING, else FAILED.
+A task that is no longer assigned is shut down and removed, of which nothing is reported.
+
+(swarmkit: agent/exec/controller.go, agent/task.go)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from google.protobuf.message import DecodeError
+
+from swarm import api, defaults
+from swarm.agent.dependencies import Dependencies
+from swarm.agent.words import CancelStep, Execute, Executed, Observed, Step
+from swarm.store.store import copy_of
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """The way out of a state: ``step`` must succeed first (None: nothing to do), then the state is ``then``."""
+
+    step: Step | None
+    then: api.TaskState
+    message: str
+
+
+_ACCEPT = Move(None, api.ACCEPTED, "accepted")
+
+MOVES: dict[int, Move] = {
+    api.NEW: _ACCEPT,
+    api.PENDING: _ACCEPT,
+    api.ASSIGNED: _ACCEPT,
+    api.ACCEPTED: Move(None, api.PREPARING, "preparing"),
+    api.PREPARING: Move(Step.PREPARE, api.READY, "prepared"),
+    api.READY: Move(None, api.STARTING, "starting"),
+    api.STARTING: Move(Step.START, api.RUNNING, "started"),
+    api.RUNNING: Move(Step.WAIT, api.COMPLETE, "finished"),
+}
+STOP = Move(Step.SHUTDOWN, api.SHUTDOWN, "shutdown")
+
+_UNINTERRUPTED = (Step.SHUTDOWN, Step.REMOVE)
+_NEED_DEPENDENCIES = (Step.PREPARE, Step.START)
+
+
+def next_move(state: int, desired: int) -> Move | None:
+    """What brings a task nearer to its desired state; None: nothing, until either changes."""
+    if desired >= api.SHUTDOWN:
+        return STOP if state < api.COMPLETE else None
+    move = MOVES.get(state)
+    if move is None or state > desired:
+        return None
+    if move.step is None and state == desired:
+        return None
+    return move
+
+
+def exit_error(code: int, cause: str = "") -> str:
+    """The error of a task whose container ended with a code other than 0, as users know it."""
+    text = f"task: non-zero exit ({code})"
+    return f"{text}: {cause}" if cause else text
+
+
+class TaskRun:
+    """A task that this node has been given. The worker feeds it events and asks it to advance().
+
+    ``task`` is the definition as assigned, with the status as this node knows it. ``dirty``: what the journal holds
+    is out of date. ``news``: the status changed since the worker last took note.
+    """
+
+    def __init__(self, task: api.Task, assigned: bool = True) -> None:
+        self.task = copy_of(task)
+        self.assigned = assigned
+        self.gone = False
+        self.again: api.Task | None = None
+        self.dirty = True
+        self.news = assigned
+        self._move: Move | None = None
+        self._step: Step | None = None
+        self._interrupt = False
+        self._cancel_by: float | None = None
+        self._retry_at: float | None = None
+        self._retries = 0
+        self._refresh = False
+        self._stopped = False
+
+    # --- the journal -----------------------------------------------------------------------------------------------
+
+    def record(self) -> bytes:
+        """What the journal must hold to go on after a restart of this process."""
+        return (b"\x01" if self.assigned else b"\x00") + self.task.SerializeToString()
+
+    @classmethod
+    def from_record(cls, record: bytes) -> TaskRun | None:
+        """The task of a journal record; None when the record cannot be read."""
+        task = api.Task()
+        try:
+            task.ParseFromString(record[1:])
+        except DecodeError:
+            return None
+        if record[:1] not in (b"\x00", b"\x01") or not task.id:
+            return None
+        run = cls(task, assigned=record[:1] == b"\x01")
+        run.dirty = False
+        return run
+
+    # --- events ----------------------------------------------------------------------------------------------------
+
+    def assign(self, task: api.Task) -> None:
+        """The manager sent this task (again). Its status is ours to say; a desired state never goes back."""
+        if not self.assigned:
+            self.again = copy_of(task)
+            return
+        if task.desired_state < self.task.desired_state:
+            return
+        definition = copy_of(task)
+        definition.status.CopyFrom(self.task.status)
+        definition.meta.CopyFrom(self.task.meta)
+        if definition == self.task:
+            return
+        stopping = definition.desired_state >= api.SHUTDOWN
+        definition.desired_state, desired = self.task.desired_state, definition.desired_state
+        changed = definition != self.task
+        definition.desired_state = desired
+        self.task = definition
+        self.dirty = True
+        self._reset_retry()
+        if changed and self.task.status.state >= api.STARTING:
+            self._refresh = True
+        if stopping:
+            self._interrupt = self._interruptible()
+        elif changed:
+            self._interrupt = self._step in (Step.PREPARE, Step.WAIT)
+
+    def unassign(self) -> None:
+        """The manager no longer knows this task: stop it and remove everything made for it."""
+        self.again = None
+        if not self.assigned:
+            return
+        self.assigned = False
+        self.dirty = True
+        self._interrupt = self._interruptible()
+        self._reset_retry()
+
+    def observed(self, event: Observed, now: float) -> None:
+        """Facts about the container of a running step."""
+        self._note_facts(event.container, event.ports, now)
+
+    def executed(self, event: Executed, now: float, rng: Random) -> None:
+        """A step ended. Ends of other steps than the running one are late and ignored."""
+        if event.step is not self._step:
+            return
+        move, interrupted = self._move, self._cancel_by is not None
+        self._forget_step()
+        self._note_facts(event.container, event.ports, now)
+        error = event.error
+        if event.container is not None and event.step in (Step.WAIT, Step.START) and not error and not event.cancelled:
+            error = exit_error(event.container.exit_code) if event.container.exit_code else ""
+        if event.cancelled:
+            if not interrupted:
+                self._retry(now, rng)
+        elif event.step is Step.REMOVE:
+            self._removed(error, now, rng)
+        elif not self.assigned:
+            self._stopped = not error or not self._retry(now, rng)
+            if self._stopped:
+                self._reset_retry()
+        elif event.step is Step.UPDATE:
+            self._refresh = bool(error) and event.temporary and self._retry(now, rng)
+        elif not error:
+            assert move is not None
+            self._reset_retry()
+            self._set_status(move.then, move.message, "", now)
+        elif event.temporary:
+            self._set_status(self.task.status.state, self.task.status.message, error, now)
+            if not interrupted:
+                self._retry(now, rng)
+        else:
+            failed = api.REJECTED if self.task.status.state < api.STARTING else api.FAILED
+            self._set_status(failed, self.task.status.message, error, now)
+
+    # --- what to do ------------------------------------------------------------------------------------------------
+
+    def advance(self, now: float, dependencies: Dependencies, synced: bool) -> list[Execute | CancelStep]:
+        """Change state as far as no step is needed, then start or cancel one.
+
+        synced: the manager has told us all our secrets and configs, so one that is missing will not come.
+        """
+        if self._step is not None and not self._give_up_step(now):
+            return self._cancel(now)
+        if self.gone or (self._retry_at is not None and now < self._retry_at):
+            return []
+        self._retry_at = None
+        if not self.assigned:
+            return self._execute(Step.REMOVE if self._stopped else Step.SHUTDOWN, None, dependencies)
+        if self._refresh and self.task.status.state == api.RUNNING and self.task.desired_state < api.SHUTDOWN:
+            return self._execute(Step.UPDATE, None, dependencies)
+        while (move := next_move(self.task.status.state, self.task.desired_state)) is not None:
+            if move.step is None:
+                self._set_status(move.then, move.message, "", now)
+                continue
+            missing = dependencies.missing(self.task) if move.step in _NEED_DEPENDENCIES else ""
+            if not missing:
+                return self._execute(move.step, move, dependencies)
+            if not synced:
+                return []
+            failed = api.REJECTED if self.task.status.state < api.STARTING else api.FAILED
+            self._set_status(failed, self.task.status.message, missing, now)
+        return []
+
+    def deadline(self) -> float | None:
+        """When advance() has something to do though no event came, in seconds since the epoch."""
+        return self._cancel_by if self._step is not None else self._retry_at
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _execute(self, step: Step, move: Move | None, dependencies: Dependencies) -> list[Execute | CancelStep]:
+        self._move, self._step = move, step
+        if step in (Step.SHUTDOWN, Step.REMOVE):
+            return [Execute(self.task.id, step, copy_of(self.task))]
+        secrets, configs = dependencies.secrets_of(self.task), dependencies.configs_of(self.task)
+        return [Execute(self.task.id, step, copy_of(self.task), secrets, configs)]
+
+    def _cancel(self, now: float) -> list[Execute | CancelStep]:
+        if not self._interrupt or self._cancel_by is not None:
+            return []
+        self._cancel_by = now + defaults.CANCEL_WAIT_S
+        return [CancelStep(self.task.id)]
+
+    def _interruptible(self) -> bool:
+        return self._step is not None and self._step not in _UNINTERRUPTED
+
+    def _give_up_step(self, now: float) -> bool:
+        """Whether the running step was cancelled so long ago that we no longer wait for its end."""
+        if self._cancel_by is None or now < self._cancel_by:
+            return False
+        self._forget_step()
+        return True
+
+    def _forget_step(self) -> None:
+        self._step = self._move = None
+        self._interrupt = False
+        self._cancel_by = None
+
+    def _retry(self, now: float, rng: Random) -> bool:
+        """Plan another attempt; False when a task that is being removed had enough of them."""
+        self._retries += 1
+        if not self.assigned and self._retries >= defaults.TASK_REMOVE_ATTEMPTS_MAX:
+            return False
+        delay_s = min(defaults.TASK_RETRY_BASE_S * 2 ** min(self._retries - 1, 16), defaults.TASK_RETRY_MAX_S)
+        self._retry_at = now + delay_s * rng.uniform(0.5, 1.0)
+        return True
+
+    def _reset_retry(self) -> None:
+        self._retry_at, self._retries = None, 0
+
+    def _removed(self, error: str, now: float, rng: Random) -> None:
+        self.gone = not error or not self._retry(now, rng)
+
+    def _note_facts(self, container: api.ContainerStatus | None, ports: api.PortStatus | None, now: float) -> None:
+        status = copy_of(self.task.status)
+        if container is not None:
+            status.container.CopyFrom(container)
+        if ports is not None:
+            status.port_status.CopyFrom(ports)
+        if status != self.task.status:
+            status.timestamp.FromNanoseconds(int(now * 1e9))
+            self.task.status.CopyFrom(status)
+            self._changed()
+
+    def _set_status(self, state: int, message: str, error: str, now: float) -> None:
+        status = self.task.status
+        assert state >= status.state, f"task {self.task.id} may not go from {status.state} back to {state}"
+        if (status.state, status.message, status.err) == (state, message, error):
+            return
+        status.state = state  # type: ignore[assignment]
+        status.message, status.err = message, error
+        status.timestamp.FromNanoseconds(int(now * 1e9))
+        self._changed()
+
+    def _changed(self) -> None:
+        self.dirty = True
+        self.news = self.assigned
