@@ -103,11 +103,14 @@ class Tx:
     def edit(self, cls: type[M], object_id: str, version: int | None = None) -> M:
         """A mutable copy of an object, staged as its next state. Call it anew inside each savepoint.
 
-        Raises NotFound; with ``version``, OutOfSequence unless the object still is at that version.
+        Raises NotFound; with ``version``, OutOfSequence unless the object still is at that version: an earlier write of
+        the same pass has moved it on as well, though its new version is only known when the pass is committed.
         """
         obj = self.need(cls, object_id)
-        if version is not None and obj.meta.version.index != version:  # type: ignore[attr-defined]
-            raise OutOfSequence
+        if version is not None:
+            before = self._store.get(cls, object_id)
+            if obj.meta.version.index != version or (obj is not before and obj != before):  # type: ignore[attr-defined]
+                raise OutOfSequence
         if object_id in self._staged[cls]:
             self._stage(cls, object_id, obj)
             return obj
@@ -166,11 +169,23 @@ class Tx:
             for key, value in undo.items():
                 self._undo[-1].setdefault(key, value)
 
+    def stamped(self, obj: M) -> M:
+        """A copy of a staged object as it will be once committed, version and times filled in: what clients are told."""
+        copy = copy_of(obj)
+        before = self._store.get(type(obj), obj.id)  # type: ignore[attr-defined]
+        if obj != before:
+            self._stamp(copy, created=before is None)
+        return copy
+
     # --- result ----------------------------------------------------------------------------------------------------
 
     def room(self) -> bool:
         """Whether one more object may be staged without outgrowing a log entry. A pass asks before each unit."""
         return self._count < defaults.ENTRY_CHANGES_MAX - 1 and self._bytes < defaults.ENTRY_BYTES_MAX
+
+    def staged(self, cls: type[Message], object_id: str) -> bool:
+        """Whether the object is touched already: another edit of it takes no room."""
+        return object_id in self._staged[cls]
 
     def empty(self) -> bool:
         """Whether nothing is staged."""
