@@ -1,0 +1,62 @@
+"""What the executor needs from the overlay: networks of the cluster for the containers of tasks.
+
+(moby: daemon/cluster/executor/container/adapter.go: createNetworks, activateServiceBinding, removeNetworks)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from engine_api.executor.container import Endpoint, service_networks
+from engine_api.executor.errors import TaskError
+from swarm import api
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """How a container reaches its networks: endpoints in order of the task's attachments, and its DNS servers."""
+
+    endpoints: Sequence[Endpoint] = ()
+    dns: Sequence[str] = field(default=())
+
+
+class TaskNetworks(Protocol):
+    """Every method is idempotent and may raise TaskError or TemporaryTaskError."""
+
+    async def prepare(self, task: api.Task) -> Attachment:
+        """Make sure that the engine has all networks of a task; called before its container is created."""
+        ...
+
+    async def activate(self, task: api.Task) -> None:
+        """The task is healthy: its services may send traffic to it."""
+        ...
+
+    async def deactivate(self, task: api.Task) -> None:
+        """The task is about to stop: no more new traffic."""
+        ...
+
+    async def release(self, task: api.Task) -> None:
+        """The container has ended; networks that nobody uses any more may go."""
+        ...
+
+
+class NoNetworks:
+    """A node without an overlay: tasks run on the engine's own networks only."""
+
+    async def prepare(self, task: api.Task) -> Attachment:
+        """Refuses tasks that need a network of the cluster."""
+        for attachment in service_networks(task):
+            name = attachment.network.spec.annotations.name
+            raise TaskError(f"network {name} cannot be attached: this node has no overlay networks")
+        return Attachment()
+
+    async def activate(self, task: api.Task) -> None:
+        """Nothing to do."""
+
+    async def deactivate(self, task: api.Task) -> None:
+        """Nothing to do."""
+
+    async def release(self, task: api.Task) -> None:
+        """Nothing to do."""

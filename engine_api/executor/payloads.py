@@ -1,0 +1,131 @@
+"""Secrets and configs of tasks as files in memory, from where the engine mounts them into containers.
+
+One tmpfs for all tasks, a directory for each: it outlives this daemon, so that a restart changes nothing for running
+containers, and it never touches a disk: swapping is off where the kernel allows that. Files are written whole before
+the container is created and deleted when it has ended.
+
+(moby: daemon/container_operations_unix.go, setupSecretDir)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from engine_api.executor.container import PayloadFile
+from engine_api.executor.errors import TaskError
+from swarm import defaults
+
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
+_SELINUX = Path("/sys/fs/selinux/enforce")
+_SELINUX_CONTEXT = "context=system_u:object_r:container_file_t:s0"
+
+
+class PayloadStore:
+    """The directory with the files of all tasks. ``directory`` must be on the file system that the engine sees.
+
+    root: the owner that containers know as root; not (0, 0) where the engine maps user IDs.
+    """
+
+    def __init__(self, directory: Path, root: tuple[int, int] = (0, 0)) -> None:
+        self._directory = directory
+        self.root = root
+
+    def directory(self, task_id: str) -> Path:
+        """Where the files of a task are, or will be."""
+        return self._directory / task_id
+
+    def write(self, task_id: str, files: Iterable[PayloadFile]) -> None:
+        """Write the files of a task; those that are there with the same content stay as they are.
+
+        Raises TaskError when there is no room, or no right to mount.
+        """
+        wanted = list(files)
+        if not wanted:
+            return
+        try:
+            self._mount()
+            directory = self.directory(task_id)
+            directory.mkdir(mode=0o700, exist_ok=True)
+            os.chown(directory, *self.root)
+            for file in wanted:
+                self._write(file)
+        except OSError as error:
+            raise TaskError(f"error injecting secret: {error.strerror}: {error.filename or self._directory}") from None
+
+    def _write(self, file: PayloadFile) -> None:
+        path = Path(file.path)
+        if path.exists() and path.read_bytes() == file.data:
+            return  # a running container may have it mounted: replacing the file would not reach it
+        temporary = path.with_name(f".{path.name}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "wb") as out:
+            out.write(file.data)
+            os.fchown(out.fileno(), self.root[0] + file.uid, self.root[1] + file.gid)
+            os.fchmod(out.fileno(), file.mode)
+        temporary.rename(path)
+
+    def remove(self, task_id: str) -> None:
+        """Delete the files of a task; fine when there are none."""
+        shutil.rmtree(self.directory(task_id), ignore_errors=True)
+
+    def sweep(self, known: Collection[str]) -> None:
+        """Delete the files of all tasks but these."""
+        with contextlib.suppress(FileNotFoundError):
+            for entry in sorted(self._directory.iterdir()):
+                if entry.name not in known:
+                    shutil.rmtree(entry, ignore_errors=True)
+
+    def close(self) -> None:
+        """Delete everything and take the tmpfs away."""
+        self.sweep(())
+        if self._directory.exists() and is_tmpfs(self._directory):
+            _umount(self._directory)
+
+    def _mount(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if is_tmpfs(self._directory):
+            return
+        options = [
+            f"size={defaults.PAYLOAD_TMPFS_BYTES_MAX}",
+            "mode=0700",
+            f"uid={self.root[0]}",
+            f"gid={self.root[1]}",
+        ]
+        if _SELINUX.exists():
+            options.append(_SELINUX_CONTEXT)
+        try:
+            _mount_tmpfs(self._directory, [*options, "noswap"])
+        except OSError:
+            _mount_tmpfs(self._directory, options)  # kernels before 6.4 do not know noswap
+
+
+def is_tmpfs(directory: Path) -> bool:
+    """Is a tmpfs mounted exactly there?"""
+    wanted = os.path.realpath(directory)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+        for line in mounts:
+            fields, _, rest = line.partition(" - ")
+            point = fields.split(" ")[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
+            if point == wanted and rest.startswith("tmpfs "):
+                return True
+    return False
+
+
+def _mount_tmpfs(directory: Path, options: list[str]) -> None:
+    flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"tmpfs", os.fsencode(directory), b"tmpfs", ctypes.c_ulong(flags), ",".join(options).encode()):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(directory))
+
+
+def _umount(directory: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(directory), 0):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(directory))

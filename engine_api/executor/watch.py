@@ -1,0 +1,146 @@
+"""What happens to the containers of tasks: one stream of engine events for all of them.
+
+Events only say *look again*: whoever waits inspects the container itself, so a repeated or stale event does no harm.
+A lost one does none either: after every (re)connection all waiters look again, and a periodic list of the containers
+wakes those whose container is no longer plainly running.
+
+(moby: daemon/cluster/executor/container/adapter.go has one subscription and one blocking wait per container)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+
+from engine_api.engine.client import EngineClient
+from engine_api.engine.errors import EngineError, EngineUnavailable
+from engine_api.executor.container import LABEL_TASK, LABEL_TASK_ID
+from swarm import defaults
+
+log = structlog.get_logger(__name__)
+
+_FILTERS = {
+    "type": ["container"],
+    "label": [LABEL_TASK],
+    "event": ["start", "die", "destroy", "health_status", "stop", "unpause"],
+}
+_NANOSECONDS = 1_000_000_000
+
+
+class Subscription:
+    """One waiter's view of one task's container. exit_code: of the last exit that was seen, if any."""
+
+    def __init__(self) -> None:
+        self.exit_code: int | None = None
+        self._changed = asyncio.Event()
+
+    def clear(self) -> None:
+        """Forget what happened so far; call it before inspecting."""
+        self._changed.clear()
+
+    def notify(self) -> None:
+        """Look again."""
+        self._changed.set()
+
+    async def wait(self, timeout_s: float | None = None) -> None:
+        """Until something may have happened since clear(), or the time is over."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def wait_for_exit(self, timeout_s: float) -> None:
+        """Until the container was seen to end, or the time is over."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.exit_code is None:
+                    self.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return
+
+
+class ContainerWatch:
+    """Follows the engine's events while ``run`` runs, and tells the subscriptions."""
+
+    def __init__(self, engine: EngineClient) -> None:
+        self._engine = engine
+        self._subscriptions: dict[str, list[Subscription]] = {}
+        self._seen_ns = 0
+
+    @contextmanager
+    def subscribe(self, task_id: str) -> Iterator[Subscription]:
+        """A subscription to the container of a task, whether it exists already or not."""
+        subscription = Subscription()
+        self._subscriptions.setdefault(task_id, []).append(subscription)
+        try:
+            yield subscription
+        finally:
+            remaining = self._subscriptions[task_id]
+            remaining.remove(subscription)
+            if not remaining:
+                del self._subscriptions[task_id]
+
+    async def run(self) -> None:
+        """Follow events until cancelled; an engine that is away is tried again and again."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._reconcile_periodically())
+            await self._follow()
+
+    async def _follow(self) -> None:
+        delay_s = defaults.EXECUTOR_RECONNECT_BASE_S
+        while True:
+            # the engine accepts the call before it subscribes: "since" brings what happened in between
+            since_ns = self._seen_ns or time.time_ns() - _NANOSECONDS
+            since = f"{since_ns // _NANOSECONDS}.{since_ns % _NANOSECONDS:09d}"
+            try:
+                async with self._engine.events(_FILTERS, since) as events:
+                    self._notify_all()
+                    delay_s = defaults.EXECUTOR_RECONNECT_BASE_S
+                    async for event in events:
+                        self._dispatch(event)
+            except (EngineUnavailable, EngineError) as error:
+                log.info("engine.events_lost", error=str(error), retry_s=delay_s)
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, defaults.EXECUTOR_RECONNECT_MAX_S)
+
+    def _dispatch(self, event: dict[str, Any]) -> None:
+        self._seen_ns = max(self._seen_ns, int(event.get("timeNano") or 0))
+        attributes = (event.get("Actor") or {}).get("Attributes") or {}
+        for subscription in self._subscriptions.get(attributes.get(LABEL_TASK_ID, ""), ()):
+            code = attributes.get("exitCode", "")
+            if event.get("Action") == "die" and code.isdigit():
+                subscription.exit_code = int(code)
+            subscription.notify()
+
+    def _notify_all(self) -> None:
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.notify()
+
+    async def _reconcile_periodically(self) -> None:
+        while True:
+            await asyncio.sleep(defaults.EXECUTOR_RECONCILE_PERIOD_S)
+            try:
+                await self.reconcile()
+            except (EngineUnavailable, EngineError) as error:
+                log.info("engine.list_failed", error=str(error))
+
+    async def reconcile(self) -> None:
+        """Compare with a list of the containers: wake waiters whose container is not plainly running."""
+        if not self._subscriptions:
+            return
+        plain = set()
+        for row in await self._engine.list_containers({"label": [LABEL_TASK]}):
+            if row.get("State") == "running" and "(" not in str(row.get("Status")):
+                plain.add((row.get("Labels") or {}).get(LABEL_TASK_ID))
+        for task_id, subscriptions in self._subscriptions.items():
+            if task_id not in plain:
+                for subscription in subscriptions:
+                    subscription.notify()
