@@ -69,6 +69,7 @@ class Leader:
         self._strict = strict
         self._inbox: deque[Write] = deque()
         self._answers: list[_Answer] | None = None
+        self._now = now
         self._feeds = [_Feed(name, stage) for name, stage in stages]
         for feed in self._feeds:
             feed.stage.rebuild(store, now)
@@ -100,6 +101,7 @@ class Leader:
         if due is None or due > now:
             return None, []
         self._fresh = False
+        self._now = now
         tx = Tx(self._store, now, self._rng)
         answers = self._run_writes(tx)
         told = 0
@@ -120,6 +122,14 @@ class Leader:
         """The pass in flight is applied: answer its writes."""
         answers, self._answers = self._answers or [], None
         return [effect for answer in answers for effect in self._answer(answer)]
+
+    def refused(self, error: SwarmError) -> list[Effect]:
+        """The log did not take the pass in flight: its writes fail, and every stage starts over."""
+        answers, self._answers = self._answers or [], None
+        for feed in self._feeds:
+            feed.stage.rebuild(self._store, self._now)
+        self._fresh = True
+        return [effect for answer in answers for effect in self._answer(_Answer(answer.write, error=error))]
 
     def stop(self) -> list[Effect]:
         """Leadership is lost: everything that waits fails, since nobody can say what becomes of it."""
