@@ -1,0 +1,385 @@
+"""Key and certificate files of a node: read, replaced atomically, and encrypted when the cluster is autolocked.
+
+The directory (0700) is laid out as SwarmKit's, its files (0600) can be read by either:
+
+    swarm-root-ca.crt   the trusted root bundle, byte for byte
+    swarm-node.crt      the node's certificate, then intermediates
+    swarm-node.key      its key in PKCS#8; PEM headers: kek-version, and on managers the keys of the Raft log
+
+The *key encryption key* (KEK) is the cluster's unlock key; with one, the private key is PBES2-encrypted and the Raft
+keys are Fernet tokens under it, and without it the node is *locked*: it cannot start.
+
+Theory of operation. There is one key file and it is replaced in one step, so key, headers and encryption never
+disagree. A new certificate is first written beside the old one (.swarm-node.crt), then the key is replaced, then the
+certificate is renamed. A crash in between leaves a key that fits either the old certificate or the one beside it;
+load() looks at both. Nothing here blocks for long, but all of it blocks: call it from a thread.
+
+(swarmkit: ca/keyreadwriter.go, manager/deks.go)
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.fernet import Fernet, InvalidToken
+from cryptography.hazmat.primitives import serialization
+
+from certs.errors import InvalidCertificate, InvalidKey, InvalidUnlockKey, StoredKeyDamaged
+from certs.keys import PemBlock, load_certificates, load_private_key, pem_blocks, private_key_pem
+from certs.tls import Credentials
+from certs.tokens import UNLOCK_KEY_BYTES
+
+ROOT_FILE = "swarm-root-ca.crt"
+CERTIFICATE_FILE = "swarm-node.crt"
+KEY_FILE = "swarm-node.key"
+
+_KEK_VERSION = "kek-version"
+_RAFT_KEY = "raft-dek"
+_RAFT_KEY_PENDING = "raft-dek-pending"
+_RAFT_KEY_NEEDS_ROTATION = "raft-dek-needs-rotation"
+_ENCRYPTED = "ENCRYPTED PRIVATE KEY"
+_PLAIN = "PRIVATE KEY"
+_RECORD_PLAIN = 0
+_RECORD_FERNET = 2
+
+
+@dataclass(frozen=True)
+class Kek:
+    """A key encryption key (empty: do not encrypt) and the version of the cluster object that it came with."""
+
+    key: bytes = field(default=b"", repr=False)
+    version: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.key) not in (0, UNLOCK_KEY_BYTES):
+            raise ValueError(f"a KEK has {UNLOCK_KEY_BYTES} bytes, not {len(self.key)}")
+
+
+@dataclass(frozen=True)
+class RaftKeys:
+    """Keys of a manager's Raft log; pending is the next one while a rotation is under way, else empty."""
+
+    current: bytes = field(repr=False)
+    pending: bytes = field(default=b"", repr=False)
+    needs_rotation: bool = False
+
+
+@dataclass(frozen=True)
+class Absent:
+    """This node has no key and certificate; perhaps it already trusts a root."""
+
+    root_pem: bytes | None
+
+
+@dataclass(frozen=True)
+class Locked:
+    """The key is encrypted; load() needs the unlock key."""
+
+    root_pem: bytes
+
+
+@dataclass(frozen=True)
+class Present:
+    """All that a node needs to prove who it is. The certificate may have expired."""
+
+    root_pem: bytes
+    credentials: Credentials
+    kek: Kek
+    raft_keys: RaftKeys | None
+
+
+class KeyStore:
+    """The files of one directory; the only writer of them. Methods raise OSError when the disk fails."""
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+        self._kek = Kek()
+        self._raft_keys: RaftKeys | None = None
+
+    @property
+    def kek(self) -> Kek:
+        """The KEK in use since the last load or save."""
+        return self._kek
+
+    @property
+    def raft_keys(self) -> RaftKeys | None:
+        """The Raft keys since the last load or save."""
+        return self._raft_keys
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def load(self, unlock_key: bytes = b"") -> Absent | Locked | Present:
+        """What is there. Raises InvalidUnlockKey for a wrong key, StoredKeyDamaged for files that make no sense."""
+        root_pem = self._read(ROOT_FILE)
+        key_file = self._read(KEY_FILE)
+        if root_pem is None or key_file is None:
+            return Absent(root_pem)
+        block = _key_block(key_file)
+        if block.label == _ENCRYPTED and not unlock_key:
+            return Locked(root_pem)
+        key = unlock_key if block.label == _ENCRYPTED else b""
+        key_pem = _open_key(block, key)
+        certificate_pem = self._matching_certificate(key_pem)
+        if certificate_pem is None:
+            return Absent(root_pem)
+        self._kek = Kek(key, _version(block))
+        self._raft_keys = _read_raft_keys(block, key)
+        return Present(root_pem, Credentials(certificate_pem, key_pem), self._kek, self._raft_keys)
+
+    def load_root(self) -> bytes | None:
+        """The trusted root bundle, or None."""
+        return self._read(ROOT_FILE)
+
+    def _matching_certificate(self, key_pem: bytes) -> bytes | None:
+        """The certificate of this key: the one in place, or the one beside it, which then takes its place."""
+        placed, beside = self._read(CERTIFICATE_FILE), self._read(_hidden(CERTIFICATE_FILE))
+        if placed is not None and _belong_together(placed, key_pem):
+            return placed
+        if beside is not None and _belong_together(beside, key_pem):
+            self._rename(_hidden(CERTIFICATE_FILE), CERTIFICATE_FILE)
+            return beside
+        if placed is None:
+            return None
+        raise StoredKeyDamaged("tls: private key does not match public key")
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def save_root(self, bundle_pem: bytes) -> None:
+        """Trust these roots from now on."""
+        self._write(ROOT_FILE, bundle_pem)
+
+    def save(self, credentials: Credentials, kek: Kek | None = None) -> None:
+        """Replace key and certificate; with ``kek`` encrypt by it from now on (an empty key: no more).
+
+        Raises InvalidKey or InvalidCertificate before anything is written.
+        """
+        if not _belong_together(credentials.certificate_pem, credentials.key_pem):
+            raise InvalidCertificate("tls: private key does not match public key")
+        kek = kek if kek is not None else self._kek
+        raft_keys = self._raft_keys_for(kek)
+        key_file = _seal_key(credentials.key_pem, kek, raft_keys)
+        self._write(_hidden(CERTIFICATE_FILE), credentials.certificate_pem)
+        self._write(KEY_FILE, key_file)
+        self._kek, self._raft_keys = kek, raft_keys
+        self._rename(_hidden(CERTIFICATE_FILE), CERTIFICATE_FILE)
+
+    def save_raft_keys(self, raft_keys: RaftKeys | None) -> None:
+        """Replace the Raft keys; None forgets them, when a manager becomes a worker. A key file must be there."""
+        self._write(KEY_FILE, _seal_key(self._current_key_pem(), self._kek, raft_keys))
+        self._raft_keys = raft_keys
+
+    def rotate_kek(self, kek: Kek) -> bool:
+        """Encrypt by a new KEK if it is newer and different; whether that happened.
+
+        Locking an unlocked manager marks its Raft keys for rotation, as they were on disk in the clear. Raises
+        StoredKeyDamaged when the same version comes with another key.
+        """
+        if kek.key == self._kek.key:
+            return False
+        if kek.version == self._kek.version:
+            raise StoredKeyDamaged("candidate KEK has the same version as the current KEK, but a different KEK value")
+        if kek.version < self._kek.version:
+            return False
+        raft_keys = self._raft_keys_for(kek)
+        self._write(KEY_FILE, _seal_key(self._current_key_pem(), kek, raft_keys))
+        self._kek, self._raft_keys = kek, raft_keys
+        return True
+
+    def erase(self) -> None:
+        """Forget everything: files first, then what is in memory."""
+        for name in (KEY_FILE, CERTIFICATE_FILE, ROOT_FILE):
+            for path in (self.directory / name, self.directory / _hidden(name), self.directory / _temporary(name)):
+                path.unlink(missing_ok=True)
+        self._kek, self._raft_keys = Kek(), None
+
+    def _raft_keys_for(self, kek: Kek) -> RaftKeys | None:
+        if self._raft_keys is not None and kek.key and not self._kek.key:
+            return RaftKeys(self._raft_keys.current, self._raft_keys.pending, needs_rotation=True)
+        return self._raft_keys
+
+    def _current_key_pem(self) -> bytes:
+        key_file = self._read(KEY_FILE)
+        if key_file is None:
+            raise StoredKeyDamaged(f"{KEY_FILE} is missing")
+        return _open_key(_key_block(key_file), self._kek.key)
+
+    # --- files -----------------------------------------------------------------------------------------------------
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return (self.directory / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _write(self, name: str, data: bytes) -> None:
+        """Replace a file so that after a crash it has either the old or the new content, all of it."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = self.directory / _temporary(name)
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        self._rename(_temporary(name), name)
+
+    def _rename(self, old: str, new: str) -> None:
+        (self.directory / old).replace(self.directory / new)
+        with _opened(self.directory) as descriptor:
+            os.fsync(descriptor)
+
+
+def _hidden(name: str) -> str:
+    return f".{name}"
+
+
+def _temporary(name: str) -> str:
+    return f".{name}.tmp"
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+# --- the key file --------------------------------------------------------------------------------------------------
+
+
+def _key_block(key_file: bytes) -> PemBlock:
+    blocks = pem_blocks(key_file)
+    if not blocks or not blocks[0].label.endswith(_PLAIN):
+        raise StoredKeyDamaged("invalid PEM-encoded private key")
+    return blocks[0]
+
+
+def _open_key(block: PemBlock, kek: bytes) -> bytes:
+    """The private key in clear PKCS#8."""
+    if block.label != _ENCRYPTED:
+        return private_key_pem(load_private_key(block.encode()))
+    try:
+        key = serialization.load_der_private_key(block.body, password=kek)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise InvalidUnlockKey from error
+    return private_key_pem(key)  # type: ignore[arg-type]
+
+
+def _seal_key(key_pem: bytes, kek: Kek, raft_keys: RaftKeys | None) -> bytes:
+    protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if kek.key:
+        protection = serialization.BestAvailableEncryption(kek.key)
+    body = load_private_key(key_pem).private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, protection
+    )
+    headers = {_KEK_VERSION: str(kek.version)}
+    if raft_keys is not None:
+        headers[_RAFT_KEY] = _seal_record(raft_keys.current, kek.key)
+        if raft_keys.pending:
+            headers[_RAFT_KEY_PENDING] = _seal_record(raft_keys.pending, kek.key)
+        if raft_keys.needs_rotation:
+            headers[_RAFT_KEY_NEEDS_ROTATION] = "true"
+    return PemBlock(_ENCRYPTED if kek.key else _PLAIN, body, headers).encode()
+
+
+def _version(block: PemBlock) -> int:
+    text = block.headers.get(_KEK_VERSION, "0")
+    return int(text) if text.isdecimal() else 0
+
+
+def _read_raft_keys(block: PemBlock, kek: bytes) -> RaftKeys | None:
+    current, pending = block.headers.get(_RAFT_KEY), block.headers.get(_RAFT_KEY_PENDING)
+    if current is None:
+        if pending is not None:
+            raise StoredKeyDamaged("there is a pending DEK, but no current DEK")
+        return None
+    needs_rotation = _RAFT_KEY_NEEDS_ROTATION in block.headers
+    return RaftKeys(_open_record(current, kek), _open_record(pending, kek) if pending else b"", needs_rotation)
+
+
+def _seal_record(key: bytes, kek: bytes) -> str:
+    """base64 of SwarmKit's MaybeEncryptedRecord{1 algorithm, 2 data}, by hand: this package has no protobuf."""
+    if kek:
+        algorithm, data = bytes([0x08, _RECORD_FERNET]), _fernet(kek).encrypt(key)
+    else:
+        algorithm, data = b"", key
+    return base64.b64encode(algorithm + b"\x12" + _varint(len(data)) + data).decode()
+
+
+def _open_record(text: str, kek: bytes) -> bytes:
+    try:
+        record = base64.b64decode(text, validate=True)
+        fields = dict(_fields(record))
+    except (binascii.Error, ValueError, IndexError) as error:
+        raise StoredKeyDamaged("unable to read TLS key headers") from error
+    algorithm, data = fields.get(1, _RECORD_PLAIN), fields.get(2, b"")
+    if not isinstance(data, bytes) or not data:
+        raise StoredKeyDamaged("unable to read TLS key headers")
+    if algorithm == _RECORD_PLAIN and not kek:
+        return data
+    if algorithm != _RECORD_FERNET or not kek:
+        raise StoredKeyDamaged(f"unable to read TLS key headers: record with algorithm {algorithm}")
+    try:
+        return _fernet(kek).decrypt(data)
+    except InvalidToken as error:
+        raise InvalidUnlockKey from error
+
+
+def _fernet(kek: bytes) -> Fernet:
+    return Fernet(base64.urlsafe_b64encode(kek))
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _fields(record: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Fields of a protobuf message that has only varints and byte strings."""
+    position = 0
+
+    def varint() -> int:
+        nonlocal position
+        number = shift = 0
+        while True:
+            byte = record[position]
+            position += 1
+            number |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return number
+
+    while position < len(record):
+        tag = varint()
+        if tag & 7 == 0:
+            yield tag >> 3, varint()
+        elif tag & 7 == 2:
+            length = varint()
+            if position + length > len(record):
+                raise ValueError("truncated record")
+            position += length
+            yield tag >> 3, record[position - length : position]
+        else:
+            raise ValueError("unknown wire type")
+
+
+def _belong_together(certificate_pem: bytes, key_pem: bytes) -> bool:
+    try:
+        certificates = load_certificates(certificate_pem)
+        public = load_private_key(key_pem).public_key()
+    except (InvalidCertificate, InvalidKey):
+        return False
+    return bool(certificates) and certificates[0].public_key() == public
