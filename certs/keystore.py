@@ -327,7 +327,7 @@ def _open_record(text: str, kek: bytes) -> bytes:
     if algorithm == _RECORD_PLAIN and not kek:
         return data
     if algorithm != _RECORD_FERNET or not kek:
-        raise StoredKeyDamaged(f"unable to read TLS key headers: record with algorithm {algorithm}")
+        raise StoredKeyDamaged(f"unable to read TLS key headers: record with algorithm {algorithm!r}")
     try:
         return _fernet(kek).decrypt(data)
     except InvalidToken as error:

@@ -71,7 +71,7 @@ class Renewal:
         self._role = ""
         self._renewing = False
         self._again = False
-        self._plan(valid_from_s, valid_until_s)
+        self._due_s = self._planned(valid_from_s, valid_until_s)
 
     def handle(self, event: Event | None, now: float) -> list[Renew]:
         """Take one event; None means that the deadline passed."""
@@ -86,7 +86,7 @@ class Renewal:
                 self._back_off(now)
             case Renewed(valid_from_s, valid_until_s, role):
                 self._renewing = False
-                self._plan(valid_from_s, valid_until_s)
+                self._due_s = self._planned(valid_from_s, valid_until_s)
                 self._judge(role, now)
             case None:
                 pass
@@ -99,10 +99,9 @@ class Renewal:
         """When the next attempt is due, in seconds since the epoch; None while one is running."""
         return None if self._renewing else self._due_s
 
-    def _plan(self, valid_from_s: float, valid_until_s: float) -> None:
-        life_s = valid_until_s - valid_from_s
+    def _planned(self, valid_from_s: float, valid_until_s: float) -> float:
         share = self._rng.uniform(RENEW_AFTER_LIFE_MIN, RENEW_AFTER_LIFE_MAX)
-        self._due_s = valid_from_s + life_s * share
+        return valid_from_s + (valid_until_s - valid_from_s) * share
 
     def _judge(self, role: str, now: float) -> None:
         """Whether the new certificate is what was asked for; a request that came meanwhile wants another one."""
