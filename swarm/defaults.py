@@ -24,6 +24,7 @@ INBOX_CALLS_MAX = 10_000
 CALL_DEADLINE_S = 20.0
 NO_LEADER_WAIT_S = 10.0  # how long a call waits for an election
 REMOTE_PORT = 2377
+DISK_RETRY_S = 1.0  # after a failed write of the log, for example on a full disk
 
 # --- dispatcher (swarmkit: manager/dispatcher/dispatcher.go) ---
 HEARTBEAT_PERIOD_S = 5.0
@@ -93,6 +94,9 @@ NANO_CPUS_MIN = 1_000_000
 MEMORY_BYTES_MIN = 4 << 20
 HEALTH_DURATION_MIN_NS = 1_000_000
 UNLOCK_KEY_BYTES = 32
+TEMPLATE_STEPS_MAX = 10_000
+TEMPLATE_DEPTH_MAX = 60
+TEMPLATE_OUTPUT_CHARS_MAX = 4 << 20
 BLACKLIST_GRACE_S = 7 * 24 * 3600.0  # a removed node's certificate is remembered this long after it expired
 ROOT_EXPIRY_MIN_S = 365 * 24 * 3600.0
 
@@ -114,6 +118,7 @@ PAYLOAD_TMPFS_BYTES_MAX = 1 << 30
 LOG_BYTES_PER_S = 10 << 20  # per task
 LOG_BATCH_BYTES_MAX = 256 << 10
 LOG_LINE_BYTES_MAX = 1 << 20
+LOG_CLOSE_TIMEOUT_S = 5.0
 
 # --- gRPC on port 2377 (grpc-go's defaults where peers depend on them: message size, windows) ---
 RPC_MESSAGE_BYTES_MAX = 4 << 20
