@@ -305,6 +305,20 @@ Effect = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A member's state at one moment. matches: what the leader knows each follower to have on disk."""
+
+    role: Role
+    term: int
+    leader: int
+    last_index: int
+    committed: int
+    applied: int
+    transferee: int
+    matches: dict[int, int]
+
+
 def sender(message: raftpb.Message) -> int:
     """Whose message this is: the field "from", which is a keyword of Python."""
     raft_id: int = getattr(message, "from")

@@ -1,0 +1,176 @@
+"""What must be on disk before what may leave: writes one at a time, and messages held back until theirs is done.
+
+Theory of operation: the core changes its term, vote and log in memory at once. flush() turns all that has changed
+since the last write began into one Persist, unless one is still under way: so everything that happens during a write
+shares the next one (group commit). A message that states what is not yet on disk waits in a queue for the write that
+covers it; the promise made in it is then true even after a crash. A leader's own appends and heartbeats promise
+nothing and go at once, in parallel with the write. Writes are numbered; the number is the Persist's token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from swarm.api import raftpb
+from swarm.raft.log import Log
+from swarm.raft.words import Effect, Persist, Send
+
+
+class Needs(Enum):
+    """What a message states, and therefore needs on disk before it leaves."""
+
+    NOTHING = 0
+    VOTE = 1
+    """Term and vote."""
+    ALL = 2
+    """Term, vote and the log as it is now."""
+
+
+@dataclass(slots=True)
+class _Write:
+    token: int
+    state: tuple[int, int, int]
+    last_index: int
+    snapshot: raftpb.Snapshot | None
+    changes_vote: bool
+    restores: bool
+
+
+class Outbox:
+    """Effects of one event, and the messages and writes that outlive it."""
+
+    def __init__(self, raft_id: int, log: Log, durable: tuple[int, int, int] | None) -> None:
+        """durable: term, vote and commit index on disk; None: nothing is on disk, and the log's entries are not."""
+        self.effects: list[Effect] = []
+        self._raft_id = raft_id
+        self._log = log
+        self._on_disk = durable or (0, 0, 0)
+        self._writing: _Write | None = None
+        self._token = 0
+        self._held: list[tuple[int, raftpb.Message]] = []
+        self._state = self._on_disk[:2]
+        self._snapshot: raftpb.Snapshot | None = None
+        self._snapshot_restores = False
+        self._compact_to = 0
+        self._commit_wanted = 0
+        if durable is None:
+            log.submitted = log.stable = 0
+
+    # --- what changed ---
+
+    def vote_is(self, term: int, vote: int) -> None:
+        """The term and the vote in memory."""
+        self._state = (term, vote)
+
+    def snapshot_is(self, snapshot: raftpb.Snapshot, compact_to: int, restores: bool) -> None:
+        """A snapshot to write: our own (log kept after compact_to), or one that replaces the log."""
+        self._snapshot, self._compact_to = snapshot, compact_to
+        self._snapshot_restores = self._snapshot_restores or restores
+
+    def want_commit(self, index: int) -> None:
+        """This commit index must be on disk before the entry at it is applied."""
+        self._commit_wanted = max(self._commit_wanted, index)
+
+    @property
+    def durable_commit(self) -> int:
+        """The commit index that a restart would see."""
+        return self._on_disk[2]
+
+    @property
+    def restoring(self) -> bool:
+        """Whether a leader's snapshot is not on disk yet."""
+        return self._snapshot_restores or (self._writing is not None and self._writing.restores)
+
+    # --- messages ---
+
+    def send(self, message: raftpb.Message, needs: Needs) -> None:
+        """Let the message go as soon as what it states is on disk."""
+        token = self._token_for(needs)
+        if token:
+            self._held.append((token, message))
+        else:
+            self.effects.append(Send(message))
+
+    def _token_for(self, needs: Needs) -> int:
+        """The write to wait for; 0: none."""
+        if needs is Needs.NOTHING:
+            return 0
+        writing = self._writing
+        vote = writing.state[:2] if writing else self._on_disk[:2]
+        if self._state != vote or (needs is Needs.ALL and self._log_is_dirty):
+            return self._token + 1
+        if writing and (needs is Needs.ALL or writing.changes_vote):
+            return writing.token
+        return 0
+
+    @property
+    def _log_is_dirty(self) -> bool:
+        return self._log.submitted < self._log.last_index or self._snapshot is not None
+
+    # --- writes ---
+
+    def flush(self) -> None:
+        """Begin the next write, if there is something to write and none is under way."""
+        if self._writing:
+            return
+        term, vote = self._state
+        state_is_dirty = self._state != self._on_disk[:2] or self._commit_wanted > self._on_disk[2]
+        if not (state_is_dirty or self._log_is_dirty):
+            return
+        state = (term, vote, self._log.committed)
+        entries = self._log.unsubmitted()
+        self._token += 1
+        self._writing = _Write(
+            self._token,
+            state,
+            self._log.last_index,
+            self._snapshot,
+            changes_vote=self._state != self._on_disk[:2],
+            restores=self._snapshot_restores,
+        )
+        hard_state = raftpb.HardState(term=term, vote=vote, commit=self._log.committed)
+        replaces = self._snapshot_restores
+        persist = Persist(
+            self._token,
+            hard_state if state != self._on_disk else None,
+            entries,
+            self._snapshot,
+            0 if replaces else self._compact_to,
+            replaces,
+        )
+        self._log.submitted = self._log.last_index
+        self._snapshot, self._compact_to, self._snapshot_restores = None, 0, False
+        self.effects.append(persist)
+
+    def log_was_cut(self) -> None:
+        """Entries were replaced: the write under way vouches for no more than what is left of them."""
+        if self._writing:
+            self._writing.last_index = min(self._writing.last_index, self._log.submitted)
+
+    def written(self, token: int) -> tuple[raftpb.Snapshot | None, list[raftpb.Message]]:
+        """The write is done: returns a leader's snapshot that it made durable, and messages to ourselves."""
+        writing = self._writing
+        if writing is None or writing.token != token:
+            return None, []
+        self._writing = None
+        self._on_disk = writing.state
+        self._log.stable = max(self._log.stable, writing.last_index)
+        released = [message for needed, message in self._held if needed <= token]
+        self._held = [(needed, message) for needed, message in self._held if needed > token]
+        to_self = []
+        for message in released:
+            if message.term < self._state[0]:
+                continue  # overtaken by a newer term: nobody would heed it
+            if message.to == self._raft_id:
+                to_self.append(message)
+            else:
+                self.effects.append(Send(message))
+        return (writing.snapshot if writing.restores else None), to_self
+
+    def check(self) -> None:
+        """Assert what must always hold."""
+        tokens = [token for token, _ in self._held]
+        assert all(token <= self._token + 1 for token in tokens)
+        assert self._on_disk[2] <= self._log.committed
+        assert self._writing or not tokens
