@@ -93,12 +93,10 @@ IMAGE_NAME_CHARS_MAX = 255
 NANO_CPUS_MIN = 1_000_000
 MEMORY_BYTES_MIN = 4 << 20
 HEALTH_DURATION_MIN_NS = 1_000_000
-UNLOCK_KEY_BYTES = 32
 TEMPLATE_STEPS_MAX = 10_000
 TEMPLATE_DEPTH_MAX = 60
 TEMPLATE_OUTPUT_CHARS_MAX = 4 << 20
 BLACKLIST_GRACE_S = 7 * 24 * 3600.0  # a removed node's certificate is remembered this long after it expired
-ROOT_EXPIRY_MIN_S = 365 * 24 * 3600.0
 
 # --- engine and executor (moby: daemon/cluster/executor/container) ---
 ENGINE_CONNECT_TIMEOUT_S = 10.0
@@ -122,6 +120,7 @@ LOG_CLOSE_TIMEOUT_S = 5.0
 
 # --- gRPC on port 2377 (grpc-go's defaults where peers depend on them: message size, windows) ---
 RPC_MESSAGE_BYTES_MAX = 4 << 20
+RPC_MESSAGE_ANONYMOUS_BYTES_MAX = 64 << 10  # without a certificate one can only ask for one
 RPC_RESPONSE_BYTES_MAX = 256 << 20  # what a client takes from a verified manager: a list of all tasks is one message
 RPC_GRANT_BYTES_MAX = 16 << 20  # of messages longer than a window, at once on one connection
 RPC_STREAM_WINDOW_BYTES = 64 << 10
@@ -153,6 +152,12 @@ RPC_KEEPALIVE_S = 30.0
 RPC_KEEPALIVE_TIMEOUT_S = 20.0
 RPC_KEEPALIVE_QUIET_S = 300.0  # stock servers take more frequent PINGs without other traffic for an attack
 RPC_STOP_GRACE_S = 8.0
+
+# --- Engine API ---
+API_BODY_BYTES_MAX = 16 << 20
+API_FRAGMENT_BYTES_MAX = 128 << 20  # JSON of objects kept for lists
+API_DISCONNECT_POLL_S = 1.0  # how soon an idle log stream notices that its reader is gone
+API_NAME_TRIES = 5  # names made up for a nameless service before giving up
 
 # --- networks ---
 NETWORK_KEYS_KEPT = 3
