@@ -1,0 +1,152 @@
+"""Nodes: read with their place in the Raft group, update with the checks of a demotion, remove.
+
+(swarmkit: manager/controlapi/node.go)
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from certs.errors import InvalidCertificate
+from certs.keys import load_certificates
+from swarm import api, defaults
+from swarm.errors import FailedPrecondition, Internal, NotFound, ResourceExhausted
+from swarm.manager.controlapi.clusters import expire_blacklist
+from swarm.manager.controlapi.common import (
+    Test,
+    annotation_tests,
+    find_one,
+    has_labels,
+    is_one_of,
+    require,
+    select,
+)
+from swarm.manager.orchestrator.tasks import stamp
+from swarm.store.store import View, copy_of
+from swarm.store.tx import Tx
+
+
+class Members(Protocol):
+    """The Raft group as the leader sees it, by node ID."""
+
+    def is_member(self, node_id: str) -> bool:
+        """Whether this node is in the group."""
+        ...
+
+    def can_remove(self, node_id: str) -> bool:
+        """Whether the group keeps a quorum of reachable members without this node."""
+        ...
+
+    def member_of(self, node_id: str) -> api.ManagerStatus | None:
+        """Raft ID, address, reachability and whether it leads; None for a node outside the group."""
+        ...
+
+
+def get_node(view: View, request: api.GetNodeRequest, members: Members) -> api.GetNodeResponse:
+    """GetNode."""
+    return api.GetNodeResponse(node=_with_status(find_one(view, api.Node, request.node_id), members))
+
+
+def list_nodes(view: View, request: api.ListNodesRequest, members: Members) -> api.ListNodesResponse:
+    """ListNodes; names are host names, ``labels`` those of the engine, ``node_labels`` those of the spec."""
+    filters = request.filters
+    tests: list[Test] = annotation_tests(
+        filters, lambda node: str(node.description.hostname), lambda node: node.description.engine.labels
+    )
+    if filters.names or filters.name_prefixes:
+        tests.append(lambda node: node.HasField("description"))
+    roles, memberships = list(filters.roles), list(filters.memberships)
+    node_labels = dict(filters.node_labels)
+    if node_labels:
+        tests.append(lambda node: has_labels(node.spec.annotations.labels, node_labels))
+    if roles:
+        tests.append(lambda node: is_one_of(node.role, roles))
+    if memberships:
+        tests.append(lambda node: is_one_of(node.spec.membership, memberships))
+    nodes = select(view.all(api.Node), tests)
+    return api.ListNodesResponse(nodes=[_with_status(node, members) for node in nodes])
+
+
+def _with_status(node: api.Node, members: Members) -> api.Node:
+    """The node as users see it: its place in the group is not in the store."""
+    status = members.member_of(node.id)
+    if status is None:
+        return node
+    node = copy_of(node)
+    node.manager_status.CopyFrom(status)
+    return node
+
+
+def update_node(tx: Tx, request: api.UpdateNodeRequest, members: Members) -> api.UpdateNodeResponse:
+    """UpdateNode. A demotion is refused when the cluster could not be managed after it."""
+    require(request.node_id and request.HasField("node_version") and request.HasField("spec"))
+    node = find_one(tx, api.Node, request.node_id)
+    if node.spec.desired_role == api.MANAGER and request.spec.desired_role == api.WORKER:
+        _check_demotion(tx, node, members)
+    node = tx.edit(api.Node, node.id, request.node_version.index)
+    node.spec.CopyFrom(request.spec)
+    return api.UpdateNodeResponse(node=tx.stamped(node))
+
+
+def _check_demotion(view: View, node: api.Node, members: Members) -> None:
+    # Managers about to be demoted do not count: else two requests in a row could ask every manager to step down.
+    others = (
+        other
+        for other in view.all(api.Node)
+        if other.id != node.id and other.role == api.MANAGER and other.spec.desired_role == api.MANAGER
+    )
+    if next(others, None) is None:
+        raise FailedPrecondition("attempting to demote the last manager of the swarm")
+    if not members.is_member(node.id):
+        raise NotFound("can't find manager in raft memberlist")
+    if not members.can_remove(node.id):
+        raise FailedPrecondition("can't remove member from the raft: this would result in a loss of quorum")
+
+
+def remove_node(tx: Tx, request: api.RemoveNodeRequest, members: Members) -> api.RemoveNodeResponse:
+    """RemoveNode: its certificate is no longer accepted, and nobody waits for its tasks any more."""
+    node = find_one(tx, api.Node, request.node_id)
+    if node.spec.desired_role == api.MANAGER and members.is_member(node.id):
+        raise FailedPrecondition(
+            f"node {node.id} is a cluster manager and is a member of the raft cluster. "
+            "It must be demoted to worker before removal"
+        )
+    if not request.force and node.status.state == api.NodeStatus.READY:
+        raise FailedPrecondition(f"node {node.id} is not down and can't be removed")
+    found = next(tx.find(api.Cluster, "name", defaults.CLUSTER_NAME), None)
+    if found is None:
+        raise Internal("could not fetch cluster object")
+    cluster = tx.edit(api.Cluster, found.id)
+    cluster.blacklisted_certificates[node.id].CopyFrom(_blacklisting(node.certificate.certificate))
+    expire_blacklist(cluster, tx.now)
+    _orphan_tasks(tx, node.id)
+    tx.remove(api.Node, node.id)
+    return api.RemoveNodeResponse()
+
+
+def _blacklisting(certificate_pem: bytes) -> api.BlacklistedCertificate:
+    """Until when to remember a certificate: its expiry, or for ever where that cannot be told."""
+    entry = api.BlacklistedCertificate()
+    try:
+        certificates = load_certificates(certificate_pem)
+    except InvalidCertificate:
+        return entry
+    if certificates:
+        entry.expiry.FromDatetime(certificates[0].not_valid_after_utc)
+    return entry
+
+
+def _orphan_tasks(tx: Tx, node_id: str) -> None:
+    """Give up the tasks of a node that is gone; what they really do cannot be learnt any more."""
+    tasks = [task for task in tx.find(api.Task, "node", node_id) if task.status.state < api.COMPLETE]
+    if sum(task.ByteSize() for task in tasks) > defaults.ENTRY_BYTES_MAX:
+        raise ResourceExhausted(
+            f"node {node_id} still has {len(tasks)} unfinished tasks, too many to give up in one step; "
+            "scale down or remove some of their services first"
+        )
+    for found in tasks:
+        task = tx.edit(api.Task, found.id)
+        task.status.CopyFrom(
+            api.TaskStatus(state=api.ORPHANED, message="Task belonged to a node that has been deleted")
+        )
+        stamp(task.status.timestamp, tx.now)
