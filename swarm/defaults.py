@@ -24,6 +24,10 @@ INBOX_CALLS_MAX = 10_000
 CALL_DEADLINE_S = 20.0
 NO_LEADER_WAIT_S = 10.0  # how long a call waits for an election
 REMOTE_PORT = 2377
+LEAVE_WAIT_S = 20.0  # for the tasks of a node that leaves to stop
+ENGINE_PING_PERIOD_S = 1.0
+ENGINE_PING_TIMEOUT_S = 5.0
+ENGINE_PING_FAILURES = 2  # in a row, before this node leaves its session
 DISK_RETRY_S = 1.0  # after a failed write of the log, for example on a full disk
 
 # --- dispatcher (swarmkit: manager/dispatcher/dispatcher.go) ---
@@ -76,11 +80,18 @@ STOP_GRACE_PERIOD_S = 10.0
 STAGE_BACKOFF_BASE_S = 1.0
 STAGE_BACKOFF_MAX_S = 60.0
 SCHEDULER_NODE_CHECKS_PER_PASS = 20_000
+SCHEDULER_RETRY_PAUSE_PER_NODE_S = 1e-5
 
 # --- certificates (swarmkit: ca/) ---
 NODE_CERT_EXPIRY_S = 90 * 24 * 3600.0
 NODE_CERT_EXPIRY_MIN_S = 3600.0
 JOIN_WAIT_S = 20.0
+CSR_BYTES_MAX = 16 << 10
+CERTIFICATES_PER_PASS_MAX = 50  # a signature costs 0.25 ms
+CERTIFICATE_WAITERS_MAX = 10_000
+BLACKLIST_GRACE_S = 7 * 24 * 3600.0
+ROOT_ROTATION_PERIOD_S = 3.0
+ROOT_ROTATION_BATCH_NODES = 30
 
 # --- objects ---
 SECRET_BYTES_MAX = 512_000  # exclusive

@@ -1,0 +1,374 @@
+"""The certificate authority of a leader: answers for joiners and renewing nodes, and the stage that signs.
+
+Theory of operation. A node asks with a CSR (IssueNodeCertificate). Its proof is either a certificate of this cluster,
+then the Node object gets the CSR and the state RENEW, or a join token, then a Node object is made with the state
+PENDING; nothing else makes Node objects but the birth of the cluster. CertificateStage signs both in the same pass.
+The node meanwhile waits for the outcome (NodeCertificateStatus), which is answered as soon as it is committed:
+
+    PENDING, RENEW --signed--> ISSUED --root rotation--> ROTATE --node asks--> RENEW
+           └--the CSR is unfit--> FAILED
+
+ROTATE is an order to the node and still has a valid certificate; there is no new CSR to sign yet.
+
+(swarmkit: ca/server.go; manager/controlapi/node.go and cluster.go for removed nodes)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+from google.protobuf.message import Message
+
+from certs.errors import CertsError, InvalidCertificate
+from certs.keys import MANAGER_ROLE, WORKER_ROLE, load_certificates, load_csr
+from certs.root import NODE_EXPIRY_S, RootCA
+from certs.tokens import same_token
+from swarm import api, defaults
+from swarm.errors import Aborted, AlreadyExists, InvalidArgument, NotFound, ResourceExhausted, SwarmError
+from swarm.manager.root_rotation import RootRotation, as_swarm_error, authority_of
+from swarm.manager.service import Effect, Event, Write
+from swarm.manager.stage import DUE_NOW
+from swarm.rpc import Call, Peer, Reply, StreamEnd
+from swarm.store.store import Change, View
+from swarm.store.tx import Tx
+
+log = structlog.get_logger()
+
+_STATES_FINAL = (api.IssuanceStatus.ISSUED, api.IssuanceStatus.FAILED, api.IssuanceStatus.ROTATE)
+_ROLE_NAMES = {api.MANAGER: MANAGER_ROLE, api.WORKER: WORKER_ROLE}
+_ID_COLLISIONS_MAX = 3
+_UNLOCK_SUBSYSTEM = MANAGER_ROLE
+
+
+# --- removed nodes -------------------------------------------------------------------------------------------------
+
+
+def blacklist(cluster: api.Cluster, node: api.Node, now: float) -> None:
+    """Refuse the certificate of a node that is being removed, until it has expired; forget those long expired.
+
+    ``cluster`` is being edited.
+    """
+    entry = cluster.blacklisted_certificates[node.id]
+    entry.Clear()
+    expiry_s = _expiry_s(node.certificate.certificate)
+    if expiry_s is not None:
+        entry.expiry.FromSeconds(expiry_s)
+    expire_blacklist(cluster, now)
+
+
+def expire_blacklist(cluster: api.Cluster, now: float) -> None:
+    """Forget removed nodes whose certificates expired a week ago or earlier. ``cluster`` is being edited."""
+    horizon_s = now - defaults.BLACKLIST_GRACE_S
+    entries = cluster.blacklisted_certificates
+    for node_id in sorted(entries):
+        if entries[node_id].HasField("expiry") and entries[node_id].expiry.ToSeconds() < horizon_s:
+            del entries[node_id]
+
+
+def is_blacklisted(view: View, cluster_id: str, node_id: str) -> bool:
+    """Whether a node was removed from the cluster."""
+    cluster = view.get(api.Cluster, cluster_id)
+    return cluster is not None and node_id in cluster.blacklisted_certificates
+
+
+def _expiry_s(certificate_pem: bytes) -> int | None:
+    try:
+        certificates = load_certificates(certificate_pem)
+    except InvalidCertificate:
+        return None
+    return int(certificates[0].not_valid_after_utc.timestamp()) if certificates else None
+
+
+# --- the service ---------------------------------------------------------------------------------------------------
+
+
+class CertificateAuthority:
+    """A Service: CA and NodeCA."""
+
+    methods = frozenset(
+        {
+            "CA/GetRootCACertificate",
+            "CA/GetUnlockKey",
+            "NodeCA/IssueNodeCertificate",
+            "NodeCA/NodeCertificateStatus",
+        }
+    )
+
+    def __init__(self, view: View, cluster_id: str) -> None:
+        self._view = view
+        self._cluster_id = cluster_id
+        self._waiting: dict[str, dict[int, None]] = {}
+        self._node_of: dict[int, str] = {}
+
+    def handle(self, event: Event, now: float) -> Sequence[Effect]:
+        """See Service.handle."""
+        if isinstance(event, StreamEnd):
+            self._forget(event.stream)
+        if not isinstance(event, Call):
+            return ()
+        try:
+            return self._answer(event)
+        except SwarmError as error:
+            return (StreamEnd(event.stream, error),)
+
+    def committed(self, changes: Sequence[Change], now: float) -> Sequence[Effect]:
+        """Answer those who wait for a certificate that is now issued or refused."""
+        effects: list[Effect] = []
+        for change in changes:
+            if change.kind != "node" or change.object_id not in self._waiting:
+                continue
+            node = change.after
+            assert node is None or isinstance(node, api.Node)
+            if node is not None and node.certificate.status.state not in _STATES_FINAL:
+                continue
+            for stream in list(self._waiting[change.object_id]):
+                self._forget(stream)
+                effects.append(Reply(stream, _status(node)) if node else StreamEnd(stream, NotFound("NotFound")))
+        return effects
+
+    def wake(self, now: float) -> Sequence[Effect]:
+        """There is nothing to do at a time."""
+        return ()
+
+    def deadline(self) -> float | None:
+        """See Service.deadline."""
+        return None
+
+    def stop(self) -> Sequence[Effect]:
+        """Those who wait must ask another manager."""
+        streams = list(self._node_of)
+        self._waiting.clear()
+        self._node_of.clear()
+        return [StreamEnd(stream, Aborted("CA signer is stopped")) for stream in streams]
+
+    def _answer(self, call: Call) -> Sequence[Effect]:
+        match call.request:
+            case api.GetRootCACertificateRequest():
+                root_ca = _cluster(self._view, self._cluster_id).root_ca
+                return (Reply(call.stream, api.GetRootCACertificateResponse(certificate=root_ca.ca_cert)),)
+            case api.GetUnlockKeyRequest():
+                return (Reply(call.stream, self._unlock_key()),)
+            case api.NodeCertificateStatusRequest() as request:
+                return self._certificate_status(call.stream, request)
+            case api.IssueNodeCertificateRequest() as request:
+                return (self._issue(call.stream, request, call.peer),)
+            case _:
+                raise InvalidArgument("InvalidArgument")
+
+    def _unlock_key(self) -> api.GetUnlockKeyResponse:
+        cluster = _cluster(self._view, self._cluster_id)
+        response = api.GetUnlockKeyResponse(version=cluster.meta.version)
+        if cluster.spec.encryption_config.auto_lock_managers:
+            keys = (key.key for key in cluster.unlock_keys if key.subsystem == _UNLOCK_SUBSYSTEM)
+            response.unlock_key = next(keys, b"")
+        return response
+
+    def _certificate_status(self, stream: int, request: api.NodeCertificateStatusRequest) -> Sequence[Effect]:
+        if not request.node_id:
+            raise InvalidArgument("InvalidArgument")
+        node = self._view.get(api.Node, request.node_id)
+        if node is None:
+            raise NotFound("NotFound")
+        if node.certificate.status.state in _STATES_FINAL:
+            return (Reply(stream, _status(node)),)
+        if len(self._node_of) >= defaults.CERTIFICATE_WAITERS_MAX:
+            raise ResourceExhausted("too many nodes are waiting for certificates")
+        self._waiting.setdefault(node.id, {})[stream] = None
+        self._node_of[stream] = node.id
+        return ()
+
+    def _forget(self, stream: int) -> None:
+        node_id = self._node_of.pop(stream, None)
+        if node_id is not None:
+            streams = self._waiting[node_id]
+            del streams[stream]
+            if not streams:
+                del self._waiting[node_id]
+
+    def _issue(self, stream: int, request: api.IssueNodeCertificateRequest, peer: Peer) -> Write:
+        if not request.csr:
+            raise InvalidArgument("InvalidArgument")
+
+        def run(tx: Tx) -> Message:
+            cluster = _cluster(tx, self._cluster_id)
+            if _is_member(peer, cluster):
+                return _renew(tx, peer.node_id, request.csr)
+            return _join(tx, cluster, request)
+
+        return Write(run, stream)
+
+
+def _cluster(view: View, cluster_id: str) -> api.Cluster:
+    cluster = view.get(api.Cluster, cluster_id)
+    if cluster is None or not cluster.root_ca.join_tokens.manager:
+        raise Aborted("CA signer is still starting")
+    return cluster
+
+
+def _is_member(peer: Peer, cluster: api.Cluster) -> bool:
+    """Whether the caller proved by a certificate, its own process or a forwarding manager which node it is."""
+    if not peer.node_id or peer.node_id in cluster.blacklisted_certificates:
+        return False
+    if peer.forwarder and peer.forwarder in cluster.blacklisted_certificates:
+        return False
+    return peer.local or (peer.org == cluster.id and peer.role in (WORKER_ROLE, MANAGER_ROLE))
+
+
+def _renew(tx: Tx, node_id: str, csr: bytes) -> api.IssueNodeCertificateResponse:
+    if tx.get(api.Node, node_id) is None:
+        raise NotFound(f"node {node_id} not found when attempting to renew certificate")
+    _check_csr(csr)
+    node = tx.edit(api.Node, node_id)
+    certificate = api.Certificate(role=node.role, csr=csr, cn=node.id)
+    certificate.status.state = api.IssuanceStatus.RENEW
+    node.certificate.CopyFrom(certificate)
+    return api.IssueNodeCertificateResponse(node_id=node.id, node_membership=node.spec.membership)
+
+
+def _join(tx: Tx, cluster: api.Cluster, request: api.IssueNodeCertificateRequest) -> api.IssueNodeCertificateResponse:
+    tokens = cluster.root_ca.join_tokens
+    if same_token(tokens.manager, request.token):
+        role = api.MANAGER
+    elif same_token(tokens.worker, request.token):
+        role = api.WORKER
+    else:
+        raise InvalidArgument("A valid join token is necessary to join this cluster")
+    _check_csr(request.csr)
+    if request.availability not in api.NodeSpec.Availability.values():
+        raise InvalidArgument(f"unknown availability {request.availability}")
+    node = api.Node(role=role, VXLANUDPPort=cluster.VXLANUDPPort)
+    node.spec.desired_role = role
+    node.spec.membership = api.NodeSpec.ACCEPTED
+    node.spec.availability = request.availability
+    node.certificate.role = role
+    node.certificate.csr = request.csr
+    node.certificate.status.state = api.IssuanceStatus.PENDING
+    for attempt in range(_ID_COLLISIONS_MAX + 1):
+        node.id = node.certificate.cn = tx.new_id()
+        try:
+            tx.create(node)
+            break
+        except AlreadyExists:
+            if attempt == _ID_COLLISIONS_MAX:
+                raise
+    return api.IssueNodeCertificateResponse(node_id=node.id, node_membership=api.NodeSpec.ACCEPTED)
+
+
+def _check_csr(csr: bytes) -> None:
+    if len(csr) > defaults.CSR_BYTES_MAX:
+        raise InvalidArgument("certificate request is too large")
+    try:
+        load_csr(csr)
+    except CertsError as error:
+        raise as_swarm_error(error) from error
+
+
+def _status(node: api.Node) -> api.NodeCertificateStatusResponse:
+    return api.NodeCertificateStatusResponse(status=node.certificate.status, certificate=node.certificate)
+
+
+# --- the stage -----------------------------------------------------------------------------------------------------
+
+
+class CertificateStage:
+    """A Stage: signs what nodes asked for and sees root rotations through.
+
+    deterministic: the same requests get the same certificates, for simulation.
+    """
+
+    def __init__(self, cluster_id: str, deterministic: bool = False) -> None:
+        self._cluster_id = cluster_id
+        self._deterministic = deterministic
+        self._rotation = RootRotation(cluster_id)
+        self._dirty: dict[str, None] = {}
+        self._blocked = False
+        self._root_ca: api.RootCA | None = None
+        self._authority: RootCA | None = None
+
+    def rebuild(self, view: View, now: float) -> None:
+        """See Stage.rebuild."""
+        self._dirty = {node.id: None for node in view.all(api.Node)}
+        self._blocked = False
+        self._rotation.rebuild(view, now)
+
+    def note(self, kind: str, object_id: str) -> None:
+        """See Stage.note."""
+        if kind == "node":
+            self._dirty[object_id] = None
+        elif kind == "cluster":
+            self._blocked = False
+        self._rotation.note(kind, object_id)
+
+    def run(self, tx: Tx) -> None:
+        """See Stage.run."""
+        signed = 0
+        for node_id in list(self._dirty):
+            node = tx.get(api.Node, node_id)
+            if node is None or not _wants_signature(node):
+                del self._dirty[node_id]
+                continue
+            if self._blocked or signed == defaults.CERTIFICATES_PER_PASS_MAX or not tx.room():
+                break
+            authority, expiry_s = self._signer(tx)
+            if authority is None:
+                self._blocked = True
+                break
+            self._sign(tx, node_id, authority, expiry_s)
+            del self._dirty[node_id]
+            signed += 1
+        self._rotation.run(tx)
+
+    def deadline(self) -> float | None:
+        """Now while requests are left and somebody can sign them, else when the rotation goes on."""
+        return DUE_NOW if self._dirty and not self._blocked else self._rotation.deadline()
+
+    def _signer(self, tx: Tx) -> tuple[RootCA | None, float]:
+        """Who signs now and for how many seconds; nobody while the cluster has no usable signing key."""
+        cluster = tx.get(api.Cluster, self._cluster_id)
+        if cluster is None:
+            return None, 0.0
+        if cluster.root_ca != self._root_ca:
+            self._root_ca = api.RootCA()
+            self._root_ca.CopyFrom(cluster.root_ca)
+            self._authority = self._load(self._root_ca)
+        config = cluster.spec.ca_config
+        expiry_s = (
+            config.node_cert_expiry.ToNanoseconds() / 1e9 if config.HasField("node_cert_expiry") else NODE_EXPIRY_S
+        )
+        return self._authority, expiry_s
+
+    def _load(self, root_ca: api.RootCA) -> RootCA | None:
+        try:
+            authority = authority_of(root_ca, self._deterministic)
+        except CertsError as error:
+            log.error("certificate.authority_unusable", error=str(error))
+            return None
+        if not authority.can_sign:
+            log.error("certificate.authority_unusable", error="no valid signer found")
+            return None
+        return authority
+
+    def _sign(self, tx: Tx, node_id: str, authority: RootCA, expiry_s: float) -> None:
+        certificate = tx.edit(api.Node, node_id).certificate
+        role = _ROLE_NAMES.get(certificate.role)
+        try:
+            if role is None:
+                raise InvalidCertificate(f"failed to parse api role: {certificate.role}")
+            issued = authority.sign(certificate.csr, certificate.cn, role, self._cluster_id, tx.now, expiry_s)
+        except CertsError as error:
+            certificate.status.state = api.IssuanceStatus.FAILED
+            certificate.status.err = str(error)
+            log.warning("certificate.failed", node=node_id, error=str(error))
+            return
+        certificate.certificate = issued
+        certificate.status.Clear()
+        certificate.status.state = api.IssuanceStatus.ISSUED
+        log.info("certificate.issued", node=node_id, role=role)
+
+
+def _wants_signature(node: api.Node) -> bool:
+    state = node.certificate.status.state
+    if state == api.IssuanceStatus.RENEW:
+        return True
+    return state == api.IssuanceStatus.PENDING and node.spec.membership == api.NodeSpec.ACCEPTED
