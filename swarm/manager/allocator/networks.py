@@ -1,0 +1,89 @@
+"""Which networks a task attaches to, and its addresses there.
+
+Node-local networks (host, bridge, macvlan, ipvlan) need nothing from the cluster: the attachment is a copy of the
+network. Networks with addresses of the cluster are attached by address_of, the one place that gives addresses.
+
+(swarmkit: manager/allocator/network.go; moby: daemon/libnetwork/cnmallocator)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from swarm import api
+from swarm.store.store import View
+
+DEFAULT_DRIVER = "overlay"
+NODE_LOCAL_DRIVERS = ("bridge", "host", "ipvlan", "macvlan")
+_LEGACY_INGRESS_LABEL = "com.docker.swarm.internal"
+
+
+class NotAllocated(Exception):
+    """The task cannot have a network it needs, for now; the text is for the user."""
+
+
+def driver_of(network: api.Network) -> str:
+    """Name of the network's driver."""
+    return network.driver_state.name or network.spec.driver_config.name or DEFAULT_DRIVER
+
+
+def is_node_local(network: api.Network) -> bool:
+    """Whether every node makes the network by itself, without addresses from the cluster."""
+    return driver_of(network) in NODE_LOCAL_DRIVERS
+
+
+def is_ingress(network: api.Network) -> bool:
+    """Whether this is the network behind published ports."""
+    labels = network.spec.annotations.labels
+    return network.spec.ingress or (_LEGACY_INGRESS_LABEL in labels and network.spec.annotations.name == "ingress")
+
+
+def needs_ingress(service: api.Service | None) -> bool:
+    """Whether the service publishes a port on every node."""
+    ports = () if service is None else service.spec.endpoint.ports
+    return any(port.publish_mode == api.PortConfig.INGRESS for port in ports)
+
+
+def ingress_network(view: View) -> api.Network | None:
+    """The ingress network, which users can remove."""
+    return next((network for network in view.all(api.Network) if is_ingress(network)), None)
+
+
+def configs_of(task_spec: api.TaskSpec, service: api.Service | None) -> Sequence[api.NetworkAttachmentConfig]:
+    """Networks asked for; the place in the service spec is deprecated and counts if the task spec has none."""
+    if task_spec.networks or service is None:
+        return task_spec.networks
+    return service.spec.networks
+
+
+def attachments(view: View, service: api.Service | None, task: api.Task) -> list[api.NetworkAttachment]:
+    """What the task is attached to: ingress first, then its networks in the order of the spec.
+
+    Raises NotAllocated.
+    """
+    out = []
+    if needs_ingress(service):
+        ingress = ingress_network(view)
+        if ingress is None:
+            raise NotAllocated("ingress network is missing")
+        out.append(_attach(ingress, api.NetworkAttachmentConfig(target=ingress.id)))
+    for config in configs_of(task.spec, service):
+        network = view.get(api.Network, config.target)
+        if network is None:
+            raise NotAllocated(f"network {config.target} not found")
+        out.append(_attach(network, config))
+    return out
+
+
+def _attach(network: api.Network, config: api.NetworkAttachmentConfig) -> api.NetworkAttachment:
+    attachment = api.NetworkAttachment(aliases=config.aliases, addresses=config.addresses)
+    attachment.network.CopyFrom(network)
+    attachment.driver_attachment_opts.update(config.driver_attachment_opts)
+    if not is_node_local(network):
+        attachment.addresses[:] = [address_of(network)]
+    return attachment
+
+
+def address_of(network: api.Network) -> str:
+    """A free address in a network whose addresses the cluster gives out. Raises NotAllocated."""
+    raise NotAllocated(f"network {network.spec.annotations.name} not allocated yet")
