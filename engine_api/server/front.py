@@ -246,6 +246,7 @@ class Front(asyncio.Protocol):
         self._client_eof = False
         self._backend_eof = False
         self._head_timer: asyncio.TimerHandle | None = None
+        self.closed = asyncio.Event()
 
     # --- the client's side -----------------------------------------------------------------------------------------
 
@@ -278,6 +279,7 @@ class Front(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open_fronts.discard(self)
+        self.closed.set()
         self._cancel_head_timer()
         for backend in (self._local, self._upstream):
             if backend is not None:

@@ -1,0 +1,405 @@
+"""This node's membership in a swarm: init, join, leave, and the one path of every call to the leader.
+
+    inactive --init/join--> pending --first session--> active
+       ^                       |                          |
+       └------- leave ---------┴---- error (first start failed)
+
+(moby: daemon/cluster)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
+from random import SystemRandom
+
+import structlog
+from google.protobuf.message import Message
+
+from certs.errors import CertsError
+from engine_api.backend import InitRequest, JoinRequest, LocalNode, LocalNodeState
+from engine_api.config import Config
+from engine_api.convert import address
+from engine_api.engine.client import EngineClient
+from engine_api.engine.errors import EngineError, EngineUnavailable
+from engine_api.errors import ApiError, BadParameter, Conflict, ServiceUnavailable
+from engine_api.executor.executor import Executor
+from overlay.io import netlink
+from swarm import api, defaults
+from swarm.errors import DeadlineExceeded, NoLeader, SwarmError
+from swarm.ids import new_id
+from swarm.io.agent_process import AgentProcess
+from swarm.io.node_process import NodeHooks, NodeProcess, Runner
+from swarm.io.process import Clock
+from swarm.manager import assemble, cluster
+from swarm.manager.manager import Parts
+from swarm.node.state import NodeState
+from swarm.rpc import MANAGER_ROLE
+from swarm.store.store import Change
+
+log = structlog.get_logger()
+
+NOT_IN_SWARM = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
+    "and try again."
+)
+WORKER = (
+    "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this "
+    "command on a manager node or promote the current node to a manager."
+)
+PREPARING = "This node is not a swarm manager. Manager is being prepared or has trouble connecting to the cluster."
+ALREADY = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
+TIMED_OUT = (
+    "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the "
+    '"docker info" command to see the current swarm status of your node.'
+)
+LAST_MANAGER = (
+    "You are attempting to leave the swarm on a node that is participating as a manager. Removing the last manager "
+    "erases all current state of the swarm. Use `--force` to ignore this message. "
+)
+AVAILABILITY = {
+    "": api.NodeSpec.ACTIVE,
+    "active": api.NodeSpec.ACTIVE,
+    "pause": api.NodeSpec.PAUSE,
+    "drain": api.NodeSpec.DRAIN,
+}
+
+
+class Cluster:
+    """The back end of the swarm routes (engine_api.backend.Backend)."""
+
+    def __init__(self, config: Config, engine: EngineClient, on_changes: Callable[[Sequence[Change]], None]) -> None:
+        self._config = config
+        self._engine = engine
+        self._clock = Clock()
+        self._rng = SystemRandom()
+        self._directory = config.data_root / "swarm"
+        self._hooks = NodeHooks(self._make_runner, self._parts, on_changes)
+        self._node: NodeProcess | None = None
+        self._joining: asyncio.Task[None] | None = None
+        self._remote = ""
+        self._local_addr = ""
+        self._error = ""
+        self._changing = asyncio.Lock()
+        self._watch: asyncio.Task[None] | None = None
+
+    # --- life cycle ------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Go on with the swarm this node was in, if any; an error of it shows in /info, it does not end the daemon."""
+        self._watch = asyncio.create_task(self._watch_engine(), name="engine-watch")
+        try:
+            state = NodeProcess.saved(self._directory)
+            if state is None:
+                # what an init or join left behind that was killed before it was acknowledged
+                await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+                return
+            self._local_addr = state.local_addr
+            node = self._new_node()
+            self._node = node
+            await node.resume(state)
+        except (SwarmError, CertsError, OSError, TimeoutError) as error:
+            self._error = _start_error(error)
+            log.error("swarm.not_started", error=self._error)
+            if self._node is not None:
+                await self._node.close()
+
+    async def stop(self) -> None:
+        """End this node's roles; containers go on."""
+        for task in (self._watch, self._joining):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        if self._node is not None:
+            await self._node.close()
+
+    def _new_node(self) -> NodeProcess:
+        return NodeProcess(self._directory, self._hooks, self._clock, self._rng)
+
+    async def _make_runner(self, node_id: str, agent: AgentProcess) -> Runner:
+        return await Executor.open(
+            self._engine,
+            node_id,
+            emit=agent.put,
+            publish=agent.publish,
+            exec_root=self._config.exec_root,
+            prefer_offline=self._config.prefer_offline,
+        )
+
+    def _parts(self, settings: object, state: NodeState) -> Parts:
+        return assemble.parts(state.node_id, state.cluster_id, self._members)
+
+    def _members(self) -> assemble.Group:
+        node = self._node
+        manager = node.manager.manager if node is not None and node.manager is not None else None
+        assert manager is not None
+        return assemble.group_of(manager)
+
+    async def _watch_engine(self) -> None:
+        """A node whose engine does not answer leaves its session, so that its tasks go elsewhere."""
+        failures = 0
+        while True:
+            try:
+                async with asyncio.timeout(defaults.ENGINE_PING_TIMEOUT_S):
+                    await self._engine.ping()
+                failures = 0
+                error = ""
+            except (EngineUnavailable, EngineError, TimeoutError) as problem:
+                failures += 1
+                error = str(problem) or "the engine does not answer"
+            if self._node is not None and (not failures or failures >= defaults.ENGINE_PING_FAILURES):
+                self._node.set_able(f"this node's engine is gone: {error}" if failures else "")
+            await asyncio.sleep(defaults.ENGINE_PING_PERIOD_S)
+
+    # --- state -----------------------------------------------------------------------------------------------------
+
+    def local(self) -> LocalNode:
+        """See Backend.local."""
+        node = self._node
+        if self._error:
+            return LocalNode(LocalNodeState.ERROR, node_addr=self._local_addr, error=self._error)
+        if node is None:
+            return LocalNode()
+        managers = node.known_managers() or ((("", self._remote),) if self._remote else ())
+        leading = node.manager is not None and node.manager.leadership.leading
+        error = ""
+        if node.manager is not None and not leading:
+            error = NoLeader().rpc_text
+        return LocalNode(
+            state=LocalNodeState.ACTIVE if node.ready.is_set() else LocalNodeState.PENDING,
+            node_id=node.node_id,
+            node_addr=self._address(node),
+            control_available=node.manager is not None,
+            error=error,
+            remote_managers=managers,
+        )
+
+    def _address(self, node: NodeProcess) -> str:
+        state = node.state
+        return (state.advertise_host or state.local_addr) if state is not None else self._local_addr
+
+    def require_manager(self) -> None:
+        """See Backend.require_manager."""
+        if self._node is None or self._error:
+            raise ServiceUnavailable(NOT_IN_SWARM)
+        if self._node.manager is None:
+            raise ServiceUnavailable(PREPARING if self._node.role == MANAGER_ROLE else WORKER)
+
+    async def call(self, method: str, request: Message) -> Message:
+        """See Backend.call."""
+        self.require_manager()
+        assert self._node is not None
+        assert self._node.manager is not None
+        try:
+            return await self._node.manager.call(method, request, defaults.CALL_DEADLINE_S)
+        except DeadlineExceeded as error:
+            raise SwarmError(error.message) from error
+
+    def stream(self, method: str, request: Message) -> AsyncIterator[Message]:
+        """See Backend.stream."""
+        self.require_manager()
+        assert self._node is not None
+        assert self._node.manager is not None
+        return self._node.manager.stream(method, request)
+
+    # --- init ------------------------------------------------------------------------------------------------------
+
+    async def init(self, request: InitRequest) -> str:
+        """See Backend.init."""
+        async with self._changing:
+            self._refuse_if_in_swarm()
+            if request.force_new_cluster:
+                raise BadParameter("--force-new-cluster comes with several managers, which this version does not have")
+            endpoints = await self._resolve_init(request)
+            state = NodeState(
+                node_id=new_id(self._rng),
+                cluster_id=new_id(self._rng),
+                listen_host=endpoints.listen_host,
+                listen_port=_port(endpoints.listen_port),
+                advertise_host=endpoints.advertise_host,
+                advertise_port=_port(endpoints.advertise_port),
+                local_addr=endpoints.local_addr,
+                data_path_addr=endpoints.data_path_addr,
+                data_path_port=request.data_path_port or defaults.VXLAN_PORT,
+                managers=(),
+            )
+            state = _with_self(state)
+            details = cluster.NewCluster(
+                availability=_availability(request.availability),
+                address=endpoints.advertise_host,
+                default_address_pool=request.default_addr_pool,
+                subnet_size_bits=request.subnet_size,
+                vxlan_port=state.data_path_port,
+            )
+            node = self._new_node()
+            self._node, self._local_addr = node, endpoints.local_addr
+            try:
+                await node.create(state, request.spec, details)
+                async with asyncio.timeout(defaults.JOIN_WAIT_S):
+                    await node.ready.wait()
+            except BaseException as error:
+                await self._give_up(node)
+                if isinstance(error, (SwarmError, CertsError, OSError, TimeoutError)):
+                    raise ApiError(_start_error(error)) from error
+                raise
+            return state.node_id
+
+    async def _resolve_init(self, request: InitRequest) -> address.Endpoints:
+        subnets = await self._engine_subnets() if not request.advertise_addr else []
+        listen = request.listen_addr
+        if listen in ("0.0.0.0:2377", "[::]:2377") and self._config.default_listen_addr:
+            listen = address.with_port(self._config.default_listen_addr)
+        return address.resolve_init(
+            listen,
+            request.advertise_addr,
+            request.data_path_addr,
+            interfaces(),
+            lambda: subnets,
+            self._config.default_advertise_addr,
+        )
+
+    async def _engine_subnets(self) -> list[str]:
+        """Subnets of the engine's own networks: addresses in them are not this host's."""
+        try:
+            networks = await self._engine.list_networks({})
+        except (EngineError, EngineUnavailable):
+            return []
+        configs = [config for network in networks for config in (network.get("IPAM") or {}).get("Config") or ()]
+        return [config["Subnet"] for config in configs if config.get("Subnet")]
+
+    def _refuse_if_in_swarm(self) -> None:
+        if self._node is not None or self._error:
+            raise ServiceUnavailable(ALREADY)
+
+    async def _give_up(self, node: NodeProcess) -> None:
+        """An init or join failed: nothing of it stays."""
+        await node.close()
+        await asyncio.to_thread(node.erase)
+        if self._node is node:
+            self._node, self._remote = None, ""
+
+    # --- join ------------------------------------------------------------------------------------------------------
+
+    async def join(self, request: JoinRequest) -> None:
+        """See Backend.join."""
+        async with self._changing:
+            self._refuse_if_in_swarm()
+            endpoints = address.resolve_join(
+                request.listen_addr, request.advertise_addr, request.data_path_addr, interfaces()
+            )
+            remotes = address.check_remote_addrs(request.remote_addrs)
+            state = NodeState(
+                node_id="",
+                cluster_id="",
+                listen_host=endpoints.listen_host,
+                listen_port=_port(endpoints.listen_port),
+                advertise_host=endpoints.advertise_host,
+                advertise_port=_port(endpoints.advertise_port or endpoints.listen_port),
+                local_addr=endpoints.local_addr,
+                data_path_addr=endpoints.data_path_addr,
+                managers=tuple(("", addr) for addr in remotes[:1]),
+            )
+            node = self._new_node()
+            self._node, self._remote, self._local_addr = node, remotes[0], endpoints.local_addr
+            self._joining = asyncio.create_task(
+                self._join(node, state, request.join_token, _availability(request.availability)), name="join"
+            )
+            done, _ = await asyncio.wait({self._joining}, timeout=defaults.JOIN_WAIT_S)
+            if not done:
+                raise ServiceUnavailable(TIMED_OUT)
+            error = self._joining.exception()
+            if error is not None:
+                raise error
+
+    async def _join(self, node: NodeProcess, state: NodeState, token: str, availability: int) -> None:
+        try:
+            await node.join(state, token, availability)
+            await node.ready.wait()
+        except BaseException as error:
+            await self._give_up(node)
+            if isinstance(error, (SwarmError, CertsError, OSError)):
+                raise _join_error(error) from error
+            raise
+
+    # --- leave -----------------------------------------------------------------------------------------------------
+
+    async def leave(self, force: bool) -> None:
+        """See Backend.leave."""
+        if self._joining is not None and not self._joining.done():
+            self._joining.cancel()
+            await asyncio.gather(self._joining, return_exceptions=True)
+            self._joining = None
+            return
+        async with self._changing:
+            if self._error:
+                self._error = ""
+                if self._node is not None:
+                    await self._give_up(self._node)
+                else:
+                    await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+                return
+            if self._node is None:
+                raise ServiceUnavailable("This node is not part of a swarm")
+            if self._node.role == MANAGER_ROLE and not force:
+                raise ServiceUnavailable(LAST_MANAGER)
+            node = self._node
+            try:
+                await node.leave(defaults.LEAVE_WAIT_S)
+            finally:
+                self._node, self._remote = None, ""
+
+    async def unlock(self, key: str) -> None:
+        """See Backend.unlock."""
+        self.require_manager()
+        raise Conflict("swarm is not locked")
+
+
+def interfaces() -> list[address.Interface]:
+    """The interfaces of this network namespace, as the rules of engine_api.convert.address want them."""
+    by_index: dict[int, list[address.Address]] = {}
+    for entry in netlink.addresses():
+        if not entry.ip.is_link_local:
+            by_index.setdefault(entry.index, []).append(entry.ip)
+    return [
+        address.Interface(link.name, tuple(by_index.get(link.index, ())), link.up, link.loopback, not link.kind)
+        for link in netlink.links()
+    ]
+
+
+def _with_self(state: NodeState) -> NodeState:
+    """A first manager knows itself."""
+    host = f"[{state.advertise_host}]" if ":" in state.advertise_host else state.advertise_host
+    own = (state.node_id, f"{host}:{state.advertise_port}")
+    return NodeState(**{**state.__dict__, "managers": (own,)})
+
+
+def _port(text: str) -> int:
+    """A port number; a word is what only binding refuses in stock engines, with this text."""
+    if text.isdigit() and int(text) < 65536:
+        return int(text)
+    raise ApiError(
+        f"manager stopped: failed to listen on remote API address: listen tcp: address tcp/{text}: unknown port"
+    )
+
+
+def _availability(text: str) -> int:
+    if text not in AVAILABILITY:
+        raise ApiError(f'invalid Availability: "{text}"')
+    return AVAILABILITY[text]
+
+
+def _start_error(error: BaseException) -> str:
+    """Why this node's roles did not start, as users know it."""
+    if isinstance(error, TimeoutError):
+        return "manager stopped: it did not become the leader of its new cluster in time"
+    text = str(error)
+    return f"manager stopped: {text}" if isinstance(error, OSError) else text
+
+
+def _join_error(error: BaseException) -> ApiError:
+    """Status and text of a failed join (SURFACE: swarm life cycle)."""
+    if isinstance(error, SwarmError):
+        status = {3: 400, 14: 503}.get(int(error.code), 500)
+        return ApiError(error.rpc_text, status)
+    return ApiError(str(error), 500)

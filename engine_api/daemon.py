@@ -1,0 +1,229 @@
+"""sideswarmd: builds the parts, joins them, and takes them down again.
+
+Started: engine client -> cluster (manager, agent) -> HTTP application -> sockets. The sockets come last, so that
+/_ping answers only when the daemon is ready. SIGINT and SIGTERM end it within SHUTDOWN_S; SIGHUP does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import grp
+import os
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from certs.stream import TlsStream
+from engine_api import logs
+from engine_api.cluster import Cluster
+from engine_api.config import Config, ConfigError, check_host, load
+from engine_api.engine.client import EngineClient
+from engine_api.routes.system import System
+from engine_api.server.app import build_app
+from engine_api.server.front import Backends, Front, engine_connector, is_local, make_runner
+
+log = structlog.get_logger()
+
+SHUTDOWN_S = 8.0
+REQUESTS_END_S = 2.0
+SOCKET_MODE = 0o660
+
+
+class StartError(Exception):
+    """The daemon cannot start; the text says why."""
+
+
+class Daemon:
+    """One sideswarmd."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._engine = EngineClient(config.engine)
+        self._fronts: set[Front] = set()
+        self._servers: list[asyncio.Server] = []
+        self._locks: list[int] = []
+        self.system = System(self._engine, warnings=insecure_hosts(config))
+        self.cluster = Cluster(config, self._engine, self.system.publish)
+
+    async def run(self) -> None:
+        """Start, serve until a signal, stop. Raises StartError."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: log.info("daemon.reload_ignored"))
+        self._prepare()
+        try:
+            await self.cluster.start()
+            self.system.attach(self.cluster)
+            app = build_app(self.cluster, self.system)
+            runner = await make_runner(app)
+            await self._listen(runner.server)
+            log.info("daemon.ready", hosts=",".join(self._config.hosts), engine=self._config.engine)
+            notify("READY=1")
+            await stop.wait()
+            notify("STOPPING=1")
+            log.info("daemon.stopping")
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SHUTDOWN_S):
+                    await self._shut_down()
+            self._forget_files()
+
+    # --- start -----------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        for directory in (self._config.data_root, self._config.exec_root):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+        handle = os.open(self._config.data_root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise StartError(f"another sideswarmd uses the data root {self._config.data_root}") from None
+        self._locks.append(handle)
+        if self._config.pidfile is not None:
+            self._config.pidfile.parent.mkdir(parents=True, exist_ok=True)
+            self._config.pidfile.write_text(str(os.getpid()))
+
+    async def _listen(self, server: Callable[[], object] | None) -> None:
+        assert server is not None
+        backends = Backends(server, engine_connector(self._config.engine), self._config.engine, is_local)
+
+        def front() -> Front:
+            return Front(backends, self._fronts)
+
+        loop = asyncio.get_running_loop()
+        for host in self._config.hosts:
+            kind, name, port = check_host(host)
+            try:
+                if kind == "unix":
+                    self._servers.append(await loop.create_unix_server(front, sock=self._unix_socket(Path(name))))
+                elif self._config.tls:
+                    over_tls = partial(TlsStream, front, self._api_tls(), server_side=True)
+                    self._servers.append(await loop.create_server(over_tls, name, port))
+                else:
+                    log.warning("daemon.insecure_api", host=host, advice="anyone who reaches it is root on this host")
+                    self._servers.append(await loop.create_server(front, name, port))
+            except OSError as error:
+                raise StartError(f"cannot listen on {host}: {error.strerror or error}") from error
+
+    def _unix_socket(self, path: Path) -> socket.socket:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError), socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(path))
+            listener.close()
+            raise StartError(f"another process listens on {path}")
+        path.unlink(missing_ok=True)
+        mask = os.umask(0o777 & ~SOCKET_MODE)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        try:
+            os.chown(path, -1, grp.getgrnam(self._config.group).gr_gid)
+        except KeyError:
+            log.info("daemon.no_group", group=self._config.group, socket=str(path))
+        return listener
+
+    def _api_tls(self) -> ssl.SSLContext:
+        config = self._config
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(str(config.tlscert), str(config.tlskey))
+            if config.tlsverify:
+                context.load_verify_locations(str(config.tlscacert))
+                context.verify_mode = ssl.CERT_REQUIRED
+        except (OSError, ssl.SSLError) as error:
+            raise StartError(f"cannot use the TLS files: {error}") from error
+        return context
+
+    # --- stop ------------------------------------------------------------------------------------------------------
+
+    async def _shut_down(self) -> None:
+        for server in self._servers:
+            server.close()
+        self.system.stop()
+        for front in list(self._fronts):
+            front.close_when_idle()
+        if self._fronts:
+            await asyncio.wait(
+                {asyncio.ensure_future(front.closed.wait()) for front in self._fronts}, timeout=REQUESTS_END_S
+            )
+        for front in list(self._fronts):
+            front.transport.abort()
+        await self.cluster.stop()
+        await self._engine.close()
+
+    def _forget_files(self) -> None:
+        for host in self._config.hosts:
+            kind, name, _ = check_host(host)
+            if kind == "unix" and self._servers:
+                Path(name).unlink(missing_ok=True)
+        if self._config.pidfile is not None:
+            self._config.pidfile.unlink(missing_ok=True)
+        for handle in self._locks:
+            os.close(handle)
+
+
+def insecure_hosts(config: Config) -> list[str]:
+    """Warnings for /info about an API that anyone may use (texts as stock engines print them)."""
+    return [
+        f"WARNING: API is accessible on {host.replace('tcp://', 'http://')} without encryption.\n"
+        "         Access to the remote API is equivalent to root access on the\n"
+        "         host. Refer to the 'Docker daemon attack surface' section in the\n"
+        "         documentation for more information: https://docs.docker.com/go/attack-surface/"
+        for host in config.hosts
+        if host.startswith("tcp://") and not config.tls
+    ]
+
+
+def notify(state: str) -> None:
+    """Tell a service manager, if one started us (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, contextlib.suppress(OSError):
+        channel.sendto(state.encode(), address)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command sideswarmd; returns the exit code."""
+    if not __debug__:
+        print("sideswarmd: python -O drops the assertions that this daemon relies on", file=sys.stderr)  # noqa: T201
+        return 1
+    try:
+        config = load(argv)
+    except ConfigError as error:
+        print(f"sideswarmd: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    logs.configure(config.log_level, config.log_format)
+    try:
+        import uvloop
+
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    except ImportError:
+        runner = asyncio.Runner()
+    try:
+        with runner:
+            runner.run(Daemon(config).run())
+    except StartError as error:
+        print(f"sideswarmd: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,281 @@
+"""Everything around one Agent machine: connections to managers, the journal, and the executor beside it.
+
+(swarmkit: agent/agent.go, agent/session.go)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+from google.protobuf.message import Message
+
+from swarm import api, defaults
+from swarm.agent import words
+from swarm.agent.agent import Agent, AgentEffect, AgentEvent
+from swarm.errors import SwarmError, Unavailable
+from swarm.io import rpc_client
+from swarm.io.disk import TaskJournal
+from swarm.io.local_calls import LocalCalls
+from swarm.io.process import Clock, Inbox, drive
+from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
+
+log = structlog.get_logger()
+
+TaskEffect = words.Execute | words.CancelStep | words.PublishLogs | words.StopLogs
+
+
+class TaskRunner(Protocol):
+    """What the agent needs of an executor (engine_api.executor.executor)."""
+
+    def perform(self, effect: TaskEffect) -> None:
+        """Begin one effect; its outcome comes back as an event."""
+        ...
+
+
+class Link(Protocol):
+    """An open connection to a manager, whichever kind."""
+
+    def open(self, call: Call, listener: Callable[[Reply | StreamData | StreamEnd], None]) -> None:
+        """Begin a call of the agent; answers carry the agent's stream number."""
+        ...
+
+    def send(self, word: StreamData | StreamEnd) -> None:
+        """More of a client stream."""
+        ...
+
+    async def client_stream(self, method: str, messages: AsyncIterator[Message]) -> Message | None:
+        """Send a whole stream (logs)."""
+        ...
+
+    def close(self) -> None:
+        """Drop it with everything open on it."""
+        ...
+
+
+class LocalLink:
+    """To the manager of this very process."""
+
+    def __init__(self, calls: LocalCalls, peer: Peer) -> None:
+        self._calls = calls
+        self._peer = peer
+        self._streams: dict[int, int] = {}
+
+    def open(self, call: Call, listener: Callable[[Reply | StreamData | StreamEnd], None]) -> None:
+        """See Link.open."""
+
+        def relay(answer: Reply | StreamData | StreamEnd) -> None:
+            match answer:
+                case Reply(message=message):
+                    self._streams.pop(call.stream, None)
+                    listener(Reply(call.stream, message))
+                case StreamData(message=message):
+                    listener(StreamData(call.stream, message))
+                case StreamEnd(error=error):
+                    self._streams.pop(call.stream, None)
+                    listener(StreamEnd(call.stream, error))
+
+        self._streams[call.stream] = self._calls.open(call.method, call.request, self._peer, relay)
+
+    def send(self, word: StreamData | StreamEnd) -> None:
+        """See Link.send."""
+        stream = self._streams.get(word.stream)
+        if stream is None:
+            return
+        if isinstance(word, StreamData):
+            self._calls.send(StreamData(stream, word.message))
+        else:
+            self._calls.send(StreamEnd(stream, word.error))
+
+    async def client_stream(self, method: str, messages: AsyncIterator[Message]) -> Message | None:
+        """See Link.client_stream."""
+        future: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
+
+        def listen(answer: Reply | StreamData | StreamEnd) -> None:
+            if future.done():
+                return
+            if isinstance(answer, Reply):
+                future.set_result(answer.message)
+            elif isinstance(answer, StreamEnd):
+                future.set_exception(answer.error) if answer.error else future.set_result(None)
+
+        stream = self._calls.open(method, None, self._peer, listen)
+        try:
+            async for message in messages:
+                if future.done():
+                    break
+                self._calls.send(StreamData(stream, message))
+            self._calls.send(StreamEnd(stream))
+            return await future
+        finally:
+            self._calls.cancel(stream)
+
+    def close(self) -> None:
+        """See Link.close."""
+        for stream in self._streams.values():
+            self._calls.cancel(stream)
+        self._streams.clear()
+
+
+@dataclass
+class AgentHooks:
+    """What the rest of the node does for and hears from its agent.
+
+    connect: opens a connection (an empty address: this node's own manager); raises SwarmError or OSError.
+    """
+
+    connect: Callable[[words.Connect], asyncio.Future[Link] | asyncio.Task[Link]]
+    on_session: Callable[[words.SessionState], None]
+    on_update: Callable[[words.SessionUpdate], None]
+    on_left: Callable[[], None]
+
+
+class AgentProcess:
+    """One agent. put() feeds it events; close() ends it, containers go on."""
+
+    def __init__(self, agent: Agent, journal: TaskJournal, hooks: AgentHooks, clock: Clock) -> None:
+        self._agent = agent
+        self._journal = journal
+        self._hooks = hooks
+        self._clock = clock
+        self._inbox: Inbox[AgentEvent] = Inbox()
+        self._link: Link | None = None
+        self._connection = 0
+        self._dialing: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.runner: TaskRunner | None = None
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def put(self, event: AgentEvent) -> None:
+        """An event for the agent: of the executor, or of the node."""
+        self._inbox.put(event)
+
+    def start(self) -> None:
+        """Begin; ``runner`` must be set."""
+        self._task = asyncio.create_task(self._run(), name="agent")
+
+    async def _run(self) -> None:
+        try:
+            await drive(self._agent, self._inbox, self._perform, self._clock)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            log.exception("agent.failed")
+            if not self.failed.done():
+                self.failed.set_exception(error)
+
+    async def close(self) -> None:
+        """End the agent and its connection."""
+        self._drop_link()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def publish(self, messages: AsyncIterator[Message]) -> Message | None:
+        """LogBroker/PublishLogs over the present connection. Raises SwarmError."""
+        if self._link is None:
+            raise Unavailable("no connection to a manager")
+        return await self._link.client_stream("LogBroker/PublishLogs", messages)
+
+    def lose_connection(self, error: str) -> None:
+        """Drop the connection, as if the network had (this node cannot work, for example without its engine)."""
+        if self._link is not None or self._dialing is not None:
+            connection = self._connection
+            self._drop_link()
+            self._inbox.put(words.ConnectionLost(connection, error))
+
+    # --- effects ---------------------------------------------------------------------------------------------------
+
+    def _perform(self, effect: AgentEffect) -> None:
+        match effect:
+            case words.Execute() | words.CancelStep() | words.PublishLogs() | words.StopLogs():
+                assert self.runner is not None
+                self.runner.perform(effect)
+            case Call():
+                self._call(effect)
+            case StreamData() | StreamEnd():
+                if self._link is not None:
+                    self._link.send(effect)
+            case words.Connect():
+                self._drop_link()
+                self._connection = effect.connection
+                self._dialing = asyncio.create_task(self._dial(effect), name="agent-dial")
+            case words.Disconnect():
+                self._drop_link()
+            case words.Journal(puts=puts, drops=drops):
+                self._journal.submit(puts, drops)
+            case words.SessionUpdate():
+                self._hooks.on_update(effect)
+            case words.SessionState():
+                self._hooks.on_session(effect)
+            case words.Left():
+                self._hooks.on_left()
+
+    def _call(self, call: Call) -> None:
+        connection = self._connection
+        if self._link is None:
+            self._inbox.put(StreamEnd(call.stream, Unavailable("no connection to a manager")))
+            return
+
+        def listen(answer: Reply | StreamData | StreamEnd) -> None:
+            if connection == self._connection:
+                self._inbox.put(answer)
+
+        self._link.open(call, listen)
+
+    async def _dial(self, effect: words.Connect) -> None:
+        try:
+            async with asyncio.timeout(defaults.RPC_DIAL_TIMEOUT_S):
+                link = await self._hooks.connect(effect)
+        except (SwarmError, OSError, TimeoutError) as error:
+            if effect.connection == self._connection:
+                self._dialing = None
+                self._inbox.put(words.ConnectionLost(effect.connection, str(error) or type(error).__name__))
+            return
+        if effect.connection != self._connection:
+            link.close()
+            return
+        self._link, self._dialing = link, None
+        self._inbox.put(words.Connected(effect.connection))
+
+    def connection_lost(self, link: Link, error: str) -> None:
+        """A link broke by itself."""
+        if link is self._link:
+            connection = self._connection
+            self._drop_link()
+            self._inbox.put(words.ConnectionLost(connection, error))
+
+    def _drop_link(self) -> None:
+        self._connection = 0
+        if self._dialing is not None:
+            self._dialing.cancel()
+            self._dialing = None
+        if self._link is not None:
+            link, self._link = self._link, None
+            link.close()
+
+
+class RemoteLink:
+    """To a manager elsewhere, over TLS."""
+
+    def __init__(self, connection: rpc_client.Connection) -> None:
+        self._connection = connection
+
+    def open(self, call: Call, listener: Callable[[Reply | StreamData | StreamEnd], None]) -> None:
+        """See Link.open."""
+        self._connection.open(call, listener)
+
+    def send(self, word: StreamData | StreamEnd) -> None:
+        """See Link.send."""
+        self._connection.send(word)
+
+    async def client_stream(self, method: str, messages: AsyncIterator[Message]) -> Message | None:
+        """See Link.client_stream."""
+        return await self._connection.client_stream(method, messages)
+
+    def close(self) -> None:
+        """See Link.close."""
+        self._connection.close()

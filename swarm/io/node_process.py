@@ -1,0 +1,383 @@
+"""One node of a swarm in this process: its identity, its agent, and its manager if it is one.
+
+    create() or join() or resume() -> running ... -> close() keeps everything on disk, erase() forgets it
+
+The certificate says which role this node has. The agent's session brings what managers want of it: a new root, a new
+certificate, other managers; what is learnt is written to disk before it is relied upon.
+
+(swarmkit: node/node.go)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from ssl import SSLContext
+from typing import Protocol
+
+import structlog
+
+from certs.errors import CertsError
+from certs.keys import identity_of, load_certificates, new_csr, new_private_key, private_key_pem
+from certs.keystore import KeyStore, Locked, Present
+from certs.renewal import Failed, Renew, Renewal, Renewed, RenewNow
+from certs.root import RootCA
+from certs.tls import ClientTls, Credentials, server_context
+from swarm import api, defaults
+from swarm.agent import words
+from swarm.agent.agent import Agent
+from swarm.errors import SwarmError, Unavailable
+from swarm.io import bootstrap, rpc_client
+from swarm.io.agent_process import AgentHooks, AgentProcess, Link, LocalLink, RemoteLink, TaskEffect
+from swarm.io.disk import TaskJournal
+from swarm.io.manager_process import ManagerProcess, ManagerSettings
+from swarm.io.process import Clock, Inbox, drive
+from swarm.manager import cluster
+from swarm.manager.manager import Parts
+from swarm.node.remotes import Remotes
+from swarm.node.state import NodeState
+from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Peer
+from swarm.store.store import Change
+
+log = structlog.get_logger()
+
+STATE_FILE = "state.json"
+
+
+class Runner(Protocol):
+    """The executor of this node (engine_api.executor.executor)."""
+
+    def perform(self, effect: TaskEffect) -> None:
+        """Begin one effect of the agent."""
+        ...
+
+    async def describe(self) -> api.NodeDescription:
+        """What this node has; raises when the engine does not answer."""
+        ...
+
+    async def close(self) -> None:
+        """End everything that runs for tasks; containers go on."""
+        ...
+
+    async def remove_all(self) -> None:
+        """Delete every container of this node's tasks."""
+        ...
+
+
+@dataclass(frozen=True)
+class NodeHooks:
+    """What a node needs of the daemon around it.
+
+    make_runner: the executor for a node ID, feeding events to the agent. parts: what a manager is made of.
+    on_changes: committed changes of the store, on managers.
+    """
+
+    make_runner: Callable[[str, AgentProcess], Awaitable[Runner]]
+    parts: Callable[[ManagerSettings, NodeState], Parts]
+    on_changes: Callable[[Sequence[Change]], None]
+
+
+class NodeProcess:
+    """See the module. Attributes are read by the daemon: state, role, session_error, manager."""
+
+    def __init__(self, directory: Path, hooks: NodeHooks, clock: Clock, rng: Random) -> None:
+        self.directory = directory
+        self.state: NodeState | None = None
+        self.role = ""
+        self.session_error = ""
+        self.manager: ManagerProcess | None = None
+        self.ready = asyncio.Event()
+        self._hooks = hooks
+        self._clock = clock
+        self._rng = rng
+        self._keys = KeyStore(directory / "certificates")
+        self._root_pem = b""
+        self._credentials: Credentials | None = None
+        self._context: SSLContext | None = None
+        self._remotes = Remotes()
+        self._agent: AgentProcess | None = None
+        self._runner: Runner | None = None
+        self._journal: TaskJournal | None = None
+        self._unable = ""
+        self._renewals: Inbox[RenewNow | Renewed | Failed] = Inbox()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._renewing: asyncio.Task[None] | None = None
+        self._left = asyncio.Event()
+
+    # --- life cycle ------------------------------------------------------------------------------------------------
+
+    async def create(self, state: NodeState, spec: api.ClusterSpec, details: cluster.NewCluster) -> None:
+        """Make a new cluster of which this node is the manager. Raises OSError (address), SwarmError, TimeoutError."""
+        now = self._clock.now()
+        root = await asyncio.to_thread(RootCA.create, now)
+        key = new_private_key()
+        csr = new_csr(key)
+        certificate = root.sign(
+            csr, state.node_id, MANAGER_ROLE, state.cluster_id, now, cluster.node_cert_expiry_s(spec)
+        )
+        self._keys.save_root(root.bundle_pem)
+        self._keys.save(Credentials(certificate, private_key_pem(key)))
+        self._adopt(root.bundle_pem, Credentials(certificate, private_key_pem(key)))
+        self.state = state
+        await self._start_manager(create=True)
+        assert self.manager is not None
+        await self.manager.wait_leader(defaults.JOIN_WAIT_S)
+        await self.manager.write(
+            lambda tx: cluster.bootstrap(tx, state.cluster_id, state.node_id, spec, root, csr, certificate, details),
+            defaults.JOIN_WAIT_S,
+        )
+        self._save_state(state)
+        await self._start_agent()
+
+    async def join(self, state: NodeState, token: str, availability: int) -> None:
+        """Get a certificate from the managers in ``state``, then start. Raises SwarmError or CertsError."""
+        addresses = [addr for _, addr in state.managers]
+        joined = await bootstrap.join(addresses, token, availability, self._rng)
+        identity = identity_of(joined.credentials.certificate_pem)
+        self._keys.save_root(joined.root_pem)
+        self._keys.save(joined.credentials)
+        self._adopt(joined.root_pem, joined.credentials)
+        self.state = replace(state, node_id=identity.node_id, cluster_id=identity.org)
+        self._save_state(self.state)
+        await self._start_agent()
+
+    @staticmethod
+    def saved(directory: Path) -> NodeState | None:
+        """The state of the node that lives in ``directory``, if one does. Raises StateDamaged, OSError."""
+        file = directory / STATE_FILE
+        return NodeState.from_json(file.read_text()) if file.exists() else None
+
+    async def resume(self, state: NodeState) -> None:
+        """Go on from the disk. Raises SwarmError, CertsError or OSError."""
+        found = self._keys.load()
+        if isinstance(found, Locked):
+            raise Unavailable("the node's key is locked")
+        if not isinstance(found, Present):
+            raise SwarmError("the node's key or certificate is missing")
+        self._adopt(found.root_pem, found.credentials)
+        self.state = state
+        if self.role == MANAGER_ROLE:
+            await self._start_manager(create=False)
+        await self._start_agent()
+
+    async def close(self) -> None:
+        """Stop everything; the disk keeps it all."""
+        for task in (*self._tasks, *((self._renewing,) if self._renewing else ())):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._agent is not None:
+            await self._agent.close()
+        if self._runner is not None:
+            await self._runner.close()
+        if self._journal is not None:
+            await asyncio.to_thread(self._journal.close)
+        if self.manager is not None:
+            await self.manager.close()
+        self._agent = self._runner = self._journal = self.manager = None
+
+    async def leave(self, timeout_s: float) -> None:
+        """Stop all tasks and remove what was made for them, then close and forget everything on disk."""
+        self._drop_state()
+        if self._agent is not None and not self._unable:
+            self._agent.put(words.Leave())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._left.wait()
+        if self._runner is not None:
+            await self._runner.remove_all()
+        await self.close()
+        await asyncio.to_thread(self.erase)
+
+    def erase(self) -> None:
+        """Forget everything on disk, the commit point first."""
+        self._drop_state()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def set_able(self, error: str) -> None:
+        """With an error this node cannot run tasks (its engine is gone) and leaves its session; empty: it can."""
+        if error == self._unable:
+            return
+        self._unable = error
+        if self._agent is not None and error:
+            self._agent.lose_connection(error)
+
+    # --- what the daemon asks ----------------------------------------------------------------------------------------
+
+    @property
+    def node_id(self) -> str:
+        """This node's ID, empty before it has one."""
+        return self.state.node_id if self.state is not None else ""
+
+    def known_managers(self) -> tuple[tuple[str, str], ...]:
+        """(node ID, "ip:port") of the managers that this node knows."""
+        return tuple((manager.node_id, manager.addr) for manager in self._remotes.managers())
+
+    # --- identity --------------------------------------------------------------------------------------------------
+
+    def _adopt(self, root_pem: bytes, credentials: Credentials) -> None:
+        """Use this root and this certificate from now on, also for connections to come of a running server."""
+        identity = identity_of(credentials.certificate_pem)
+        self.role = identity.role
+        self._root_pem, self._credentials = root_pem, credentials
+        self._context = server_context(credentials, root_pem)
+
+    def _save_state(self, state: NodeState) -> None:
+        self.state = state
+        self.directory.mkdir(parents=True, exist_ok=True)
+        file = self.directory / STATE_FILE
+        temporary = file.with_suffix(".new")
+        temporary.write_text(state.to_json())
+        temporary.replace(file)
+
+    def _drop_state(self) -> None:
+        (self.directory / STATE_FILE).unlink(missing_ok=True)
+
+    def _tls_context(self) -> SSLContext:
+        assert self._context is not None
+        return self._context
+
+    def _client_tls(self) -> ClientTls:
+        return ClientTls("swarm-manager", self._root_pem, self._credentials)
+
+    # --- roles -----------------------------------------------------------------------------------------------------
+
+    async def _start_manager(self, create: bool) -> None:
+        assert self.state is not None
+        settings = ManagerSettings(
+            node_id=self.state.node_id,
+            cluster_id=self.state.cluster_id,
+            address=_host_port(self.state.advertise_host, self.state.advertise_port),
+            listen_host=self.state.listen_host,
+            listen_port=self.state.listen_port,
+        )
+        parts = self._hooks.parts(settings, self.state)
+        manager = ManagerProcess(self.directory, settings, parts, self._tls_context, self._clock, self._rng)
+        manager.watchers.append(self._hooks.on_changes)
+        await manager.start(create)
+        self.manager = manager
+
+    async def _start_agent(self) -> None:
+        assert self.state is not None
+        self._journal = TaskJournal(self.directory / "tasks.db")
+        journal = await asyncio.to_thread(self._journal.load)
+        self._remotes = bootstrap.remotes_of(self.state.managers)
+        agent = Agent(self.state.node_id, self._remotes, self._rng, self._clock.now(), journal)
+        hooks = AgentHooks(self._connect, self._on_session, self._on_update, self._left.set)
+        self._agent = AgentProcess(agent, self._journal, hooks, self._clock)
+        self._runner = await self._hooks.make_runner(self.state.node_id, self._agent)
+        self._agent.runner = self._runner
+        self._agent.start()
+        self._agent.put(words.LocalManager(self.manager is not None))
+        assert self._credentials is not None
+        leaf = load_certificates(self._credentials.certificate_pem)[0]
+        renewal = Renewal(leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp(), self._rng)
+        self._tasks = [
+            asyncio.create_task(self._describe(), name="describe"),
+            asyncio.create_task(drive(renewal, self._renewals, self._renew, self._clock), name="renewal"),
+        ]
+
+    async def _describe(self) -> None:
+        """Keep telling the agent what this node has."""
+        assert self._runner is not None
+        assert self._agent is not None
+        while True:
+            try:
+                description = await self._runner.describe()
+            except Exception as error:
+                log.warning("node.not_described", error=str(error))
+                await asyncio.sleep(1.0)
+                continue
+            description.tls_info.CopyFrom(self._tls_info())
+            self._agent.put(words.Described(description))
+            await asyncio.sleep(defaults.DESCRIPTION_REFRESH_S)
+
+    def _tls_info(self) -> api.NodeTLSInfo:
+        assert self._credentials is not None
+        root = RootCA(self._root_pem, None)
+        issuer = root.verify(self._credentials.certificate_pem, self._clock.now(), allow_expired=True)
+        return api.NodeTLSInfo(
+            trust_root=self._root_pem,
+            cert_issuer_subject=issuer.subject_der,
+            cert_issuer_public_key=issuer.public_key_der,
+        )
+
+    # --- the agent's wishes ----------------------------------------------------------------------------------------
+
+    async def _connect(self, effect: words.Connect) -> Link:
+        if self._unable:
+            raise Unavailable(self._unable)
+        if not effect.manager_addr:
+            if self.manager is None or self.state is None:
+                raise Unavailable("this node's manager is not running")
+            addr = _host_port(self.state.advertise_host, self.state.advertise_port)
+            peer = Peer(self.state.node_id, self.role, self.state.cluster_id, addr)
+            return LocalLink(self.manager.local, peer)
+        connection = await rpc_client.connect(effect.manager_addr, self._client_tls(), defaults.RPC_DIAL_TIMEOUT_S)
+        link = RemoteLink(connection)
+        connection.closed.add_done_callback(lambda _: self._lost(link))
+        return link
+
+    def _lost(self, link: RemoteLink) -> None:
+        if self._agent is not None:
+            self._agent.connection_lost(link, "the connection to the manager broke")
+
+    def _on_session(self, session: words.SessionState) -> None:
+        self.session_error = session.error
+        if session.error:
+            log.warning("session.failed", error=session.error)
+        else:
+            log.info("session.established", session=session.session_id)
+            self.ready.set()
+
+    def _on_update(self, update: words.SessionUpdate) -> None:
+        assert self.state is not None
+        if update.root_ca and update.root_ca != self._root_pem:
+            self._take_root(update.root_ca)
+        if update.managers and update.managers != self.state.managers:
+            self._save_state(replace(self.state, managers=update.managers))
+        wanted = MANAGER_ROLE if update.node.spec.desired_role == api.MANAGER else WORKER_ROLE
+        if wanted != self.role and update.node.role == update.node.spec.desired_role:
+            self._renewals.put(RenewNow(wanted))
+        elif update.node.certificate.status.state == api.IssuanceStatus.ROTATE:
+            self._renewals.put(RenewNow())
+
+    def _take_root(self, root_pem: bytes) -> None:
+        """Trust a new root, if the certificate in use verifies under it (swarmkit: node.superviseManager)."""
+        assert self._credentials is not None
+        try:
+            RootCA(root_pem, None).verify(self._credentials.certificate_pem, self._clock.now(), allow_expired=True)
+        except CertsError as error:
+            log.warning("node.root_refused", error=str(error))
+            return
+        self._keys.save_root(root_pem)
+        self._adopt(root_pem, self._credentials)
+
+    # --- certificates ----------------------------------------------------------------------------------------------
+
+    def _renew(self, _: Renew) -> None:
+        self._renewing = asyncio.create_task(self._renew_once(), name="renew")
+
+    async def _renew_once(self) -> None:
+        assert self._credentials is not None
+        addresses = [manager.addr for manager in self._remotes.managers()]
+        try:
+            credentials = await bootstrap.renew(addresses, self._root_pem, self._credentials, self._rng)
+        except (SwarmError, CertsError, OSError, TimeoutError) as error:
+            log.warning("certificate.not_renewed", error=str(error))
+            self._renewals.put(Failed())
+            return
+        self._keys.save(credentials)
+        self._adopt(self._root_pem, credentials)
+        leaf = load_certificates(credentials.certificate_pem)[0]
+        valid_from, valid_until = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
+        log.info("certificate.renewed", role=self.role, until=leaf.not_valid_after_utc.isoformat())
+        self._renewals.put(Renewed(valid_from, valid_until, self.role))
+
+
+def _host_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

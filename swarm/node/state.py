@@ -1,0 +1,53 @@
+"""What a node remembers of itself beside its certificate: addresses, and the managers it knows.
+
+The file is the commit point of init and join: while it is missing, whatever else lies in the directory is left over
+from an attempt that nobody was told had succeeded. (moby: daemon/cluster docker-state.json; swarmkit: state.json)
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from swarm.errors import SwarmError
+
+STATE_VERSION = 1
+
+
+class StateDamaged(SwarmError):
+    """The file is not what this version wrote."""
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """One node. advertise_host and local_addr may be empty: then the address that managers see counts.
+
+    managers: (node ID, "ip:port"). data_path_port: UDP port of VXLAN.
+    """
+
+    node_id: str
+    cluster_id: str
+    listen_host: str
+    listen_port: int
+    advertise_host: str
+    advertise_port: int
+    local_addr: str
+    data_path_addr: str = ""
+    data_path_port: int = 0
+    managers: tuple[tuple[str, str], ...] = ()
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return json.dumps({"version": STATE_VERSION, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> NodeState:
+        """Raises StateDamaged."""
+        try:
+            row = json.loads(text)
+            if row.pop("version") != STATE_VERSION:
+                raise StateDamaged("state.json was written by another version of sideswarm")
+            row["managers"] = tuple((node_id, addr) for node_id, addr in row["managers"])
+            return cls(**row)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StateDamaged(f"state.json is damaged: {error}") from error
