@@ -1,0 +1,155 @@
+"""What a route is given and what it gives back: the request with its API version, and answers in stock's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from random import Random, SystemRandom
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from google.protobuf.message import Message
+
+from engine_api.backend import Backend
+from engine_api.convert.fields import Table
+from engine_api.server import decode
+from engine_api.server.dialect import ApiVersion, Dialect, dialect_of, parse_version
+from engine_api.server.fragments import Fragments
+from swarm import api as swarm_api
+
+_ENCODER = msgspec.json.Encoder()
+FindLocalNetwork = Callable[[str], Awaitable[str | None]]
+PinImage = Callable[[str, str], Awaitable[str]]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What routes need of the engine beside us; each may be absent.
+
+    find_local_network: a network of the engine that is not the swarm's, by name or ID; its name, or None.
+    pin_image: (image, X-Registry-Auth) to the image with its digest, for clients below API 1.30; raises when the
+    registry cannot be asked.
+    """
+
+    find_local_network: FindLocalNetwork | None = None
+    pin_image: PinImage | None = None
+
+
+@dataclass
+class Api:
+    """What all requests share. api_version: the highest version we serve; server_header: value of ``Server``."""
+
+    backend: Backend
+    api_version: Callable[[], str]
+    server_header: Callable[[], str]
+    hooks: Hooks = field(default_factory=Hooks)
+    rng: Random = field(default_factory=SystemRandom)
+    fragments: Fragments = field(default_factory=Fragments)
+
+    def dialect(self) -> Dialect:
+        """How the engine beside us speaks."""
+        return dialect_of(parse_version(self.api_version()))
+
+
+@dataclass(frozen=True)
+class ApiRequest:
+    """One request. version: of the path, or the highest."""
+
+    http: web.Request
+    api: Api
+    version: ApiVersion
+    dialect: Dialect
+
+    @property
+    def backend(self) -> Backend:
+        """The daemon."""
+        return self.api.backend
+
+    @property
+    def id(self) -> str:
+        """The ``{id}`` of the path."""
+        return self.http.match_info["id"]
+
+    def query(self, name: str) -> str:
+        """A value of the query, empty when absent."""
+        return self.http.query.get(name, "")
+
+    def flag(self, name: str) -> bool:
+        """A loose boolean of the query."""
+        return decode.loose_bool(self.query(name))
+
+    def strict_flag(self, name: str, reason: bool = True) -> bool:
+        """A strict boolean of the query. Raises BadParameter."""
+        return decode.strict_bool(name, self.query(name), reason)
+
+    def object_version(self, word: str, reason: bool = True) -> int:
+        """The ``version`` of the query. Raises BadParameter."""
+        return decode.object_version(word, self.query("version"), reason)
+
+    def filters(self, *accepted: str) -> decode.Filters:
+        """The ``filters`` of the query. Raises BadParameter."""
+        return decode.parse_filters(self.query("filters"), accepted, self.dialect)
+
+    async def json(self, table: Table, root: str | None = None) -> dict[str, Any]:
+        """The body. Raises BadParameter."""
+        return await decode.read_json(self.http, table, self.dialect, root)
+
+    async def call(self, method: str, request: Message) -> Any:
+        """An RPC to the leader; raises ApiError or SwarmError."""
+        return await self.backend.call(method, request)
+
+
+Handler = Callable[[ApiRequest], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """Method and path without version prefix. since: hidden below this version by engines that hide routes."""
+
+    method: str
+    path: str
+    handler: Handler
+    since: ApiVersion = ()
+
+
+def encode(value: Any) -> bytes:
+    """JSON without blanks; HTML characters stay as they are."""
+    return _ENCODER.encode(value)
+
+
+def json_answer(value: Any, status: int = 200) -> web.Response:
+    """JSON with the newline that stock engines end it with."""
+    return raw_answer(encode(value), status)
+
+
+def raw_answer(body: bytes, status: int = 200) -> web.Response:
+    """JSON that is encoded already."""
+    return web.Response(body=body + b"\n", status=status, content_type="application/json")
+
+
+def list_answer(request: ApiRequest, table: Table, objects: Sequence[Any]) -> web.Response:
+    """A list of stored objects in the order of their IDs, from fragments where they are known."""
+    fragment = request.api.fragments.of
+    return list_of([fragment(table, obj) for obj in by_id(objects)])
+
+
+def by_id(objects: Sequence[Any]) -> list[Any]:
+    """Lists are in ascending order of IDs."""
+    return sorted(objects, key=attrgetter("id"))
+
+
+def list_of(elements: Sequence[bytes]) -> web.Response:
+    """A list of elements that are encoded already."""
+    return raw_answer(b"[" + b",".join(elements) + b"]")
+
+
+def empty_answer(status: int = 200) -> web.Response:
+    """No body."""
+    return web.Response(status=status)
+
+
+def version_message(index: int) -> swarm_api.Version:
+    """The version an update is based on."""
+    return swarm_api.Version(index=index)
