@@ -94,8 +94,8 @@ _E = TypeVar("_E", bound=x509.ExtensionType)
 class Issuer:
     """Who signs: subject and SubjectPublicKeyInfo in DER, as nodes report them (NodeTLSInfo)."""
 
-    subject: bytes
-    public_key: bytes
+    subject_der: bytes
+    public_key_der: bytes
 
     @classmethod
     def of(cls, certificate: x509.Certificate) -> Issuer:

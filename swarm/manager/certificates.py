@@ -10,7 +10,7 @@ The node meanwhile waits for the outcome (NodeCertificateStatus), which is answe
 
 ROTATE is an order to the node and still has a valid certificate; there is no new CSR to sign yet.
 
-(swarmkit: ca/server.go; manager/controlapi/node.go and cluster.go for removed nodes)
+(swarmkit: ca/server.go)
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import structlog
 from google.protobuf.message import Message
 
 from certs.errors import CertsError, InvalidCertificate
-from certs.keys import MANAGER_ROLE, WORKER_ROLE, load_certificates, load_csr
-from certs.root import NODE_EXPIRY_S, RootCA
+from certs.keys import MANAGER_ROLE, WORKER_ROLE, load_csr
+from certs.root import RootCA
 from certs.tokens import same_token
 from swarm import api, defaults
 from swarm.errors import Aborted, AlreadyExists, InvalidArgument, NotFound, ResourceExhausted, SwarmError
+from swarm.manager.cluster import node_cert_expiry_s
 from swarm.manager.root_rotation import RootRotation, as_swarm_error, authority_of
 from swarm.manager.service import Effect, Event, Write
 from swarm.manager.stage import DUE_NOW
@@ -41,43 +42,10 @@ _ID_COLLISIONS_MAX = 3
 _UNLOCK_SUBSYSTEM = MANAGER_ROLE
 
 
-# --- removed nodes -------------------------------------------------------------------------------------------------
-
-
-def blacklist(cluster: api.Cluster, node: api.Node, now: float) -> None:
-    """Refuse the certificate of a node that is being removed, until it has expired; forget those long expired.
-
-    ``cluster`` is being edited.
-    """
-    entry = cluster.blacklisted_certificates[node.id]
-    entry.Clear()
-    expiry_s = _expiry_s(node.certificate.certificate)
-    if expiry_s is not None:
-        entry.expiry.FromSeconds(expiry_s)
-    expire_blacklist(cluster, now)
-
-
-def expire_blacklist(cluster: api.Cluster, now: float) -> None:
-    """Forget removed nodes whose certificates expired a week ago or earlier. ``cluster`` is being edited."""
-    horizon_s = now - defaults.BLACKLIST_GRACE_S
-    entries = cluster.blacklisted_certificates
-    for node_id in sorted(entries):
-        if entries[node_id].HasField("expiry") and entries[node_id].expiry.ToSeconds() < horizon_s:
-            del entries[node_id]
-
-
 def is_blacklisted(view: View, cluster_id: str, node_id: str) -> bool:
-    """Whether a node was removed from the cluster."""
+    """Whether a node was removed from the cluster, so that its certificate counts no more."""
     cluster = view.get(api.Cluster, cluster_id)
     return cluster is not None and node_id in cluster.blacklisted_certificates
-
-
-def _expiry_s(certificate_pem: bytes) -> int | None:
-    try:
-        certificates = load_certificates(certificate_pem)
-    except InvalidCertificate:
-        return None
-    return int(certificates[0].not_valid_after_utc.timestamp()) if certificates else None
 
 
 # --- the service ---------------------------------------------------------------------------------------------------
@@ -332,11 +300,7 @@ class CertificateStage:
             self._root_ca = api.RootCA()
             self._root_ca.CopyFrom(cluster.root_ca)
             self._authority = self._load(self._root_ca)
-        config = cluster.spec.ca_config
-        expiry_s = (
-            config.node_cert_expiry.ToNanoseconds() / 1e9 if config.HasField("node_cert_expiry") else NODE_EXPIRY_S
-        )
-        return self._authority, expiry_s
+        return self._authority, node_cert_expiry_s(cluster.spec)
 
     def _load(self, root_ca: api.RootCA) -> RootCA | None:
         try:

@@ -58,7 +58,7 @@ def issuer_of(root_ca: api.RootCA) -> Issuer:
 def issued_by(node: api.Node, issuer: Issuer) -> bool:
     """Whether a node says that ``issuer`` signed its certificate."""
     info = node.description.tls_info
-    return (info.cert_issuer_subject, info.cert_issuer_public_key) == (issuer.subject, issuer.public_key)
+    return (info.cert_issuer_subject, info.cert_issuer_public_key) == (issuer.subject_der, issuer.public_key_der)
 
 
 def rotate_join_tokens(cluster: api.Cluster, tx: Tx, worker: bool = True, manager: bool = True) -> None:

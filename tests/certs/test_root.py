@@ -75,7 +75,7 @@ def test_a_new_root_has_what_swarmkit_puts_into_one() -> None:
 
 
 def test_the_issuer_is_encoded_as_stock_engines_encode_it() -> None:
-    assert base64.b64encode(ROOT.issuer.subject) == b"MBMxETAPBgNVBAMTCHN3YXJtLWNh"
+    assert base64.b64encode(ROOT.issuer.subject_der) == b"MBMxETAPBgNVBAMTCHN3YXJtLWNh"
     assert ROOT.issuer == Issuer.of(ROOT.roots[0])
 
 
