@@ -1,0 +1,268 @@
+"""The cluster object: what a new cluster contains, and the keys of its networks.
+
+bootstrap stages everything that a cluster is born with. ClusterStage keeps up what must always be there: the
+node-local networks "bridge" and "host", which services may name, and the network keys. Three keys are kept for each
+of gossip and IPsec: nodes encrypt with the middle one, so that everybody knows a key before anybody uses it and
+still knows it for a while after. Every twelve hours a new key comes and the oldest goes. Nodes tell keys apart by
+their Lamport time alone, so one clock counts for both.
+
+(swarmkit: manager/manager.go becomeLeader, manager/keymanager/keymanager.go)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+import structlog
+
+from certs.keys import MANAGER_ROLE
+from certs.root import RootCA
+from swarm import api, defaults
+from swarm.manager.controlapi.networks import PREDEFINED_LABEL
+from swarm.manager.root_rotation import rotate_join_tokens
+from swarm.manager.stage import DUE_NOW
+from swarm.store.store import View
+from swarm.store.tx import Tx
+
+log = structlog.get_logger()
+
+PREDEFINED_NETWORKS = (("bridge", "bridge"), ("host", "host"))
+SUBSYSTEM_GOSSIP = "networking:gossip"
+SUBSYSTEM_IPSEC = "networking:ipsec"
+
+_SUBSYSTEMS = (SUBSYSTEM_GOSSIP, SUBSYSTEM_IPSEC)
+_KEY_BYTES = 16
+_CLOCK_START_BITS = 16
+
+
+# --- birth ---------------------------------------------------------------------------------------------------------
+
+
+def complete_spec(spec: api.ClusterSpec) -> api.ClusterSpec:
+    """A copy of what the user asked for, with the defaults for what was left out; the name is always "default".
+
+    A heartbeat or certificate life of zero and Raft numbers of zero count as left out, as in SwarmKit; a task history
+    of zero or less is kept when the message is there.
+    """
+    full = api.ClusterSpec()
+    full.CopyFrom(spec)
+    full.annotations.name = defaults.CLUSTER_NAME
+    if not full.HasField("orchestration"):
+        full.orchestration.task_history_retention_limit = defaults.TASK_HISTORY_RETENTION_LIMIT
+    raft = full.raft
+    raft.snapshot_interval = raft.snapshot_interval or defaults.RAFT_SNAPSHOT_INTERVAL_ENTRIES
+    raft.keep_old_snapshots = raft.keep_old_snapshots or defaults.RAFT_KEEP_OLD_SNAPSHOTS
+    raft.log_entries_for_slow_followers = (
+        raft.log_entries_for_slow_followers or defaults.RAFT_ENTRIES_FOR_SLOW_FOLLOWERS
+    )
+    raft.heartbeat_tick = raft.heartbeat_tick or defaults.RAFT_HEARTBEAT_TICKS
+    raft.election_tick = raft.election_tick or defaults.RAFT_ELECTION_TICKS
+    if not full.dispatcher.heartbeat_period.ToNanoseconds():
+        full.dispatcher.heartbeat_period.FromNanoseconds(int(defaults.HEARTBEAT_PERIOD_S * 1e9))
+    if not full.ca_config.node_cert_expiry.ToNanoseconds():
+        full.ca_config.node_cert_expiry.FromNanoseconds(int(defaults.NODE_CERT_EXPIRY_S * 1e9))
+    full.encryption_config.SetInParent()
+    full.task_defaults.SetInParent()
+    return full
+
+
+def node_cert_expiry_s(spec: api.ClusterSpec) -> float:
+    """For how many seconds node certificates are signed."""
+    return spec.ca_config.node_cert_expiry.ToNanoseconds() / 1e9 or defaults.NODE_CERT_EXPIRY_S
+
+
+@dataclass(frozen=True)
+class NewCluster:
+    """What `swarm init` says beside the spec. Zeros stand for defaults.
+
+    availability: of the first manager. address: its own, as nodes see it. default_address_pool: subnets in CIDR form
+    from which networks get theirs. vxlan_port: UDP. unlock_key: of a cluster whose spec says that it is autolocked.
+    """
+
+    availability: int = api.NodeSpec.ACTIVE
+    address: str = ""
+    default_address_pool: Sequence[str] = ()
+    subnet_size_bits: int = 0
+    vxlan_port: int = 0
+    unlock_key: bytes = field(default=b"", repr=False)
+    fips: bool = False
+
+
+def bootstrap(
+    tx: Tx,
+    cluster_id: str,
+    node_id: str,
+    spec: api.ClusterSpec,
+    root: RootCA,
+    csr: bytes,
+    certificate_pem: bytes,
+    details: NewCluster,
+) -> None:
+    """Stage what a new cluster contains: itself, its first manager and the predefined networks; what exists is kept.
+
+    root: with its key. csr and certificate_pem: the manager's own.
+    """
+    cluster = tx.get(api.Cluster, cluster_id)
+    if cluster is None:
+        cluster = tx.create(_new_cluster(tx, cluster_id, spec, root, details))
+    if tx.get(api.Node, node_id) is None:
+        tx.create(_manager_node(node_id, cluster.VXLANUDPPort, csr, certificate_pem, details))
+    create_predefined_networks(tx)
+
+
+def _new_cluster(tx: Tx, cluster_id: str, spec: api.ClusterSpec, root: RootCA, details: NewCluster) -> api.Cluster:
+    cluster = api.Cluster(
+        id=cluster_id,
+        spec=complete_spec(spec),
+        root_ca=api.RootCA(ca_key=root.key_pem or b"", ca_cert=root.bundle_pem, ca_cert_hash=f"sha256:{root.digest}"),
+        fips=details.fips,
+        subnetSize=details.subnet_size_bits or defaults.SUBNET_SIZE_BITS,
+        VXLANUDPPort=details.vxlan_port or defaults.VXLAN_PORT,
+    )
+    cluster.defaultAddressPool.extend(details.default_address_pool)
+    if details.unlock_key:
+        cluster.unlock_keys.add(subsystem=MANAGER_ROLE, key=details.unlock_key)
+    rotate_join_tokens(cluster, tx)
+    complete_keys(cluster, tx.rng)
+    return cluster
+
+
+def _manager_node(node_id: str, vxlan_port: int, csr: bytes, certificate_pem: bytes, details: NewCluster) -> api.Node:
+    node = api.Node(id=node_id, role=api.MANAGER, VXLANUDPPort=vxlan_port)
+    node.spec.desired_role = api.MANAGER
+    node.spec.membership = api.NodeSpec.ACCEPTED
+    node.spec.availability = details.availability  # type: ignore[assignment]
+    node.status.addr = details.address
+    node.certificate.role = api.MANAGER
+    node.certificate.cn = node_id
+    node.certificate.csr = csr
+    node.certificate.certificate = certificate_pem
+    node.certificate.status.state = api.IssuanceStatus.ISSUED
+    return node
+
+
+def create_predefined_networks(tx: Tx) -> None:
+    """Stage the twins of each node's own "bridge" and "host" networks, unless networks of these names exist."""
+    for name, driver in PREDEFINED_NETWORKS:
+        if next(tx.find(api.Network, "name", name), None) is not None:
+            continue
+        network = api.Network(id=tx.new_id())
+        network.spec.annotations.name = name
+        network.spec.annotations.labels[PREDEFINED_LABEL] = "true"
+        network.spec.driver_config.name = driver
+        tx.create(network)
+
+
+# --- network keys --------------------------------------------------------------------------------------------------
+
+
+def complete_keys(cluster: api.Cluster, rng: Random) -> bool:
+    """Give a cluster that is being edited keys for those of gossip and IPsec that have none; whether any were missing.
+
+    Fewer than two keys for one of them make stock nodes crash, so such a set is completed as well.
+    """
+    keys = list(cluster.network_bootstrap_keys)
+    missing = [
+        subsystem for subsystem in _SUBSYSTEMS for _ in range(_missing(sum(key.subsystem == subsystem for key in keys)))
+    ]
+    if not missing:
+        return False
+    if not keys and not cluster.encryption_key_lamport_clock:
+        cluster.encryption_key_lamport_clock = rng.getrandbits(_CLOCK_START_BITS)
+    for subsystem in missing:
+        _add_key(cluster, subsystem, rng)
+    return True
+
+
+def rotate_keys(cluster: api.Cluster, rng: Random) -> None:
+    """Add a key for each of gossip and IPsec and drop the oldest beyond three. ``cluster`` is being edited."""
+    complete_keys(cluster, rng)
+    kept: list[api.EncryptionKey] = []
+    for subsystem in _SUBSYSTEMS:
+        ring = [key for key in cluster.network_bootstrap_keys if key.subsystem == subsystem]
+        ring.sort(key=lambda key: key.lamport_time)
+        kept += ring[1 - defaults.NETWORK_KEYS_KEPT :]
+    kept += [key for key in cluster.network_bootstrap_keys if key.subsystem not in _SUBSYSTEMS]
+    clock = _clock(cluster)
+    del cluster.network_bootstrap_keys[:]
+    cluster.network_bootstrap_keys.extend(kept)
+    cluster.encryption_key_lamport_clock = clock
+    for subsystem in _SUBSYSTEMS:
+        _add_key(cluster, subsystem, rng)
+
+
+def _missing(count: int) -> int:
+    return 0 if count >= 2 else defaults.NETWORK_KEYS_KEPT - count
+
+
+def _clock(cluster: api.Cluster) -> int:
+    times = (key.lamport_time for key in cluster.network_bootstrap_keys)
+    return max(cluster.encryption_key_lamport_clock, *times, 0)
+
+
+def _add_key(cluster: api.Cluster, subsystem: str, rng: Random) -> None:
+    clock = _clock(cluster) + 1
+    cluster.encryption_key_lamport_clock = clock
+    cluster.network_bootstrap_keys.add(
+        subsystem=subsystem,
+        algorithm=api.EncryptionKey.AES_128_GCM,
+        key=rng.randbytes(_KEY_BYTES),
+        lamport_time=clock,
+    )
+
+
+# --- the stage -----------------------------------------------------------------------------------------------------
+
+
+class ClusterStage:
+    """A Stage: predefined networks and network keys.
+
+    The time of the last key change is not stored by itself. The cluster object's last change is no earlier, so a new
+    leader counts the twelve hours from there: frequent elections do not keep keys from changing.
+    """
+
+    def __init__(self, cluster_id: str) -> None:
+        self._cluster_id = cluster_id
+        self._check = True
+        self._rotation_due_s: float | None = None
+
+    def rebuild(self, view: View, now: float) -> None:
+        """See Stage.rebuild."""
+        self._check = True
+        self._rotation_due_s = None
+        cluster = view.get(api.Cluster, self._cluster_id)
+        if cluster is not None:
+            changed_s = min(cluster.meta.updated_at.ToNanoseconds() / 1e9, now)
+            self._rotation_due_s = changed_s + defaults.NETWORK_KEY_ROTATION_S
+
+    def note(self, kind: str, object_id: str) -> None:
+        """See Stage.note."""
+        if kind == "cluster":
+            self._check = True
+
+    def run(self, tx: Tx) -> None:
+        """See Stage.run."""
+        cluster = tx.get(api.Cluster, self._cluster_id)
+        if cluster is None or not tx.room():
+            return
+        if self._check:
+            self._check = False
+            create_predefined_networks(tx)
+            self._complete(tx, cluster)
+        if self._rotation_due_s is None:
+            self._rotation_due_s = tx.now + defaults.NETWORK_KEY_ROTATION_S
+        elif self._rotation_due_s <= tx.now:
+            rotate_keys(tx.edit(api.Cluster, self._cluster_id), tx.rng)
+            self._rotation_due_s = tx.now + defaults.NETWORK_KEY_ROTATION_S
+            log.info("cluster.network_keys_rotated", cluster=self._cluster_id)
+
+    def deadline(self) -> float | None:
+        """When the keys change next; at once while the first look is due."""
+        return DUE_NOW if self._check else self._rotation_due_s
+
+    def _complete(self, tx: Tx, cluster: api.Cluster) -> None:
+        present = [key.subsystem for key in cluster.network_bootstrap_keys]
+        if any(_missing(present.count(subsystem)) for subsystem in _SUBSYSTEMS):
+            complete_keys(tx.edit(api.Cluster, self._cluster_id), tx.rng)
