@@ -42,6 +42,7 @@ from swarm.agent.words import (
     StopLogs,
 )
 from swarm.agent.worker import Worker, selects
+from swarm.api.equality import same_description
 from swarm.errors import Aborted, Code, DeadlineExceeded, SwarmError, Unavailable
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from swarm.store.store import copy_of
@@ -345,7 +346,7 @@ class Agent:
         if told != self._told:
             self._told = told
             effects.append(SessionUpdate(self._session_id, message.node, managers, message.RootCA, keys))
-        if self._description is not None and not _same_description(self._description, link.description):
+        if self._description is not None and not same_description(self._description, link.description):
             effects += self._reopen(now)
         return effects
 
@@ -366,7 +367,7 @@ class Agent:
 
     def _described(self, event: Described, now: float) -> list[AgentEffect]:
         self._description = copy_of(event.description)
-        if not self.registered or self._link is None or _same_description(self._description, self._link.description):
+        if not self.registered or self._link is None or same_description(self._description, self._link.description):
             return []
         return self._reopen(now)
 
@@ -424,15 +425,3 @@ class Agent:
     def _logs_ended(self, event: LogsEnded, now: float) -> list[AgentEffect]:
         self._subscriptions.pop(event.subscription_id, None)
         return []
-
-
-def _same_description(a: api.NodeDescription, b: api.NodeDescription) -> bool:
-    """Equal but for the order of plugins, in which engines are not consistent."""
-    return a == b or _sorted_description(a) == _sorted_description(b)
-
-
-def _sorted_description(description: api.NodeDescription) -> api.NodeDescription:
-    out = copy_of(description)
-    out.engine.plugins.sort(key=lambda p: (p.type, p.name))
-    out.csi_info.sort(key=lambda c: c.plugin_name)
-    return out

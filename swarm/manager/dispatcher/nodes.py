@@ -1,0 +1,124 @@
+"""Which nodes are registered, under which session, and until when their silence is tolerated.
+
+(swarmkit: manager/dispatcher/nodes.go, heartbeat/heartbeat.go, period.go)
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from random import Random
+
+from swarm import defaults
+from swarm.errors import InvalidArgument, NotFound, Unavailable
+from swarm.ids import new_id
+
+
+@dataclass(slots=True)
+class Registration:
+    """One node. session_id is empty for a node that has not come back since the last change of leader."""
+
+    node_id: str
+    session_id: str
+    expires: float
+    counted_from: float
+    attempts: int = 0
+
+
+class Registrations:
+    """All registered nodes. Every operation costs O(log n) at most, whatever the number of nodes."""
+
+    def __init__(self, rng: Random) -> None:
+        self.period_s = defaults.HEARTBEAT_PERIOD_S
+        self._rng = rng
+        self._nodes: dict[str, Registration] = {}
+        self._queue: list[tuple[float, str]] = []
+        self._queued: dict[str, float] = {}
+
+    def add_unknown(self, node_id: str, now: float) -> None:
+        """Expect a node that was registered with another leader; it has twice the usual grace."""
+        expires = now + self._period() * defaults.HEARTBEAT_GRACE_UNKNOWN_PERIODS
+        self._nodes[node_id] = Registration(node_id, "", expires, 0.0)
+        self._expire_at(node_id, expires)
+
+    def check_rate(self, node_id: str, now: float) -> None:
+        """Count an attempt to register. Raises Unavailable for one too many."""
+        known = self._nodes.get(node_id)
+        if known is None:
+            return
+        if now - known.counted_from > defaults.REGISTRATION_WINDOW_S:
+            known.attempts = 0
+        known.attempts += 1
+        if known.attempts > defaults.REGISTRATIONS_MAX:
+            raise Unavailable(f"node {node_id} exceeded rate limit count of registrations")
+        known.counted_from = now
+
+    def register(self, node_id: str, now: float) -> str:
+        """Give a node a new session, whose ID is returned; an older one becomes invalid."""
+        known = self._nodes.get(node_id)
+        expires = now + self._period() * defaults.HEARTBEAT_GRACE_PERIODS
+        fresh = Registration(node_id, new_id(self._rng), expires, now)
+        if known is not None:
+            fresh.attempts, fresh.counted_from = known.attempts, known.counted_from or now
+        self._nodes[node_id] = fresh
+        self._expire_at(node_id, expires)
+        return fresh.session_id
+
+    def check(self, node_id: str, session_id: str) -> Registration:
+        """Raises NotFound or InvalidArgument unless this is the node's present session."""
+        known = self._nodes.get(node_id)
+        if known is None:
+            raise NotFound("node not registered")
+        if not session_id or known.session_id != session_id:
+            raise InvalidArgument("session invalid")
+        return known
+
+    def valid(self, node_id: str, session_id: str) -> bool:
+        """Whether this is the node's present session."""
+        known = self._nodes.get(node_id)
+        return known is not None and bool(session_id) and known.session_id == session_id
+
+    def heartbeat(self, node_id: str, session_id: str, now: float) -> float:
+        """Note a sign of life; returns for how long the node may be silent before the next, in seconds."""
+        known = self.check(node_id, session_id)
+        period_s = self._period()
+        known.expires = now + period_s * defaults.HEARTBEAT_GRACE_PERIODS
+        self._expire_at(node_id, known.expires)
+        return period_s
+
+    def drop(self, node_id: str) -> None:
+        """Forget a node."""
+        self._nodes.pop(node_id, None)
+
+    def take_expired(self, now: float) -> list[Registration]:
+        """Forget and return the nodes that were silent for too long."""
+        expired = []
+        while self._queue and self._queue[0][0] <= now:
+            due, node_id = heapq.heappop(self._queue)
+            if self._queued.get(node_id) != due:
+                continue
+            del self._queued[node_id]
+            known = self._nodes.get(node_id)
+            if known is None:
+                continue
+            if known.expires > now:
+                self._expire_at(node_id, known.expires)
+                continue
+            del self._nodes[node_id]
+            expired.append(known)
+        return expired
+
+    def deadline(self) -> float | None:
+        """When take_expired may have something to return."""
+        return self._queue[0][0] if self._queue else None
+
+    def _period(self) -> float:
+        jitter_s = min(defaults.HEARTBEAT_JITTER_S, self.period_s / 10)
+        return self.period_s + self._rng.uniform(-jitter_s, jitter_s)
+
+    def _expire_at(self, node_id: str, expires: float) -> None:
+        """Queue a node. A heartbeat only moves ``expires``; the queue notices when the old time has come."""
+        queued = self._queued.get(node_id)
+        if queued is None or expires < queued:
+            self._queued[node_id] = expires
+            heapq.heappush(self._queue, (expires, node_id))
