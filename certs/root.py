@@ -21,10 +21,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.name import _ASN1Type
@@ -33,6 +33,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, SignatureAlgorit
 from certs.errors import (
     CertificateExpired,
     InvalidCertificate,
+    InvalidCsr,
     InvalidKey,
     InvalidRoot,
     NoSigningKey,
@@ -165,14 +166,23 @@ class RootCA:
         """
         if self._key is None:
             raise NoSigningKey
-        public = load_csr(csr_pem).public_key()
+        csr = load_csr(csr_pem)
+        try:
+            builder = self._leaf(csr.public_key(), node_id, role, org, now, expiry_s)
+            return _sign(builder, self._key, self._deterministic) + self.intermediates_pem
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise InvalidCsr(f"failed to sign node certificate: {error}") from error
+
+    def _leaf(
+        self, public: Any, node_id: str, role: str, org: str, now: float, expiry_s: float
+    ) -> x509.CertificateBuilder:
         subject = _name(
             (NameOID.ORGANIZATION_NAME, org), (NameOID.ORGANIZATIONAL_UNIT_NAME, role), (NameOID.COMMON_NAME, node_id)
         )
         expiry_s = expiry_s if expiry_s >= NODE_EXPIRY_MIN_S else NODE_EXPIRY_S
         start = _minute(now)
         hosts = [role, node_id] + ([CA_ROLE] if role == MANAGER_ROLE else [])
-        builder = (
+        return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._signer.subject)
@@ -190,7 +200,6 @@ class RootCA:
             .add_extension(_authority_key(self._signer), critical=False)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]), critical=False)
         )
-        return _sign(builder, self._key, self._deterministic) + self.intermediates_pem
 
     def cross_sign(self, other_pem: bytes) -> bytes:
         """The first certificate of ``other_pem``, its names, key, validity and extensions kept, signed by our key.
