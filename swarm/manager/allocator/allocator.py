@@ -24,6 +24,9 @@ class AllocatorStage:
     """See the module; a Stage."""
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         self.ports = PortTable()
         self._unread: dict[str, None] = {}  # services whose ports are to be read again
         self._noted: dict[str, None] = {}  # tasks
@@ -35,6 +38,7 @@ class AllocatorStage:
 
     def rebuild(self, view: View, now: float) -> None:
         """See Stage."""
+        self._reset()
         for network in view.all(api.Network):
             self.note("network", network.id)
         for service in view.all(api.Service):

@@ -30,6 +30,9 @@ class ReaperStage:
     """See the module; a Stage."""
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         self._tasks: dict[str, None] = {}
         self._objects: dict[str, None] = {}  # "service <id>", "node <id>" that may be gone
         self._doomed: dict[str, str] = {}  # task ID -> what became of it: "service" or "node" is gone
@@ -41,6 +44,7 @@ class ReaperStage:
 
     def rebuild(self, view: View, now: float) -> None:
         """See Stage."""
+        self._reset()
         for task in view.all(api.Task):
             self.note("task", task.id)
         self._recheck = True

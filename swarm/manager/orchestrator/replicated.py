@@ -43,6 +43,9 @@ class ReplicatedStage:
     """See the module; a Stage."""
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         self._services: dict[str, _Slots] = {}
         self._seen: dict[str, tuple[str, int, bool]] = {}  # task ID -> service ID, slot, live
         self._noted: dict[str, None] = {}
@@ -50,6 +53,7 @@ class ReplicatedStage:
 
     def rebuild(self, view: View, now: float) -> None:
         """See Stage."""
+        self._reset()
         for service in view.all(api.Service):
             self.note("service", service.id)
         for task in view.all(api.Task):

@@ -69,9 +69,14 @@ def is_job(service: api.Service) -> bool:
     return mode_of(service) in (REPLICATED_JOB, GLOBAL_JOB)
 
 
-def last_wanted(service: api.Service) -> int:
-    """The highest desired state of a task that still is meant to work: COMPLETE for jobs, RUNNING for others."""
-    return api.COMPLETE if is_job(service) else api.RUNNING
+def last_wanted(task: api.Task) -> api.TaskState:
+    """The highest state that is no failure of the task: COMPLETE for jobs, RUNNING for others."""
+    return api.COMPLETE if task.HasField("job_iteration") else api.RUNNING
+
+
+def is_wanted(task: api.Task) -> bool:
+    """Whether the task is meant to work, now or soon."""
+    return task.desired_state <= last_wanted(task)
 
 
 def slot_of(service: api.Service, task: api.Task) -> str:
@@ -253,7 +258,7 @@ def updatable_tasks(service: api.Service, tasks: Sequence[api.Task], now: float)
 
     During a rollback ended tasks do not stand for their slot, so that a rollback always fills all slots again.
     """
-    live = [task for task in tasks if task.desired_state <= last_wanted(service)]
+    live = [task for task in tasks if is_wanted(task)]
     if live or not tasks:
         return live
     if service.update_status.state == api.UpdateStatus.ROLLBACK_STARTED:

@@ -43,6 +43,9 @@ class SchedulerStage:
     """See the module; a Stage."""
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         self.nodes = NodeSet()
         self._noted: dict[str, dict[str, None]] = {"task": {}, "node": {}}
         self._groups: dict[str, _Group] = {}
@@ -56,6 +59,7 @@ class SchedulerStage:
 
     def rebuild(self, view: View, now: float) -> None:
         """See Stage."""
+        self._reset()
         for node in view.all(api.Node):
             self.note("node", node.id)
         for task in view.all(api.Task):

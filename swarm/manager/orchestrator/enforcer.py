@@ -1,0 +1,129 @@
+"""Stage: evicts what no longer fits its node.
+
+When labels or resources of an active node change, tasks there that do not meet the constraints of their service any
+more, or for which there is not enough left, become REJECTED; the orchestrators then put them elsewhere. The observed
+state is set, not the desired one, so that the restart policy has its say.
+
+(swarmkit: manager/orchestrator/constraintenforcer/constraint_enforcer.go)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from swarm import api
+from swarm.manager.backlog import Backlog
+from swarm.manager.orchestrator import tasks as t
+from swarm.manager.scheduler.constraint import node_matches, parse_stored
+from swarm.manager.scheduler.nodes import generic_of
+from swarm.store.store import View
+from swarm.store.tx import Tx
+
+MESSAGE = "task rejected by constraint enforcer"
+ERROR = "assigned node no longer meets constraints"
+
+
+class EnforcerStage:
+    """See the module; a Stage."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._nodes = Backlog("enforcer")
+        self._checked: dict[str, bytes] = {}  # node ID -> what the last check depended on
+
+    def rebuild(self, view: View, now: float) -> None:
+        """See Stage."""
+        self._reset()
+        for node in view.all(api.Node):
+            self.note("node", node.id)
+
+    def note(self, kind: str, object_id: str) -> None:
+        """See Stage."""
+        if kind == "node":
+            self._nodes.mark(object_id)
+
+    def run(self, tx: Tx) -> None:
+        """See Stage."""
+        self._nodes.work(tx, self._check)
+
+    def deadline(self) -> float | None:
+        """See Stage."""
+        return self._nodes.deadline()
+
+    def _check(self, tx: Tx, node_id: str) -> bool:
+        node = tx.get(api.Node, node_id)
+        if node is None:
+            self._checked.pop(node_id, None)
+            return True
+        facts = _facts(node)
+        if self._checked.get(node_id) == facts:
+            return True
+        if node.spec.availability == api.NodeSpec.ACTIVE:  # of a drained node all tasks go, of a paused one none
+            for task_id in self._misfits(tx, node):
+                if not tx.room():
+                    return False
+                status = tx.edit(api.Task, task_id).status
+                status.state = api.REJECTED
+                status.message = MESSAGE
+                status.err = ERROR
+                t.stamp(status.timestamp, tx.now)
+        self._checked[node_id] = facts
+        return True
+
+    @staticmethod
+    def _misfits(tx: Tx, node: api.Node) -> list[str]:
+        """Tasks that have to go, resources being given to the tasks in the order of their creation."""
+        tasks = [
+            task
+            for task in tx.find(api.Task, "node", node.id)
+            if t.is_wanted(task) and api.ASSIGNED <= task.status.state < api.COMPLETE
+        ]
+        resources = node.description.resources
+        cpus, memory = resources.nano_cpus, resources.memory_bytes
+        generic = _Generic(resources.generic)
+        out = []
+        for task in sorted(tasks, key=lambda x: (t.created_at(x, tx.now), x.id)):
+            service = tx.get(api.Service, task.service_id) if task.service_id else None
+            # The service's constraints may have changed without making this task out of date.
+            placement = task.spec.placement if service is None else service.spec.task.placement
+            reserved = task.spec.resources.reservations
+            if (
+                not node_matches(parse_stored(placement.constraints), node)
+                or reserved.memory_bytes > memory
+                or reserved.nano_cpus > cpus
+                or not generic.take(task.assigned_generic_resources)
+            ):
+                out.append(task.id)
+                continue
+            cpus -= reserved.nano_cpus
+            memory -= reserved.memory_bytes
+        return out
+
+
+class _Generic:
+    """Generic resources of a node while they are handed out."""
+
+    def __init__(self, resources: Iterable[api.GenericResource]) -> None:
+        self._left: dict[tuple[str, str], int] = {}
+        for kind, value, amount in generic_of(resources):
+            self._left[kind, value] = self._left.get((kind, value), 0) + amount
+
+    def take(self, assigned: Iterable[api.GenericResource]) -> bool:
+        """Take what a task was given; False, and nothing taken, when some of it is not there any more."""
+        wanted = generic_of(assigned)
+        if any(self._left.get((kind, value), 0) < amount for kind, value, amount in wanted):
+            return False
+        for kind, value, amount in wanted:
+            self._left[kind, value] -= amount
+        return True
+
+
+def _facts(node: api.Node) -> bytes:
+    """What a check looks at, apart from the tasks."""
+    copy = api.Node(id=node.id, role=node.role)
+    copy.spec.CopyFrom(node.spec)
+    copy.description.CopyFrom(node.description)
+    copy.status.addr = node.status.addr
+    return copy.SerializeToString(deterministic=True)
