@@ -32,8 +32,7 @@ from swarm.ids import new_id
 from swarm.io.agent_process import AgentProcess
 from swarm.io.node_process import NodeHooks, NodeProcess, Runner
 from swarm.io.process import Clock
-from swarm.manager import assemble, cluster
-from swarm.manager.manager import Parts
+from swarm.manager import cluster
 from swarm.node.state import NodeState
 from swarm.rpc import MANAGER_ROLE
 from swarm.store.store import Change
@@ -75,7 +74,7 @@ class Cluster:
         self._clock = Clock()
         self._rng = SystemRandom()
         self._directory = config.data_root / "swarm"
-        self._hooks = NodeHooks(self._make_runner, self._parts, on_changes)
+        self._hooks = NodeHooks(self._make_runner, on_changes)
         self._node: NodeProcess | None = None
         self._joining: asyncio.Task[None] | None = None
         self._remote = ""
@@ -118,23 +117,14 @@ class Cluster:
         return NodeProcess(self._directory, self._hooks, self._clock, self._rng)
 
     async def _make_runner(self, node_id: str, agent: AgentProcess) -> Runner:
-        return await Executor.open(
+        return Executor(
             self._engine,
             node_id,
-            emit=agent.put,
-            publish=agent.publish,
-            exec_root=self._config.exec_root,
+            agent.put,
+            directory=self._config.exec_root / "tasks",
+            open_sink=agent.open_log_sink,
             prefer_offline=self._config.prefer_offline,
         )
-
-    def _parts(self, settings: object, state: NodeState) -> Parts:
-        return assemble.parts(state.node_id, state.cluster_id, self._members)
-
-    def _members(self) -> assemble.Group:
-        node = self._node
-        manager = node.manager.manager if node is not None and node.manager is not None else None
-        assert manager is not None
-        return assemble.group_of(manager)
 
     async def _watch_engine(self) -> None:
         """A node whose engine does not answer leaves its session, so that its tasks go elsewhere."""

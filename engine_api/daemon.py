@@ -15,6 +15,7 @@ import signal
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,8 +28,8 @@ from engine_api.cluster import Cluster
 from engine_api.config import Config, ConfigError, check_host, load
 from engine_api.engine.client import EngineClient
 from engine_api.routes.system import System
-from engine_api.server.app import build_app
-from engine_api.server.front import Backends, Front, engine_connector, is_local, make_runner
+from engine_api.server.app import ROUTES, build_app
+from engine_api.server.front import Backends, Front, engine_connector, make_runner
 
 log = structlog.get_logger()
 
@@ -50,7 +51,7 @@ class Daemon:
         self._fronts: set[Front] = set()
         self._servers: list[asyncio.Server] = []
         self._locks: list[int] = []
-        self.system = System(self._engine, warnings=insecure_hosts(config))
+        self.system = System(self._engine, insecure_hosts(config), time.time)
         self.cluster = Cluster(config, self._engine, self.system.publish)
 
     async def run(self) -> None:
@@ -63,8 +64,14 @@ class Daemon:
         self._prepare()
         try:
             await self.cluster.start()
-            self.system.attach(self.cluster)
-            app = build_app(self.cluster, self.system)
+            await self.system.attach(self.cluster)
+            app = build_app(
+                self.cluster,
+                self.system.api_version,
+                self.system.server_header,
+                hooks=self.system.hooks,
+                routes=(*ROUTES, *self.system.routes),
+            )
             runner = await make_runner(app)
             await self._listen(runner.server)
             log.info("daemon.ready", hosts=",".join(self._config.hosts), engine=self._config.engine)
@@ -96,7 +103,9 @@ class Daemon:
 
     async def _listen(self, server: Callable[[], object] | None) -> None:
         assert server is not None
-        backends = Backends(server, engine_connector(self._config.engine), self._config.engine, is_local)
+        backends = Backends(
+            server, engine_connector(self._config.engine), self._config.engine, self.system.quick_answer
+        )
 
         def front() -> Front:
             return Front(backends, self._fronts)

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from aiohttp import web
 
@@ -43,13 +43,13 @@ class State(Enum):
 class Backends:
     """Where requests go. server: aiohttp's; connect: opens a connection to the engine with the given protocol.
 
-    engine_error: what to answer (status line, text) when the engine cannot be reached.
+    quick_answer: a whole response for requests that need no back end (/_ping), else None.
     """
 
     server: Callable[[], Any]
     connect: Callable[[Upstream], Any]
     engine_name: str
-    is_local: Callable[[Head], bool]
+    quick_answer: Callable[[Head], bytes | None] = lambda head: None
 
 
 def is_local(head: Head) -> bool:
@@ -164,17 +164,16 @@ class Upstream(asyncio.BufferedProtocol):
         self._eof_waiting = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         if self._closing:
-            transport.abort()
+            self._transport.abort()
             return
         if self._waiting:
-            transport.write(b"".join(self._waiting))
+            self._transport.write(b"".join(self._waiting))
             self._waiting = []
         if self._eof_waiting:
-            transport.write_eof()
+            self._transport.write_eof()
 
     def get_buffer(self, sizehint: int) -> bytearray:
         return self._buffer
@@ -251,9 +250,8 @@ class Front(asyncio.Protocol):
     # --- the client's side -----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self._open_fronts.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -352,12 +350,17 @@ class Front(asyncio.Protocol):
         position = self._request.feed(self._buffer, end + 4)
         data = bytes(self._buffer[:position])
         del self._buffer[:position]
+        answer = self._backends.quick_answer(head)
+        if answer is not None:
+            self.transport.write(answer)
+            self._finish()
+            return
         self._current = self._choose(head)
         self._state = State.BUSY
         self._current.send(data)
 
     def _choose(self, head: Head) -> Backend:
-        if self._backends.is_local(head):
+        if is_local(head):
             if self._local is None or self._local.is_closing():
                 self._local = Local(self, self._backends.server)
             return self._local

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 from google.protobuf.message import Message
 
-from swarm import api, defaults
+from swarm import defaults
 from swarm.agent import words
 from swarm.agent.agent import Agent, AgentEffect, AgentEvent
 from swarm.errors import SwarmError, Unavailable
@@ -24,6 +24,8 @@ from swarm.io.process import Clock, Inbox, drive
 from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
 
 log = structlog.get_logger()
+
+LOG_MESSAGES_WAITING_MAX = 64
 
 TaskEffect = words.Execute | words.CancelStep | words.PublishLogs | words.StopLogs
 
@@ -120,6 +122,35 @@ class LocalLink:
         self._streams.clear()
 
 
+class LogSink:
+    """One publication of logs; send() waits for room, so that a slow manager slows the reader down."""
+
+    def __init__(self, link: Link) -> None:
+        self._queue: asyncio.Queue[Message | None] = asyncio.Queue(LOG_MESSAGES_WAITING_MAX)
+        self._call = asyncio.create_task(link.client_stream("LogBroker/PublishLogs", self._messages()))
+
+    async def _messages(self) -> AsyncIterator[Message]:
+        while (message := await self._queue.get()) is not None:
+            yield message
+
+    async def send(self, message: Message) -> None:
+        """Send one message. Raises SwarmError when the call has ended."""
+        await self._put(message)
+
+    async def _put(self, message: Message | None) -> None:
+        putting = asyncio.ensure_future(self._queue.put(message))
+        await asyncio.wait({putting, self._call}, return_when=asyncio.FIRST_COMPLETED)
+        if not putting.done():
+            putting.cancel()
+            await self._call
+            raise Unavailable("the manager ended the publication of logs")
+
+    async def close(self) -> None:
+        """No more messages: wait for the manager's answer. Raises SwarmError."""
+        await self._put(None)
+        await self._call
+
+
 @dataclass
 class AgentHooks:
     """What the rest of the node does for and hears from its agent.
@@ -127,7 +158,7 @@ class AgentHooks:
     connect: opens a connection (an empty address: this node's own manager); raises SwarmError or OSError.
     """
 
-    connect: Callable[[words.Connect], asyncio.Future[Link] | asyncio.Task[Link]]
+    connect: Callable[[words.Connect], Awaitable[Link]]
     on_session: Callable[[words.SessionState], None]
     on_update: Callable[[words.SessionUpdate], None]
     on_left: Callable[[], None]
@@ -174,11 +205,11 @@ class AgentProcess:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def publish(self, messages: AsyncIterator[Message]) -> Message | None:
-        """LogBroker/PublishLogs over the present connection. Raises SwarmError."""
+    async def open_log_sink(self, subscription_id: str) -> LogSink:
+        """An open LogBroker/PublishLogs call over the present connection. Raises SwarmError."""
         if self._link is None:
             raise Unavailable("no connection to a manager")
-        return await self._link.client_stream("LogBroker/PublishLogs", messages)
+        return LogSink(self._link)
 
     def lose_connection(self, error: str) -> None:
         """Drop the connection, as if the network had (this node cannot work, for example without its engine)."""

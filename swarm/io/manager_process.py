@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,12 +17,17 @@ import structlog
 from google.protobuf.message import Message
 
 from swarm import api, defaults
+from swarm.api.methods import Method
 from swarm.errors import SwarmError, Unavailable
+from swarm.io.authorize import authorize, forwarded_peer, is_forwarded
 from swarm.io.disk import RaftDisk
 from swarm.io.local_calls import LocalCalls
 from swarm.io.process import Clock, Inbox, drive
 from swarm.io.rpc_server import RpcServer
-from swarm.manager.manager import Changed, Leadership, Manager, ManagerEffect, ManagerEvent, Parts
+from swarm.manager import assemble
+from swarm.manager.assemble import Group
+from swarm.manager.certificates import is_blacklisted
+from swarm.manager.manager import Changed, Leadership, Manager, ManagerEffect, ManagerEvent
 from swarm.manager.service import Write
 from swarm.raft import words
 from swarm.raft.membership import bootstrap_entries
@@ -52,17 +57,17 @@ class ManagerProcess:
         self,
         directory: Path,
         settings: ManagerSettings,
-        parts: Parts,
         tls_context: Callable[[], SSLContext],
         clock: Clock,
         rng: Random,
     ) -> None:
         self.settings = settings
         self.store = Store()
+        self.manager: Manager | None = None
         self.watchers: list[Callable[[Sequence[Change]], None]] = []
         self.leadership = Leadership(leading=False, leader=0, term=0)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._parts = parts
+        self._parts = assemble.parts(settings.node_id, settings.cluster_id, Group(lambda: self.manager))
         self._clock = clock
         self._rng = rng
         self._inbox: Inbox[ManagerEvent] = Inbox()
@@ -74,7 +79,6 @@ class ManagerProcess:
         self._task: asyncio.Task[None] | None = None
         self._disk_error = ""
         self._retry: asyncio.TimerHandle | None = None
-        self.manager: Manager | None = None
 
     async def start(self, create: bool) -> None:
         """Listen and begin. create: the disk is empty and this is the first manager of a new cluster.
@@ -92,16 +96,18 @@ class ManagerProcess:
 
     def _load(self, create: bool) -> Manager:
         loaded = self._disk.load()
-        now = self._clock.now()
-        member = api.RaftMember(raft_id=loaded.raft_id, node_id=self.settings.node_id, addr=self.settings.address)
+        entries = loaded.entries
         if create:
-            member.raft_id = self._rng.getrandbits(62) + 1
-            self._disk.initialize(member.raft_id, self.settings.node_id, self.settings.cluster_id)
-            loaded = self._disk.load()
-        config = words.Config(raft_id=member.raft_id, tick_s=defaults.RAFT_TICK_S)
-        raft = Raft(config, self._rng, loaded.hard_state, loaded.snapshot, loaded.entries, now)
-        if create:
-            raft.bootstrap(bootstrap_entries(member.raft_id, member.SerializeToString()))
+            raft_id = self._rng.getrandbits(62) + 1
+            self._disk.initialize(raft_id, self.settings.node_id, self.settings.cluster_id)
+            member = api.RaftMember(raft_id=raft_id, node_id=self.settings.node_id, addr=self.settings.address)
+            entries = bootstrap_entries(raft_id, member.SerializeToString())
+        else:
+            raft_id = loaded.raft_id
+        config = words.Config(raft_id=raft_id)
+        raft = Raft(
+            config, self._rng, loaded.hard_state, loaded.snapshot, entries, loaded.applied_index, self._clock.now()
+        )
         manager = Manager(raft, self.store, self._parts, self._rng)
         if loaded.snapshot is not None:
             manager.restore(loaded.snapshot)
@@ -109,7 +115,6 @@ class ManagerProcess:
 
     async def _run(self) -> None:
         assert self.manager is not None
-        self._inbox.put(words.Campaign())
         try:
             await drive(self.manager, self._inbox, self._perform, self._clock)
         except asyncio.CancelledError:
@@ -203,7 +208,10 @@ class ManagerProcess:
         self.local.fail_all(Unavailable(self._disk_error))
         self._retry = asyncio.get_running_loop().call_later(defaults.DISK_RETRY_S, self._persist, effect)
 
-    def _authorize(self, node_id: str) -> bool:
-        """Whether a certificate of the cluster was withdrawn (its node removed)."""
-        cluster = self.store.get(api.Cluster, self.settings.cluster_id)
-        return cluster is not None and node_id in cluster.blacklisted_certificates
+    def _authorize(self, method: Method, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
+        """Who the caller is, for RpcServer. Raises PermissionDenied."""
+        forwarded = forwarded_peer(metadata, direct) if is_forwarded(metadata) else None
+        return authorize(method, direct, forwarded, self.settings.cluster_id, self._is_blacklisted)
+
+    def _is_blacklisted(self, node_id: str) -> bool:
+        return is_blacklisted(self.store, self.settings.cluster_id, node_id)

@@ -38,7 +38,6 @@ from swarm.io.disk import TaskJournal
 from swarm.io.manager_process import ManagerProcess, ManagerSettings
 from swarm.io.process import Clock, Inbox, drive
 from swarm.manager import cluster
-from swarm.manager.manager import Parts
 from swarm.node.remotes import Remotes
 from swarm.node.state import NodeState
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Peer
@@ -64,8 +63,8 @@ class Runner(Protocol):
         """End everything that runs for tasks; containers go on."""
         ...
 
-    async def remove_all(self) -> None:
-        """Delete every container of this node's tasks."""
+    async def remove_all(self, node_id: str) -> None:
+        """Delete every container of tasks of this node."""
         ...
 
 
@@ -73,12 +72,11 @@ class Runner(Protocol):
 class NodeHooks:
     """What a node needs of the daemon around it.
 
-    make_runner: the executor for a node ID, feeding events to the agent. parts: what a manager is made of.
-    on_changes: committed changes of the store, on managers.
+    make_runner: the executor for a node ID, feeding events to the agent. on_changes: committed changes of the
+    store, on managers.
     """
 
     make_runner: Callable[[str, AgentProcess], Awaitable[Runner]]
-    parts: Callable[[ManagerSettings, NodeState], Parts]
     on_changes: Callable[[Sequence[Change]], None]
 
 
@@ -117,12 +115,12 @@ class NodeProcess:
         root = await asyncio.to_thread(RootCA.create, now)
         key = new_private_key()
         csr = new_csr(key)
-        certificate = root.sign(
-            csr, state.node_id, MANAGER_ROLE, state.cluster_id, now, cluster.node_cert_expiry_s(spec)
-        )
+        expiry_s = cluster.complete_spec(spec).ca_config.node_cert_expiry.ToSeconds()
+        certificate = root.sign(csr, state.node_id, MANAGER_ROLE, state.cluster_id, now, expiry_s)
+        credentials = Credentials(certificate, private_key_pem(key))
         self._keys.save_root(root.bundle_pem)
-        self._keys.save(Credentials(certificate, private_key_pem(key)))
-        self._adopt(root.bundle_pem, Credentials(certificate, private_key_pem(key)))
+        self._keys.save(credentials)
+        self._adopt(root.bundle_pem, credentials)
         self.state = state
         await self._start_manager(create=True)
         assert self.manager is not None
@@ -189,7 +187,7 @@ class NodeProcess:
                 async with asyncio.timeout(timeout_s):
                     await self._left.wait()
         if self._runner is not None:
-            await self._runner.remove_all()
+            await self._runner.remove_all(self.node_id)
         await self.close()
         await asyncio.to_thread(self.erase)
 
@@ -215,7 +213,7 @@ class NodeProcess:
 
     def known_managers(self) -> tuple[tuple[str, str], ...]:
         """(node ID, "ip:port") of the managers that this node knows."""
-        return tuple((manager.node_id, manager.addr) for manager in self._remotes.managers())
+        return tuple(self._remotes.managers())
 
     # --- identity --------------------------------------------------------------------------------------------------
 
@@ -255,8 +253,7 @@ class NodeProcess:
             listen_host=self.state.listen_host,
             listen_port=self.state.listen_port,
         )
-        parts = self._hooks.parts(settings, self.state)
-        manager = ManagerProcess(self.directory, settings, parts, self._tls_context, self._clock, self._rng)
+        manager = ManagerProcess(self.directory, settings, self._tls_context, self._clock, self._rng)
         manager.watchers.append(self._hooks.on_changes)
         await manager.start(create)
         self.manager = manager
@@ -265,7 +262,7 @@ class NodeProcess:
         assert self.state is not None
         self._journal = TaskJournal(self.directory / "tasks.db")
         journal = await asyncio.to_thread(self._journal.load)
-        self._remotes = bootstrap.remotes_of(self.state.managers)
+        self._remotes = Remotes(self.state.managers)
         agent = Agent(self.state.node_id, self._remotes, self._rng, self._clock.now(), journal)
         hooks = AgentHooks(self._connect, self._on_session, self._on_update, self._left.set)
         self._agent = AgentProcess(agent, self._journal, hooks, self._clock)
@@ -364,7 +361,7 @@ class NodeProcess:
 
     async def _renew_once(self) -> None:
         assert self._credentials is not None
-        addresses = [manager.addr for manager in self._remotes.managers()]
+        addresses = [addr for _, addr in self._remotes.managers()]
         try:
             credentials = await bootstrap.renew(addresses, self._root_pem, self._credentials, self._rng)
         except (SwarmError, CertsError, OSError, TimeoutError) as error:

@@ -135,6 +135,10 @@ class Manager:
         """Whether this manager leads and its leader is at work."""
         return self.leader is not None
 
+    def reachable(self, raft_id: int) -> bool:
+        """Whether a member answered lately, as far as this manager can know."""
+        return raft_id == self.raft.config.raft_id
+
     # --- calls -----------------------------------------------------------------------------------------------------
 
     def _call(self, call: Call, now: float) -> None:
