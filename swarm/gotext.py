@@ -90,10 +90,21 @@ _UNQUOTE = re.compile(
 _UNESCAPES = {escape[1]: char for char, escape in _ESCAPES.items()}
 
 
+class NotQuotedError(ValueError):
+    """A text that is no double-quoted Go literal, or one of bytes that are no characters."""
+
+
 def unquote(text: str) -> str:
-    """The string that a double-quoted Go literal stands for. Raises ValueError."""
+    """The string that a double-quoted Go literal stands for. Raises NotQuotedError."""
     if len(text) < 2 or text[0] != '"' or text[-1] != '"':
-        raise ValueError("not a quoted string")
+        raise NotQuotedError("not a quoted string")
+    try:
+        return _unescaped(text).decode()
+    except ValueError as error:
+        raise NotQuotedError("malformed escape") from error
+
+
+def _unescaped(text: str) -> bytes:
     out = bytearray()
     rest = 1
     for match in _UNQUOTE.finditer(text, 1, len(text) - 1):
@@ -110,5 +121,4 @@ def unquote(text: str) -> str:
             out += _UNESCAPES[match["c"]].encode()
         else:
             raise ValueError("unknown escape")
-    out += text[rest:-1].encode()
-    return out.decode()
+    return bytes(out + text[rest:-1].encode())

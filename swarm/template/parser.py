@@ -374,7 +374,7 @@ class Parser:
             return text[1:-1].replace("\r", "")
         try:
             return gotext.unquote(text)
-        except ValueError:
+        except gotext.NotQuotedError:
             raise self._error("invalid syntax") from None
 
 

@@ -79,7 +79,9 @@ def is_image_reference(text: str) -> bool:
         return False
     if match["algorithm"] is not None and _HEX_DIGITS_OF_DIGEST.get(match["algorithm"]) != len(match["hex"]):
         return False
-    return len(domain) + 1 + len(match["path"]) <= defaults.IMAGE_NAME_CHARS_MAX
+    # What is left out counts as well: a bare name is one of Docker Hub's official images.
+    implied = domain or ("docker.io" if slash else "docker.io/library")
+    return len(f"{implied}/{match['path']}") <= defaults.IMAGE_NAME_CHARS_MAX
 
 
 def _check_health(health: api.HealthConfig) -> None:

@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from certs.keys import certificates_pem, load_certificates, new_csr, new_private_key, private_key_pem
+from certs.root import RootCA
+from swarm import api, defaults
+from swarm.manager.controlapi.clusters import redacted
+
+
+def _update(lab: Any, rotation: api.KeyRotation | None = None, **spec: Any) -> api.UpdateClusterRequest:
+    return api.UpdateClusterRequest(
+        cluster_id="cl",
+        cluster_version=lab.version(api.Cluster, "cl"),
+        spec=api.ClusterSpec(annotations=api.Annotations(name="default"), **spec),
+        rotation=rotation,
+    )
+
+
+def _cluster(lab: Any) -> api.Cluster:
+    cluster: api.Cluster = lab.store.get(api.Cluster, "cl")
+    return cluster
+
+
+# --- clusters ------------------------------------------------------------------------------------------------------
+
+
+def test_no_key_leaves_with_a_cluster() -> None:
+    cluster = api.Cluster(id="cl")
+    cluster.spec.ca_config.signing_ca_key = b"HIDDEN"
+    cluster.spec.ca_config.signing_ca_cert = b"HIDDEN"
+    cluster.root_ca.ca_key = b"HIDDEN"
+    cluster.root_ca.ca_cert = b"cert"
+    cluster.root_ca.root_rotation.ca_key = b"HIDDEN"
+    cluster.root_ca.root_rotation.ca_cert = b"next"
+    cluster.unlock_keys.add(subsystem="swarm-manager", key=b"HIDDEN")
+    cluster.network_bootstrap_keys.add(key=b"HIDDEN")
+    cluster.blacklisted_certificates["n"].expiry.seconds = 5
+    before = cluster.SerializeToString(deterministic=True)
+    shown = redacted(cluster)
+    assert b"HIDDEN" not in shown.SerializeToString()
+    assert (shown.root_ca.ca_cert, shown.root_ca.root_rotation.ca_cert) == (b"cert", b"next")
+    assert shown.blacklisted_certificates["n"].expiry.seconds == 5
+    assert cluster.SerializeToString(deterministic=True) == before
+
+
+def test_every_field_of_a_cluster_is_either_shown_or_hidden_on_purpose() -> None:
+    shown = {"id", "meta", "spec", "root_ca", "blacklisted_certificates"}
+    shown |= {"defaultAddressPool", "subnetSize", "VXLANUDPPort"}
+    hidden = {"network_bootstrap_keys", "encryption_key_lamport_clock", "unlock_keys", "fips"}
+    assert {field.name for field in api.Cluster.DESCRIPTOR.fields} == shown | hidden
+
+
+def test_a_cluster_shows_the_defaults_of_its_networks(lab: Any) -> None:
+    shown = lab.call("GetCluster", api.GetClusterRequest(cluster_id="cl")).cluster
+    assert (list(shown.defaultAddressPool), shown.subnetSize, shown.VXLANUDPPort) == (["10.0.0.0/8"], 24, 4789)
+    listed = lab.call("ListClusters", api.ListClustersRequest()).clusters
+    assert listed == [shown]
+
+
+def test_join_tokens_rotate_one_by_one(lab: Any) -> None:
+    before = _cluster(lab).root_ca.join_tokens
+    lab.call("UpdateCluster", _update(lab, api.KeyRotation(worker_join_token=True)))
+    after = _cluster(lab).root_ca.join_tokens
+    assert after.worker != before.worker
+    assert after.manager == before.manager
+    assert after.worker.rpartition("-")[0] == before.worker.rpartition("-")[0]
+
+
+def test_the_unlock_key_lives_as_long_as_the_lock(lab: Any) -> None:
+    def key() -> bytes:
+        read = lab.table["CA/GetUnlockKey"].function(lab.store, api.GetUnlockKeyRequest())
+        assert read.version == _cluster(lab).meta.version
+        return bytes(read.unlock_key)
+
+    locked = {"encryption_config": api.EncryptionConfig(auto_lock_managers=True)}
+    rotate = api.KeyRotation(manager_unlock_key=True)
+    assert key() == b""
+    lab.call("UpdateCluster", _update(lab, rotate))
+    assert key() == b""
+    shown = lab.call("UpdateCluster", _update(lab, **locked)).cluster
+    first = key()
+    assert len(first) == 32
+    assert first not in shown.SerializeToString()
+    lab.call("UpdateCluster", _update(lab, **locked))
+    assert key() == first
+    lab.call("UpdateCluster", _update(lab, rotate, **locked))
+    assert len(key()) == 32
+    assert key() != first
+    lab.call("UpdateCluster", _update(lab))
+    assert key() == b""
+    assert not _cluster(lab).unlock_keys
+
+
+def test_an_update_replaces_the_whole_spec(lab: Any) -> None:
+    lab.call("UpdateCluster", _update(lab, orchestration=api.OrchestrationConfig(task_history_retention_limit=9)))
+    assert _cluster(lab).spec.orchestration.task_history_retention_limit == 9
+    answer = lab.call("UpdateCluster", _update(lab)).cluster
+    assert _cluster(lab).spec.orchestration.task_history_retention_limit == 0
+    assert answer.meta == _cluster(lab).meta
+
+
+def test_the_cluster_keeps_its_name(lab: Any) -> None:
+    request = _update(lab)
+    request.spec.annotations.name = "other"
+    assert lab.refused("UpdateCluster", request) == "InvalidArgument: modification of cluster name is not allowed"
+
+
+def test_old_entries_of_the_blacklist_are_forgotten(lab: Any) -> None:
+    tx = lab.tx()
+    cluster = tx.edit(api.Cluster, "cl")
+    grace = int(defaults.BLACKLIST_GRACE_S)
+    cluster.blacklisted_certificates["old"].expiry.seconds = int(lab.now) - grace - 100
+    cluster.blacklisted_certificates["fresh"].expiry.seconds = int(lab.now) - grace + 100
+    cluster.blacklisted_certificates["unknown"].SetInParent()
+    lab.commit(tx)
+    lab.call("UpdateCluster", _update(lab))
+    assert sorted(_cluster(lab).blacklisted_certificates) == ["fresh", "unknown"]
+
+
+def _ca(**fields: Any) -> dict[str, api.CAConfig]:
+    return {"ca_config": api.CAConfig(**fields)}
+
+
+def test_signing_material_is_checked_before_anything_changes(lab: Any) -> None:
+    other = RootCA.create(lab.now)
+    ours, key = lab.root.bundle_pem, lab.root.key_pem or b""
+    two = certificates_pem([*load_certificates(ours), *load_certificates(other.bundle_pem)])
+    cases = (
+        (
+            _ca(signing_ca_cert=two, signing_ca_key=key),
+            "the desired CA certificate cannot contain multiple certificates",
+        ),
+        (_ca(signing_ca_cert=ours, signing_ca_key=other.key_pem), "certificate key mismatch"),
+        (_ca(signing_ca_cert=ours, signing_ca_key=b"junk"), "malformed private key"),
+        (
+            _ca(signing_ca_cert=other.bundle_pem),
+            "there must be at least one valid, reachable external CA corresponding to the desired CA certificate",
+        ),
+    )
+    for spec, text in cases:
+        assert lab.refused("UpdateCluster", _update(lab, **spec)) == f"InvalidArgument: {text}"
+    lab.now += 19.5 * 365 * 24 * 3600
+    spec = _ca(signing_ca_cert=other.bundle_pem, signing_ca_key=other.key_pem)
+    refused = lab.refused("UpdateCluster", _update(lab, **spec))
+    assert refused == "InvalidArgument: CA certificate expires too soon"
+
+
+def test_text_without_a_certificate_counts_as_no_certificate(lab: Any) -> None:
+    lab.call("UpdateCluster", _update(lab, **_ca(signing_ca_cert=b"no certificate at all")))
+    assert _cluster(lab).root_ca.ca_cert == lab.root.bundle_pem
+
+
+def test_starting_a_root_rotation_is_refused_for_now(lab: Any) -> None:
+    other = RootCA.create(lab.now)
+    for spec in (_ca(force_rotate=1), _ca(signing_ca_cert=other.bundle_pem, signing_ca_key=other.key_pem)):
+        refused = lab.refused("UpdateCluster", _update(lab, **spec))
+        assert refused.startswith("Unimplemented: rotating the cluster's root certificate is not available yet")
+
+
+def test_a_root_given_again_ends_a_rotation_away_from_it(lab: Any) -> None:
+    tx = lab.tx()
+    tx.edit(api.Cluster, "cl").root_ca.root_rotation.ca_cert = b"x"
+    lab.commit(tx)
+    spec = _ca(signing_ca_cert=lab.root.bundle_pem, signing_ca_key=lab.root.key_pem, force_rotate=3)
+    lab.call("UpdateCluster", _update(lab, **spec))
+    root = _cluster(lab).root_ca
+    assert (root.HasField("root_rotation"), root.last_forced_rotation, root.ca_key) == (False, 3, lab.root.key_pem)
+
+
+def test_a_cluster_without_its_root_key_can_be_given_the_key_back(lab: Any) -> None:
+    tx = lab.tx()
+    tx.edit(api.Cluster, "cl").root_ca.ClearField("ca_key")
+    lab.commit(tx)
+    assert lab.refused("UpdateCluster", _update(lab)) == (
+        "InvalidArgument: there must be at least one valid, reachable external CA "
+        "corresponding to the current CA certificate"
+    )
+    named = api.CAConfig(external_cas=[api.ExternalCA(url="https://ca.example")])
+    assert lab.refused("UpdateCluster", _update(lab, ca_config=named)).startswith("Unimplemented: ")
+    wrong = private_key_pem(new_private_key())
+    refused = lab.refused(
+        "UpdateCluster", _update(lab, **_ca(signing_ca_cert=lab.root.bundle_pem, signing_ca_key=wrong))
+    )
+    assert refused.endswith("certificate key mismatch")
+    right = _ca(signing_ca_cert=lab.root.bundle_pem, signing_ca_key=lab.root.key_pem)
+    lab.call("UpdateCluster", _update(lab, **right))
+    assert _cluster(lab).root_ca.ca_key == lab.root.key_pem
+
+
+# --- nodes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_shows_its_place_in_the_group_which_is_not_stored(lab: Any) -> None:
+    shown = lab.call("GetNode", api.GetNodeRequest(node_id="n1")).node
+    assert shown.manager_status == lab.group.members["n1"]
+    assert not lab.store.get(api.Node, "n1").HasField("manager_status")
+    listed = lab.call("ListNodes", api.ListNodesRequest()).nodes
+    assert [(node.id, node.HasField("manager_status")) for node in listed] == [("n1", True), ("n2", False)]
+
+
+def _wish(lab: Any, node_id: str, role: int) -> api.UpdateNodeRequest:
+    request = api.UpdateNodeRequest(node_id=node_id, node_version=lab.version(api.Node, node_id))
+    request.spec.CopyFrom(lab.store.get(api.Node, node_id).spec)
+    request.spec.desired_role = role  # type: ignore[assignment]
+    return request
+
+
+def _managers(lab: Any, *node_ids: str) -> None:
+    for node_id in node_ids:
+        node = api.Node(id=node_id, role=api.MANAGER)
+        node.spec.desired_role = api.MANAGER
+        lab.put(node)
+        lab.group.members[node_id] = api.ManagerStatus(raft_id=len(lab.group.members) + 10)
+
+
+def test_a_demotion_needs_a_member_that_the_group_can_spare(lab: Any) -> None:
+    _managers(lab, "m2", "m3")
+    assert lab.refused("UpdateNode", _wish(lab, "m2", api.WORKER)) == (
+        "FailedPrecondition: can't remove member from the raft: this would result in a loss of quorum"
+    )
+    lab.group.removable.append("m2")
+    lab.call("UpdateNode", _wish(lab, "m2", api.WORKER))
+    assert lab.store.get(api.Node, "m2").spec.desired_role == api.WORKER
+    del lab.group.members["m3"]
+    refused = lab.refused("UpdateNode", _wish(lab, "m3", api.WORKER))
+    assert refused == "NotFound: can't find manager in raft memberlist"
+
+
+def test_managers_cannot_all_be_demoted_before_the_first_has_stepped_down(lab: Any) -> None:
+    _managers(lab, "m2")
+    lab.group.removable += ["n1", "m2"]
+    lab.call("UpdateNode", _wish(lab, "m2", api.WORKER))
+    refused = lab.refused("UpdateNode", _wish(lab, "n1", api.WORKER))
+    assert refused == "FailedPrecondition: attempting to demote the last manager of the swarm"
+
+
+def test_other_changes_of_a_manager_are_free(lab: Any) -> None:
+    request = _wish(lab, "n1", api.MANAGER)
+    request.spec.availability = api.NodeSpec.DRAIN
+    answer = lab.call("UpdateNode", request).node
+    assert answer == lab.store.get(api.Node, "n1")
+    assert answer.spec.availability == api.NodeSpec.DRAIN
+
+
+def test_removing_a_node_blacklists_its_certificate_and_orphans_its_tasks(lab: Any) -> None:
+    chain = lab.root.sign(new_csr(new_private_key()), "n2", "swarm-worker", "cl", lab.now, 7200.0)
+    tx = lab.tx()
+    node = tx.edit(api.Node, "n2")
+    node.certificate.certificate = chain
+    node.status.state = api.NodeStatus.DOWN
+    for task_id, node_id, state in (("t1", "n2", api.RUNNING), ("t2", "n2", api.FAILED), ("t3", "n1", api.RUNNING)):
+        task = api.Task(id=task_id, node_id=node_id)
+        task.status.state = state
+        task.status.container.container_id = "c"
+        tx.create(task)
+    lab.commit(tx)
+    lab.call("RemoveNode", api.RemoveNodeRequest(node_id="n2"))
+    assert lab.store.get(api.Node, "n2") is None
+    expiry = load_certificates(chain)[0].not_valid_after_utc
+    assert _cluster(lab).blacklisted_certificates["n2"].expiry.seconds == int(expiry.timestamp())
+    states = [lab.store.get(api.Task, task_id).status.state for task_id in ("t1", "t2", "t3")]
+    assert states == [api.ORPHANED, api.FAILED, api.RUNNING]
+    orphan = lab.store.get(api.Task, "t1").status
+    assert orphan.message == "Task belonged to a node that has been deleted"
+    assert orphan.timestamp.seconds == int(lab.now)
+    assert not orphan.HasField("container")
+
+
+@pytest.mark.parametrize(
+    "certificate", [b"", b"garbage", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+def test_a_certificate_that_cannot_be_read_is_blacklisted_for_ever(lab: Any, certificate: bytes) -> None:
+    tx = lab.tx()
+    tx.edit(api.Node, "n2").certificate.certificate = certificate
+    lab.commit(tx)
+    lab.call("RemoveNode", api.RemoveNodeRequest(node_id="n2", force=True))
+    assert not _cluster(lab).blacklisted_certificates["n2"].HasField("expiry")
+
+
+def test_a_demoted_manager_that_left_the_group_can_be_removed(lab: Any) -> None:
+    _managers(lab, "m2")
+    del lab.group.members["m2"]
+    lab.call("RemoveNode", api.RemoveNodeRequest(node_id="m2"))
+    assert lab.store.get(api.Node, "m2") is None
+
+
+def test_a_node_with_more_tasks_than_fit_into_an_entry_is_kept(lab: Any) -> None:
+    for number in range(3):
+        task = api.Task(id=f"t{number}", node_id="n2")
+        task.spec.container.args.append("x" * (defaults.ENTRY_BYTES_MAX // 2))
+        lab.put(task)
+    refused = lab.refused("RemoveNode", api.RemoveNodeRequest(node_id="n2", force=True))
+    assert refused.startswith("ResourceExhausted: node n2 still has 3 unfinished tasks")
+
+
+# --- secrets and configs -------------------------------------------------------------------------------------------
+
+
+def test_the_data_of_a_secret_never_comes_back(lab: Any) -> None:
+    spec = api.SecretSpec(annotations=api.Annotations(name="new"), data=b"HIDDEN")
+    answers = [lab.call("CreateSecret", api.CreateSecretRequest(spec=spec))]
+    secret = answers[0].secret
+    answers.append(lab.call("GetSecret", api.GetSecretRequest(secret_id=secret.id)))
+    answers.append(lab.call("ListSecrets", api.ListSecretsRequest()))
+    update = api.UpdateSecretRequest(secret_id=secret.id, secret_version=secret.meta.version, spec=spec)
+    update.spec.annotations.labels["k"] = "v"
+    answers.append(lab.call("UpdateSecret", update))
+    assert all(b"HIDDEN" not in answer.SerializeToString() for answer in answers)
+    kept = lab.store.get(api.Secret, secret.id)
+    assert (kept.spec.data, dict(kept.spec.annotations.labels)) == (b"HIDDEN", {"k": "v"})
+
+
+def test_configs_show_their_data_and_change_their_labels(lab: Any) -> None:
+    spec = api.ConfigSpec(annotations=api.Annotations(name="new", labels={"a": "b"}), data=b"shown")
+    config = lab.call("CreateConfig", api.CreateConfigRequest(spec=spec)).config
+    assert lab.call("GetConfig", api.GetConfigRequest(config_id=config.id)).config == config
+    del spec.annotations.labels["a"]
+    spec.ClearField("data")
+    update = api.UpdateConfigRequest(config_id=config.id, config_version=config.meta.version, spec=spec)
+    changed = lab.call("UpdateConfig", update).config
+    assert (changed.spec.data, dict(changed.spec.annotations.labels)) == (b"shown", {})
+    lab.call("RemoveConfig", api.RemoveConfigRequest(config_id=config.id))
+    assert lab.store.get(api.Config, config.id) is None
+
+
+def test_a_secret_in_use_by_several_services_names_them_all(lab: Any) -> None:
+    spec = lab.service_spec("also")
+    spec.task.container.secrets.add(secret_id="s1", secret_name="sec1").file.name = "x"
+    lab.put(api.Service(id="aaa", spec=spec))
+    refused = lab.refused("RemoveSecret", api.RemoveSecretRequest(secret_id="s1"))
+    assert refused == "InvalidArgument: secret 'sec1' is in use by the following services: also, full"
