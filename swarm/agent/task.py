@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from swarm import api, defaults
 from swarm.agent.dependencies import Dependencies
 from swarm.agent.words import CancelStep, Execute, Executed, Observed, Step
+from swarm.api.equality import same_task
 from swarm.store.store import copy_of
 
 
@@ -118,18 +119,13 @@ class TaskRun:
         if not self.assigned:
             self.again = copy_of(task)
             return
-        if task.desired_state < self.task.desired_state:
+        if task.desired_state < self.task.desired_state or same_task(task, self.task):
             return
-        definition = copy_of(task)
-        definition.status.CopyFrom(self.task.status)
-        definition.meta.CopyFrom(self.task.meta)
-        if definition == self.task:
-            return
-        stopping = definition.desired_state >= api.SHUTDOWN
-        definition.desired_state, desired = self.task.desired_state, definition.desired_state
-        changed = definition != self.task
-        definition.desired_state = desired
-        self.task = definition
+        stopping = task.desired_state >= api.SHUTDOWN
+        before, self.task = self.task, copy_of(task)
+        self.task.status.CopyFrom(before.status)
+        before.desired_state = task.desired_state
+        changed = not same_task(before, task)
         self.dirty = True
         self._reset_retry()
         if changed and self.task.status.state >= api.STARTING:
@@ -169,9 +165,7 @@ class TaskRun:
         elif event.step is Step.REMOVE:
             self._removed(error, now, rng)
         elif not self.assigned:
-            self._stopped = not error or not self._retry(now, rng)
-            if self._stopped:
-                self._reset_retry()
+            self._stopping(event.step, error, now, rng)
         elif event.step is Step.UPDATE:
             self._refresh = bool(error) and event.temporary and self._retry(now, rng)
         elif not error:
@@ -260,6 +254,12 @@ class TaskRun:
 
     def _reset_retry(self) -> None:
         self._retry_at, self._retries = None, 0
+
+    def _stopping(self, step: Step, error: str, now: float, rng: Random) -> None:
+        """A step of a task that is being removed ended; only the end of SHUTDOWN matters."""
+        if step is Step.SHUTDOWN and (not error or not self._retry(now, rng)):
+            self._stopped = True
+            self._reset_retry()
 
     def _removed(self, error: str, now: float, rng: Random) -> None:
         self.gone = not error or not self._retry(now, rng)
