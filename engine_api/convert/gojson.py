@@ -251,6 +251,6 @@ def _check_padding(text: str, group: list[int], n: int, rest: list[int]) -> None
         if len(group) < 4:
             raise JsonError(f"illegal base64 data at input byte {len(text)}")
         if text[group[3]] != "=":
-            raise JsonError(f"illegal base64 data at input byte {group[3]}")
+            raise JsonError(f"illegal base64 data at input byte {group[3] - 1}")
     if rest:
         raise JsonError(f"illegal base64 data at input byte {rest[0]}")

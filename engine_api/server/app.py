@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random, SystemRandom
 
@@ -125,8 +126,10 @@ async def _answer_errors(
         return _message(request, error.status, error.reason)
     except asyncio.CancelledError:
         raise
-    except Exception:
-        _LOG.exception("request failed", method=request.method, path=request.path)
+    except Exception as error:
+        # the text and the variables of a bug may hold what a user sent; where it happened is enough to find it
+        where = "".join(traceback.format_tb(error.__traceback__))
+        _LOG.error("api.bug", method=request.method, path=request.path, error=type(error).__name__, where=where)
         return _message(request, 500, "internal error, see the log of the daemon")
 
 

@@ -21,7 +21,7 @@ from engine_api.server.request import ApiRequest
 from swarm import api, defaults
 from swarm.errors import SwarmError
 
-BARE_KEY = "bare"
+BARE_KEY: web.ResponseKey[bool] = web.ResponseKey("bare", bool)
 """Set on a response that must go out without Content-Type, as the older engines send logs."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
