@@ -87,7 +87,6 @@ CONTROL: dict[str, Handler] = {
     "Control/UpdateVolume": _write(resources.update_volume),
     "Control/ListVolumes": _read(resources.list_volumes),
     "Control/RemoveVolume": _write(resources.remove_volume),
-    "CA/GetUnlockKey": _read(clusters.get_unlock_key),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from certs.errors import InvalidCertificate
 from certs.keys import load_certificates
 from swarm import api, defaults
-from swarm.errors import FailedPrecondition, Internal, NotFound, ResourceExhausted
+from swarm.errors import FailedPrecondition, Internal, NotFound
 from swarm.manager.controlapi.clusters import expire_blacklist
 from swarm.manager.controlapi.common import (
     Test,
@@ -21,7 +21,6 @@ from swarm.manager.controlapi.common import (
     require,
     select,
 )
-from swarm.manager.orchestrator.tasks import stamp
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
 
@@ -104,7 +103,7 @@ def _check_demotion(view: View, node: api.Node, members: Members) -> None:
 
 
 def remove_node(tx: Tx, request: api.RemoveNodeRequest, members: Members) -> api.RemoveNodeResponse:
-    """RemoveNode: its certificate is no longer accepted, and nobody waits for its tasks any more."""
+    """RemoveNode: its certificate is no longer accepted. The reaper gives up its tasks, however many there are."""
     node = find_one(tx, api.Node, request.node_id)
     if node.spec.desired_role == api.MANAGER and members.is_member(node.id):
         raise FailedPrecondition(
@@ -119,7 +118,6 @@ def remove_node(tx: Tx, request: api.RemoveNodeRequest, members: Members) -> api
     cluster = tx.edit(api.Cluster, found.id)
     cluster.blacklisted_certificates[node.id].CopyFrom(_blacklisting(node.certificate.certificate))
     expire_blacklist(cluster, tx.now)
-    _orphan_tasks(tx, node.id)
     tx.remove(api.Node, node.id)
     return api.RemoveNodeResponse()
 
@@ -134,19 +132,3 @@ def _blacklisting(certificate_pem: bytes) -> api.BlacklistedCertificate:
     if certificates:
         entry.expiry.FromDatetime(certificates[0].not_valid_after_utc)
     return entry
-
-
-def _orphan_tasks(tx: Tx, node_id: str) -> None:
-    """Give up the tasks of a node that is gone; what they really do cannot be learnt any more."""
-    tasks = [task for task in tx.find(api.Task, "node", node_id) if task.status.state < api.COMPLETE]
-    if sum(task.ByteSize() for task in tasks) > defaults.ENTRY_BYTES_MAX:
-        raise ResourceExhausted(
-            f"node {node_id} still has {len(tasks)} unfinished tasks, too many to give up in one step; "
-            "scale down or remove some of their services first"
-        )
-    for found in tasks:
-        task = tx.edit(api.Task, found.id)
-        task.status.CopyFrom(
-            api.TaskStatus(state=api.ORPHANED, message="Task belonged to a node that has been deleted")
-        )
-        stamp(task.status.timestamp, tx.now)
