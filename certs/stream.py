@@ -19,13 +19,14 @@ import contextlib
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 HANDSHAKE_TIMEOUT_S = 10.0
 CLOSE_PROGRESS_TIMEOUT_S = 30.0
 RECORD_BYTES_MAX = 16_384
 
 Verify = Callable[[list[bytes]], None]
+Admit = Callable[[Any], bool]
 HandshakeFailed = Callable[[Any, Exception], None]
 
 
@@ -116,15 +117,18 @@ class TlsStream(asyncio.Protocol):
         server_name: str | None = None,
         verify: Verify | None = None,
         handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+        admit: Admit | None = None,
         on_failed: HandshakeFailed | None = None,
     ) -> None:
         """verify is given the peer's chain after the handshake and raises to refuse it.
 
-        on_failed is told (peername, error), once, when a handshake does not succeed.
+        admit is asked with the peername before the handshake; False drops the connection. on_failed is told
+        (peername, error), once, when the handshake of an admitted connection does not succeed.
         """
         self._factory = factory
         self._context = context
         self._verify = verify
+        self._admit = admit
         self._on_failed = on_failed
         self._handshake_timeout_s = handshake_timeout_s
         self._incoming = ssl.MemoryBIO()
@@ -152,8 +156,11 @@ class TlsStream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """TCP is there: start the handshake."""
-        assert isinstance(transport, asyncio.Transport)
-        self._raw = transport
+        self._raw = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        if self._admit is not None and not self._admit(transport.get_extra_info("peername")):
+            self._failed = True
+            self._raw.abort()
+            return
         self._timer = asyncio.get_running_loop().call_later(self._handshake_timeout_s, self._handshake_timed_out)
         self._handshake()
 
@@ -398,7 +405,9 @@ class TlsStream(asyncio.Protocol):
 
     def _peer_chain(self) -> list[bytes]:
         inner: Any = self._tls._sslobj  # type: ignore[attr-defined]  # public only from Python 3.13
-        return [certificate.public_bytes(_DER) for certificate in inner.get_unverified_chain() or ()]
+        chain = inner.get_unverified_chain() or ()
+        # OpenSSL counts the leaf apart on the server side: without a client certificate it is there as None
+        return [certificate.public_bytes(_DER) for certificate in chain if certificate is not None]
 
     def extra_info(self, name: str, default: Any = None) -> Any:
         """See TlsTransport.get_extra_info."""

@@ -363,14 +363,16 @@ class NodeProcess:
         assert self._credentials is not None
         addresses = [addr for _, addr in self._remotes.managers()]
         try:
-            credentials = await bootstrap.renew(addresses, self._root_pem, self._credentials, self._rng)
+            issued = await bootstrap.renew(addresses, self._root_pem, self._credentials, self._rng)
         except (SwarmError, CertsError, OSError, TimeoutError) as error:
             log.warning("certificate.not_renewed", error=str(error))
             self._renewals.put(Failed())
             return
-        self._keys.save(credentials)
-        self._adopt(self._root_pem, credentials)
-        leaf = load_certificates(credentials.certificate_pem)[0]
+        if issued.root_pem != self._root_pem:
+            self._keys.save_root(issued.root_pem)
+        self._keys.save(issued.credentials)
+        self._adopt(issued.root_pem, issued.credentials)
+        leaf = load_certificates(issued.credentials.certificate_pem)[0]
         valid_from, valid_until = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
         log.info("certificate.renewed", role=self.role, until=leaf.not_valid_after_utc.isoformat())
         self._renewals.put(Renewed(valid_from, valid_until, self.role))

@@ -15,6 +15,7 @@ from swarm.manager.logbroker import LogBroker
 from swarm.manager.manager import Manager, Parts
 from swarm.manager.orchestrator.enforcer import EnforcerStage
 from swarm.manager.orchestrator.global_mode import GlobalStage
+from swarm.manager.orchestrator.jobs import JobsStage
 from swarm.manager.orchestrator.reaper import ReaperStage
 from swarm.manager.orchestrator.replicated import ReplicatedStage
 from swarm.manager.orchestrator.restart import RestartStage
@@ -77,6 +78,7 @@ def parts(node_id: str, cluster_id: str, group: Group) -> Parts:
             ("certificates", CertificateStage(cluster_id)),
             ("replicated", ReplicatedStage()),
             ("global", GlobalStage()),
+            ("jobs", JobsStage()),
             ("restart", RestartStage()),
             ("update", UpdateStage()),
             ("enforcer", EnforcerStage()),
