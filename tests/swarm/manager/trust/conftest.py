@@ -35,13 +35,13 @@ M = TypeVar("M", bound=Message)
 class Lab:
     """A leader reduced to its trust parts: each pass runs queued writes, then the stages, and commits."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: float = NOW, root: RootCA = ROOT) -> None:
         self.store = Store()
         self.rng = Random("trust")
-        self.now = NOW
+        self.now = now
         self.stages: list[Stage] = [ClusterStage(CLUSTER), CertificateStage(CLUSTER, deterministic=True)]
         self.service = CertificateAuthority(self.store, CLUSTER)
-        self.edit(lambda tx: clusters.bootstrap(tx, CLUSTER, MANAGER, api.ClusterSpec(), ROOT, CSR, b"", NewCluster()))
+        self.edit(lambda tx: clusters.bootstrap(tx, CLUSTER, MANAGER, api.ClusterSpec(), root, CSR, b"", NewCluster()))
         self.elect()
 
     def elect(self) -> None:
