@@ -130,9 +130,11 @@ async def test_a_promoted_worker_comes_back_as_a_manager(manager: Manager) -> No
 
 async def test_a_wrong_secret_is_refused_with_the_text_that_users_know(manager: Manager) -> None:
     token = join_token(manager.root.digest, 5)
-    with pytest.raises(InvalidArgument, match="^A valid join token is necessary to join this cluster$") as caught:  # noqa: RUF043
+    with pytest.raises(SwarmError) as caught:
         await bootstrap.join(manager.addresses, token, 0, Random(1), world=IMPATIENT)
-    assert caught.value.rpc_text.startswith("rpc error: code = InvalidArgument desc = A valid join token")
+    assert caught.value.rpc_text == (
+        "rpc error: code = InvalidArgument desc = A valid join token is necessary to join this cluster"
+    )
     assert manager.lab.store.count(api.Node) == 1
 
 
@@ -146,7 +148,7 @@ async def test_a_removed_node_cannot_renew(manager: Manager) -> None:
     issued = await bootstrap.join(manager.addresses, manager.token("worker"), 0, Random(1))
     node_id = identity_of(issued.credentials.certificate_pem).node_id
     manager.edit(lambda tx: tx.edit(api.Cluster, CLUSTER).blacklisted_certificates[node_id].Clear())
-    with pytest.raises(InvalidArgument, match="A valid join token"):
+    with pytest.raises(SwarmError, match="A valid join token"):
         await bootstrap.renew(manager.addresses, issued.root_pem, issued.credentials, Random(1), world=IMPATIENT)
 
 
