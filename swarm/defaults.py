@@ -172,6 +172,7 @@ RPC_STOP_GRACE_S = 8.0
 # --- Engine API ---
 API_BODY_BYTES_MAX = 16 << 20
 API_FRAGMENT_BYTES_MAX = 128 << 20  # JSON of objects kept for lists
+API_LIST_CHUNK_OBJECTS = 200  # converted to JSON at a stretch
 API_DISCONNECT_POLL_S = 1.0  # how soon an idle log stream notices that its reader is gone
 API_NAME_TRIES = 5  # names made up for a nameless service before giving up
 

@@ -77,7 +77,7 @@ def _routes(resource: Resource, since: ApiVersion) -> tuple[Route, ...]:
         if "names" in resource.filters:
             filters.names.extend(given.get("names"))
         answer = await request.call(resource.kind.list, resource.kind.list_request(filters=filters))
-        return list_answer(request, resource.table, getattr(answer, plural))
+        return await list_answer(request, resource.table, getattr(answer, plural))
 
     async def create(request: ApiRequest) -> web.StreamResponse:
         parsed = await request.json(resource.spec_table)

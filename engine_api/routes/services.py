@@ -213,7 +213,7 @@ async def list_services(request: ApiRequest) -> web.StreamResponse:
     if request.version < (1, 25):
         return json_answer([with_legacy_networks(SERVICE.show(service)) for service in chosen])
     if not with_status:
-        return list_answer(request, SERVICE, chosen)
+        return await list_answer(request, SERVICE, chosen)
     return list_of(await _with_statuses(request, chosen))
 
 
@@ -274,7 +274,7 @@ async def list_tasks(request: ApiRequest) -> web.StreamResponse:
         runtimes=given.get("runtime") or ["container", ""],
     )
     answer = await request.call("Control/ListTasks", api.ListTasksRequest(filters=filters))
-    return list_answer(request, TASK, answer.tasks)
+    return await list_answer(request, TASK, answer.tasks)
 
 
 async def inspect_task(request: ApiRequest) -> web.StreamResponse:

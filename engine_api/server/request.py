@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -18,6 +19,7 @@ from engine_api.server import decode
 from engine_api.server.dialect import ApiVersion, Dialect, dialect_of, parse_version
 from engine_api.server.fragments import Fragments
 from swarm import api as swarm_api
+from swarm import defaults
 
 _ENCODER = msgspec.json.Encoder()
 FindLocalNetwork = Callable[[str], Awaitable[str | None]]
@@ -129,10 +131,18 @@ def raw_answer(body: bytes, status: int = 200) -> web.Response:
     return web.Response(body=body + b"\n", status=status, content_type="application/json")
 
 
-def list_answer(request: ApiRequest, table: Table, objects: Sequence[Any]) -> web.Response:
-    """A list of stored objects in the order of their IDs, from fragments where they are known."""
+async def list_answer(request: ApiRequest, table: Table, objects: Sequence[Any]) -> web.Response:
+    """A list of stored objects in the order of their IDs, from fragments where they are known.
+
+    Other work gets its turn between chunks: a long list must not hold up the heartbeats of the same process.
+    """
     fragment = request.api.fragments.of
-    return list_of([fragment(table, obj) for obj in by_id(objects)])
+    ordered = by_id(objects)
+    elements: list[bytes] = []
+    for start in range(0, len(ordered), defaults.API_LIST_CHUNK_OBJECTS):
+        elements += [fragment(table, obj) for obj in ordered[start : start + defaults.API_LIST_CHUNK_OBJECTS]]
+        await asyncio.sleep(0)
+    return list_of(elements)
 
 
 def by_id(objects: Sequence[Any]) -> list[Any]:

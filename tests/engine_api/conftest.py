@@ -87,6 +87,7 @@ class FakeBackend:
         self.joins: list[JoinRequest] = []
         self.left: list[bool] = []
         self.keys: list[str] = []
+        self.unlock_key = b""
         self.calls: list[tuple[str, Message]] = []
         self.log: list[api.SubscribeLogsMessage | SwarmError] = []
         self.log_closed = False
@@ -107,6 +108,8 @@ class FakeBackend:
     async def call(self, method: str, request: Message) -> Message:
         self.require_manager()
         self.calls.append((method, request))
+        if method == "CA/GetUnlockKey":
+            return api.GetUnlockKeyResponse(unlock_key=self.unlock_key)
         handler = self._table[method]
         if not handler.write:
             answer: Message = handler.function(self.store, request)

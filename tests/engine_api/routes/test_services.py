@@ -167,9 +167,7 @@ async def test_unlock_hands_the_key_over_and_the_key_is_shown_in_its_written_for
     await _json(client, "POST", "/v1.41/swarm/unlock", json={"UnlockKey": "SWMKEY-1-x"})
     assert backend.keys == ["SWMKEY-1-x"]
     assert await _json(client, "GET", "/v1.41/swarm/unlockkey") == {"UnlockKey": ""}
-    cluster = next(iter(backend.store.all(api.Cluster)))
-    cluster.unlock_keys.add(subsystem="swarm-manager", key=bytes(32))
-    cluster.spec.encryption_config.auto_lock_managers = True
+    backend.unlock_key = bytes(32)
     assert await _json(client, "GET", "/v1.41/swarm/unlockkey") == {"UnlockKey": "SWMKEY-1-" + "A" * 43}
 
 
