@@ -480,9 +480,15 @@ def serve_tls(
     context: Callable[[], ssl.SSLContext],
     *,
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+    admit: Admit | None = None,
     on_failed: HandshakeFailed | None = None,
 ) -> Callable[[], TlsStream]:
     """A protocol factory for loop.create_server; ``context`` is asked anew for each connection (live reload)."""
     return lambda: TlsStream(
-        factory, context(), server_side=True, handshake_timeout_s=handshake_timeout_s, on_failed=on_failed
+        factory,
+        context(),
+        server_side=True,
+        handshake_timeout_s=handshake_timeout_s,
+        admit=admit,
+        on_failed=on_failed,
     )

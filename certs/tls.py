@@ -147,15 +147,18 @@ def verify_chain(chain_der: Sequence[bytes], roots_pem: bytes, server_name: str,
 
 
 def _reaches_root(
-    certificate: x509.Certificate, pool: list[x509.Certificate], roots: list[x509.Certificate], at: datetime
+    leaf: x509.Certificate, intermediates: list[x509.Certificate], roots: list[x509.Certificate], at: datetime
 ) -> bool:
-    if any(_issued(root, certificate) and _valid_at(root, at) for root in roots):
-        return True
-    for index, issuer in enumerate(pool):
-        if not _issued(issuer, certificate) or not _is_ca(issuer) or not _valid_at(issuer, at):
-            continue
-        if _reaches_root(issuer, pool[:index] + pool[index + 1 :], roots, at):
+    """Search from the leaf up; each intermediate is looked at once, however they sign each other."""
+    pool = list(intermediates)
+    frontier = [leaf]
+    while frontier:
+        certificate = frontier.pop()
+        if any(_issued(root, certificate) and _valid_at(root, at) for root in roots):
             return True
+        issuers = [it for it in pool if _issued(it, certificate) and _is_ca(it) and _valid_at(it, at)]
+        pool = [it for it in pool if it not in issuers]
+        frontier += issuers
     return False
 
 

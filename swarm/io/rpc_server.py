@@ -1,0 +1,312 @@
+"""gRPC requests to the words of swarm/rpc.py: the server of port 2377.
+
+A call is looked up in METHODS, authorised, and handed to ``handler`` as a Call when its request is complete (at once
+for client streams); answers come back through ``send`` at any time from the same loop. What the client does later is
+StreamData, StreamEnd(None) when a client stream is complete, and StreamEnd(error) when a call ends that was not
+answered yet: cancelled, out of time, its connection lost, or its answers not read. No answer is expected then, and
+answers to streams that are gone are dropped.
+
+Strangers may connect, so everything is limited: connections (more strictly without a certificate), time for the
+handshake and for a request, streams, memory (see http2.py), and idle time. One sweep every few seconds serves all
+limits of time, so that a call costs a timer only when it is not answered at once.
+
+(swarmkit: manager/manager.go; grpc-go: server.go, internal/transport/http2_server.go)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import structlog
+
+from certs.stream import serve_tls
+from swarm import defaults
+from swarm.api.methods import Method
+from swarm.errors import DeadlineExceeded, Internal, Unavailable
+from swarm.io.rpc_connection import KEEPALIVE_PING, ServerCall, ServerConnection, format_address
+from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
+
+log = structlog.get_logger()
+
+Handler = Callable[[Call | StreamData | StreamEnd], None]
+Authorizer = Callable[[Method, Peer, Mapping[str, tuple[str, ...]]], Peer]
+
+
+class _Address:
+    """Connections from one IP address."""
+
+    __slots__ = ("anonymous", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.anonymous = 0
+
+
+class RpcServer:
+    """The gRPC server. Everything runs in the loop in which listen() was awaited."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        tls_context: Callable[[], ssl.SSLContext] | None,
+        authorizer: Authorizer,
+        next_stream: Iterator[int],
+    ) -> None:
+        """handler takes events and must not block; authorizer is usually a ClusterAuthorizer.
+
+        tls_context is asked for each connection. None: no TLS, for sockets that guard themselves and for tests.
+        """
+        self._handler = handler
+        self._tls_context = tls_context
+        self._authorizer = authorizer
+        self._streams = next_stream
+        self._servers: list[asyncio.Server] = []  # uvloop closes a server that nobody refers to
+        self._connections: dict[ServerConnection, str] = {}
+        self._per_address: dict[str, _Address] = {}
+        self._connection_count = 0
+        self._calls: dict[int, ServerCall] = {}
+        self._incomplete: dict[int, ServerCall] = {}
+        self._dirty: list[ServerConnection] = []
+        self._stalled: dict[ServerConnection, tuple[int, float]] = {}
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._empty: asyncio.Event | None = None
+        self._closed = False
+
+    # --- life ---
+
+    async def listen(self, host: str, port: int) -> None:
+        """Accept connections; port 0 takes a free one (see addresses). Raises OSError."""
+        loop = asyncio.get_running_loop()
+        self._servers.append(await loop.create_server(self._accept, host, port, backlog=1024))
+        if self._sweep_timer is None:
+            self._sweep_timer = loop.call_later(defaults.RPC_SWEEP_PERIOD_S, self._sweep_and_rearm)
+
+    @property
+    def addresses(self) -> list[str]:
+        """What it listens on, "ip:port"."""
+        return [format_address(socket.getsockname()) for server in self._servers for socket in server.sockets]
+
+    async def close(self, grace_s: float = defaults.RPC_STOP_GRACE_S) -> None:
+        """Accept nothing more; give open calls ``grace_s`` seconds, then end them with Unavailable."""
+        self._closed = True
+        for server in self._servers:
+            server.close()
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        for connection in list(self._connections):
+            connection.drain()
+        await self._wait_empty(grace_s)
+        for connection in list(self._connections):
+            connection.stop(Unavailable("the server is stopping"))
+        await self._wait_empty(_LAST_BYTES_S)
+        for connection in list(self._connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        await self._wait_empty(_LAST_BYTES_S)
+
+    async def _wait_empty(self, timeout_s: float) -> None:
+        if not self._connections or timeout_s <= 0:
+            return
+        self._empty = asyncio.Event()
+        try:
+            await asyncio.wait_for(self._empty.wait(), timeout_s)
+        except TimeoutError:
+            return
+
+    # --- answers ---
+
+    def send(self, answer: Reply | StreamData | StreamEnd) -> None:
+        """Answer a call: Reply (unary, client stream), StreamData and StreamEnd (server stream, or an error)."""
+        call = self._calls.get(answer.stream)
+        if call is None:
+            return
+        if isinstance(answer, StreamEnd):
+            call.connection.end(call, answer.error)
+        else:
+            call.connection.send_message(call, answer.message, isinstance(answer, Reply))
+
+    def buffered(self, stream: int) -> int:
+        """Bytes of answers that wait for a slow client, 0 for a call that is gone."""
+        call = self._calls.get(stream)
+        return 0 if call is None else len(call.h2.outbox)
+
+    def pause(self, stream: int) -> None:
+        """Take no more messages of a client stream: its client is held back once a window is full."""
+        call = self._calls.get(stream)
+        if call is not None:
+            call.connection.pause(call)
+
+    def resume(self, stream: int) -> None:
+        """Go on after pause."""
+        call = self._calls.get(stream)
+        if call is not None:
+            call.connection.resume(call)
+
+    # --- connections ---
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        if self._tls_context is None:
+            return ServerConnection(self)
+        accept = serve_tls(
+            lambda: ServerConnection(self),
+            self._tls_context,
+            handshake_timeout_s=defaults.RPC_HANDSHAKE_TIMEOUT_S,
+            admit=self._admit,
+            on_failed=self._handshake_failed,
+        )
+        return accept()
+
+    def _admit(self, peername: Any) -> bool:
+        """Count a connection that begins its handshake, or refuse it."""
+        host = _host(peername)
+        address = self._per_address.get(host)
+        if address is None:
+            address = _Address()
+        if (
+            self._closed
+            or self._connection_count >= defaults.RPC_CONNECTIONS_MAX
+            or address.total >= defaults.RPC_CONNECTIONS_PER_ADDRESS_MAX
+            or address.anonymous >= defaults.RPC_ANONYMOUS_PER_ADDRESS_MAX
+        ):
+            log.warning("rpc.too_many_connections", peer=format_address(peername), open=address.total)
+            return False
+        self._per_address[host] = address
+        address.total += 1
+        address.anonymous += 1
+        self._connection_count += 1
+        return True
+
+    def _leave(self, host: str, anonymous: bool) -> None:
+        address = self._per_address[host]
+        self._connection_count -= 1
+        address.total -= 1
+        if anonymous:
+            address.anonymous -= 1
+        if not address.total:
+            del self._per_address[host]
+
+    def _handshake_failed(self, peername: Any, error: Exception) -> None:
+        self._leave(_host(peername), anonymous=True)
+        reason = getattr(error, "reason", None) or str(error)
+        log.warning("rpc.handshake_failed", peer=format_address(peername), error=reason)
+
+    def established(self, connection: ServerConnection) -> bool:
+        """See Owner."""
+        assert connection.transport is not None
+        peername = connection.transport.get_extra_info("peername")
+        host = _host(peername)
+        if self._tls_context is None and not self._admit(peername):
+            return False
+        if self._closed:
+            self._leave(host, anonymous=True)
+            return False
+        self._connections[connection] = host
+        if connection.peer.node_id or self._tls_context is None:
+            self._per_address[host].anonymous -= 1
+        return True
+
+    def lost(self, connection: ServerConnection) -> None:
+        """See Owner."""
+        host = self._connections.pop(connection, None)
+        self._stalled.pop(connection, None)
+        if host is not None:
+            self._leave(host, anonymous=self._tls_context is not None and not connection.peer.node_id)
+        if not self._connections and self._empty is not None:
+            self._empty.set()
+
+    # --- calls ---
+
+    def next_stream(self) -> int:
+        """See Owner."""
+        return next(self._streams)
+
+    def authorize(self, method: Method, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
+        """See Owner."""
+        return self._authorizer(method, direct, metadata)
+
+    def opened(self, call: ServerCall) -> None:
+        """See Owner."""
+        self._incomplete[call.stream] = call
+
+    def started(self, call: ServerCall) -> None:
+        """See Owner."""
+        self._incomplete.pop(call.stream, None)
+        self._calls[call.stream] = call
+
+    def ended(self, call: ServerCall) -> None:
+        """See Owner."""
+        self._incomplete.pop(call.stream, None)
+        self._calls.pop(call.stream, None)
+
+    def emit(self, event: Call | StreamData | StreamEnd) -> None:
+        """See Owner. A handler that raises is a bug; it costs the call, not the server."""
+        try:
+            self._handler(event)
+        except Exception:
+            log.exception("rpc.handler_failed", stream=event.stream)
+            self.send(StreamEnd(event.stream, Internal("internal error")))
+
+    def flush_soon(self, connection: ServerConnection) -> None:
+        """See Owner. All answers of one turn of the loop leave together."""
+        if not self._dirty:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._dirty.append(connection)
+
+    def _flush(self) -> None:
+        connections, self._dirty = self._dirty, []
+        for connection in connections:
+            connection.flush()
+
+    # --- limits of time ---
+
+    def _sweep_and_rearm(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.sweep(loop.time())
+        self._sweep_timer = loop.call_later(defaults.RPC_SWEEP_PERIOD_S, self._sweep_and_rearm)
+
+    def sweep(self, now: float) -> None:
+        """Apply all limits of time; ``now`` is the loop's clock. Runs by itself every RPC_SWEEP_PERIOD_S."""
+        for call in list(self._incomplete.values()):
+            if now - call.opened_at > defaults.RPC_REQUEST_TIMEOUT_S:
+                call.connection.finish(call, DeadlineExceeded("the request did not come in time"))
+        for connection in list(self._connections):
+            self._sweep_connection(connection, now)
+
+    def _sweep_connection(self, connection: ServerConnection, now: float) -> None:
+        h2 = connection.h2
+        if h2 is None:
+            return
+        if h2.awaiting_frames:
+            frames, since = self._stalled.get(connection, (-1, now))
+            if frames != h2.frames:
+                self._stalled[connection] = (h2.frames, now)
+            elif now - since > defaults.RPC_HANDSHAKE_TIMEOUT_S:
+                connection.refuse("frame or preface not completed in time")
+                return
+        else:
+            self._stalled.pop(connection, None)
+        if h2.streams:
+            connection.active_at = now
+        elif now - connection.active_at > (
+            defaults.RPC_IDLE_S if connection.peer.node_id else defaults.RPC_IDLE_ANONYMOUS_S
+        ):
+            connection.drain()
+        if connection.pinged_at is not None:
+            if now - connection.pinged_at > defaults.RPC_KEEPALIVE_TIMEOUT_S:
+                log.info("rpc.connection_silent", peer=connection.peer.addr)
+                assert connection.transport is not None
+                connection.transport.abort()
+        elif now - connection.received_at > defaults.RPC_KEEPALIVE_S:
+            connection.pinged_at = now
+            h2.ping(KEEPALIVE_PING)
+            connection.flush()
+
+
+_LAST_BYTES_S = 1.0
+
+
+def _host(peername: Any) -> str:
+    return str(peername[0]) if isinstance(peername, tuple) and peername else ""

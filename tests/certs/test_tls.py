@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import os
+import ssl
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from certs.errors import InvalidKey
+from certs.keys import pem_blocks
+from certs.tls import (
+    ClientTls,
+    Credentials,
+    UntrustedCertificate,
+    client_context,
+    server_context,
+    verify_chain,
+)
+
+if TYPE_CHECKING:
+    from tests.conftest import Authority
+
+
+def chain_of(credentials: Credentials) -> list[bytes]:
+    return [block.body for block in pem_blocks(credentials.certificate_pem)]
+
+
+def check(authority: Authority, credentials: Credentials, name: str = "swarm-manager", after_s: float = 0.0) -> None:
+    verify_chain(chain_of(credentials), authority.pem, name, authority.now.timestamp() + after_s)
+
+
+def test_a_manager_of_the_cluster_is_trusted_under_both_its_names(authority: Authority) -> None:
+    credentials = authority.issue()
+    check(authority, credentials)
+    check(authority, credentials, "swarm-ca")
+
+
+def test_a_manager_of_another_root_is_not_trusted(authority: Authority, other_authority: Authority) -> None:
+    with pytest.raises(UntrustedCertificate, match="signed by unknown authority"):
+        check(authority, other_authority.issue())
+
+
+def test_a_chain_over_a_cross_signed_root_is_trusted_as_go_does(
+    authority: Authority, other_authority: Authority
+) -> None:
+    credentials = other_authority.issue(intermediates=authority.cross_sign(other_authority))
+    check(authority, credentials)
+    check(other_authority, credentials)
+
+
+def test_an_intermediate_that_is_no_authority_is_not_trusted(authority: Authority, other_authority: Authority) -> None:
+    credentials = other_authority.issue(intermediates=authority.cross_sign(other_authority, ca=False))
+    with pytest.raises(UntrustedCertificate, match="unknown authority"):
+        check(authority, credentials)
+
+
+def test_a_worker_cannot_pose_as_a_manager(authority: Authority) -> None:
+    with pytest.raises(UntrustedCertificate, match="valid for swarm-worker, node1, not swarm-manager"):
+        check(authority, authority.issue(role="swarm-worker"))
+
+
+@pytest.mark.parametrize(("days", "word"), [(-1, "before"), (91, "after")])
+def test_a_certificate_counts_only_in_its_time(authority: Authority, days: int, word: str) -> None:
+    with pytest.raises(UntrustedCertificate, match=f"has expired or is not yet valid.* is {word} "):
+        check(authority, authority.issue(), after_s=days * 86400.0)
+
+
+def test_an_expired_root_is_not_trusted(authority: Authority) -> None:
+    credentials = authority.issue(not_after=authority.now + timedelta(days=9000))
+    with pytest.raises(UntrustedCertificate, match="unknown authority"):
+        check(authority, credentials, after_s=8000 * 86400.0)
+
+
+def test_a_certificate_for_clients_only_is_no_servers(authority: Authority) -> None:
+    with pytest.raises(UntrustedCertificate, match="incompatible key usage"):
+        check(authority, authority.issue(usage=(ExtendedKeyUsageOID.CLIENT_AUTH,)))
+
+
+@pytest.mark.parametrize("chain", [[], [b""], [b"\x30\x03abc"], [b"\x30\x00"] * 11])
+def test_a_broken_chain_is_refused(authority: Authority, chain: list[bytes]) -> None:
+    with pytest.raises(UntrustedCertificate):
+        verify_chain(chain, authority.pem, "swarm-manager", authority.now.timestamp())
+
+
+def test_contexts_leave_no_file_open(authority: Authority) -> None:
+    credentials = authority.issue()
+    before = os.listdir("/proc/self/fd")
+    server_context(credentials, authority.pem)
+    client_context(authority.client(credentials))
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_key_of_another_certificate_is_refused(authority: Authority) -> None:
+    mixed = Credentials(authority.issue().certificate_pem, authority.issue().key_pem)
+    with pytest.raises(InvalidKey, match="KEY_VALUES_MISMATCH"):
+        server_context(mixed, authority.pem)
+
+
+def test_an_encrypted_key_is_refused_without_asking_for_a_pass_phrase(authority: Authority) -> None:
+    credentials = Credentials(
+        authority.issue().certificate_pem,
+        b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    )
+    with pytest.raises(InvalidKey):
+        server_context(credentials, authority.pem)
+
+
+def test_a_servers_context_needs_roots(authority: Authority) -> None:
+    with pytest.raises(UntrustedCertificate):
+        server_context(authority.issue(), b"nothing")
+
+
+def test_a_server_asks_for_client_certificates_without_requiring_them(authority: Authority) -> None:
+    context = server_context(authority.issue(), authority.pem)
+    assert context.verify_mode == ssl.CERT_OPTIONAL
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+def test_secrets_do_not_show(authority: Authority) -> None:
+    assert "PRIVATE" not in repr(ClientTls("swarm-manager", None, authority.issue()))
