@@ -84,7 +84,7 @@ class EnforcerStage:
         cpus, memory = resources.nano_cpus, resources.memory_bytes
         generic = _Generic(resources.generic)
         out = []
-        for task in sorted(tasks, key=lambda x: (t.created_at(x, tx.now), x.id)):
+        for task in sorted(tasks, key=lambda x: (t.created_at(x, tx.now), x.slot, x.id)):
             service = tx.get(api.Service, task.service_id) if task.service_id else None
             # The service's constraints may have changed without making this task out of date.
             placement = task.spec.placement if service is None else service.spec.task.placement

@@ -3,7 +3,8 @@
 * Desired state REMOVE and nothing left to stop: the task is deleted.
 * The service is gone: its tasks get desired state REMOVE. The node is gone: what might have run there is ORPHANED.
 * A slot keeps at most TaskHistoryRetentionLimit tasks, live ones included; the oldest ended ones go first. With a
-  limit of restarts it keeps that many and one more instead, because restarts are counted from them. Jobs keep all.
+  limit of restarts it keeps that many and one more instead, because restarts are counted from them. An ended task that
+  stands for its slot (the policy does not replace it) stays, or else the slot would look empty. Jobs keep all.
 
 (swarmkit: manager/orchestrator/taskreaper/task_reaper.go, manager/orchestrator/service.go,
 manager/controlapi/node.go orphanNodeTasks)
@@ -159,11 +160,12 @@ class ReaperStage:
         siblings = t.slot_tasks(tx, service, task)
         surplus = len(siblings) - limit
         if limit >= 0 and surplus > 0:
+            kept = {x.id: None for x in t.updatable_tasks(service, siblings, tx.now)}  # what stands for the slot
             for old in sorted(siblings, key=lambda x: (t.status_at(x), x.id)):
                 never_ran = old.status.state < api.ASSIGNED and old.desired_state > api.RUNNING
                 if surplus == 0:
                     break
-                if old.status.state > api.RUNNING or never_ran:
+                if old.id not in kept and (old.status.state > api.RUNNING or never_ran):
                     if not tx.room():
                         return False
                     tx.remove(api.Task, old.id)

@@ -21,6 +21,8 @@ from swarm.manager.orchestrator import tasks as t
 from swarm.store.store import View
 from swarm.store.tx import Tx
 
+_BY_ITSELF = (api.COMPLETE, api.FAILED, api.REJECTED, api.ORPHANED)
+
 
 class RestartStage:
     """See the module; a Stage."""
@@ -153,7 +155,7 @@ class RestartStage:
 def _start_at(tx: Tx, service: api.Service, task: api.Task, siblings: list[api.Task]) -> float:
     """When a READY task may start, as things stand (seconds since the epoch; the past: now)."""
     created = t.created_at(task, tx.now)
-    older = [other for other in siblings if (t.created_at(other, tx.now), other.id) < (created, task.id)]
+    older = [other for other in siblings if other.id != task.id and t.created_at(other, tx.now) <= created]
     start = created
     stopping = [
         other
@@ -161,7 +163,8 @@ def _start_at(tx: Tx, service: api.Service, task: api.Task, siblings: list[api.T
         if not t.is_wanted(other) and api.ASSIGNED <= other.status.state <= api.RUNNING and not _node_lost(tx, other)
     ]
     if older:
-        before = max(older, key=lambda other: (t.created_at(other, tx.now), other.id))
+        # Of those made at the same moment, the one that changed last.
+        before = max(older, key=lambda other: (t.created_at(other, tx.now), other.meta.version.index, other.id))
         start += _delay_s(tx, service, task, before, siblings)
     if stopping:
         start = max(start, created + defaults.OLD_TASK_STOP_WAIT_S)
@@ -178,13 +181,13 @@ def _delay_s(tx: Tx, service: api.Service, task: api.Task, before: api.Task, sib
     """How long ``task`` waits after its creation because it replaces ``before``.
 
     A restart waits for the policy's delay, except off a drained node; an update does not wait. It was an update if the
-    spec changed while the task before it was still alive, or was done with for good.
+    spec changed and the task before it had not ended by itself, or was done with for good.
     """
     node = tx.get(api.Node, before.node_id) if before.node_id else None
     if node is not None and node.spec.availability == api.NodeSpec.DRAIN:
         return 0.0
     if before.spec_version.index != task.spec_version.index:
-        ended = before.status.state > api.RUNNING and t.status_at(before) <= t.created_at(task, tx.now)
+        ended = before.status.state in _BY_ITSELF and t.status_at(before) <= t.created_at(task, tx.now)
         if not ended and not (before.node_id and _node_lost(tx, before)):
             return 0.0
         if not t.should_restart(service, before, [s for s in siblings if s.id != task.id], tx.now):

@@ -69,18 +69,21 @@ class Rollout:
     # --- begin -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def begin(cls, tx: Tx, service: api.Service) -> Rollout | None:
-        """Find what is dirty; None when nothing is, and no update was under way."""
+    def begin(cls, tx: Tx, service: api.Service, inherited: bool) -> Rollout | None:
+        """Find what is dirty; None when nothing is, and no update was under way.
+
+        inherited: a former leader may have begun it.
+        """
         state = service.update_status.state
-        resumed = state in (_UPDATING, _ROLLING_BACK)
+        under_way = state in (_UPDATING, _ROLLING_BACK)
         rollout = cls(service, state == _ROLLING_BACK)
         for key, slot in sorted(rollout._slots(tx, service).items()):
             dirty = len(slot) > 1 or any(t.is_task_dirty(service, x, tx.get(api.Node, x.node_id)) for x in slot)
             if dirty:
                 rollout._todo[key] = slot[0]
-            if resumed:
+            if inherited and under_way:
                 rollout._take_over(tx, service, key, slot)
-        if not rollout._todo and not resumed:
+        if not rollout._todo and not under_way:
             return None
         rollout._total = len(rollout._todo) + len(rollout._made) or 1
         if not service.HasField("update_status"):

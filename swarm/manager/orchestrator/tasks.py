@@ -220,7 +220,7 @@ def _restarts(task: api.Task, siblings: Iterable[api.Task], now: float) -> list[
     Only the unbroken run of the version up to the newest task counts: after a rollback to a version that failed long
     ago it starts afresh.
     """
-    history = sorted(siblings, key=lambda t: (created_at(t, now), t.id))
+    history = sorted(siblings, key=lambda t: (created_at(t, now), t.id == task.id, t.meta.version.index, t.id))
     while history and history[-1].id != task.id:
         history.pop()
     run: list[float] = []
@@ -263,5 +263,5 @@ def updatable_tasks(service: api.Service, tasks: Sequence[api.Task], now: float)
         return live
     if service.update_status.state == api.UpdateStatus.ROLLBACK_STARTED:
         return []
-    newest = max(tasks, key=lambda t: (status_at(t), t.id))
+    newest = max(tasks, key=lambda t: (status_at(t), created_at(t, now), t.meta.version.index, t.id))
     return [] if should_restart(service, newest, tasks, now) else [newest]

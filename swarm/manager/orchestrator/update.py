@@ -36,6 +36,7 @@ class UpdateStage:
         self._work = Backlog("update")
         self._rollouts: dict[str, Rollout] = {}
         self._settled: dict[str, tuple[int, int]] = {}  # service ID -> spec version and update state found clean
+        self._inherited: dict[str, None] = {}  # services as a former leader left them
         self._timers = Timers()
 
     def rebuild(self, view: View, now: float) -> None:
@@ -43,6 +44,7 @@ class UpdateStage:
         self._reset()
         for service in view.all(api.Service):
             self.note("service", service.id)
+            self._inherited[service.id] = None
 
     def note(self, kind: str, object_id: str) -> None:
         """See Stage."""
@@ -74,6 +76,7 @@ class UpdateStage:
         if t.mode_of(service) not in (t.REPLICATED, t.GLOBAL) or service is None:
             self._drop(service_id)
             self._settled.pop(service_id, None)
+            self._inherited.pop(service_id, None)
             return True
         rollout = self._rollouts.get(service_id)
         if rollout is not None and not rollout.is_for(service):
@@ -102,7 +105,8 @@ class UpdateStage:
         state = service.update_status.state
         if self._settled.get(service.id) == (service.spec_version.index, state):
             return None
-        rollout = Rollout.begin(tx, service)
+        rollout = Rollout.begin(tx, service, service.id in self._inherited)
+        self._inherited.pop(service.id, None)
         if rollout is None:
             self._settled[service.id] = (service.spec_version.index, state)
             return None
