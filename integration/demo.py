@@ -56,7 +56,7 @@ def _course(host: Host) -> None:
 def _docker(host: Host, *args: str) -> None:
     """Type a command and show what it prints. Progress bars are for terminals: a pipe gets them line by line."""
     print(f"$ docker {' '.join(args)}", flush=True)
-    quiet = ("--quiet",) if args[:2] in (("service", "create"),) and not sys.stdout.isatty() else ()
+    quiet = ("--quiet",) if args[:2] == ("service", "create") and not sys.stdout.isatty() else ()
     environment = {**os.environ, "DOCKER_HOST": host.api, "DOCKER_CONFIG": str(host.directory / "cli")}
     command = ["docker", *args[:2], *quiet, *args[2:]]
     done = subprocess.run(command, env=environment, check=False, stdin=subprocess.DEVNULL)

@@ -84,6 +84,17 @@ class Host:
             stdin=None if stdin is not None else subprocess.DEVNULL,
         )
 
+    def inside(self, *command: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run a command in the host's network namespace."""
+        return subprocess.run(
+            ["nsenter", f"--net={NETNS / self.netns}", *command],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
 
 class Lab:
     """One lab, found again by its name; every operation reads and writes ``lab.json`` in its directory."""
@@ -180,6 +191,13 @@ class Lab:
             start_daemon(host)
         self._save()
 
+    def ensure(self, host: Host, part: str) -> None:
+        """Start a part of a host unless it runs."""
+        if part == "daemon" and host.stock:
+            return
+        if not processes.alive(self._pid(host, part)):
+            self.start(host, part)
+
     def cut(self, host: Host, other: Host | None = None) -> None:
         """Drop all packets from and to a host, or only those between two hosts."""
         peers = [(host, other.ip), (other, host.ip)] if other else [(host, None)]
@@ -237,6 +255,8 @@ class Lab:
     def _start_engine(self, host: Host) -> None:
         directory = host.directory
         (directory / "docker.pid").unlink(missing_ok=True)
+        # a killed dockerd leaves its containerd behind, which the next one fails to take over every other time
+        processes.kill_from_file(directory / "exec" / "containerd" / "containerd.pid")
         (directory / "daemon.json").write_text("{}")
         command = ["dockerd", "--config-file", f"{directory}/daemon.json", "--data-root", f"{directory}/engine"]
         command += ["--exec-root", f"{directory}/exec", "-p", f"{directory}/docker.pid", "-H", host.engine]
@@ -285,6 +305,7 @@ def _spawn(host: Host, command: list[str], log: Path) -> int:
             start_new_session=True,
             env=environment,
         )
+    processes.adopt(process)
     return process.pid
 
 

@@ -11,6 +11,13 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+def adopt(process: subprocess.Popen[bytes]) -> None:
+    """A daemon started by this process: it is reaped when it ends, and otherwise outlives us."""
+    _children[process.pid] = process
+
 
 def alive(pid: int) -> bool:
     """Whether a process exists and is not a zombie."""
@@ -21,8 +28,9 @@ def alive(pid: int) -> bool:
 
 
 def _reap(pid: int) -> None:
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+    process = _children.get(pid)
+    if process is not None and process.poll() is not None:
+        del _children[pid]
 
 
 def wait_gone(pid: int, timeout_s: float) -> bool:
@@ -51,6 +59,13 @@ def kill(pid: int) -> None:
         return
     os.kill(pid, signal.SIGKILL)
     wait_gone(pid, 10.0)
+
+
+def kill_from_file(pidfile: Path) -> None:
+    """Kill the process that a pid file names, if file and process exist, and remove the file."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        kill(int(pidfile.read_text()))
+        pidfile.unlink()
 
 
 def _commands() -> dict[int, tuple[int, str]]:
