@@ -1,7 +1,7 @@
 """The few calls that this daemon makes to the real engine, over one small asynchronous HTTP client.
 
-The API version is agreed on before the first call and again after the connection was lost, so that an engine may be
-restarted or upgraded under a running daemon. Calls have time limits; only streams (events, logs) may stay open.
+The API version is agreed on before the first call and watched in every answer, so that an engine may be restarted with
+another version under a running daemon. Calls have time limits; only streams (events, logs) may stay open.
 A connection that turns out to be dead is replaced once before the call is given up: calls here are either idempotent
 or refused the second time with a conflict that the caller understands.
 
@@ -139,16 +139,19 @@ class EngineClient:
             data = msgspec.json.encode(json)
             sent["Content-Type"] = "application/json"
         for attempt in (1, 2):
-            major, minor = await self.api_version()
+            version = await self.api_version()
             try:
-                response = await self._send(method, f"/v{major}.{minor}{path}", params, data, sent, limit)
-                break
+                response = await self._send(method, f"/v{version[0]}.{version[1]}{path}", params, data, sent, limit)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 self._version = None
                 if attempt == 2 or isinstance(error, aiohttp.ClientConnectorError):
                     raise self._unavailable(error) from None
+                continue
             except (aiohttp.ClientError, TimeoutError) as error:
                 raise self._unavailable(error, path) from None
+            if self._agree(response) == version or response.status != 400:
+                break
+            response.release()  # another engine than before answered, and it does not speak that version
         if response.status >= 300 and response.status != 304:
             with self._translated(path):
                 raise EngineError(response.status, _error_text(response.reason or "", await response.read()))
@@ -208,13 +211,19 @@ class EngineClient:
                 raise self._unavailable(error, "/_ping") from None
             if response.status != 200:
                 raise EngineUnavailable(f"the Docker Engine at {self.host} is not well: {_error_text('', body)}")
-            offered = _version(response.headers.get("Api-Version", ""))
-            if offered < API_VERSION_MIN:
-                theirs, ours = ".".join(map(str, offered)), ".".join(map(str, API_VERSION_MIN))
-                raise EngineUnavailable(
-                    f"the Docker Engine at {self.host} speaks API version {theirs}; at least {ours} is needed"
-                )
-            self._version = min(offered, API_VERSION_MAX)
+            return self._agree(response)
+        return self._version
+
+    def _agree(self, response: aiohttp.ClientResponse) -> tuple[int, int]:
+        """The version to use from now on: every answer of an engine says which it offers."""
+        offered = _version(response.headers.get("Api-Version", ""))
+        if offered < API_VERSION_MIN:
+            response.release()
+            theirs, ours = ".".join(map(str, offered)), ".".join(map(str, API_VERSION_MIN))
+            raise EngineUnavailable(
+                f"the Docker Engine at {self.host} speaks API version {theirs}; at least {ours} is needed"
+            )
+        self._version = min(offered, API_VERSION_MAX)
         return self._version
 
     async def ping(self) -> None:

@@ -145,7 +145,7 @@ class _Publication:
         """Publish the log of one task. Raises only what the sink raises."""
         options = api.LogSubscriptionOptions()
         options.CopyFrom(self._options)
-        limit = _RateLimit(defaults.LOG_BYTES_PER_S)
+        limit = RateLimit(defaults.LOG_BYTES_PER_S)
         with self._watch.subscribe(task.id) as changes:
             while True:
                 try:
@@ -176,9 +176,7 @@ class _Publication:
                     raise
             await wait()
 
-    async def _copy(
-        self, task: api.Task, options: api.LogSubscriptionOptions, sink: LogSink, limit: _RateLimit
-    ) -> None:
+    async def _copy(self, task: api.Task, options: api.LogSubscriptionOptions, sink: LogSink, limit: RateLimit) -> None:
         name = container_name(task)
         tty = bool((await self._engine.inspect_container(name))["Config"]["Tty"])
         context = api.LogContext(service_id=task.service_id, node_id=task.node_id, task_id=task.id)
@@ -195,7 +193,7 @@ class _Publication:
                 batch.add(message)
             await self._send(batch, options, sink, limit)
 
-    async def _send(self, batch: _Batch, options: api.LogSubscriptionOptions, sink: LogSink, limit: _RateLimit) -> None:
+    async def _send(self, batch: _Batch, options: api.LogSubscriptionOptions, sink: LogSink, limit: RateLimit) -> None:
         """Send a batch and remember how far we are, in case we have to start again."""
         size, message = batch.take()
         if not message.messages:
@@ -228,7 +226,7 @@ class _Batch:
         return size, message
 
 
-class _RateLimit:
+class RateLimit:
     """A token bucket that holds one second's worth and is full at the start."""
 
     def __init__(self, bytes_per_s: int) -> None:

@@ -47,6 +47,11 @@ class Subscription:
         """Look again."""
         self._changed.set()
 
+    @property
+    def notified(self) -> bool:
+        """Has anything happened since clear()?"""
+        return self._changed.is_set()
+
     async def wait(self, timeout_s: float | None = None) -> None:
         """Until something may have happened since clear(), or the time is over."""
         try:
@@ -101,7 +106,7 @@ class ContainerWatch:
             since = f"{since_ns // _NANOSECONDS}.{since_ns % _NANOSECONDS:09d}"
             try:
                 async with self._engine.events(_FILTERS, since) as events:
-                    self._notify_all()
+                    self.notify_all()
                     delay_s = defaults.EXECUTOR_RECONNECT_BASE_S
                     async for event in events:
                         self._dispatch(event)
@@ -119,7 +124,8 @@ class ContainerWatch:
                 subscription.exit_code = int(code)
             subscription.notify()
 
-    def _notify_all(self) -> None:
+    def notify_all(self) -> None:
+        """Everybody looks again."""
         for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
                 subscription.notify()
