@@ -341,7 +341,9 @@ class LogBroker:
         """A node sent what it may not: that is the end of its part."""
         publication = self._publications.pop(publication_stream, None)
         stream = self._readers.get(publication.wire_id) if publication is not None else None
-        return self._node_done(stream, publication.node_id, error.rpc_text) if publication and stream is not None else []
+        return (
+            self._node_done(stream, publication.node_id, error.rpc_text) if publication and stream is not None else []
+        )
 
     def _publication_ended(self, event: StreamEnd) -> list[Effect]:
         publication = self._publications.pop(event.stream)

@@ -275,7 +275,8 @@ class Dispatcher:
 
     def _read_cluster(self) -> bool:
         """Note what all agents must know. Returns whether it changed."""
-        cluster, managers = next(iter(self._store.all(api.Cluster)), None), self._managers()
+        cluster = next(iter(self._store.all(api.Cluster)), None)
+        managers = list(self._managers()) or self._shared_of[1]  # agents forget whom a message does not name
         if self._shared_of[0] is cluster and self._shared_of[1] == managers:
             return False
         self._shared_of = (cluster, managers)
