@@ -328,10 +328,12 @@ async def test_a_program_that_does_not_exist_fails_at_start(engine: EngineProces
     async with bench(engine) as b:
         task = make_task()
         task.spec.container.command[:] = ["/no/such/program"]
-        failed = await b.run(task)
+        task.spec.container.secrets.add(secret_id="s").file.CopyFrom(api.FileTarget(name="s", uid="0", gid="0"))
+        failed = await b.run(task, secrets={"s": api.Secret(id="s", spec=api.SecretSpec(data=b"x"))})
         assert failed.error.startswith("starting container failed: ")
         assert "no such file or directory" in failed.error
         assert not failed.temporary
+        assert not (b.secrets / task.id).exists()
         assert (await b.do(task, Step.REMOVE)).error == ""
 
 

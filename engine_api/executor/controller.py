@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 UNHEALTHY = "dockerexec: unhealthy container"
 DESTROYED = "dockerexec: container destroyed"
-_HEALTH_RECHECK_S = 5.0
+NEVER_STARTED = "dockerexec: container was never started"  # by an engine that died before it took note
 
 Json = dict[str, Any]
 
@@ -154,13 +154,22 @@ class Controller:
     # --- start -----------------------------------------------------------------------------------------------------
 
     async def _start(self, execute: Execute, node: api.NodeDescription, report: Report) -> Result:
+        try:
+            return await self._start_and_settle(execute, node, report)
+        except (TaskError, EngineError) as error:
+            if not isinstance(error, TemporaryTaskError):
+                self._payloads.remove(execute.task_id)
+            raise
+
+    async def _start_and_settle(self, execute: Execute, node: api.NodeDescription, report: Report) -> Result:
         task = execute.task
         name = convert.container_name(task)
         with self._watch.subscribe(task.id) as changes:
             container = await self._must_inspect(name)
             if status.is_created(container):
                 spec = templates.container_spec(task, node)
-                self._write_payloads(execute, node, spec)
+                self._write_payloads(execute, node, spec)  # a reboot may have come between
+                await self._networks.prepare(task)  # and a prune
                 await self._start_container(name, spec)
                 container = await self._must_inspect(name)
                 log.info("container.started", task=task.id, container=container.get("Id"))
@@ -197,7 +206,7 @@ class Controller:
                     result = _result(container)
                     raise TaskError(_exit_error(code, UNHEALTHY), result.container, result.ports)
                 return container
-            await changes.wait(_HEALTH_RECHECK_S)
+            await changes.wait(defaults.EXECUTOR_RECHECK_S)
 
     # --- wait ------------------------------------------------------------------------------------------------------
 
@@ -227,6 +236,8 @@ class Controller:
             gone = api.ContainerStatus(container_id=task.status.container.container_id, exit_code=code or 0)
             raise TaskError(_exit_error(code, cause) if code else DESTROYED, gone, api.PortStatus())
         result = _result(container)
+        if status.is_created(container):
+            raise TaskError(NEVER_STARTED, result.container, result.ports)
         log.info("container.ended", task=task.id, exit_code=status.exit_code(container))
         if code := status.exit_code(container):
             cause = cause or str(status.state(container).get("Error") or "")
@@ -305,7 +316,7 @@ async def remove_container(engine: EngineClient, watch: ContainerWatch, task_id:
                 return
             if error.status != 409:
                 raise
-            await changes.wait(_HEALTH_RECHECK_S)  # somebody else is removing it
+            await changes.wait(defaults.EXECUTOR_RECHECK_S)  # somebody else is removing it
             raise TemporaryTaskError(error.message) from None
 
 

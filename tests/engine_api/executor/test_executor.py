@@ -213,7 +213,7 @@ async def test_starting_tells_container_and_ports(bench: Bench, task: api.Task) 
     assert started.container == api.ContainerStatus(container_id=f"id-{NAME}", pid=4711)
     assert started.ports is not None
     assert started.ports.ports[0].published_port == 8080
-    assert bench.networks.calls == ["prepare", "activate"]
+    assert bench.networks.calls == ["prepare", "prepare", "activate"]
 
 
 async def test_starting_again_starts_nothing(bench: Bench, task: api.Task) -> None:
@@ -309,6 +309,11 @@ async def test_an_exit_ends_the_wait(bench: Bench, task: api.Task, code: int, er
     assert ended.error == error
     assert ended.container == api.ContainerStatus(container_id=f"id-{NAME}", exit_code=code)
     assert ended.ports == api.PortStatus()
+
+
+async def test_a_container_that_was_never_started_did_not_complete(bench: Bench, task: api.Task) -> None:
+    await bench.do(task, Step.PREPARE)
+    assert (await bench.do(task, Step.WAIT)).error == "dockerexec: container was never started"
 
 
 async def test_the_engines_own_error_is_the_cause_of_an_exit(bench: Bench, task: api.Task) -> None:
