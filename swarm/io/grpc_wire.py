@@ -98,7 +98,7 @@ def parse_timeout(value: bytes) -> float:
 
 def format_timeout(timeout_s: float) -> str:
     """A grpc-timeout of at most 8 digits, rounded up to its unit."""
-    for unit, factor in (("m", 1e3), ("S", 1.0), ("M", 1 / 60)):
+    for unit, factor in (("m", 1e3), ("S", 1.0), ("M", 1 / 60), ("H", 1 / 3600)):
         amount = max(0, -int(-timeout_s * factor // 1))
         if amount < 10**8:
             return f"{amount}{unit}"

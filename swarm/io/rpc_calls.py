@@ -26,6 +26,8 @@ Listener = Callable[[Answer], None]
 
 KEEPALIVE_PING = b"alive?\0\0"
 _DRAINED_BYTES = 256 << 10
+_REFUSALS_MAX = 6
+_REFUSED_DELAY_S = 0.005
 
 
 class ClientCall:
@@ -42,6 +44,8 @@ class ClientCall:
         "number",
         "over",
         "reader",
+        "refusals",
+        "request",
         "responded",
         "timer",
         "unconsumed",
@@ -57,6 +61,8 @@ class ClientCall:
         self.h2: Stream | None = None
         self.waiting = bytearray()  # until there is a stream
         self.ended = False  # our direction
+        self.request: bytes | None = None  # kept to repeat a refused call, until the server has begun to answer
+        self.refusals = 0
         self.responded = False
         self.message: Message | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -232,8 +238,9 @@ class ClientProtocol(asyncio.Protocol):
             self._fail_soon(call, Unavailable(f"the connection is draining{self._goaway}"))
         else:
             if request is not None:
-                call.waiting += grpc_wire.frame_message(request.SerializeToString())
-                call.ended = not method.client_streaming
+                call.request = grpc_wire.frame_message(request.SerializeToString())
+                call.waiting += call.request
+                call.ended = True
             if timeout_s is not None:
                 call.timer = self._loop.call_later(timeout_s, self._expire, call)
             self._queue.append(call)
@@ -365,6 +372,7 @@ class ClientProtocol(asyncio.Protocol):
             elif not event.end:
                 raise WireError("the server sent headers twice")
             call.responded = True
+            call.request = None
         except WireError as error:
             self._fail(call, error)
             return
@@ -424,10 +432,28 @@ class ClientProtocol(asyncio.Protocol):
 
     def _stream_closed(self, event: http2.StreamClosed) -> None:
         call = self._calls.pop(event.stream, None)
-        if call is not None:
+        if call is None:
+            return
+        if event.code == ErrorCode.REFUSED_STREAM and call.request is not None and call.refusals < _REFUSALS_MAX:
+            # The server promises that it did nothing: it has more streams than it admits, for a moment.
+            call.refusals += 1
+            call.h2 = None
+            call.waiting += call.request
+            self._loop.call_later(_REFUSED_DELAY_S * 2**call.refusals, self._repeat, call)
+        else:
             self._answer(call, StreamEnd(call.number, grpc_wire.reset_error(event.code, event.text)))
             if self._drained:
                 self._wake_drained()
+
+    def _repeat(self, call: ClientCall) -> None:
+        if call.over:
+            return
+        if self.closed.done():
+            self._answer(call, StreamEnd(call.number, self.closed.result()))
+            return
+        self._queue.append(call)
+        self._start_waiting()
+        self._flush()
 
 
 def _quoted(text: str) -> str:
