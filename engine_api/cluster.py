@@ -27,7 +27,7 @@ from engine_api.errors import ApiError, BadParameter, Conflict, ServiceUnavailab
 from engine_api.executor.executor import Executor
 from overlay.io import netlink
 from swarm import api, defaults
-from swarm.errors import DeadlineExceeded, NoLeader, SwarmError
+from swarm.errors import Code, DeadlineExceeded, NoLeader, SwarmError
 from swarm.ids import new_id
 from swarm.io.agent_process import AgentProcess
 from swarm.io.node_process import NodeHooks, NodeProcess, Runner
@@ -153,7 +153,7 @@ class Cluster:
             return LocalNode()
         managers = node.known_managers() or ((("", self._remote),) if self._remote else ())
         leading = node.manager is not None and node.manager.leadership.leading
-        error = ""
+        error = node.notice
         if node.manager is not None and not leading:
             error = NoLeader().rpc_text
         return LocalNode(
@@ -197,6 +197,7 @@ class Cluster:
 
     async def init(self, request: InitRequest) -> str:
         """See Backend.init."""
+        self._refuse_if_in_swarm()
         async with self._changing:
             self._refuse_if_in_swarm()
             if request.force_new_cluster:
@@ -273,12 +274,14 @@ class Cluster:
 
     async def join(self, request: JoinRequest) -> None:
         """See Backend.join."""
+        self._refuse_if_in_swarm()  # at once: another join may be holding the lock for as long as it takes
         async with self._changing:
             self._refuse_if_in_swarm()
             endpoints = address.resolve_join(
                 request.listen_addr, request.advertise_addr, request.data_path_addr, interfaces()
             )
             remotes = address.check_remote_addrs(request.remote_addrs)
+            availability = _availability(request.availability)
             state = NodeState(
                 node_id="",
                 cluster_id="",
@@ -292,23 +295,45 @@ class Cluster:
             )
             node = self._new_node()
             self._node, self._remote, self._local_addr = node, remotes[0], endpoints.local_addr
-            self._joining = asyncio.create_task(
-                self._join(node, state, request.join_token, _availability(request.availability)), name="join"
+            waiting = asyncio.Event()
+            waiting.set()
+            joining = asyncio.create_task(
+                self._join(node, state, request.join_token, availability, waiting), name="join"
             )
-            done, _ = await asyncio.wait({self._joining}, timeout=defaults.JOIN_WAIT_S)
+            self._joining = joining
+            try:
+                done, _ = await asyncio.wait({joining}, timeout=defaults.JOIN_WAIT_S)
+            finally:
+                waiting.clear()
             if not done:
                 raise ServiceUnavailable(TIMED_OUT)
-            error = self._joining.exception()
+            if joining.cancelled():
+                raise ServiceUnavailable("the attempt to join was ended by `docker swarm leave`")
+            error = joining.exception()
             if error is not None:
                 raise error
 
-    async def _join(self, node: NodeProcess, state: NodeState, token: str, availability: int) -> None:
+    async def _join(
+        self, node: NodeProcess, state: NodeState, token: str, availability: int, waiting: asyncio.Event
+    ) -> None:
+        """Join; while somebody waits for it (waiting) a failure ends it, later it goes on until it is refused."""
+        failures = 0
         try:
-            await node.join(state, token, availability)
-            await node.ready.wait()
+            while True:
+                try:
+                    await node.join(state, token, availability)
+                    await node.ready.wait()
+                    return
+                except SwarmError as error:
+                    if waiting.is_set() or error.code not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
+                        raise
+                    log.warning("swarm.join_goes_on", remote=self._remote, error=str(error))
+                failures += 1
+                await asyncio.sleep(min(defaults.JOIN_RETRY_BASE_S * 2**failures, defaults.JOIN_RETRY_MAX_S))
         except BaseException as error:
             await self._give_up(node)
             if isinstance(error, (SwarmError, CertsError, OSError)):
+                log.warning("swarm.not_joined", remote=state.managers[0][1], error=str(error))
                 raise _join_error(error) from error
             raise
 
@@ -390,6 +415,6 @@ def _start_error(error: BaseException) -> str:
 def _join_error(error: BaseException) -> ApiError:
     """Status and text of a failed join (SURFACE: swarm life cycle)."""
     if isinstance(error, SwarmError):
-        status = {3: 400, 14: 503}.get(int(error.code), 500)
+        status = {3: 400, 9: 400, 14: 503}.get(int(error.code), 500)
         return ApiError(error.rpc_text, status)
     return ApiError(str(error), 500)

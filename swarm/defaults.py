@@ -20,6 +20,7 @@ RAFT_APPEND_BYTES_MAX = 1 << 20  # entries in one message; a larger entry goes a
 RAFT_UNCOMMITTED_BYTES_MAX = 64 << 20
 
 # --- manager ---
+MANAGERS_MAX = 1  # members that a group may have: this version's group cannot grow
 INBOX_CALLS_MAX = 10_000
 CALL_DEADLINE_S = 20.0
 NO_LEADER_WAIT_S = 10.0  # how long a call waits for an election
@@ -86,6 +87,8 @@ SCHEDULER_RETRY_PAUSE_PER_NODE_S = 1e-5
 NODE_CERT_EXPIRY_S = 90 * 24 * 3600.0
 NODE_CERT_EXPIRY_MIN_S = 3600.0
 JOIN_WAIT_S = 20.0
+JOIN_RETRY_BASE_S = 0.1  # a join that nobody waits for any more; doubled after each failure
+JOIN_RETRY_MAX_S = 30.0
 CSR_BYTES_MAX = 16 << 10
 CERTIFICATES_PER_PASS_MAX = 50  # a signature costs 0.25 ms
 CERTIFICATE_WAITERS_MAX = 10_000

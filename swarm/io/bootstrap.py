@@ -6,7 +6,7 @@
     renew   the last two steps, over mutual TLS
 
 Managers may be stopping, electing or demoted while they are asked, so steps are repeated with another manager, except
-after an answer that no repetition will change: another root than the token names, or a token that is not valid.
+after an answer that no repetition will change: another root than the token names, or a token that is not accepted.
 Stock nodes repeat those as well and let users wait ten seconds for them.
 
 (swarmkit: ca/config.go DownloadRootCA and RenewTLSConfigNow, ca/certificates.go RequestAndSaveNewCertificates)
@@ -50,6 +50,7 @@ log = structlog.get_logger()
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
+_FINAL = (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION)
 _STATES_SIGNED = (api.IssuanceStatus.ISSUED, api.IssuanceStatus.ROTATE)
 
 
@@ -280,7 +281,7 @@ class _Managers:
             try:
                 return await attempt()
             except (SwarmError, CertsError) as error:
-                final = isinstance(error, CertsError) or error.code == Code.INVALID_ARGUMENT
+                final = isinstance(error, CertsError) or error.code in _FINAL
                 if final or number == defaults.CERTIFICATE_ATTEMPTS_MAX:
                     raise
                 log.warning("bootstrap.retry", what=what, attempt=number, error=str(error))

@@ -31,7 +31,7 @@ from certs.tls import ClientTls, Credentials, server_context
 from swarm import api, defaults
 from swarm.agent import words
 from swarm.agent.agent import Agent
-from swarm.errors import SwarmError, Unavailable
+from swarm.errors import FailedPrecondition, SwarmError, Unavailable
 from swarm.io import bootstrap, rpc_client
 from swarm.io.agent_process import AgentHooks, AgentProcess, Link, LocalLink, RemoteLink, TaskEffect
 from swarm.io.disk import TaskJournal
@@ -46,6 +46,10 @@ from swarm.store.store import Change
 log = structlog.get_logger()
 
 STATE_FILE = "state.json"
+NO_PROMOTION = (
+    "This node was promoted, but this version of sideswarm cannot be a manager beside others. It goes on as a worker; "
+    "make another node the manager, and let this one leave the swarm and join it again as a worker."
+)
 
 
 class Runner(Protocol):
@@ -81,13 +85,17 @@ class NodeHooks:
 
 
 class NodeProcess:
-    """See the module. Attributes are read by the daemon: state, role, session_error, manager."""
+    """See the module. Attributes are read by the daemon: state, role, session_error, manager.
+
+    notice: something about this node that its user should know, for /info.
+    """
 
     def __init__(self, directory: Path, hooks: NodeHooks, clock: Clock, rng: Random) -> None:
         self.directory = directory
         self.state: NodeState | None = None
         self.role = ""
         self.session_error = ""
+        self.notice = ""
         self.manager: ManagerProcess | None = None
         self.ready = asyncio.Event()
         self._hooks = hooks
@@ -96,7 +104,8 @@ class NodeProcess:
         self._keys = KeyStore(directory / "certificates")
         self._root_pem = b""
         self._credentials: Credentials | None = None
-        self._context: SSLContext | None = None
+        self._context: tuple[bytes, Credentials, SSLContext] | None = None
+        self._changed = asyncio.Event()
         self._remotes = Remotes()
         self._agent: AgentProcess | None = None
         self._runner: Runner | None = None
@@ -138,7 +147,7 @@ class NodeProcess:
         joined = await bootstrap.join(addresses, token, availability, self._rng)
         identity = identity_of(joined.credentials.certificate_pem)
         self._keys.save_root(joined.root_pem)
-        self._keys.save(joined.credentials)
+        self._keys.save(joined.credentials, joined.kek)
         self._adopt(joined.root_pem, joined.credentials)
         self.state = replace(state, node_id=identity.node_id, cluster_id=identity.org)
         self._save_state(self.state)
@@ -222,7 +231,7 @@ class NodeProcess:
         identity = identity_of(credentials.certificate_pem)
         self.role = identity.role
         self._root_pem, self._credentials = root_pem, credentials
-        self._context = server_context(credentials, root_pem)
+        self._changed.set()
 
     def _save_state(self, state: NodeState) -> None:
         self.state = state
@@ -236,8 +245,17 @@ class NodeProcess:
         (self.directory / STATE_FILE).unlink(missing_ok=True)
 
     def _tls_context(self) -> SSLContext:
-        assert self._context is not None
-        return self._context
+        """For the server: who connects may come from the old or the new root of a rotation, before we follow it."""
+        assert self._credentials is not None
+        roots = [self._root_pem]
+        cluster_object = next(self.manager.store.all(api.Cluster), None) if self.manager is not None else None
+        if cluster_object is not None:
+            root_ca = cluster_object.root_ca
+            roots += [pem for pem in (root_ca.ca_cert, root_ca.root_rotation.ca_cert) if pem]
+        trusted = b"\n".join(dict.fromkeys(pem.strip() for pem in roots)) + b"\n"
+        if self._context is None or self._context[:2] != (trusted, self._credentials):
+            self._context = (trusted, self._credentials, server_context(self._credentials, trusted))
+        return self._context[2]
 
     def _client_tls(self) -> ClientTls:
         return ClientTls("swarm-manager", self._root_pem, self._credentials)
@@ -279,7 +297,7 @@ class NodeProcess:
         ]
 
     async def _describe(self) -> None:
-        """Keep telling the agent what this node has."""
+        """Keep telling the agent what this node has, at once after a change of its certificate or root."""
         assert self._runner is not None
         assert self._agent is not None
         while True:
@@ -289,9 +307,12 @@ class NodeProcess:
                 log.warning("node.not_described", error=str(error))
                 await asyncio.sleep(1.0)
                 continue
+            self._changed.clear()
             description.tls_info.CopyFrom(self._tls_info())
             self._agent.put(words.Described(description))
-            await asyncio.sleep(defaults.DESCRIPTION_REFRESH_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(defaults.DESCRIPTION_REFRESH_S):
+                    await self._changed.wait()
 
     def _tls_info(self) -> api.NodeTLSInfo:
         assert self._credentials is not None
@@ -333,12 +354,18 @@ class NodeProcess:
 
     def _on_update(self, update: words.SessionUpdate) -> None:
         assert self.state is not None
-        if update.root_ca and update.root_ca != self._root_pem:
-            self._take_root(update.root_ca)
-        if update.managers and update.managers != self.state.managers:
-            self._save_state(replace(self.state, managers=update.managers))
+        try:
+            if update.root_ca and update.root_ca != self._root_pem:
+                self._take_root(update.root_ca)
+            if update.managers and update.managers != self.state.managers:
+                self._save_state(replace(self.state, managers=update.managers))
+        except OSError as error:
+            log.error("node.not_saved", error=str(error))  # the next update brings it again
         wanted = MANAGER_ROLE if update.node.spec.desired_role == api.MANAGER else WORKER_ROLE
-        if wanted != self.role and update.node.role == update.node.spec.desired_role:
+        self.notice = NO_PROMOTION if wanted == MANAGER_ROLE != self.role else ""
+        if self.notice:
+            log.warning("node.promotion_refused", error=self.notice)
+        elif wanted != self.role and update.node.role == update.node.spec.desired_role:
             self._renewals.put(RenewNow(wanted))
         elif update.node.certificate.status.state == api.IssuanceStatus.ROTATE:
             self._renewals.put(RenewNow())
@@ -360,18 +387,24 @@ class NodeProcess:
         self._renewing = asyncio.create_task(self._renew_once(), name="renew")
 
     async def _renew_once(self) -> None:
-        assert self._credentials is not None
-        addresses = [addr for _, addr in self._remotes.managers()]
         try:
-            issued = await bootstrap.renew(addresses, self._root_pem, self._credentials, self._rng)
+            await self._replace_certificate()
         except (SwarmError, CertsError, OSError, TimeoutError) as error:
             log.warning("certificate.not_renewed", error=str(error))
             self._renewals.put(Failed())
-            return
-        if issued.root_pem != self._root_pem:
+
+    async def _replace_certificate(self) -> None:
+        assert self._credentials is not None
+        addresses = [addr for _, addr in self._remotes.managers()]
+        root_pem = self._root_pem
+        issued = await bootstrap.renew(addresses, root_pem, self._credentials, self._rng)
+        if self.role == WORKER_ROLE and identity_of(issued.credentials.certificate_pem).role == MANAGER_ROLE:
+            raise FailedPrecondition(NO_PROMOTION)
+        if issued.root_pem != root_pem:
             self._keys.save_root(issued.root_pem)
-        self._keys.save(issued.credentials)
-        self._adopt(issued.root_pem, issued.credentials)
+            self._root_pem = issued.root_pem
+        self._keys.save(issued.credentials, issued.kek)
+        self._adopt(self._root_pem, issued.credentials)  # a session may have brought another root meanwhile
         leaf = load_certificates(issued.credentials.certificate_pem)[0]
         valid_from, valid_until = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
         log.info("certificate.renewed", role=self.role, until=leaf.not_valid_after_utc.isoformat())

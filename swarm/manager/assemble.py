@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from random import Random
 
-from swarm import api
+from swarm import api, defaults
 from swarm.manager.allocator.allocator import AllocatorStage
 from swarm.manager.certificates import CertificateAuthority, CertificateStage
 from swarm.manager.cluster import ClusterStage
@@ -37,6 +37,11 @@ class Group:
         manager = self._manager()
         members = manager.members if manager is not None else {}
         return [(member.node_id, member.addr) for _, member in sorted(members.items())]
+
+    def may_grow(self) -> bool:
+        """See Members."""
+        manager = self._manager()
+        return manager is not None and len(manager.members) < defaults.MANAGERS_MAX
 
     def is_member(self, node_id: str) -> bool:
         """See Members."""
@@ -90,7 +95,7 @@ def parts(node_id: str, cluster_id: str, group: Group) -> Parts:
     def services(store: Store, rng: Random, now: float) -> Sequence[Service]:
         return (
             Dispatcher(store, now, rng, node_id, group.addresses),
-            CertificateAuthority(store, cluster_id),
+            CertificateAuthority(store, cluster_id, group.may_grow),
             LogBroker(store, now, rng, node_id),
         )
 

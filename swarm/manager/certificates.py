@@ -15,7 +15,7 @@ ROTATE is an order to the node and still has a valid certificate; there is no ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from google.protobuf.message import Message
@@ -25,7 +25,15 @@ from certs.keys import MANAGER_ROLE, WORKER_ROLE, load_csr
 from certs.root import RootCA
 from certs.tokens import same_token
 from swarm import api, defaults
-from swarm.errors import Aborted, AlreadyExists, InvalidArgument, NotFound, ResourceExhausted, SwarmError
+from swarm.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    SwarmError,
+)
 from swarm.manager.cluster import node_cert_expiry_s
 from swarm.manager.root_rotation import RootRotation, as_swarm_error, authority_of
 from swarm.manager.service import Effect, Event, Write
@@ -39,6 +47,10 @@ log = structlog.get_logger()
 _STATES_FINAL = (api.IssuanceStatus.ISSUED, api.IssuanceStatus.FAILED, api.IssuanceStatus.ROTATE)
 _ROLE_NAMES = {api.MANAGER: MANAGER_ROLE, api.WORKER: WORKER_ROLE}
 _ID_COLLISIONS_MAX = 3
+ONE_MANAGER_JOIN = (
+    "this version of sideswarm runs one manager per swarm; join as a worker, with the command that "
+    '"docker swarm join-token worker" prints on the manager'
+)
 _UNLOCK_SUBSYSTEM = MANAGER_ROLE
 
 
@@ -63,9 +75,11 @@ class CertificateAuthority:
         }
     )
 
-    def __init__(self, view: View, cluster_id: str) -> None:
+    def __init__(self, view: View, cluster_id: str, may_grow: Callable[[], bool] = lambda: True) -> None:
+        """may_grow: whether the Raft group takes another manager; if not, manager tokens are refused."""
         self._view = view
         self._cluster_id = cluster_id
+        self._may_grow = may_grow
         self._waiting: dict[str, dict[int, None]] = {}
         self._node_of: dict[int, str] = {}
 
@@ -162,7 +176,7 @@ class CertificateAuthority:
             cluster = _cluster(tx, self._cluster_id)
             if _is_member(peer, cluster):
                 return _renew(tx, peer.node_id, request.csr)
-            return _join(tx, cluster, request)
+            return _join(tx, cluster, request, self._may_grow())
 
         return Write(run, stream)
 
@@ -194,9 +208,13 @@ def _renew(tx: Tx, node_id: str, csr: bytes) -> api.IssueNodeCertificateResponse
     return api.IssueNodeCertificateResponse(node_id=node.id, node_membership=node.spec.membership)
 
 
-def _join(tx: Tx, cluster: api.Cluster, request: api.IssueNodeCertificateRequest) -> api.IssueNodeCertificateResponse:
+def _join(
+    tx: Tx, cluster: api.Cluster, request: api.IssueNodeCertificateRequest, may_grow: bool
+) -> api.IssueNodeCertificateResponse:
     tokens = cluster.root_ca.join_tokens
     if same_token(tokens.manager, request.token):
+        if not may_grow:
+            raise FailedPrecondition(ONE_MANAGER_JOIN)
         role = api.MANAGER
     elif same_token(tokens.worker, request.token):
         role = api.WORKER

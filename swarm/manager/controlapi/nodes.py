@@ -24,9 +24,18 @@ from swarm.manager.controlapi.common import (
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
 
+ONE_MANAGER_PROMOTE = (
+    "this version of sideswarm runs one manager per swarm, so no node can be promoted yet; workers go on running "
+    "their tasks while the manager is away"
+)
+
 
 class Members(Protocol):
     """The Raft group as the leader sees it, by node ID."""
+
+    def may_grow(self) -> bool:
+        """Whether the group takes another manager."""
+        ...
 
     def is_member(self, node_id: str) -> bool:
         """Whether this node is in the group."""
@@ -77,11 +86,13 @@ def _with_status(node: api.Node, members: Members) -> api.Node:
 
 
 def update_node(tx: Tx, request: api.UpdateNodeRequest, members: Members) -> api.UpdateNodeResponse:
-    """UpdateNode. A demotion is refused when the cluster could not be managed after it."""
+    """UpdateNode. Refused: a demotion after which the cluster could not be managed, a promotion beyond the group."""
     require(request.node_id and request.HasField("node_version") and request.HasField("spec"))
     node = find_one(tx, api.Node, request.node_id)
     if node.spec.desired_role == api.MANAGER and request.spec.desired_role == api.WORKER:
         _check_demotion(tx, node, members)
+    if node.spec.desired_role == api.WORKER and request.spec.desired_role == api.MANAGER and not members.may_grow():
+        raise FailedPrecondition(ONE_MANAGER_PROMOTE)
     node = tx.edit(api.Node, node.id, request.node_version.index)
     node.spec.CopyFrom(request.spec)
     return api.UpdateNodeResponse(node=tx.stamped(node))

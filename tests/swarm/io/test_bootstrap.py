@@ -38,7 +38,7 @@ from swarm.io import bootstrap
 from swarm.io.authorize import ClusterAuthorizer
 from swarm.io.bootstrap import World
 from swarm.io.rpc_server import RpcServer
-from swarm.manager.certificates import is_blacklisted
+from swarm.manager.certificates import CertificateAuthority, is_blacklisted
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from swarm.store.tx import Tx
 from tests.swarm.manager.trust.conftest import CLUSTER, MANAGER, Lab
@@ -135,6 +135,17 @@ async def test_a_wrong_secret_is_refused_with_the_text_that_users_know(manager: 
     assert caught.value.rpc_text == (
         "rpc error: code = InvalidArgument desc = A valid join token is necessary to join this cluster"
     )
+    assert manager.lab.store.count(api.Node) == 1
+
+
+async def test_a_manager_that_the_group_does_not_take_is_refused_at_once(manager: Manager) -> None:
+    manager.lab.service = CertificateAuthority(manager.lab.store, CLUSTER, may_grow=lambda: False)
+
+    async def impatient(_: float) -> None:
+        raise AssertionError("there is nothing to wait for")
+
+    with pytest.raises(SwarmError, match="join as a worker"):
+        await bootstrap.join(manager.addresses, manager.token("manager"), 0, Random(1), world=World(sleep=impatient))
     assert manager.lab.store.count(api.Node) == 1
 
 

@@ -26,6 +26,10 @@ class Group:
     def __init__(self) -> None:
         self.members: dict[str, api.ManagerStatus] = {}
         self.removable: list[str] = []
+        self.full = False
+
+    def may_grow(self) -> bool:
+        return not self.full
 
     def is_member(self, node_id: str) -> bool:
         return node_id in self.members

@@ -236,6 +236,16 @@ def test_a_demotion_needs_a_member_that_the_group_can_spare(lab: Any) -> None:
     assert refused == "NotFound: can't find manager in raft memberlist"
 
 
+def test_a_promotion_into_a_group_that_cannot_grow_is_refused(lab: Any) -> None:
+    lab.group.full = True
+    assert lab.refused("UpdateNode", _wish(lab, "n2", api.MANAGER)).startswith(
+        "FailedPrecondition: this version of sideswarm runs one manager per swarm"
+    )
+    lab.group.full = False
+    lab.call("UpdateNode", _wish(lab, "n2", api.MANAGER))
+    assert lab.store.get(api.Node, "n2").spec.desired_role == api.MANAGER
+
+
 def test_managers_cannot_all_be_demoted_before_the_first_has_stepped_down(lab: Any) -> None:
     _managers(lab, "m2")
     lab.group.removable += ["n1", "m2"]

@@ -8,7 +8,7 @@ from certs import keys
 from certs.keys import identity_of
 from certs.root import RootCA
 from swarm import api, defaults
-from swarm.errors import Aborted, Code, InvalidArgument, NotFound, ResourceExhausted, SwarmError
+from swarm.errors import Aborted, Code, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, SwarmError
 from swarm.manager.certificates import CertificateAuthority, is_blacklisted
 from swarm.rpc import Call, Peer, Reply, StreamEnd
 from swarm.store.store import Store
@@ -61,6 +61,15 @@ def test_a_token_makes_a_node_of_its_role_with_a_certificate(lab: Lab, role: str
     identity = identity_of(node.certificate.certificate)
     assert (identity.node_id, identity.role, identity.org) == (node.id, f"swarm-{role}", CLUSTER)
     assert ROOT.verify(node.certificate.certificate, NOW) == ROOT.issuer
+
+
+def test_a_group_that_cannot_grow_refuses_manager_tokens_and_makes_no_node(lab: Lab) -> None:
+    lab.service = CertificateAuthority(lab.store, CLUSTER, may_grow=lambda: False)
+    nodes = lab.store.count(api.Node)
+    with pytest.raises(FailedPrecondition, match="join as a worker"):
+        lab.join("manager")
+    assert lab.store.count(api.Node) == nodes
+    assert lab.join("worker").role == api.WORKER
 
 
 def test_the_certificate_lives_as_long_as_the_cluster_says(lab: Lab) -> None:
