@@ -9,6 +9,16 @@ TRANSACTION_BYTES_MAX = 1_572_864  # what stock peers accept in one entry
 
 # --- Raft (swarmkit: manager/state/raft/raft.go; cluster-wide values live in Cluster.spec.raft) ---
 RAFT_TICK_S = 1.0
+RAFT_FAST_TICK_S = 0.1  # in groups that have no stock member
+RAFT_PEER_QUEUE_MESSAGES_MAX = 4096
+RAFT_PEER_CALLS_MAX = 64  # messages under way to one member
+RAFT_JOIN_TIMEOUT_S = 25.0
+PEER_CHECK_S = 30.0  # between looks at what the other members are
+PEER_CHECK_SOON_S = 0.5  # while some are not known
+RAFT_DIAL_TIMEOUT_S = 2.0
+RAFT_SEND_TIMEOUT_S = 2.0
+RAFT_SNAPSHOT_PIECE_BYTES = 4_000_000  # below the 4 MiB that peers accept, with the message around it
+FORWARD_RETRY_S = 0.1  # before a call that no leader took is tried again
 RAFT_HEARTBEAT_TICKS = 1
 RAFT_ELECTION_TICKS = 10
 RAFT_SNAPSHOT_INTERVAL_ENTRIES = 10_000
@@ -21,6 +31,7 @@ RAFT_UNCOMMITTED_BYTES_MAX = 64 << 20
 
 # --- manager ---
 MANAGERS_MAX = 1  # members that a group may have: this version's group cannot grow
+ROLE_RETRY_S = 5.0  # between attempts to remove a manager that steps down
 INBOX_CALLS_MAX = 10_000
 CALL_DEADLINE_S = 20.0
 NO_LEADER_WAIT_S = 10.0  # how long a call waits for an election
@@ -148,7 +159,7 @@ RPC_MANAGER_STREAM_WINDOW_BYTES = 1 << 20
 RPC_CONNECTION_WINDOW_BYTES = 4 << 20
 RPC_HEADER_LIST_BYTES_MAX = 16 << 10
 RPC_HEADER_FRAMES_MAX = 16  # HEADERS and CONTINUATION of one block
-RPC_STATUS_TEXT_CHARS_MAX = 4_096
+RPC_STATUS_TEXT_BYTES_MAX = 4_096  # three times as much in headers at worst
 RPC_STREAMS_ANONYMOUS_MAX = 16  # calls at once on a connection without a certificate
 RPC_STREAMS_WORKER_MAX = 128
 RPC_STREAMS_MANAGER_MAX = 32_768  # a follower brings the calls of all its workers over one connection

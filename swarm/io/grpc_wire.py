@@ -132,7 +132,7 @@ def status_block(error: SwarmError | None) -> bytes:
     """Trailers for an outcome."""
     if error is None:
         return OK_BLOCK
-    text = error.message[: defaults.RPC_STATUS_TEXT_CHARS_MAX]
+    text = error.message.encode("utf-8", "replace")[: defaults.RPC_STATUS_TEXT_BYTES_MAX].decode("utf-8", "ignore")
     return h2.literal("grpc-status", str(int(error.code))) + h2.literal("grpc-message", percent_encode(text))
 
 

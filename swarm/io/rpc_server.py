@@ -66,7 +66,8 @@ class RpcServer:
         self._servers: list[asyncio.Server] = []  # uvloop closes a server that nobody refers to
         self._connections: dict[ServerConnection, str] = {}
         self._per_address: dict[str, _Address] = {}
-        self._connection_count = 0
+        self.connection_count = 0
+        """TCP connections, those included that still shake hands."""
         self._calls: dict[int, ServerCall] = {}
         self._incomplete: dict[int, ServerCall] = {}
         self._dirty: list[ServerConnection] = []
@@ -167,7 +168,7 @@ class RpcServer:
             address = _Address()
         if (
             self._closed
-            or self._connection_count >= defaults.RPC_CONNECTIONS_MAX
+            or self.connection_count >= defaults.RPC_CONNECTIONS_MAX
             or address.total >= defaults.RPC_CONNECTIONS_PER_ADDRESS_MAX
             or address.anonymous >= defaults.RPC_ANONYMOUS_PER_ADDRESS_MAX
         ):
@@ -176,12 +177,12 @@ class RpcServer:
         self._per_address[host] = address
         address.total += 1
         address.anonymous += 1
-        self._connection_count += 1
+        self.connection_count += 1
         return True
 
     def _leave(self, host: str, anonymous: bool) -> None:
         address = self._per_address[host]
-        self._connection_count -= 1
+        self.connection_count -= 1
         address.total -= 1
         if anonymous:
             address.anonymous -= 1

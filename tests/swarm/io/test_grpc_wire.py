@@ -79,10 +79,10 @@ def test_an_error_arrives_as_it_was_sent(code: Code, text: str) -> None:
 
 def test_a_long_status_text_is_cut_to_fit_into_headers() -> None:
     block = grpc_wire.status_block(SwarmError("€" * 100_000))
-    fields = HeaderDecoder(64 << 10).decode(block)
+    fields = HeaderDecoder(defaults.RPC_HEADER_LIST_BYTES_MAX).decode(block)
     error = grpc_wire.outcome(fields)
     assert error is not None
-    assert error.message == "€" * defaults.RPC_STATUS_TEXT_CHARS_MAX
+    assert error.message == "€" * (defaults.RPC_STATUS_TEXT_BYTES_MAX // 3)
 
 
 @pytest.mark.parametrize(("number", "code"), [(b"17", Code.UNKNOWN), (b"x", Code.UNKNOWN), (b"", Code.UNKNOWN)])
