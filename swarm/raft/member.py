@@ -95,6 +95,9 @@ class Member:
         self._heard_at = now - config.election_s
         self._spared = False
         self._removed = False
+        self._restarted_at = commit
+        self._led_at_removal = False
+        self._farewell_due: float | None = None
         self._election_due = self._new_election_due()
 
     def _replay_membership(self, after: int, until: int) -> None:

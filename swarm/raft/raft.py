@@ -4,7 +4,9 @@ Theory of operation: member.py decides; here events reach it, and after each one
 made possible. What a message states is on disk before it leaves (outbox.py); what is committed is handed out when it
 is on disk here, and a membership change only when the commit index that covers it is on disk too, so that a restart
 never falls back behind a membership that was in use. A leader appends an empty entry first; when that is applied, it
-knows all that was ever committed, and BecameLeader is emitted. A deadline that is handled more than a tick late means
+knows all that was ever committed, and BecameLeader is emitted. A member that is removed stays until the others can do
+without its vote: a leader until a majority confirmed to know of it, one that finds its removal at a restart for many
+election timeouts (it votes, and does nothing else). A deadline that is handled more than a tick late means
 that this process was stalled, not that the leader is gone: one more tick is given, once, to read what waits in the
 sockets. (etcd/raft: raft.go, rawnode.go; swarmkit: manager/state/raft/raft.go)
 """
@@ -44,6 +46,8 @@ from swarm.raft.words import (
     Unreachable,
 )
 
+_FAREWELL_ELECTIONS = 30
+
 
 class Raft(Member):
     """The consensus core of one manager (a Machine: handle and deadline)."""
@@ -73,7 +77,7 @@ class Raft(Member):
             return self._now
         if self._leadership:
             return self._leadership.deadline()
-        return self._election_due if self._may_campaign else None
+        return self._election_due if self._may_campaign else self._farewell_due
 
     def _start(self) -> None:
         self._started = True
@@ -140,6 +144,8 @@ class Raft(Member):
             leadership = self._leadership
             if leadership:
                 leadership.maybe_commit()
+        if self._removed:
+            self._maybe_part()
         self._outbox.flush()
         self._answer_reads()
 
@@ -188,13 +194,33 @@ class Raft(Member):
             self._emit(MembershipChanged(self.membership.conf_state))
             if self._leadership:
                 self._leadership.membership_changed()
-        own = self.config.raft_id
-        if change.type == raftpb.ConfChangeRemoveNode and change.node_id == own and not self._removed:
-            self._removed = True
-            if self._leadership:
-                self._become_follower(self.term, NO_ONE)
-            self._emit(Removed())
+        if change.type == raftpb.ConfChangeRemoveNode and change.node_id == self.config.raft_id:
+            self._leave()
         self._campaign_if_alone()
+
+    def _leave(self) -> None:
+        """This member is no voter any more; Removed follows when the others certainly can do without it."""
+        self._removed = True
+        if self._leadership:
+            self._leadership.begin_farewell()
+            self._led_at_removal = True
+        elif self.log.applied <= self._restarted_at:
+            self._farewell_due = self._now + _FAREWELL_ELECTIONS * self.config.election_s
+        else:  # the leader told us, and it forgets nothing that it tells
+            self._emit(Removed())
+
+    def _maybe_part(self) -> None:
+        """Emit Removed when enough others know that they can do without us, or after waiting long enough."""
+        leadership = self._leadership
+        if leadership and leadership.farewell_done:
+            self._become_follower(self.term, NO_ONE)
+            self._farewell_due = self._now
+        elif leadership is None and self._led_at_removal and self._farewell_due is None:
+            self._farewell_due = self._now + _FAREWELL_ELECTIONS * self.config.election_s
+        if self._farewell_due is not None and self._now >= self._farewell_due:
+            self._farewell_due = None
+            self._led_at_removal = False
+            self._emit(Removed())
 
     def _campaign_if_alone(self) -> None:
         """Nobody else could object: do not wait."""
@@ -232,7 +258,7 @@ class Raft(Member):
 
     def _propose(self, tag: int, entry: raftpb.Entry, change: raftpb.ConfChange | None) -> None:
         leadership = self._leadership
-        reason = leadership.refusal(entry, change) if leadership else Reason.NOT_LEADER
+        reason = leadership.refusal(entry, change) if leadership and not self._removed else Reason.NOT_LEADER
         if reason or not leadership:
             self._emit(Refused(tag, reason or Reason.NOT_LEADER))
             return

@@ -20,6 +20,7 @@ from swarm.raft.progress import Mode, Progress, agreed_index
 from swarm.raft.words import NO_ONE, Config, Reason
 
 _ROUND_BYTES = 8
+_FAREWELL = b"farewell!"
 
 
 class SendNow(Protocol):
@@ -65,6 +66,8 @@ class Leadership:
         self._round_reads: list[tuple[int, int]] = []
         self._waiting_reads: list[tuple[int, int]] = []
         self.confirmed_reads: list[tuple[int, int]] = []
+        self._farewell_index = 0
+        self._farewell_acks: set[int] = set()
         self._add_progress(active=False)
 
     # --- what the leader may do ---
@@ -88,6 +91,8 @@ class Leadership:
         if change is not None:
             if self.pending_change_index > self._log.applied:
                 return Reason.CHANGE_PENDING
+            if change.type == raftpb.ConfChangeRemoveNode and change.node_id == self.config.raft_id:
+                return Reason.REMOVES_LEADER
             if not self._membership.allows(change):
                 return Reason.BAD_CHANGE
         return None
@@ -165,7 +170,8 @@ class Leadership:
         context = self._round.to_bytes(_ROUND_BYTES, "big") if self._round_reads else b""
         for raft_id, progress in self.progress.items():
             commit = min(progress.match, self._log.applied)
-            self._send(raftpb.MsgHeartbeat, raft_id, commit=commit, context=context)
+            told = 0 < self._farewell_index <= commit
+            self._send(raftpb.MsgHeartbeat, raft_id, commit=commit, context=_FAREWELL if told else context)
             progress.sent_commit = max(progress.sent_commit, commit)
 
     # --- answers ---
@@ -208,7 +214,9 @@ class Leadership:
             self._send_append(raft_id, progress)
         elif raft_id == self.transferee:
             self._send(raftpb.MsgTimeoutNow, raft_id)  # the first one may have been lost
-        if self._round_reads and message.context == self._round.to_bytes(_ROUND_BYTES, "big"):
+        if self._farewell_index and message.context == _FAREWELL:
+            self._farewell_acks.add(raft_id)
+        elif self._round_reads and message.context == self._round.to_bytes(_ROUND_BYTES, "big"):
             self._round_acks.add(raft_id)
             self._finish_round()
 
@@ -330,6 +338,19 @@ class Leadership:
     def open_reads(self) -> list[int]:
         """Tags of all reads that are not answered."""
         return [tag for _, tag in self.confirmed_reads + self._round_reads + self._waiting_reads]
+
+    # --- leaving ---
+
+    def begin_farewell(self) -> None:
+        """The last applied entry removed this member: stay until a majority of the others knows."""
+        self._farewell_index = self._log.applied
+        self.broadcast_heartbeat()
+
+    @property
+    def farewell_done(self) -> bool:
+        """Whether the group certainly can go on without this member."""
+        known = sum(1 for voter in self._membership.voters if voter in self._farewell_acks)
+        return self._farewell_index > 0 and known >= self._membership.quorum
 
     def check(self) -> None:
         """Assert what must always hold."""

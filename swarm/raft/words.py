@@ -31,6 +31,7 @@ class Reason(Enum):
     TOO_MUCH_UNCOMMITTED = "too many bytes wait for their commit"
     TOO_LARGE = "the entry is larger than peers accept"
     CHANGE_PENDING = "another membership change is under way"
+    REMOVES_LEADER = "leadership must be handed over before this member is removed"
     BAD_CHANGE = "this membership change is impossible"
 
 
