@@ -57,6 +57,7 @@ LAST_MANAGER = (
     "You are attempting to leave the swarm on a node that is participating as a manager. Removing the last manager "
     "erases all current state of the swarm. Use `--force` to ignore this message. "
 )
+SUPPRESS = "Use `--force` to suppress this message."
 AVAILABILITY = {
     "": api.NodeSpec.ACTIVE,
     "active": api.NodeSpec.ACTIVE,
@@ -152,9 +153,8 @@ class Cluster:
         if node is None:
             return LocalNode()
         managers = node.known_managers() or ((("", self._remote),) if self._remote else ())
-        leading = node.manager is not None and node.manager.leadership.leading
         error = node.notice
-        if node.manager is not None and not leading:
+        if node.manager is not None and not node.manager.has_leader:
             error = NoLeader().rpc_text
         return LocalNode(
             state=LocalNodeState.ACTIVE if node.ready.is_set() else LocalNodeState.PENDING,
@@ -357,12 +357,31 @@ class Cluster:
             if self._node is None:
                 raise ServiceUnavailable("This node is not part of a swarm")
             if self._node.role == MANAGER_ROLE and not force:
-                raise ServiceUnavailable(LAST_MANAGER)
+                raise ServiceUnavailable(await self._why_not_leave())
             node = self._node
             try:
                 await node.leave(defaults.LEAVE_WAIT_S)
             finally:
                 self._node, self._remote = None, ""
+
+    async def _why_not_leave(self) -> str:
+        """What a manager is told that would leave without force (moby: daemon/cluster/swarm.go, Leave)."""
+        start = "You are attempting to leave the swarm on a node that is participating as a manager. "
+        if self._node is None or self._node.manager is None or not self._node.manager.has_leader:
+            return start + "Doing so may lose the consensus of your cluster. " + SUPPRESS
+        answer = await self.call("Control/ListNodes", api.ListNodesRequest())
+        assert isinstance(answer, api.ListNodesResponse)
+        managers = [node.manager_status for node in answer.nodes if node.HasField("manager_status")]
+        reachable = sum(status.reachability == api.RaftMemberStatus.REACHABLE for status in managers)
+        if len(managers) <= 1:
+            return LAST_MANAGER
+        if reachable - 2 <= len(managers) - reachable:
+            start += (
+                f"Removing this node leaves {reachable - 1} managers out of {len(managers)}. Without a Raft quorum "
+                "your swarm will be inaccessible. The only way to restore a swarm that has lost consensus is to "
+                "reinitialize it with `--force-new-cluster`. "
+            )
+        return start + SUPPRESS
 
     async def unlock(self, key: str) -> None:
         """See Backend.unlock."""
@@ -404,11 +423,13 @@ def _availability(text: str) -> int:
     return AVAILABILITY[text]
 
 
-def _start_error(error: BaseException) -> str:
-    """Why this node's roles did not start, as users know it."""
+def _start_error(error: BaseException, listen: tuple[str, int]) -> str:
+    """Why this node's roles did not start, as users know it. listen: where the manager is to listen."""
     if isinstance(error, TimeoutError):
         return "manager stopped: it did not become the leader of its new cluster in time"
     text = str(error)
+    if isinstance(error, OSError) and error.errno in _BIND_ERRORS:
+        text = f"{LISTEN_FAILED} {host_port(listen)}: bind: {os.strerror(error.errno).lower()}"
     return f"manager stopped: {text}" if isinstance(error, OSError) else text
 
 

@@ -30,7 +30,9 @@ RAFT_APPEND_BYTES_MAX = 1 << 20  # entries in one message; a larger entry goes a
 RAFT_UNCOMMITTED_BYTES_MAX = 64 << 20
 
 # --- manager ---
-MANAGERS_MAX = 1  # members that a group may have: this version's group cannot grow
+MANAGERS_MAX = 51  # members that a Raft group may have; more only make it slower
+ROLE_START_PAUSE_S = 0.2  # before a manager that failed is started again; doubles
+ROLE_START_PAUSE_MAX_S = 30.0
 ROLE_RETRY_S = 5.0  # between attempts to remove a manager that steps down
 INBOX_CALLS_MAX = 10_000
 CALL_DEADLINE_S = 20.0
@@ -92,6 +94,7 @@ STOP_GRACE_PERIOD_S = 10.0
 STAGE_BACKOFF_BASE_S = 1.0
 STAGE_BACKOFF_MAX_S = 60.0
 SCHEDULER_NODE_CHECKS_PER_PASS = 20_000
+SCHEDULER_HEAPS_KEPT = 4
 SCHEDULER_RETRY_PAUSE_PER_NODE_S = 1e-5
 
 # --- certificates (swarmkit: ca/) ---

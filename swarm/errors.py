@@ -142,6 +142,15 @@ class NotLeader(SwarmError):
         super().__init__(message)
 
 
+class NotTaken(SwarmError):
+    """This manager does not lead and did nothing about the request: it may be sent to the leader."""
+
+    code = Code.FAILED_PRECONDITION
+
+    def __init__(self) -> None:
+        super().__init__("raft: the request was not taken: this manager does not lead")
+
+
 class NoLeader(SwarmError):
     """The group has no leader; text known to users (swarmkit: manager/state/raft.ErrLostQuorum)."""
 

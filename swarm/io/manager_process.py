@@ -16,23 +16,38 @@ from ssl import SSLContext
 import structlog
 from google.protobuf.message import Message
 
+from certs.errors import CertsError
+from certs.tls import ClientTls
 from swarm import api, defaults
+from swarm.api import raftpb
 from swarm.api.methods import Method
 from swarm.errors import SwarmError, Unavailable
+from swarm.io import rpc_client
 from swarm.io.authorize import authorize, forwarded_peer, is_forwarded
-from swarm.io.disk import RaftDisk
+from swarm.io.disk import Loaded, RaftDisk
 from swarm.io.local_calls import LocalCalls
+from swarm.io.peers import Peers
 from swarm.io.process import Clock, Inbox, drive
 from swarm.io.rpc_server import RpcServer
-from swarm.manager import assemble
+from swarm.manager import assemble, health
 from swarm.manager.assemble import Group
 from swarm.manager.certificates import is_blacklisted
-from swarm.manager.manager import Changed, Leadership, Manager, ManagerEffect, ManagerEvent
+from swarm.manager.manager import Manager
 from swarm.manager.service import Write
+from swarm.manager.words import (
+    Changed,
+    CheckPeer,
+    Forward,
+    Leadership,
+    ManagerEffect,
+    ManagerEvent,
+    PeerChecked,
+    PeerKnown,
+)
 from swarm.raft import words
 from swarm.raft.membership import bootstrap_entries
 from swarm.raft.raft import Raft
-from swarm.rpc import LOCAL, Peer, Reply, StreamData, StreamEnd
+from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
 from swarm.store.store import Change, Store
 from swarm.store.tx import Tx
 
@@ -58,6 +73,7 @@ class ManagerProcess:
         directory: Path,
         settings: ManagerSettings,
         tls_context: Callable[[], SSLContext],
+        client_tls: Callable[[], ClientTls],
         clock: Clock,
         rng: Random,
     ) -> None:
@@ -67,51 +83,120 @@ class ManagerProcess:
         self.watchers: list[Callable[[Sequence[Change]], None]] = []
         self.leadership = Leadership(leading=False, leader=0, term=0)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.removed = asyncio.Event()
+        self.peers: Peers | None = None
+        self._client_tls = client_tls
         self._parts = assemble.parts(settings.node_id, settings.cluster_id, Group(lambda: self.manager))
         self._clock = clock
         self._rng = rng
         self._inbox: Inbox[ManagerEvent] = Inbox()
         self._streams = itertools.count(1)
-        self.local = LocalCalls(self._inbox.put, self._streams)
-        self._disk = RaftDisk(directory / "raft.db")
-        self._server = RpcServer(self._inbox.put, tls_context, self._authorize, self._streams)
+        self.local = LocalCalls(self._incoming, self._streams)
+        self._file = directory / "raft.db"
+        self._disk = RaftDisk(self._file)
+        self._server = RpcServer(self._incoming, tls_context, self._authorize, self._streams)
         self._leading = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._joined: list[api.RaftMember] = []
+        self._checks: set[asyncio.Task[None]] = set()
         self._disk_error = ""
         self._retry: asyncio.TimerHandle | None = None
 
-    async def start(self, create: bool) -> None:
+    async def start(self, create: bool, join: Sequence[str] = ()) -> None:
         """Listen and begin. create: the disk is empty and this is the first manager of a new cluster.
 
-        Raises OSError when the address cannot be bound, SwarmError when the disk is not usable.
+        join: addresses of managers of the group to become a member of, when this disk has no membership yet.
+        Raises OSError when the address cannot be bound, SwarmError when the disk is not usable or nobody lets us in.
         """
         await self._server.listen(self.settings.listen_host, self.settings.listen_port)
         try:
-            self.manager = await asyncio.to_thread(self._load, create)
+            loaded = await asyncio.to_thread(self._disk.load)
+            if create:
+                raft_id, entries = await asyncio.to_thread(self._found)
+            elif loaded.raft_id:
+                raft_id, entries = loaded.raft_id, loaded.entries
+            else:
+                # the group counts on us from the moment it takes us in, so the server answers before that
+                raft_id, entries = await self._join(join), ()
+            manager = self._make(loaded, raft_id, entries)
         except BaseException:
             await self._server.close(0)
-            self._disk.close()
+            await asyncio.to_thread(self._disk.close)
             raise
+        self.peers = Peers(raft_id, self._client_tls, self._inbox.put)
+        self.manager = manager
         self._task = asyncio.create_task(self._run(), name="manager")
+        self._watch = asyncio.create_task(self._watch_peers(), name="peers")
 
-    def _load(self, create: bool) -> Manager:
-        loaded = self._disk.load()
-        entries = loaded.entries
-        if create:
-            raft_id = self._rng.getrandbits(62) + 1
-            self._disk.initialize(raft_id, self.settings.node_id, self.settings.cluster_id)
-            member = api.RaftMember(raft_id=raft_id, node_id=self.settings.node_id, addr=self.settings.address)
-            entries = bootstrap_entries(raft_id, member.SerializeToString())
-        else:
-            raft_id = loaded.raft_id
-        config = words.Config(raft_id=raft_id)
-        raft = Raft(
-            config, self._rng, loaded.hard_state, loaded.snapshot, entries, loaded.applied_index, self._clock.now()
-        )
+    def _found(self) -> tuple[int, tuple[raftpb.Entry, ...]]:
+        """A new group with this node as its only member."""
+        raft_id = self._rng.getrandbits(62) + 1
+        self._disk.initialize(raft_id, self.settings.node_id, self.settings.cluster_id)
+        member = api.RaftMember(raft_id=raft_id, node_id=self.settings.node_id, addr=self.settings.address)
+        return raft_id, bootstrap_entries(raft_id, member.SerializeToString())
+
+    async def _join(self, managers: Sequence[str]) -> int:
+        """RaftMembership/Join through any of the managers. Raises SwarmError with the last one's answer."""
+        error: SwarmError = Unavailable("no manager is known to join the group through")
+        for addr in managers:
+            try:
+                connection = await rpc_client.connect(addr, self._client_tls(), defaults.RPC_DIAL_TIMEOUT_S)
+                try:
+                    request = api.JoinRequest(addr=self.settings.address)
+                    timeout_s = defaults.RAFT_JOIN_TIMEOUT_S
+                    answer = await connection.unary("RaftMembership/Join", request, timeout_s=timeout_s)
+                finally:
+                    connection.close()
+            except (SwarmError, CertsError, OSError, TimeoutError) as problem:
+                error = problem if isinstance(problem, SwarmError) else Unavailable(str(problem))
+                continue
+            assert isinstance(answer, api.JoinResponse)
+            node_id, cluster_id = self.settings.node_id, self.settings.cluster_id
+            await asyncio.to_thread(self._disk.initialize, answer.raft_id, node_id, cluster_id)
+            self._joined = list(answer.members)
+            return answer.raft_id
+        raise error
+
+    def _make(self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...]) -> Manager:
+        config, now = words.Config(raft_id=raft_id), self._clock.now()
+        raft = Raft(config, self._rng, loaded.hard_state, loaded.snapshot, entries, loaded.applied_index, now)
         manager = Manager(raft, self.store, self._parts, self._rng)
         if loaded.snapshot is not None:
             manager.restore(loaded.snapshot)
+        for member in self._joined:
+            # known before the log tells: otherwise the leader could not be answered
+            manager.group.members.setdefault(member.raft_id, member)
         return manager
+
+    async def _watch_peers(self) -> None:
+        """Find out what the other members are; a member that was replaced or upgraded is noticed as well."""
+        assert self.manager is not None
+        assert self.peers is not None
+        while True:
+            for raft_id, member in list(self.manager.group.members.items()):
+                if raft_id == self.manager.group.raft_id:
+                    continue
+                error, ours = await self.peers.check(member.addr)
+                if not error:
+                    self._inbox.put(PeerKnown(raft_id, ours))
+            known = self.manager.group.only_ours() or not self.manager.group.undetermined()
+            await asyncio.sleep(defaults.PEER_CHECK_S if known else defaults.PEER_CHECK_SOON_S)
+
+    def _incoming(self, word: Call | StreamData | StreamEnd) -> None:
+        """A word of a caller: on to the leader with it if its call went there, else to the manager."""
+        if self.manager is None or self.peers is None:
+            if isinstance(word, Call):
+                self._answer_early(word)
+        elif isinstance(word, Call) or not self.peers.more(word):
+            self._inbox.put(word)
+
+    def _answer_early(self, call: Call) -> None:
+        """While the group takes us in, it asks whether we serve."""
+        if call.method == "Health/Check":
+            self._deliver(health.answer(call))
+        else:
+            self._deliver(StreamEnd(call.stream, Unavailable("this manager is not ready yet")))
 
     async def _run(self) -> None:
         assert self.manager is not None
@@ -131,12 +216,25 @@ class ManagerProcess:
         await self._server.close(1.0)
         if self._retry is not None:
             self._retry.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in (self._task, self._watch):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        if self.peers is not None:
+            await self.peers.close()
         await asyncio.to_thread(self._disk.close)
 
+    def erase(self) -> None:
+        """Forget log and membership; after close(). Blocks."""
+        for suffix in ("", "-wal", "-shm"):
+            self._file.with_name(self._file.name + suffix).unlink(missing_ok=True)
+
     # --- calls of this process -------------------------------------------------------------------------------------
+
+    @property
+    def has_leader(self) -> bool:
+        """Whether this manager leads or knows who does."""
+        return self.leadership.leading or self.leadership.leader != 0
 
     async def wait_leader(self, timeout_s: float) -> None:
         """Until this manager leads. Raises TimeoutError."""
@@ -174,8 +272,26 @@ class ManagerProcess:
     def _perform(self, effect: ManagerEffect) -> None:
         match effect:
             case Reply() | StreamData() | StreamEnd():
-                if not self.local.deliver(effect):
-                    self._server.send(effect)
+                self._deliver(effect)
+            case words.Send(message=message):
+                assert self.manager is not None
+                assert self.peers is not None
+                self.peers.send(message, self.manager.group.members)
+            case Forward():
+                assert self.peers is not None
+                self.peers.forward(effect, self._deliver, self._inbox.put)
+            case CheckPeer():
+                task = asyncio.create_task(self._check(effect))
+                self._checks.add(task)
+                task.add_done_callback(self._checks.discard)
+            case words.MembershipChanged():
+                if self.manager is not None and self.peers is not None:
+                    self.peers.keep_only(self.manager.group.members)
+            case words.Removed():
+                log.info("raft.removed")
+                self.removed.set()
+            case words.Restore():
+                pass  # the manager has taken it in
             case words.Persist():
                 self._persist(effect)
             case Changed(changes=changes):
@@ -190,6 +306,15 @@ class ManagerProcess:
                     self._leading.clear()
             case _:
                 log.warning("manager.effect_without_effect", effect=type(effect).__name__)
+
+    def _deliver(self, answer: Reply | StreamData | StreamEnd) -> None:
+        if not self.local.deliver(answer):
+            self._server.send(answer)
+
+    async def _check(self, effect: CheckPeer) -> None:
+        assert self.peers is not None
+        error, _ = await self.peers.check(effect.addr)
+        self._inbox.put(PeerChecked(effect.stream, error))
 
     def _persist(self, effect: words.Persist) -> None:
         self._disk.submit(effect, lambda error: self._persisted(effect, error))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from ssl import SSLContext
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -114,6 +114,8 @@ class NodeProcess:
         self._renewals: Inbox[RenewNow | Renewed | Failed] = Inbox()
         self._tasks: list[asyncio.Task[None]] = []
         self._renewing: asyncio.Task[None] | None = None
+        self._role_changed = asyncio.Event()
+        self._expelled = False
         self._left = asyncio.Event()
 
     # --- life cycle ------------------------------------------------------------------------------------------------
@@ -140,6 +142,7 @@ class NodeProcess:
         )
         self._save_state(state)
         await self._start_agent()
+        self._supervise()
 
     async def join(self, state: NodeState, token: str, availability: int) -> None:
         """Get a certificate from the managers in ``state``, then start. Raises SwarmError or CertsError."""
@@ -151,7 +154,10 @@ class NodeProcess:
         self._adopt(joined.root_pem, joined.credentials)
         self.state = replace(state, node_id=identity.node_id, cluster_id=identity.org)
         self._save_state(self.state)
+        if self.role == MANAGER_ROLE:
+            await self._start_manager(create=False)
         await self._start_agent()
+        self._supervise()
 
     @staticmethod
     def saved(directory: Path) -> NodeState | None:
@@ -171,6 +177,7 @@ class NodeProcess:
         if self.role == MANAGER_ROLE:
             await self._start_manager(create=False)
         await self._start_agent()
+        self._supervise()
 
     async def close(self) -> None:
         """Stop everything; the disk keeps it all."""
@@ -271,10 +278,67 @@ class NodeProcess:
             listen_host=self.state.listen_host,
             listen_port=self.state.listen_port,
         )
-        manager = ManagerProcess(self.directory, settings, self._tls_context, self._clock, self._rng)
+        manager = ManagerProcess(self.directory, settings, self._tls_context, self._client_tls, self._clock, self._rng)
         manager.watchers.append(self._hooks.on_changes)
-        await manager.start(create)
+        others = [addr for node_id, addr in self.state.managers if node_id != self.state.node_id]
+        await manager.start(create, others)
         self.manager = manager
+        if self._agent is not None:
+            self._agent.put(words.LocalManager(running=True))
+
+    def _supervise(self) -> None:
+        self._tasks.append(asyncio.create_task(self._keep_roles(), name="roles"))
+
+    async def _keep_roles(self) -> None:
+        """Run a manager while, and only while, the certificate says so; start one again that failed."""
+        failures = 0
+        while True:
+            try:
+                if self.manager is not None:
+                    await self._manager_over()
+                    failures = 0
+                elif self.role == MANAGER_ROLE and not self._expelled:
+                    await self._start_manager(create=False)
+                    failures = 0
+                else:
+                    self._role_changed.clear()
+                    await self._role_changed.wait()
+            except (SwarmError, CertsError, OSError, TimeoutError) as error:
+                failures += 1
+                pause_s = min(defaults.ROLE_START_PAUSE_MAX_S, defaults.ROLE_START_PAUSE_S * 2**failures)
+                log.error("manager.not_started", error=str(error), retry_s=pause_s)
+                await asyncio.sleep(pause_s)
+
+    async def _manager_over(self) -> None:
+        """Wait until the running manager must stop, then stop it; forget its log if it is no member any more."""
+        manager = self.manager
+        assert manager is not None
+        changed = asyncio.ensure_future(self._role_changed.wait())
+        removed = asyncio.ensure_future(manager.removed.wait())
+        try:
+            while self.role == MANAGER_ROLE and not removed.done() and not manager.failed.done():
+                self._role_changed.clear()
+                if changed.done():
+                    changed = asyncio.ensure_future(self._role_changed.wait())
+                waiting: set[asyncio.Future[Any]] = {changed, removed, manager.failed}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+            removed.cancel()
+        failed = manager.failed.done() and manager.failed.exception() is not None
+        self.manager = None
+        if self._agent is not None:
+            self._agent.put(words.LocalManager(running=False))
+        await manager.close()
+        if self.role != MANAGER_ROLE or manager.removed.is_set():
+            log.info("manager.stopped", role=self.role, removed=manager.removed.is_set())
+            await asyncio.to_thread(manager.erase)
+            if self.role == MANAGER_ROLE:
+                # thrown out of the group: no manager again before a new certificate says so
+                self._expelled = True
+                self._renewals.put(RenewNow())
+        elif failed:
+            await asyncio.sleep(defaults.ROLE_START_PAUSE_S)
 
     async def _start_agent(self) -> None:
         assert self.state is not None
@@ -287,7 +351,7 @@ class NodeProcess:
         self._runner = await self._hooks.make_runner(self.state.node_id, self._agent)
         self._agent.runner = self._runner
         self._agent.start()
-        self._agent.put(words.LocalManager(self.manager is not None))
+        self._agent.put(words.LocalManager(running=self.manager is not None))
         assert self._credentials is not None
         leaf = load_certificates(self._credentials.certificate_pem)[0]
         renewal = Renewal(leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp(), self._rng)

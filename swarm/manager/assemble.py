@@ -12,7 +12,7 @@ from swarm.manager.cluster import ClusterStage
 from swarm.manager.controlapi.methods import control
 from swarm.manager.dispatcher.dispatcher import Dispatcher
 from swarm.manager.logbroker import LogBroker
-from swarm.manager.manager import Manager, Parts
+from swarm.manager.manager import Manager
 from swarm.manager.orchestrator.enforcer import EnforcerStage
 from swarm.manager.orchestrator.global_mode import GlobalStage
 from swarm.manager.orchestrator.jobs import JobsStage
@@ -20,9 +20,11 @@ from swarm.manager.orchestrator.reaper import ReaperStage
 from swarm.manager.orchestrator.replicated import ReplicatedStage
 from swarm.manager.orchestrator.restart import RestartStage
 from swarm.manager.orchestrator.update import UpdateStage
+from swarm.manager.roles import RolesStage
 from swarm.manager.scheduler.scheduler import SchedulerStage
 from swarm.manager.service import Service
 from swarm.manager.stage import Stage
+from swarm.manager.words import Parts
 from swarm.store.store import Store
 
 
@@ -35,43 +37,43 @@ class Group:
     def addresses(self) -> list[tuple[str, str]]:
         """(node ID, "ip:port") of every member."""
         manager = self._manager()
-        members = manager.members if manager is not None else {}
+        members = manager.group.members if manager is not None else {}
         return [(member.node_id, member.addr) for _, member in sorted(members.items())]
 
     def may_grow(self) -> bool:
         """See Members."""
         manager = self._manager()
-        return manager is not None and len(manager.members) < defaults.MANAGERS_MAX
+        return manager is not None and len(manager.group.members) < defaults.MANAGERS_MAX
 
     def is_member(self, node_id: str) -> bool:
         """See Members."""
-        return self.member_of(node_id) is not None
+        manager = self._manager()
+        return manager is not None and manager.group.by_node(node_id) is not None
 
     def can_remove(self, node_id: str) -> bool:
         """See Members."""
         manager = self._manager()
-        if manager is None:
-            return False
-        reachable = sum(
-            1 for member in manager.members.values() if member.node_id != node_id and manager.reachable(member.raft_id)
-        )
-        return reachable >= (len(manager.members) - 1) // 2 + 1
+        return manager is not None and manager.group.can_remove(node_id)
+
+    def remove(self, node_id: str) -> None:
+        """Ask for the removal of a member; it may take some time, and asking again does no harm."""
+        manager = self._manager()
+        if manager is not None:
+            manager.group.remove(node_id)
 
     def member_of(self, node_id: str) -> api.ManagerStatus | None:
         """See Members."""
         manager = self._manager()
-        if manager is None:
+        member = manager.group.by_node(node_id) if manager is not None else None
+        if manager is None or member is None:
             return None
-        for raft_id, member in manager.members.items():
-            if member.node_id == node_id:
-                reachable = manager.reachable(raft_id)
-                return api.ManagerStatus(
-                    raft_id=raft_id,
-                    addr=member.addr,
-                    leader=raft_id == manager.raft.leader,
-                    reachability=api.RaftMemberStatus.REACHABLE if reachable else api.RaftMemberStatus.UNREACHABLE,
-                )
-        return None
+        reachable = manager.group.reachable(member.raft_id)
+        return api.ManagerStatus(
+            raft_id=member.raft_id,
+            addr=member.addr,
+            leader=member.raft_id == manager.raft.leader,
+            reachability=api.RaftMemberStatus.REACHABLE if reachable else api.RaftMemberStatus.UNREACHABLE,
+        )
 
 
 def parts(node_id: str, cluster_id: str, group: Group) -> Parts:
@@ -80,6 +82,7 @@ def parts(node_id: str, cluster_id: str, group: Group) -> Parts:
     def stages(store: Store, rng: Random, now: float) -> Sequence[tuple[str, Stage]]:
         return (
             ("cluster", ClusterStage(cluster_id)),
+            ("roles", RolesStage(group)),
             ("certificates", CertificateStage(cluster_id)),
             ("replicated", ReplicatedStage()),
             ("global", GlobalStage()),

@@ -123,6 +123,10 @@ class Leader:
         answers, self._answers = self._answers or [], None
         return [effect for answer in answers for effect in self._answer(answer)]
 
+    def wake(self) -> None:
+        """Something outside the store changed (the Raft group): run a pass."""
+        self._fresh = True
+
     def refused(self, error: SwarmError) -> list[Effect]:
         """The log did not take the pass in flight: its writes fail, and every stage starts over."""
         answers, self._answers = self._answers or [], None

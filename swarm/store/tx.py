@@ -170,7 +170,7 @@ class Tx:
                 self._undo[-1].setdefault(key, value)
 
     def stamped(self, obj: M) -> M:
-        """A copy of a staged object as it will be once committed, version and times filled in: what clients are told."""
+        """A copy of a staged object as it will be once committed, version and times filled in, for answers."""
         copy = copy_of(obj)
         before = self._store.get(type(obj), obj.id)  # type: ignore[attr-defined]
         if obj != before:

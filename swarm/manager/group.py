@@ -1,0 +1,157 @@
+"""The Raft group as a manager knows it: members and their addresses, who was removed, and changes under way.
+
+Changes of the group are proposed one at a time, each when the one before is applied; a joiner is checked first (it must
+answer on its advertised address, since the group will count on it).
+
+(swarmkit: manager/state/raft/membership/cluster.go; raft.go Join, Leave)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from random import Random
+
+from swarm import api
+from swarm.api import raftpb
+from swarm.raft.progress import quorum
+
+REMOVED_TEXT = "raft: member was removed from the cluster"
+
+
+@dataclass(slots=True)
+class Pending:
+    """One change of the group. stream: the call that waits for it, or None. index: its entry once accepted."""
+
+    change: raftpb.ConfChange
+    stream: int | None = None
+    tag: int = 0
+    index: int = 0
+
+
+class RaftGroup:
+    """Bookkeeping only: the manager proposes and answers."""
+
+    def __init__(self, raft_id: int) -> None:
+        self.raft_id = raft_id
+        self.members: dict[int, api.RaftMember] = {}
+        self.removed: dict[int, None] = {}
+        self._unreachable: dict[int, None] = {}
+        self._ours: dict[int, bool] = {}
+        self._queue: deque[Pending] = deque()
+        self.proposed: Pending | None = None
+
+    # --- what is so ------------------------------------------------------------------------------------------------
+
+    def apply(self, change: raftpb.ConfChange) -> None:
+        """A committed change."""
+        if change.type == raftpb.ConfChangeRemoveNode:
+            self.members.pop(change.node_id, None)
+            self.removed[change.node_id] = None
+            self._unreachable.pop(change.node_id, None)
+        else:
+            self.members[change.node_id] = api.RaftMember.FromString(change.context)
+            self.removed.pop(change.node_id, None)
+
+    def restore(self, membership: api.ClusterSnapshot) -> None:
+        """What a snapshot says."""
+        self.members = {member.raft_id: member for member in membership.members}
+        self.removed = dict.fromkeys(membership.removed)
+
+    def save(self) -> api.ClusterSnapshot:
+        """For a snapshot."""
+        members = [self.members[raft_id] for raft_id in sorted(self.members)]
+        return api.ClusterSnapshot(members=members, removed=sorted(self.removed))
+
+    def by_node(self, node_id: str) -> api.RaftMember | None:
+        """The member on this node."""
+        return next((member for member in self.members.values() if member.node_id == node_id), None)
+
+    # --- who can be reached ----------------------------------------------------------------------------------------
+
+    def heard(self, raft_id: int) -> None:
+        """A message of this member arrived."""
+        self._unreachable.pop(raft_id, None)
+
+    def lost(self, raft_id: int) -> None:
+        """A message to this member could not be delivered."""
+        self._unreachable[raft_id] = None
+
+    def reachable(self, raft_id: int) -> bool:
+        """Whether this member could be reached lately."""
+        return raft_id == self.raft_id or raft_id not in self._unreachable
+
+    def can_remove(self, node_id: str) -> bool:
+        """Whether the group keeps a quorum of members that can be reached (swarmkit: CanRemoveMember)."""
+        left = [raft_id for raft_id, member in self.members.items() if member.node_id != node_id]
+        return bool(left) and sum(map(self.reachable, left)) >= quorum(len(left))
+
+    def known(self, raft_id: int, ours: bool) -> None:
+        """What kind of manager a member is."""
+        self._ours[raft_id] = ours
+
+    def only_ours(self) -> bool:
+        """Whether every other member is known to be a manager of ours."""
+        return all(self._ours.get(raft_id, False) for raft_id in self.members if raft_id != self.raft_id)
+
+    def undetermined(self) -> bool:
+        """Whether it is not known of some member what it is."""
+        return any(raft_id not in self._ours for raft_id in self.members if raft_id != self.raft_id)
+
+    # --- changes ---------------------------------------------------------------------------------------------------
+
+    def add(self, node_id: str, addr: str, stream: int, rng: Random) -> None:
+        """Queue a new member with a fresh raft ID."""
+        raft_id = rng.getrandbits(63) + 1
+        while raft_id in self.members or raft_id in self.removed:
+            raft_id = rng.getrandbits(63) + 1
+        member = api.RaftMember(raft_id=raft_id, node_id=node_id, addr=addr)
+        self._enqueue(raftpb.ConfChangeAddNode, member, stream)
+
+    def update(self, member: api.RaftMember, addr: str, stream: int | None) -> None:
+        """Queue a new address of a member."""
+        changed = api.RaftMember(raft_id=member.raft_id, node_id=member.node_id, addr=addr)
+        self._enqueue(raftpb.ConfChangeUpdateNode, changed, stream)
+
+    def remove(self, node_id: str, stream: int | None = None) -> None:
+        """Queue a removal, unless one is under way that nobody waits for."""
+        member = self.by_node(node_id)
+        if member is None:
+            return
+        pending = [*self._queue, *((self.proposed,) if self.proposed else ())]
+        removal = raftpb.ConfChangeRemoveNode
+        if stream is None and any(p.change.type == removal and p.change.node_id == member.raft_id for p in pending):
+            return
+        self._enqueue(removal, member, stream)
+
+    def _enqueue(self, kind: raftpb.ConfChangeType, member: api.RaftMember, stream: int | None) -> None:
+        change = raftpb.ConfChange(type=kind, node_id=member.raft_id, context=member.SerializeToString())
+        self._queue.append(Pending(change, stream))
+
+    def next_change(self) -> Pending | None:
+        """The change to propose now, if none is under way."""
+        if self.proposed is not None or not self._queue:
+            return None
+        self.proposed = self._queue.popleft()
+        return self.proposed
+
+    def put_back(self) -> None:
+        """The log did not take the change: it comes again."""
+        if self.proposed is not None:
+            self._queue.appendleft(self.proposed)
+            self.proposed = None
+
+    def decided(self, index: int) -> Pending | None:
+        """The entry at ``index`` is applied: the change that it was, if it is one of ours."""
+        pending = self.proposed
+        if pending is None or not pending.index or pending.index > index:
+            return None
+        self.proposed = None
+        return pending if pending.index == index else None
+
+    def give_up(self) -> list[Pending]:
+        """Leadership is lost: what was under way or waited."""
+        pending = [*((self.proposed,) if self.proposed else ()), *self._queue]
+        self.proposed = None
+        self._queue.clear()
+        return pending

@@ -1,0 +1,380 @@
+"""A manager as a member of its Raft group: what commits goes into the store, and the group itself changes.
+
+(swarmkit: manager/state/raft/raft.go)
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from swarm import api, defaults
+from swarm.api import raftpb
+from swarm.errors import FailedPrecondition, NoLeader, NotFound, NotLeader, SwarmError, Unavailable
+from swarm.manager.group import REMOVED_TEXT, RaftGroup
+from swarm.manager.leader import Leader
+from swarm.manager.service import Effect, Service, Write
+from swarm.manager.words import (
+    Changed,
+    CheckPeer,
+    Forward,
+    Leadership,
+    ManagerEffect,
+    Parts,
+    PeerChecked,
+)
+from swarm.raft import words
+from swarm.raft.raft import Raft
+from swarm.rpc import Call, Reply, StreamData, StreamEnd
+from swarm.store.store import Store
+
+log = structlog.get_logger()
+
+NO_QUORUM_LEFT = "can't remove member from the raft: this would result in a loss of quorum"
+
+
+class GroupMember:
+    """Consensus, store, leader and group of a Manager, which adds the calls."""
+
+    def __init__(self, raft: Raft, store: Store, parts: Parts, rng: Random, strict: bool) -> None:
+        self.raft = raft
+        self.store = store
+        self.group = RaftGroup(raft.config.raft_id)
+        self.leader: Leader | None = None
+        self._parts = parts
+        self._rng = rng
+        self._strict = strict
+        self._services: list[Service] = []
+        self._routes: dict[str, Service] = {}
+        self._streams: dict[int, Service] = {}
+        self._reads: dict[int, Call] = {}
+        self._joins: dict[int, tuple[Call, str]] = {}
+        self._pieces: dict[int, raftpb.Message | None] = {}
+        self._waiting: deque[tuple[float, Call]] = deque()
+        self._tag = 0
+        self._proposed = 0
+        self._since_snapshot = 0
+        self._out: list[ManagerEffect] = []
+
+    @abstractmethod
+    def _lead_call(self, call: Call, now: float) -> None:
+        """Answer a call as the leader."""
+
+    @abstractmethod
+    def _read(self, tag: int) -> None:
+        """A read barrier was reached."""
+
+    # --- effects of services and writes ----------------------------------------------------------------------------
+
+    def _effects(self, service: Service, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Write():
+                    self._submit(effect)
+                case Reply(stream=stream) | StreamEnd(stream=stream):
+                    self._streams.pop(stream, None)
+                    self._out.append(effect)
+                case StreamData():
+                    self._out.append(effect)
+
+    def _submit(self, write: Write) -> None:
+        if self.leader is None:
+            if write.stream is not None:
+                self._out.append(StreamEnd(write.stream, NoLeader()))
+            return
+        self._answer(self.leader.submit(write))
+
+    def _answer(self, effects: Sequence[Effect]) -> None:
+        """Effects of finished writes, which may contain further writes of services."""
+        for effect in effects:
+            if isinstance(effect, Write):
+                self._submit(effect)
+            elif isinstance(effect, StreamData):
+                self._out.append(effect)
+            else:
+                self._streams.pop(effect.stream, None)
+                self._out.append(effect)
+
+    # --- consensus -------------------------------------------------------------------------------------------------
+
+    def _pass(self, now: float) -> None:
+        if self.leader is None:
+            return
+        data, effects = self.leader.next_pass(now)
+        self._answer(effects)
+        if data is not None:
+            self._tag += 1
+            self._proposed = self._tag
+            self._raft(words.Propose(self._tag, data), now)
+
+    def _raft(self, event: words.Event | None, now: float) -> None:
+        for effect in self.raft.handle(event, now):
+            match effect:
+                case words.MembershipChanged():
+                    self._out.append(effect)
+                    self._set_pace(now)
+                case words.Persist() | words.Send() | words.Removed():
+                    self._out.append(effect)
+                case words.Committed(entries=entries):
+                    for entry in entries:
+                        self._apply(entry, now)
+                    self._maybe_snapshot(now)
+                case words.Restore(snapshot=snapshot):
+                    self.restore(snapshot)
+                    self._out.append(effect)
+                case words.ReadReady(tag=tag):
+                    self._read(tag)
+                case words.BecameLeader(term=term):
+                    self._lead(term, now)
+                case words.BecameFollower(term=term, leader=leader):
+                    self._depose(leader, term)
+                case words.Accepted(tag=tag, index=index):
+                    if self.group.proposed is not None and self.group.proposed.tag == tag:
+                        self.group.proposed.index = index
+                case words.NeedSnapshot():
+                    self._snapshot(now)
+                case words.Refused(tag=tag, reason=reason):
+                    self._refused(tag, reason)
+
+    def _apply(self, entry: raftpb.Entry, now: float) -> None:
+        self._since_snapshot += 1
+        if entry.Type == raftpb.EntryConfChange:
+            self.store.index = entry.Index
+            self._apply_membership(raftpb.ConfChange.FromString(entry.Data), entry.Index, now)
+        elif entry.Data:
+            self._apply_actions(entry, now)
+        else:
+            self.store.index = entry.Index
+
+    def _apply_actions(self, entry: raftpb.Entry, now: float) -> None:
+        try:
+            request = api.InternalRaftRequest.FromString(entry.Data)
+            changes = self.store.apply(request.action, entry.Index)
+        except (SwarmError, DecodeError) as error:
+            # as SwarmKit's followers do: an entry that breaks a rule of the store is skipped, loudly
+            log.error("raft.entry_skipped", index=entry.Index, error=str(error))
+            if self._strict:
+                raise
+            changes = []
+        if self.leader is None:
+            self._out.append(Changed(changes))
+            return
+        self._answer(self.leader.committed())
+        self._out.append(Changed(changes))
+        for service in self._services:
+            self._effects(service, service.committed(changes, now))
+
+    def _apply_membership(self, change: raftpb.ConfChange, index: int, now: float) -> None:
+        self.group.apply(change)
+        pending = self.group.decided(index)
+        if pending is not None and pending.stream is not None:
+            removal = change.type == raftpb.ConfChangeRemoveNode
+            answer = api.LeaveResponse() if removal else self._join_answer(change.node_id)
+            self._out.append(Reply(pending.stream, answer))
+        for service in self._services:
+            self._effects(service, service.committed((), now))
+        if self.leader is not None:
+            self.leader.wake()
+
+    def _refused(self, tag: int, reason: words.Reason) -> None:
+        """The log took neither this read nor this pass; nothing was changed."""
+        log.warning("raft.refused", reason=reason.value)
+        call = self._reads.pop(tag, None)
+        if call is not None:
+            self._out.append(StreamEnd(call.stream, Unavailable(f"raft: {reason.value}")))
+        elif self.group.proposed is not None and self.group.proposed.tag == tag:
+            if reason is words.Reason.CHANGE_PENDING or reason is words.Reason.NOT_READY:
+                self.group.put_back()
+                return
+            pending, self.group.proposed = self.group.proposed, None
+            if pending.stream is not None:
+                self._out.append(StreamEnd(pending.stream, Unavailable(f"raft: {reason.value}")))
+        elif self.leader is not None and tag == self._proposed:
+            self._answer(self.leader.refused(Unavailable(f"raft: {reason.value}")))
+
+    def _lead(self, term: int, now: float) -> None:
+        """This member leads and its store is complete: the leader can start."""
+        stages = self._parts.stages(self.store, self._rng, now)
+        self.leader = Leader(self.store, stages, self._rng, now, self._strict)
+        self._services = list(self._parts.services(self.store, self._rng, now))
+        self._routes = {method: service for service in self._services for method in service.methods}
+        self._out.append(Leadership(True, self.raft.config.raft_id, term))
+        waiting, self._waiting = self._waiting, deque()
+        for _, call in waiting:
+            self._lead_call(call, now)
+
+    def _depose(self, leader: int, term: int) -> None:
+        if self.leader is not None:
+            for service in self._services:
+                for effect in service.stop():
+                    if not isinstance(effect, Write):
+                        self._out.append(effect)
+            old, self.leader = self.leader, None
+            self._answer(old.stop())
+            for call in self._reads.values():
+                self._out.append(StreamEnd(call.stream, NotLeader()))
+            self._reads.clear()
+            for pending in self.group.give_up():
+                if pending.stream is not None:
+                    self._out.append(StreamEnd(pending.stream, NotLeader()))
+            self._services, self._routes = [], {}
+            self._streams.clear()
+        self._out.append(Leadership(False, leader, term))
+        if leader in self.group.members:
+            waiting, self._waiting = self._waiting, deque()
+            for _, call in waiting:
+                self._out.append(Forward(call, self.group.members[leader]))
+
+    # --- snapshots -------------------------------------------------------------------------------------------------
+
+    def restore(self, snapshot: raftpb.Snapshot) -> None:
+        """Replace store and membership by a snapshot's."""
+        content = api.Snapshot.FromString(snapshot.data)
+        self.store.restore(content.store, snapshot.metadata.index)
+        self.group.restore(content.membership)
+        self._since_snapshot = 0
+
+    def _set_pace(self, now: float) -> None:
+        """A group of ours alone ticks fast and asks before it votes; with a stock member it keeps SwarmKit's time."""
+        fast = self.group.only_ours()
+        cluster = next(self.store.all(api.Cluster), None)
+        ticks = cluster.spec.raft if cluster is not None else api.RaftConfig()
+        heartbeat_ticks = ticks.heartbeat_tick or defaults.RAFT_HEARTBEAT_TICKS
+        wanted = replace(
+            self.raft.config,
+            tick_s=defaults.RAFT_FAST_TICK_S if fast else defaults.RAFT_TICK_S,
+            pre_vote=fast,
+            heartbeat_ticks=heartbeat_ticks,
+            election_ticks=max(ticks.election_tick or defaults.RAFT_ELECTION_TICKS, heartbeat_ticks + 1),
+        )
+        if wanted != self.raft.config:
+            self._raft(words.Configure(wanted), now)
+
+    def _maybe_snapshot(self, now: float) -> None:
+        interval, _ = self._snapshot_settings()
+        if self._since_snapshot >= interval:
+            self._snapshot(now)
+
+    def _snapshot(self, now: float) -> None:
+        """Save the store as of the last applied entry, so that the log before it may go."""
+        _, keep = self._snapshot_settings()
+        self._since_snapshot = 0
+        content = api.Snapshot(version=api.Snapshot.V0, membership=self.group.save(), store=self.store.save())
+        snapshot = raftpb.Snapshot(data=content.SerializeToString())
+        snapshot.metadata.index = self.store.index
+        self._raft(words.SnapshotTaken(snapshot, keep), now)
+
+    def _snapshot_settings(self) -> tuple[int, int]:
+        cluster = next(self.store.all(api.Cluster), None)
+        raft = cluster.spec.raft if cluster is not None else api.RaftConfig()
+        interval = raft.snapshot_interval or defaults.RAFT_SNAPSHOT_INTERVAL_ENTRIES
+        keep = raft.log_entries_for_slow_followers or defaults.RAFT_ENTRIES_FOR_SLOW_FOLLOWERS
+        return interval, keep
+
+    # --- messages of other members ---------------------------------------------------------------------------------
+
+    def _receive(self, stream: int, message: raftpb.Message, now: float) -> bool:
+        """Take a message, unless its sender was removed: it is told so, and stops (the exact text counts)."""
+        if words.sender(message) in self.group.removed:
+            self._out.append(StreamEnd(stream, NotFound(REMOVED_TEXT)))
+            return False
+        self.group.heard(words.sender(message))
+        if message.to == self.group.raft_id and message.type != raftpb.MsgProp:
+            self._raft(words.Received(message), now)
+        return True
+
+    def _piece(self, stream: int, event: StreamData | StreamEnd, now: float) -> None:
+        """A large message comes in pieces of snapshot data, the rest of it repeated with each."""
+        if isinstance(event, StreamData):
+            assert isinstance(event.message, api.StreamRaftMessageRequest)
+            whole, part = self._pieces[stream], event.message.message
+            if whole is None:
+                self._pieces[stream] = part
+            else:
+                whole.snapshot.data += part.snapshot.data
+            return
+        message = self._pieces.pop(stream)
+        if event.error is None and message is not None and self._receive(stream, message, now):
+            self._out.append(Reply(stream, api.StreamRaftMessageResponse()))
+
+    def _resolve(self, stream: int, raft_id: int) -> None:
+        member = self.group.members.get(raft_id)
+        if member is None:
+            self._out.append(StreamEnd(stream, NotFound(f"member {raft_id:x} not found")))
+        else:
+            self._out.append(Reply(stream, api.ResolveAddressResponse(addr=member.addr)))
+
+    # --- changes of the group --------------------------------------------------------------------------------------
+
+    def _join(self, call: Call) -> None:
+        """RaftMembership/Join: check that the joiner serves, then add it (swarmkit: raft.go Join)."""
+        assert isinstance(call.request, api.JoinRequest)
+        addr = with_host(call.request.addr, call.peer.host)
+        member = self.group.by_node(call.peer.node_id)
+        if member is not None and member.addr == addr:
+            self._out.append(Reply(call.stream, self._join_answer(member.raft_id)))
+            return
+        self._joins[call.stream] = (call, addr)
+        self._out.append(CheckPeer(call.stream, addr))
+
+    def _joiner_checked(self, event: PeerChecked) -> None:
+        call, addr = self._joins.pop(event.stream, (None, ""))
+        if call is None:
+            return
+        if self.leader is None:
+            self._out.append(StreamEnd(call.stream, NotLeader()))
+        elif event.error:
+            text = "could not connect to prospective new cluster member using its advertised address: "
+            self._out.append(StreamEnd(call.stream, Unavailable(text + event.error)))
+        elif (member := self.group.by_node(call.peer.node_id)) is not None:
+            self.group.update(member, addr, call.stream)
+        else:
+            self.group.add(call.peer.node_id, addr, call.stream, self._rng)
+
+    def _join_answer(self, raft_id: int) -> api.JoinResponse:
+        members = [self.group.members[key] for key in sorted(self.group.members)]
+        return api.JoinResponse(raft_id=raft_id, members=members, removed_members=sorted(self.group.removed))
+
+    def _leave(self, call: Call) -> None:
+        """RaftMembership/Leave: a member asks to be removed."""
+        assert isinstance(call.request, api.LeaveRequest)
+        node_id = call.request.node.node_id
+        if self.group.by_node(node_id) is None:
+            self._out.append(Reply(call.stream, api.LeaveResponse()))
+        elif not self.group.can_remove(node_id):
+            self._out.append(StreamEnd(call.stream, FailedPrecondition(NO_QUORUM_LEFT)))
+        else:
+            self.group.remove(node_id, call.stream)
+
+    def _change_group(self, now: float) -> None:
+        """Propose the next change of the group, if one waits and none is under way."""
+        if self.leader is None:
+            return
+        pending = self.group.next_change()
+        if pending is None:
+            return
+        change = pending.change
+        goes = change.type == raftpb.ConfChangeRemoveNode and change.node_id == self.group.raft_id
+        if goes and len(self.group.members) > 1:
+            # a leader that goes hands over first, and leaves its removal to the next one
+            self.group.proposed = None
+            self._raft(words.TransferLeadership(), now)
+            return
+        self._tag += 1
+        pending.tag = self._tag
+        change.id = self._rng.getrandbits(63) | 1
+        self._raft(words.ProposeMembership(pending.tag, change), now)
+
+
+def with_host(addr: str, host: str) -> str:
+    """``addr`` ("ip:port") with an unspecified address replaced by ``host``: what the leader sees of a joiner."""
+    given, _, port = addr.rpartition(":")
+    if given in ("", "0.0.0.0", "[::]"):
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return addr

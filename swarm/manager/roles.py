@@ -1,0 +1,89 @@
+"""Stage: makes the role of each node what its spec asks for; the Raft group goes first when a manager steps down.
+
+    promotion: Node.role = MANAGER at once; the node renews its certificate, starts its manager and joins the group
+    demotion:  ask the group to remove the member, until it is gone; only then Node.role = WORKER
+
+A manager whose removal would cost the quorum stays one until that has changed; the stage tries again.
+
+(swarmkit: manager/role_manager.go)
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import structlog
+
+from swarm import api, defaults
+from swarm.manager.stage import DUE_NOW
+from swarm.store.store import View
+from swarm.store.tx import Tx
+
+log = structlog.get_logger()
+
+
+class Members(Protocol):
+    """What the stage needs of the Raft group."""
+
+    def is_member(self, node_id: str) -> bool:
+        """Whether this node is in the group."""
+        ...
+
+    def can_remove(self, node_id: str) -> bool:
+        """Whether the group keeps its quorum without this node."""
+        ...
+
+    def remove(self, node_id: str) -> None:
+        """Ask for its removal."""
+        ...
+
+
+class RolesStage:
+    """See the module."""
+
+    def __init__(self, members: Members) -> None:
+        self._members = members
+        self._dirty: dict[str, None] = {}
+        self._stepping_down: dict[str, None] = {}
+        self._retry_at: float | None = None
+
+    def rebuild(self, view: View, now: float) -> None:
+        """See Stage.rebuild."""
+        self._dirty = {node.id: None for node in view.all(api.Node)}
+        self._stepping_down = {}
+        self._retry_at = None
+
+    def note(self, kind: str, object_id: str) -> None:
+        """See Stage.note."""
+        if kind == "node":
+            self._dirty[object_id] = None
+
+    def run(self, tx: Tx) -> None:
+        """See Stage.run."""
+        self._dirty.update(self._stepping_down)
+        self._retry_at = None
+        for node_id in list(self._dirty):
+            if not tx.room():
+                return
+            del self._dirty[node_id]
+            self._stepping_down.pop(node_id, None)
+            node = tx.get(api.Node, node_id)
+            if node is not None and node.role != node.spec.desired_role:
+                self._change(tx, node)
+        if self._stepping_down:
+            self._retry_at = tx.now + defaults.ROLE_RETRY_S
+
+    def _change(self, tx: Tx, node: api.Node) -> None:
+        if node.spec.desired_role == api.WORKER and self._members.is_member(node.id):
+            self._stepping_down[node.id] = None
+            if self._members.can_remove(node.id):
+                self._members.remove(node.id)
+            else:
+                log.warning("role.demotion_waits", node=node.id, reason="the group would lose its quorum")
+            return
+        tx.edit(api.Node, node.id).role = node.spec.desired_role
+        log.info("role.changed", node=node.id, role=api.NodeRole.Name(node.spec.desired_role))
+
+    def deadline(self) -> float | None:
+        """See Stage.deadline."""
+        return DUE_NOW if self._dirty else self._retry_at

@@ -1,0 +1,111 @@
+"""The words between a manager and the process around it, and what a manager is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from google.protobuf.message import Message
+
+from swarm import api
+from swarm.manager.service import Service, Write
+from swarm.manager.stage import Stage
+from swarm.raft import words
+from swarm.rpc import Call, Reply, StreamData, StreamEnd
+from swarm.store.store import Change, Store, View
+from swarm.store.tx import Tx
+
+ReadFunction = Callable[[View, Message], Message]
+WriteFunction = Callable[[Tx, Message], Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Effect: an entry was applied; for watchers in this process (/events)."""
+
+    changes: Sequence[Change]
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """Effect: who leads now. leading: this manager does, and its leader is up. leader: raft ID, 0 for nobody."""
+
+    leading: bool
+    leader: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Effect: this member does not lead; give the call to the leader, and its answers to the caller."""
+
+    call: Call
+    leader: api.RaftMember
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPeer:
+    """Effect: see whether a manager serves at this address (Health/Check of "Raft"), then tell with PeerChecked."""
+
+    stream: int
+    addr: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChecked:
+    """Event: the answer to CheckPeer; error is empty when it serves."""
+
+    stream: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerKnown:
+    """Event: what a member is: ours, or a stock manager."""
+
+    raft_id: int
+    ours: bool
+
+
+ManagerEffect = (
+    Reply
+    | StreamData
+    | StreamEnd
+    | Changed
+    | Leadership
+    | Forward
+    | CheckPeer
+    | words.Persist
+    | words.Send
+    | words.Restore
+    | words.MembershipChanged
+    | words.Removed
+)
+ManagerEvent = (
+    Call
+    | StreamData
+    | StreamEnd
+    | PeerChecked
+    | PeerKnown
+    | words.Persisted
+    | words.Received
+    | words.Unreachable
+    | words.SnapshotSent
+    | words.TransferLeadership
+    | words.Configure
+    | Write
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a manager is made of besides consensus; factories run once per leadership.
+
+    stages: in the order of a pass. services: all gRPC services of a leader. reads, writes: the control API by method.
+    """
+
+    stages: Callable[[Store, Random, float], Sequence[tuple[str, Stage]]]
+    services: Callable[[Store, Random, float], Sequence[Service]]
+    reads: Mapping[str, ReadFunction]
+    writes: Mapping[str, WriteFunction]
