@@ -152,9 +152,12 @@ class Lab:
         for host in self.hosts:
             if not host.stock:
                 processes.stop(host.pid)
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda host: processes.stop(host.engine_pid), self.hosts))
+        for host in self.hosts:
+            processes.kill(host.engine_pid)
+        # containerd, its shims, and their children: the containers
         processes.kill_mentioning(self.directory)
+        for host in self.hosts:
+            processes.forget_containers(host.directory / "exec/containerd/daemon/io.containerd.runtime.v2.task/moby")
         for namespace in (*(host.netns for host in self.hosts), f"{self.name}-net"):
             if (NETNS / namespace).exists():
                 _run("ip", "netns", "del", namespace)

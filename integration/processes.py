@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+CGROUPS = Path("/sys/fs/cgroup")
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
@@ -96,9 +97,26 @@ def kill_mentioning(path: Path) -> None:
         yield pid
 
     ours = _ancestors(table, os.getpid())
-    for pid in dict.fromkeys(pid for root in roots for pid in descend(root)):
-        if pid not in ours:
-            kill(pid)
+    doomed = [pid for pid in dict.fromkeys(pid for root in roots for pid in descend(root)) if pid not in ours]
+    for pid in doomed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for pid in doomed:
+        wait_gone(pid, 10.0)
+
+
+def forget_containers(bundles: Path) -> None:
+    """Remove what killed containers leave outside their engine's directories: shims' sockets and control groups.
+
+    ``bundles`` is the directory in which containerd keeps one directory per container, named by its id.
+    """
+    for bundle in bundles.iterdir() if bundles.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):
+            Path((bundle / "address").read_text().removeprefix("unix://")).unlink()
+        for group in (*CGROUPS.glob(f"*/docker/{bundle.name}"), *CGROUPS.glob(f"docker/{bundle.name}")):
+            for inner in sorted(group.glob("**/"), reverse=True):
+                with contextlib.suppress(OSError):
+                    inner.rmdir()
 
 
 def _ancestors(table: dict[int, tuple[int, str]], pid: int) -> dict[int, None]:
