@@ -1,0 +1,323 @@
+"""Mixed swarms: stock engines' own swarm mode beside sideswarm, each as the other's worker."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import pytest
+from cryptography import x509
+
+from integration import calls
+from integration.lab import Host, Lab
+from integration.waiting import until
+
+IDLE = ("sh", "-c", "trap exit TERM; while sleep 0.2; do :; done")
+TALK = (
+    "trap exit TERM; cat /run/secrets/word /etc/cfg; echo $GREETING; echo kept > /data/index.html; "
+    "httpd -p 7000 -h /data; n=0; while sleep 0.2; do n=$((n+1)); echo line $n; done"
+)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Lab]:
+    """node1 with sideswarm and node2 with the stock engine's own swarm mode."""
+    lab = Lab(f"sp{os.getpid()}")
+    lab.up(1, stock=1)
+    yield lab
+    lab.down()
+
+
+class Mixed:
+    """A swarm of two: ``manager`` and ``worker``, one of them stock, and what is done with any such swarm."""
+
+    def __init__(self, lab: Lab, manager: Host, worker: Host) -> None:
+        self.lab = lab
+        self.manager = manager
+        self.worker = worker
+
+    def gather(self) -> None:
+        """Both in one swarm, ready and active; nothing happens to them if they are."""
+        for host in self.lab.hosts:
+            for part in ("engine", "daemon"):
+                self.lab.ensure(host, part)
+        if calls.swarm_info(self.manager)["ControlAvailable"]:
+            known = [node["ID"] for node in calls.get(self.manager, "/nodes")]
+            if len(known) == 2 and calls.swarm_info(self.worker)["NodeID"] in known:
+                self.manager.docker("node", "update", "--availability", "active", self.worker.name)
+                self.ready()
+                return
+        for host in (self.worker, self.manager):
+            host.docker_run("swarm", "leave", "--force")
+        self.manager.docker("swarm", "init", "--advertise-addr", self.manager.ip)
+        self.join()
+        self.ready()
+
+    def clean(self) -> None:
+        """No services, secrets, configs and containers any more."""
+        for host in self.lab.hosts:
+            for part in ("engine", "daemon"):
+                self.lab.ensure(host, part)
+        if calls.swarm_info(self.manager)["ControlAvailable"]:
+            for kind in ("service", "secret", "config"):
+                names = self.manager.docker(kind, "ls", "-q").split()
+                if names:
+                    self.manager.docker(kind, "rm", *names)
+        for host in self.lab.hosts:
+            until(partial(calls.containers, host, everything=True), lambda found: not found, what="no containers")
+
+    def join(self) -> None:
+        """The worker joins with the manager's token."""
+        token = self.manager.docker("swarm", "join-token", "-q", "worker").strip()
+        address = f"{self.manager.ip}:2377"
+        joined = self.worker.docker("swarm", "join", "--token", token, "--advertise-addr", self.worker.ip, address)
+        assert joined == "This node joined a swarm as a worker.\n"
+
+    def ready(self) -> None:
+        wanted = {"node1": "ready", "node2": "ready"}
+        until(lambda: calls.node_states(self.manager), lambda states: states == wanted, what="both nodes ready")
+
+    def create(self, name: str, *flags: str, replicas: int = 1, command: Sequence[str] = IDLE) -> list[str]:
+        """A service on the worker, with quick restarts; returns the IDs of its running tasks."""
+        place = ("--constraint", f"node.hostname=={self.worker.name}")
+        options = ("--detach", "--name", name, "--restart-delay", "0s", "--replicas", str(replicas), *place, *flags)
+        self.manager.docker("service", "create", *options, "busybox:latest", *command)
+        return self.running(name, replicas)
+
+    def running(self, name: str, count: int = 1, besides: Sequence[str] = ()) -> list[str]:
+        """Wait until a service has ``count`` running tasks and nothing else that is wanted; their IDs."""
+
+        def look() -> tuple[list[str], int]:
+            wanted = calls.live(self.manager, name)
+            return [task["ID"] for task in wanted if task["Status"]["State"] == "running"], len(wanted)
+
+        def settled(seen: tuple[list[str], int]) -> bool:
+            return len(seen[0]) == seen[1] == count and not set(seen[0]) & set(besides)
+
+        return until(look, settled, what=f"{count} running tasks of {name}")[0]
+
+    def task_containers(self) -> dict[str, str]:
+        return calls.containers(self.worker)
+
+    def logs(self, name: str) -> str:
+        return self.manager.docker("service", "logs", "--raw", name)
+
+    def certificate(self) -> x509.Certificate:
+        """The worker's node certificate, from its disk."""
+        root = "engine/swarm" if self.worker.stock else "swarm/swarm"
+        return x509.load_pem_x509_certificate(
+            (self.worker.directory / root / "certificates/swarm-node.crt").read_bytes()
+        )
+
+    def leave(self) -> None:
+        """The worker leaves, shows as down, and is removed; its containers are gone."""
+        before = calls.swarm_info(self.worker)["NodeID"]
+        assert self.worker.docker("swarm", "leave") == "Node left the swarm.\n"
+        assert calls.swarm_info(self.worker)["LocalNodeState"] == "inactive"
+        assert calls.containers(self.worker, everything=True) == {}
+        until(lambda: calls.node_states(self.manager)[self.worker.name], lambda state: state == "down")
+        self.manager.docker("node", "rm", before)
+        assert set(calls.node_states(self.manager)) == {self.manager.name}
+
+
+def _everything_works(swarm: Mixed) -> None:
+    """A task with all that a stock task can have, and its logs."""
+    swarm.manager.docker_run("secret", "create", "word", "-", stdin="s3cret\n")
+    swarm.manager.docker_run("config", "create", "cfg", "-", stdin="settings\n")
+    flags = ["--secret", "word", "--config", "source=cfg,target=/etc/cfg", "--env", "GREETING=hello {{.Node.Hostname}}"]
+    flags += ["--mount", "type=volume,source=data,target=/data", "--publish", "mode=host,target=7000,published=8080"]
+    swarm.create("talk", *flags, "--hostname", "{{.Service.Name}}-{{.Task.Slot}}", command=("sh", "-c", TALK))
+    text = until(lambda: swarm.logs("talk"), lambda seen: "line 2\n" in seen, what="the task's lines")
+    assert text.startswith(f"s3cret\nsettings\nhello {swarm.worker.name}\nline 1\nline 2\n")
+    fetch = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 5 {swarm.worker.ip} 8080"
+    assert swarm.manager.inside("sh", "-c", fetch).stdout.endswith("kept\n")
+    (container,) = swarm.task_containers().values()
+    assert swarm.worker.docker("exec", container, "hostname") == "talk-1\n"
+    _logs_follow(swarm)
+
+
+def _logs_follow(swarm: Mixed) -> None:
+    """``docker service logs -f`` goes on with lines that were written after it began."""
+    environment = {**os.environ, "DOCKER_HOST": swarm.manager.api}
+    command = ["docker", "service", "logs", "--raw", "--follow", "--tail", "1", "talk"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        try:
+            numbers = [int(following.stdout.readline().split()[1]) for _ in range(8)]
+        finally:
+            following.kill()
+    assert numbers == list(range(numbers[0], numbers[0] + 8))
+
+
+def _drain_and_death(swarm: Mixed) -> None:
+    """Drained, the node has no tasks; active, it has them again; a container that dies is replaced."""
+    first = swarm.create("web", replicas=2)
+    swarm.manager.docker("node", "update", "--availability", "drain", swarm.worker.name)
+    until(swarm.task_containers, lambda found: not found, what="an empty node")
+    pending = until(lambda: calls.live(swarm.manager, "web"), lambda found: len(found) == 2)
+    assert [task["Status"]["State"] for task in pending] == ["pending", "pending"]
+    swarm.manager.docker("node", "update", "--availability", "active", swarm.worker.name)
+    second = swarm.running("web", 2, besides=first)
+    victim = second[0]
+    swarm.worker.docker("kill", swarm.task_containers()[victim])
+    third = swarm.running("web", 2, besides=[victim])
+    assert second[1] in third
+    ended = next(task for task in calls.tasks(swarm.manager, "web") if task["ID"] == victim)
+    assert (ended["Status"]["State"], ended["Status"]["ContainerStatus"]["ExitCode"]) == ("failed", 137)
+
+
+def _rotation(swarm: Mixed) -> None:
+    """A new root for the swarm, in which the worker takes part while it works."""
+    tasks = swarm.create("through")
+    old_certificate, old_root = swarm.certificate(), calls.get(swarm.manager, "/swarm")
+    swarm.manager.docker("swarm", "ca", "--rotate", "--quiet")
+
+    def done() -> bool:
+        return not calls.get(swarm.manager, "/swarm")["RootRotationInProgress"]
+
+    until(done, what="the end of the rotation")
+    root = calls.get(swarm.manager, "/swarm")
+    assert root["TLSInfo"]["TrustRoot"] != old_root["TLSInfo"]["TrustRoot"]
+    assert root["JoinTokens"]["Worker"] != old_root["JoinTokens"]["Worker"]
+    new_root = x509.load_pem_x509_certificate(root["TLSInfo"]["TrustRoot"].encode())
+    certificate = swarm.certificate()
+    assert certificate.subject == old_certificate.subject
+    assert certificate.serial_number != old_certificate.serial_number
+    certificate.verify_directly_issued_by(new_root)
+
+    def trusted() -> dict[str, str]:
+        nodes = calls.get(swarm.manager, "/nodes")
+        return {node["Description"]["Hostname"]: node["Description"]["TLSInfo"]["TrustRoot"] for node in nodes}
+
+    until(trusted, lambda seen: set(seen.values()) == {root["TLSInfo"]["TrustRoot"]}, what="the new root everywhere")
+    swarm.ready()
+    assert swarm.running("through") == tasks
+    swarm.create("after")
+
+
+class TestStockWorker:
+    """Our manager, a stock worker."""
+
+    @pytest.fixture
+    def swarm(self, pair: Lab) -> Iterator[Mixed]:
+        mixed = Mixed(pair, pair.hosts[0], pair.hosts[1])
+        mixed.gather()
+        yield mixed
+        mixed.clean()
+
+    def test_it_runs_tasks_with_all_they_can_have_and_shows_their_lines(self, swarm: Mixed) -> None:
+        _everything_works(swarm)
+
+    def test_it_is_drained_and_activated_and_its_dead_containers_are_replaced(self, swarm: Mixed) -> None:
+        _drain_and_death(swarm)
+
+    def test_its_certificate_is_renewed_and_the_root_of_the_swarm_replaced(self, swarm: Mixed) -> None:
+        _rotation(swarm)
+
+    @pytest.mark.parametrize("end", ["stop", "kill"])
+    def test_it_keeps_its_tasks_while_our_manager_is_away(self, swarm: Mixed, end: str) -> None:
+        tasks, node = swarm.create("web", replicas=2), calls.swarm_info(swarm.worker)["NodeID"]
+        containers = swarm.task_containers()
+        getattr(swarm.lab, end)(swarm.manager)
+        assert swarm.task_containers() == containers
+        swarm.lab.start(swarm.manager)
+        swarm.ready()
+        assert sorted(swarm.running("web", 2)) == sorted(tasks)
+        assert swarm.task_containers() == containers
+        assert calls.swarm_info(swarm.worker)["NodeID"] == node
+        swarm.manager.docker("service", "scale", "--detach", "web=3")
+        assert set(tasks) < set(swarm.running("web", 3))
+
+    def test_tasks_of_its_killed_engine_are_replaced_when_it_is_back(self, swarm: Mixed) -> None:
+        tasks = swarm.create("web", replicas=2)
+        swarm.lab.kill(swarm.worker, "engine")
+        swarm.lab.start(swarm.worker, "engine")
+        replaced = swarm.running("web", 2, besides=tasks)
+        until(swarm.task_containers, lambda found: sorted(found) == sorted(replaced), what="only the new containers")
+
+    def test_it_leaves_and_comes_back_as_a_worker_but_not_as_a_manager(self, swarm: Mixed) -> None:
+        swarm.create("web")
+        refused = swarm.manager.docker_run("node", "promote", swarm.worker.name)
+        assert "this version of sideswarm runs one manager per swarm" in refused.stderr
+        before = calls.swarm_info(swarm.worker)["NodeID"]
+        swarm.leave()
+        token = swarm.manager.docker("swarm", "join-token", "-q", "manager").strip()
+        refused = swarm.worker.docker_run("swarm", "join", "--token", token, f"{swarm.manager.ip}:2377")
+        assert "this version of sideswarm runs one manager per swarm; join as a worker" in refused.stderr
+        assert calls.swarm_info(swarm.worker)["LocalNodeState"] == "inactive"
+        assert set(calls.node_states(swarm.manager)) == {swarm.manager.name}
+        swarm.join()
+        swarm.ready()
+        swarm.running("web")
+        assert calls.swarm_info(swarm.worker)["NodeID"] != before
+
+
+class TestOurWorker:
+    """A stock manager, our worker."""
+
+    @pytest.fixture
+    def swarm(self, pair: Lab) -> Iterator[Mixed]:
+        mixed = Mixed(pair, pair.hosts[1], pair.hosts[0])
+        mixed.gather()
+        yield mixed
+        mixed.clean()
+
+    def test_it_runs_tasks_with_all_they_can_have_and_shows_their_lines(self, swarm: Mixed) -> None:
+        _everything_works(swarm)
+
+    def test_it_is_drained_and_activated_and_its_dead_containers_are_replaced(self, swarm: Mixed) -> None:
+        _drain_and_death(swarm)
+
+    def test_its_certificate_is_renewed_and_the_root_of_the_swarm_replaced(self, swarm: Mixed) -> None:
+        _rotation(swarm)
+
+    @pytest.mark.parametrize("end", ["stop", "kill"])
+    def test_its_containers_go_on_while_our_daemon_is_away(self, swarm: Mixed, end: str) -> None:
+        tasks = swarm.create("web", replicas=2)
+        containers = swarm.task_containers()
+        getattr(swarm.lab, end)(swarm.worker)
+        assert swarm.task_containers() == containers
+        swarm.lab.start(swarm.worker)
+        until(lambda: calls.swarm_info(swarm.worker)["LocalNodeState"], lambda state: state == "active")
+        swarm.ready()
+        swarm.manager.docker("service", "scale", "--detach", "web=3")
+        assert set(tasks) < set(swarm.running("web", 3))
+        assert containers.items() < swarm.task_containers().items()
+
+    def test_tasks_of_its_lost_engine_go_elsewhere_and_none_is_left_twice(self, swarm: Mixed) -> None:
+        swarm.manager.docker(
+            "service",
+            "create",
+            "--detach",
+            "--name",
+            "web",
+            "--replicas",
+            "2",
+            "--restart-delay",
+            "0s",
+            "busybox:latest",
+            *IDLE,
+        )
+        before = swarm.running("web", 2)
+        assert len(swarm.task_containers()) == 1
+        swarm.lab.kill(swarm.worker, "engine")
+        until(lambda: calls.node_states(swarm.manager)[swarm.worker.name], lambda state: state == "down")
+        until(lambda: calls.containers(swarm.manager), lambda found: len(found) == 2, what="both tasks on the manager")
+        swarm.lab.start(swarm.worker, "engine")
+        swarm.ready()
+        until(swarm.task_containers, lambda found: not found, what="no container of the lost task")
+        assert len(set(swarm.running("web", 2)) & set(before)) == 1
+
+    def test_it_refuses_a_promotion_in_plain_words_then_leaves_and_joins_again(self, swarm: Mixed) -> None:
+        tasks = swarm.create("web")
+        swarm.manager.docker("node", "promote", swarm.worker.name)
+        told = until(lambda: calls.swarm_info(swarm.worker)["Error"], what="a word on the promotion")
+        assert "cannot be a manager beside others" in told
+        assert swarm.running("web") == tasks
+        swarm.leave()
+        swarm.join()
+        swarm.ready()
+        swarm.running("web")
+        assert calls.swarm_info(swarm.worker)["Error"] == ""
