@@ -9,6 +9,7 @@ import argparse
 import ipaddress
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ class Config:
     """Everything the daemon is told at its start.
 
     hosts: where the API listens. engine: DOCKER_HOST of the stock engine. default_listen_addr: used for 2377 where
-    the user does not say otherwise. tls*: as dockerd's options, for tcp hosts. prefer_offline: use images that are
+    the user does not say otherwise. tls*: as dockerd's options, for tcp hosts. event_loop: uvloop, asyncio, or empty
+    for uvloop where it is installed. prefer_offline: use images that are
     present without asking a registry (DOCKER_SERVICE_PREFER_OFFLINE_IMAGE=1, as in dockerd).
     """
 
@@ -46,6 +48,7 @@ class Config:
     tlscacert: Path | None = None
     tlscert: Path | None = None
     tlskey: Path | None = None
+    event_loop: str = ""
     prefer_offline: bool = False
 
 
@@ -61,12 +64,19 @@ _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("--swarm-default-advertise-addr", "swarm-default-advertise-addr", "default_advertise_addr"),
     ("--log-level", "log-level", "log_level"),
     ("--log-format", "log-format", "log_format"),
+    ("--event-loop", "event-loop", "event_loop"),
     ("--tls", "tls", "tls"),
     ("--tlsverify", "tlsverify", "tlsverify"),
     ("--tlscacert", "tlscacert", "tlscacert"),
     ("--tlscert", "tlscert", "tlscert"),
     ("--tlskey", "tlskey", "tlskey"),
 )
+_CHOICES = {
+    "log_level": ("debug", "info", "warn", "error"),
+    "log_format": ("text", "json"),
+    "event_loop": ("uvloop", "asyncio"),
+}
+_PORT_AT_END = re.compile(r"^(\[[^]]*\]|[^:]*):\d+$")
 _PATHS = ("data_root", "exec_root", "pidfile", "tlscacert", "tlscert", "tlskey")
 _HELP = {
     "--host": "where the Engine API listens: unix:///path or tcp://address:port; may be repeated",
@@ -79,6 +89,7 @@ _HELP = {
     "--swarm-default-advertise-addr": "address or interface to advertise where the command does not say",
     "--log-level": "debug, info, warn or error (default info)",
     "--log-format": "text or json (default text)",
+    "--event-loop": "uvloop or asyncio (default uvloop, where it is installed)",
     "--tls": "serve tcp:// hosts with TLS",
     "--tlsverify": "serve tcp:// hosts with TLS and demand a client certificate of --tlscacert",
     "--tlscacert": "trust client certificates signed by this CA",
@@ -140,22 +151,27 @@ def _read_file(name: str | None) -> dict[str, Any]:
 
 
 def _check(values: dict[str, Any]) -> Config:
-    for field in _PATHS:
-        if values.get(field):
-            values[field] = Path(values[field]).absolute()
     hosts = values.get("hosts")
     if hosts is not None:
         if not isinstance(hosts, list) or not hosts or not all(isinstance(host, str) for host in hosts):
             raise ConfigError("hosts must be a list of addresses")
-        values["hosts"] = tuple(hosts)
+        values["hosts"] = tuple(dict.fromkeys(hosts))
     for host in values.get("hosts", ()):
         check_host(host)
-    if values.get("log_level", "info") not in ("debug", "info", "warn", "error"):
-        raise ConfigError(f"unknown log level {values['log_level']!r}: use debug, info, warn or error")
-    if values.get("log_format", "text") not in ("text", "json"):
-        raise ConfigError(f"unknown log format {values['log_format']!r}: use text or json")
-    if not str(values.get("engine", DEFAULT_ENGINE)).startswith(("unix://", "tcp://")):
-        raise ConfigError(f"engine {values['engine']!r} must start with unix:// or tcp://")
+    for _, key, field in _OPTIONS:
+        kind = bool if field in ("tls", "tlsverify") else tuple if field == "hosts" else str
+        if field in values and not isinstance(values[field], kind):
+            raise ConfigError(f"{key} must be {'true or false' if kind is bool else 'a text'}")
+    for field in _PATHS:
+        if values.get(field):
+            values[field] = Path(values[field]).absolute()
+    for field, choices in _CHOICES.items():
+        if field in values and values[field] not in choices:
+            name = field.replace("_", " ")
+            raise ConfigError(f"unknown {name} {values[field]!r}: use {', '.join(choices[:-1])} or {choices[-1]}")
+    _check_engine(values.get("engine", DEFAULT_ENGINE))
+    if values.get("default_listen_addr"):
+        values["default_listen_addr"] = _listen_addr(values["default_listen_addr"])
     if values.get("tlsverify"):
         values["tls"] = True
         if not values.get("tlscacert"):
@@ -163,6 +179,26 @@ def _check(values: dict[str, Any]) -> Config:
     if values.get("tls") and not (values.get("tlscert") and values.get("tlskey")):
         raise ConfigError("--tls needs --tlscert and --tlskey")
     return Config(**values)
+
+
+def _check_engine(engine: str) -> None:
+    scheme, _, rest = engine.partition("://")
+    host, _, port = rest.rstrip("/").rpartition(":")
+    if scheme == "unix" and rest.startswith("/"):
+        return
+    if scheme == "tcp" and host and port.isdecimal() and 0 < int(port[:6]) < 65536:
+        return
+    raise ConfigError(f"bad engine {engine!r}: use unix:///path or tcp://HOST:PORT")
+
+
+def _listen_addr(text: str) -> str:
+    """ADDRESS:PORT of what may be an address, a port or both."""
+    if text.isdecimal():
+        text = f"0.0.0.0:{text}"
+    _, _, port = check_host(f"tcp://{text if _PORT_AT_END.search(text) else f'{text}:2377'}")
+    if not port:
+        raise ConfigError(f"bad listen address {text!r}: port 0")
+    return text if _PORT_AT_END.search(text) else f"{text}:2377"
 
 
 def check_host(host: str) -> tuple[str, str, int]:

@@ -14,9 +14,10 @@ import os
 import signal
 import socket
 import ssl
+import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 
@@ -29,12 +30,15 @@ from engine_api.config import Config, ConfigError, check_host, load
 from engine_api.engine.client import EngineClient
 from engine_api.routes.system import System
 from engine_api.server.app import ROUTES, build_app
-from engine_api.server.front import Backends, Front, engine_connector, make_runner
+from engine_api.server.backends import Backends, engine_connector, make_runner
+from engine_api.server.front import Front
+from swarm import defaults
 
 log = structlog.get_logger()
 
 SHUTDOWN_S = 8.0
 REQUESTS_END_S = 2.0
+START_ENDS_S = 2.0
 SOCKET_MODE = 0o660
 
 
@@ -51,32 +55,23 @@ class Daemon:
         self._fronts: set[Front] = set()
         self._servers: list[asyncio.Server] = []
         self._locks: list[int] = []
+        self._sockets: list[Path] = []
+        self._stop = asyncio.Event()
         self.system = System(self._engine, insecure_hosts(config), time.time)
         self.cluster = Cluster(config, self._engine, self.system.publish)
 
     async def run(self) -> None:
         """Start, serve until a signal, stop. Raises StartError."""
-        stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: log.info("daemon.reload_ignored"))
-        self._prepare()
         try:
-            await self.cluster.start()
-            await self.system.attach(self.cluster)
-            app = build_app(
-                self.cluster,
-                self.system.api_version,
-                self.system.server_header,
-                hooks=self.system.hooks,
-                routes=(*ROUTES, *self.system.routes),
-            )
-            runner = await make_runner(app)
-            await self._listen(runner.server)
-            log.info("daemon.ready", hosts=",".join(self._config.hosts), engine=self._config.engine)
-            notify("READY=1")
-            await stop.wait()
+            self._prepare()
+            if await self._unless_stopped(self._start()):
+                log.info("daemon.ready", hosts=",".join(self._config.hosts), engine=self._config.engine)
+                notify("READY=1")
+                await self._stop.wait()
             notify("STOPPING=1")
             log.info("daemon.stopping")
         finally:
@@ -85,27 +80,55 @@ class Daemon:
                     await self._shut_down()
             self._forget_files()
 
+    async def _unless_stopped(self, work: Coroutine[None, None, None]) -> bool:
+        """Do it, but leave off at a signal; whether it was done."""
+        task = asyncio.create_task(work)
+        waiter = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        waiter.cancel()
+        if task.done():
+            task.result()
+            return True
+        task.cancel()
+        await asyncio.wait({task}, timeout=START_ENDS_S)
+        return False
+
+    async def _start(self) -> None:
+        await self.cluster.start()
+        await self.system.attach(self.cluster)
+        app = build_app(
+            self.cluster,
+            self.system.api_version,
+            self.system.server_header,
+            hooks=self.system.hooks,
+            routes=(*ROUTES, *self.system.routes),
+        )
+        runner = await make_runner(app)
+        await self._listen(runner.server)
+
     # --- start -----------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
         for directory in (self._config.data_root, self._config.exec_root):
             directory.mkdir(parents=True, exist_ok=True, mode=0o711)
-        handle = os.open(self._config.data_root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise StartError(f"another sideswarmd uses the data root {self._config.data_root}") from None
-        self._locks.append(handle)
+        self._lock(self._config.data_root, "data root")
+        self._lock(self._config.exec_root, "exec root")
         if self._config.pidfile is not None:
             self._config.pidfile.parent.mkdir(parents=True, exist_ok=True)
             self._config.pidfile.write_text(str(os.getpid()))
 
+    def _lock(self, directory: Path, name: str) -> None:
+        handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._locks.append(handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartError(f"another sideswarmd uses the {name} {directory}") from None
+
     async def _listen(self, server: Callable[[], object] | None) -> None:
         assert server is not None
-        backends = Backends(
-            server, engine_connector(self._config.engine), self._config.engine, self.system.quick_answer
-        )
+        connector = engine_connector(self._config.engine, defaults.ENGINE_CONNECT_TIMEOUT_S)
+        backends = Backends(server, connector, self._config.engine, self.system.quick_answer)
 
         def front() -> Front:
             return Front(backends, self._fronts)
@@ -127,17 +150,19 @@ class Daemon:
 
     def _unix_socket(self, path: Path) -> socket.socket:
         path.parent.mkdir(parents=True, exist_ok=True)
-        listener = socket.socket(socket.AF_UNIX)
+        if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
+            raise StartError(f"{path} exists and is no socket")
         with contextlib.suppress(FileNotFoundError, ConnectionRefusedError), socket.socket(socket.AF_UNIX) as probe:
             probe.connect(str(path))
-            listener.close()
             raise StartError(f"another process listens on {path}")
         path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
         mask = os.umask(0o777 & ~SOCKET_MODE)
         try:
             listener.bind(str(path))
         finally:
             os.umask(mask)
+        self._sockets.append(path)
         try:
             os.chown(path, -1, grp.getgrnam(self._config.group).gr_gid)
         except KeyError:
@@ -175,25 +200,27 @@ class Daemon:
         await self._engine.close()
 
     def _forget_files(self) -> None:
-        for host in self._config.hosts:
-            kind, name, _ = check_host(host)
-            if kind == "unix" and self._servers:
-                Path(name).unlink(missing_ok=True)
-        if self._config.pidfile is not None:
-            self._config.pidfile.unlink(missing_ok=True)
+        for path in self._sockets:
+            path.unlink(missing_ok=True)
+        pidfile = self._config.pidfile
+        if pidfile is not None and pidfile.exists() and pidfile.read_text() == str(os.getpid()):
+            pidfile.unlink()
         for handle in self._locks:
             os.close(handle)
 
 
 def insecure_hosts(config: Config) -> list[str]:
     """Warnings for /info about an API that anyone may use (texts as stock engines print them)."""
+    if config.tlsverify:
+        return []
+    scheme, lack = ("https", "TLS client verification") if config.tls else ("http", "encryption")
     return [
-        f"WARNING: API is accessible on {host.replace('tcp://', 'http://')} without encryption.\n"
-        "         Access to the remote API is equivalent to root access on the\n"
-        "         host. Refer to the 'Docker daemon attack surface' section in the\n"
-        "         documentation for more information: https://docs.docker.com/go/attack-surface/"
+        f"WARNING: API is accessible on {scheme}://{host.removeprefix('tcp://')} without {lack}.\n"
+        "         Access to the remote API is equivalent to root access on the host. Refer\n"
+        "         to the 'Docker daemon attack surface' section in the documentation for\n"
+        "         more information: https://docs.docker.com/go/attack-surface/"
         for host in config.hosts
-        if host.startswith("tcp://") and not config.tls
+        if host.startswith("tcp://")
     ]
 
 
@@ -219,19 +246,27 @@ def main(argv: list[str] | None = None) -> int:
         print(f"sideswarmd: {error}", file=sys.stderr)  # noqa: T201
         return 1
     logs.configure(config.log_level, config.log_format)
+    with asyncio.Runner(loop_factory=loop_factory(config.event_loop)) as runner:
+        try:
+            runner.run(Daemon(config).run())
+        except StartError as error:
+            print(f"sideswarmd: {error}", file=sys.stderr)  # noqa: T201
+            return 1
+    return 0
+
+
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The event loop to use; None: asyncio's own. Without a name it is uvloop where that is installed."""
+    if name == "asyncio":
+        return None
     try:
         import uvloop
-
-        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     except ImportError:
-        runner = asyncio.Runner()
-    try:
-        with runner:
-            runner.run(Daemon(config).run())
-    except StartError as error:
-        print(f"sideswarmd: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+        if name:
+            raise
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from swarm.store.store import Change
 Event = dict[str, Any]
 
 KINDS = ("service", "node", "network", "secret", "config")
+_NAME_KEYS = (*KINDS, "container", "daemon", "plugin", "volume")
 _NANOSECONDS = 1_000_000_000
 _UPDATE_STATES = {
     api.UpdateStatus.UPDATING: "updating",
@@ -93,33 +94,36 @@ def _enum(kind: Any, value: int) -> str:
 
 
 class EventFilter:
-    """The ``filters`` of GET /events as they bear on swarm events; different keys are AND, values of one key OR."""
+    """The ``filters`` of GET /events as they bear on swarm events; different keys are AND, values of one key OR.
+
+    Keys that no engine knows are ignored, as engines do. A kind as key is about IDs and names of whatever kind, in
+    full or their beginning.
+    """
 
     def __init__(self, filters: Mapping[str, Sequence[str]]) -> None:
-        self._filters = filters
+        self._filters = {key: list(values) for key, values in filters.items() if values}
 
     def wants(self, event: Event) -> bool:
         """Whether a client that gave these filters gets this event."""
-        for key, values in self._filters.items():
-            if values and not self._matches(key, list(values), event):
-                return False
-        return True
+        return all(self._matches(key, values, event) for key, values in self._filters.items())
 
     def _matches(self, key: str, values: list[str], event: Event) -> bool:
         actor = event["Actor"]
         match key:
             case "scope":
-                return "swarm" in values
+                return event["scope"] in values
             case "type":
                 return event["Type"] in values
             case "event":
                 return event["Action"] in values
             case "label":
                 return all(self._label(value, actor["Attributes"]) for value in values)
-            case _ if key in KINDS:
+            case "image":
+                return actor["ID"] in values
+            case _ if key in _NAME_KEYS:
                 names = (actor["ID"], actor["Attributes"].get("name", ""))
-                return event["Type"] == key and any(name.startswith(v) for v in values for name in names)
-        return False
+                return any(name.startswith(value) for value in values for name in names)
+        return True
 
     @staticmethod
     def _label(value: str, attributes: Mapping[str, str]) -> bool:

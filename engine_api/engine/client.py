@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ssl import SSLContext
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -49,6 +49,16 @@ class Answer:
             raise EngineError(502, f"the engine's answer is not JSON: {error}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the engine said of itself when it last answered. api_version: the lower one of its and ours."""
+
+    api_version: tuple[int, int] = API_VERSION_MIN
+    server: str = "Docker (linux)"
+    builder: str = ""
+    experimental: str = "false"
+
+
 class EngineClient:
     """A client of one engine, to be used in one event loop and closed at the end.
 
@@ -68,6 +78,7 @@ class EngineClient:
         self._ssl = ssl_context
         self._session: aiohttp.ClientSession | None = None
         self._version: tuple[int, int] | None = None
+        self.seen = Seen()
         self._gate = asyncio.Semaphore(defaults.ENGINE_CALLS_MAX)
 
     async def close(self) -> None:
@@ -88,12 +99,16 @@ class EngineClient:
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = defaults.ENGINE_CALL_TIMEOUT_S,
+        api_version: tuple[int, ...] | None = None,
     ) -> Answer:
-        """One call with its whole answer. ``path`` has no version; long calls (own time limit) are not queued."""
+        """One call with its whole answer. ``path`` has no version; long calls (own time limit) are not queued.
+
+        api_version: ask in this version in the name of a client, not in the newest.
+        """
         ordinary = timeout_s is not None and timeout_s <= defaults.ENGINE_CALL_TIMEOUT_S
         async with self._gate if ordinary else nullcontext():
             limit = aiohttp.ClientTimeout(total=timeout_s, sock_connect=defaults.ENGINE_CONNECT_TIMEOUT_S)
-            response = await self._open(method, path, params, json, data, headers, limit)
+            response = await self._open(method, path, params, json, data, headers, limit, api_version)
             with self._translated(path):
                 return Answer(response.status, await response.read())
 
@@ -106,13 +121,14 @@ class EngineClient:
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         silence_s: float | None = None,
+        api_version: tuple[int, ...] | None = None,
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """A call whose answer is read as it comes; entered when the engine has accepted it.
 
-        silence_s: give up when nothing comes for so long; None waits for ever.
+        silence_s: give up when nothing comes for so long; None waits for ever. api_version: as in request().
         """
         limit = aiohttp.ClientTimeout(total=None, sock_connect=defaults.ENGINE_CONNECT_TIMEOUT_S, sock_read=silence_s)
-        response = await self._open(method, path, params, None, None, headers, limit)
+        response = await self._open(method, path, params, None, None, headers, limit, api_version)
         try:
             yield self._chunks(response, path)
         finally:
@@ -132,6 +148,7 @@ class EngineClient:
         data: bytes | None,
         headers: Mapping[str, str] | None,
         limit: aiohttp.ClientTimeout,
+        api_version: tuple[int, ...] | None = None,
     ) -> aiohttp.ClientResponse:
         """Send a request; the answer's head has come and is no error. A dead connection is replaced once."""
         sent = dict(headers or {})
@@ -140,8 +157,9 @@ class EngineClient:
             sent["Content-Type"] = "application/json"
         for attempt in (1, 2):
             version = await self.api_version()
+            url = f"/v{'.'.join(map(str, api_version or version))}{path}"
             try:
-                response = await self._send(method, f"/v{version[0]}.{version[1]}{path}", params, data, sent, limit)
+                response = await self._send(method, url, params, data, sent, limit)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 self._version = None
                 if attempt == 2 or isinstance(error, aiohttp.ClientConnectorError):
@@ -211,6 +229,9 @@ class EngineClient:
                 raise self._unavailable(error, "/_ping") from None
             if response.status != 200:
                 raise EngineUnavailable(f"the Docker Engine at {self.host} is not well: {_error_text('', body)}")
+            builder = response.headers.get("Builder-Version", "")
+            experimental = response.headers.get("Docker-Experimental", "false")
+            self.seen = replace(self.seen, builder=builder, experimental=experimental)
             return self._agree(response)
         return self._version
 
@@ -224,6 +245,9 @@ class EngineClient:
                 f"the Docker Engine at {self.host} speaks API version {theirs}; at least {ours} is needed"
             )
         self._version = min(offered, API_VERSION_MAX)
+        server = response.headers.get("Server", self.seen.server)
+        if (self._version, server) != (self.seen.api_version, self.seen.server):
+            self.seen = replace(self.seen, api_version=self._version, server=server)
         return self._version
 
     async def ping(self) -> None:

@@ -1,4 +1,4 @@
-"""What we add to the engine's own answers: /info, /version, /events; and /_ping, which says that we are ready.
+"""What we add to the engine's own answers: /info, /version, is-task; and /_ping, which says that we are ready.
 
 (moby: daemon/server/router/system)
 """
@@ -7,39 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import formatdate
 from typing import Any
 
-import structlog
 from aiohttp import web
 
 import engine_api
 from engine_api.backend import Backend, LocalNodeState
 from engine_api.convert.cluster import info_section
-from engine_api.convert.events import Event, EventFilter, swarm_events
 from engine_api.engine.client import EngineClient
 from engine_api.engine.errors import EngineError, EngineUnavailable
 from engine_api.errors import ApiError, ServiceUnavailable
-from engine_api.server.decode import parse_filters
-from engine_api.server.dialect import parse_version
+from engine_api.routes.events import Events
 from engine_api.server.http1 import Head
-from engine_api.server.request import ApiRequest, Hooks, Route, encode, json_answer
-from swarm import api
+from engine_api.server.request import ApiRequest, Hooks, Route, json_answer
+from swarm import api, defaults
 from swarm.errors import SwarmError
-from swarm.store.store import Change
 
-log = structlog.get_logger()
-
-EVENTS_KEPT = 256
-EVENTS_WAITING_MAX = 4096
-API_VERSION_MAX = (1, 50)
 SWARM_HEADER_SINCE = (1, 42)
-EVENT_FILTERS = (
-    *("config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret"),
-    *("service", "type", "volume"),
-)
+TASK_LABEL = "com.docker.swarm.task"
 
 
 class System:
@@ -48,45 +36,36 @@ class System:
     def __init__(self, engine: EngineClient, warnings: Sequence[str], now: Callable[[], float]) -> None:
         self._engine = engine
         self._warnings = list(warnings)
-        self._now = now
         self._backend: Backend | None = None
-        self._engine_version = "1.41"
-        self._server = "Docker (linux)"
-        self._ping_headers: dict[str, str] = {}
-        self._kept: deque[Event] = deque(maxlen=EVENTS_KEPT)
-        self._listeners: dict[asyncio.Queue[Event | None], None] = {}
-        self._refresher: asyncio.Task[None] | None = None
+        self._events = Events(engine, now)
+        self.publish = self._events.publish
+        self.stop = self._events.stop
         self.routes = (
             Route("GET", "/info", self.info),
             Route("GET", "/version", self.version),
-            Route("GET", "/events", self.events),
+            Route("GET", "/events", self._events.stream),
             Route("GET", "/_ping", self.ping),
             Route("HEAD", "/_ping", self.ping),
+            Route("GET", "/containers/json", self.containers),
         )
         self.hooks = Hooks(find_local_network=self._find_local_network)
 
     # --- the engine beside us --------------------------------------------------------------------------------------
 
     async def attach(self, backend: Backend) -> None:
-        """Begin: ``backend`` answers for the swarm. An engine that does not answer yet is asked again."""
+        """Begin: ``backend`` answers for the swarm. What the engine speaks is asked now, if it is there."""
         self._backend = backend
-        with contextlib.suppress(EngineError, EngineUnavailable):
-            await self.refresh()
-
-    async def refresh(self) -> None:
-        """Ask the engine for its version again. Raises EngineError or EngineUnavailable."""
-        answer = await self._engine.version()
-        offered = parse_version(str(answer.get("ApiVersion", "1.41")))
-        self._engine_version = ".".join(map(str, min(offered, API_VERSION_MAX)))
-        self._server = f"Docker/{answer.get('Version', '')} ({answer.get('Os', 'linux')})"
+        with contextlib.suppress(EngineError, EngineUnavailable, TimeoutError):
+            async with asyncio.timeout(defaults.ENGINE_PING_TIMEOUT_S):
+                await self._engine.ping()
 
     def api_version(self) -> str:
-        """The highest version served: the lower one of ours and the engine's."""
-        return self._engine_version
+        """The highest version served: the lower one of ours and the engine's, as it last said."""
+        return ".".join(map(str, self._engine.seen.api_version))
 
     def server_header(self) -> str:
         """As the engine's."""
-        return self._server
+        return self._engine.seen.server
 
     async def _find_local_network(self, name: str) -> str | None:
         """The name of an engine's network (by name or ID) that is not the swarm's; None: there is none."""
@@ -113,16 +92,17 @@ class System:
 
     def _ping(self) -> dict[str, str]:
         headers = {
-            "Api-Version": self._engine_version,
+            "Api-Version": self.api_version(),
             "Cache-Control": "no-cache, no-store, must-revalidate",
             "Content-Type": "text/plain; charset=utf-8",
-            "Docker-Experimental": "false",
+            "Docker-Experimental": self._engine.seen.experimental,
             "Ostype": "linux",
             "Pragma": "no-cache",
-            "Server": self._server,
+            "Server": self.server_header(),
         }
-        if parse_version(self._engine_version) >= SWARM_HEADER_SINCE:
-            headers["Builder-Version"] = "2"
+        if self._engine.seen.builder:
+            headers["Builder-Version"] = self._engine.seen.builder
+        if self._engine.seen.api_version >= SWARM_HEADER_SINCE:
             headers["Swarm"] = self._swarm_state()
         return headers
 
@@ -141,7 +121,7 @@ class System:
 
     async def version(self, request: ApiRequest) -> web.StreamResponse:
         """GET /version: the engine's, with a component of our own."""
-        answer = await self._ask("/version")
+        answer = await self._ask("/version", request)
         component = {
             "Name": "sideswarm",
             "Version": engine_api.__version__,
@@ -153,23 +133,27 @@ class System:
 
     async def info(self, request: ApiRequest) -> web.StreamResponse:
         """GET /info: the engine's, with our Swarm section and warnings."""
-        answer = await self._ask("/info")
+        answer = await self._ask("/info", request)
         section = await self._section()
         answer["Swarm"] = section
         warnings = [*(answer.get("Warnings") or ()), *self._warnings, *section.get("Warnings", ())]
         answer["Warnings"] = warnings or answer.get("Warnings")
         return json_answer(answer)
 
-    async def _ask(self, path: str) -> dict[str, Any]:
+    async def _ask(self, path: str, request: ApiRequest) -> dict[str, Any]:
+        answer = await self._ask_any(path, request)
+        if not isinstance(answer, dict):
+            raise ApiError(f"the engine's answer to {path} is not an object")
+        return answer
+
+    async def _ask_any(self, path: str, request: ApiRequest, params: Mapping[str, str] | None = None) -> Any:
+        """The engine's answer to a client's question, in the client's version."""
         try:
-            answer = (await self._engine.request("GET", path)).json()
+            return (await self._engine.request("GET", path, params=params, api_version=request.version)).json()
         except EngineUnavailable as error:
             raise ServiceUnavailable(str(error)) from error
         except EngineError as error:
             raise ApiError(error.message, error.status) from error
-        if not isinstance(answer, dict):
-            raise ApiError(f"the engine's answer to {path} is not an object")
-        return answer
 
     async def _section(self) -> dict[str, Any]:
         assert self._backend is not None
@@ -187,108 +171,43 @@ class System:
         assert isinstance(nodes, api.ListNodesResponse)
         return info_section(local, clusters.clusters[0] if clusters.clusters else None, list(nodes.nodes))
 
-    # --- /events ---------------------------------------------------------------------------------------------------
+    # --- /containers/json ------------------------------------------------------------------------------------------
 
-    def publish(self, changes: Sequence[Change]) -> None:
-        """The store changed: tell everyone who listens. A listener that is too slow is cut off."""
-        for event in swarm_events(changes, self._now()):
-            self._kept.append(event)
-            for queue in list(self._listeners):
-                try:
-                    queue.put_nowait(event)
-                except asyncio.QueueFull:
-                    del self._listeners[queue]
-                    _replace_last(queue)
-
-    def stop(self) -> None:
-        """End all event streams."""
-        for queue in list(self._listeners):
-            with contextlib.suppress(asyncio.QueueFull):
-                queue.put_nowait(None)
-
-    async def events(self, request: ApiRequest) -> web.StreamResponse:
-        """GET /events: the engine's as they come, ours in between."""
-        wanted = EventFilter(_filter_values(request))
-        since, until = _moment(request, "since"), _moment(request, "until")
-        queue: asyncio.Queue[Event | None] = asyncio.Queue(EVENTS_WAITING_MAX)
-        history = [event for event in self._kept if since is not None and _between(event, since, until)]
-        self._listeners[queue] = None
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        try:
-            async with self._engine_events(request) as chunks:
-                await response.prepare(request.http)
-                for event in filter(wanted.wants, history):
-                    await response.write(encode(event) + b"\n")
-                await _merge(response, chunks, queue, wanted, until)
-        except EngineUnavailable as error:
-            if not response.prepared:
-                raise ServiceUnavailable(str(error)) from error
-        except EngineError as error:
-            raise ApiError(error.message, error.status) from error
-        finally:
-            self._listeners.pop(queue, None)
-        with contextlib.suppress(ConnectionError):
-            await response.write_eof()
-        return response
-
-    def _engine_events(self, request: ApiRequest) -> contextlib.AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        return self._engine.stream("GET", "/events", params=dict(request.http.query))
+    async def containers(self, request: ApiRequest) -> web.StreamResponse:
+        """GET /containers/json with the filter is-task, which the engine cannot answer: its tasks are not ours."""
+        query = dict(request.http.query)
+        wanted = _is_task(query.get("filters", ""))
+        if wanted is None:  # not asked for, or not well: the engine's own answer or error
+            return json_answer(await self._ask_any("/containers/json", request, query))
+        filters = {name: list(values) for name, values in json.loads(query["filters"]).items()}
+        del filters["is-task"]
+        if wanted:
+            filters["label"] = [*filters.get("label", ()), TASK_LABEL]
+            query["filters"] = json.dumps(filters)
+            return json_answer(await self._ask_any("/containers/json", request, query))
+        limit = _limit(query)
+        query["filters"] = json.dumps(filters)
+        rows = await self._ask_any("/containers/json", request, query)
+        rows = [row for row in rows if TASK_LABEL not in (row.get("Labels") or {})]
+        return json_answer(rows[:limit])
 
 
-async def _merge(
-    response: web.StreamResponse,
-    chunks: AsyncIterator[bytes],
-    queue: asyncio.Queue[Event | None],
-    wanted: EventFilter,
-    until: float | None,
-) -> None:
-    """Write whole lines of the engine and our events as they come, until the engine ends its stream."""
-    lock = asyncio.Lock()
-
-    async def ours() -> None:
-        while (event := await queue.get()) is not None:
-            if wanted.wants(event) and (until is None or event["time"] <= until):
-                async with lock:
-                    await response.write(encode(event) + b"\n")
-
-    async def theirs() -> None:
-        rest = b""
-        async for chunk in chunks:
-            lines, separator, rest = (rest + chunk).rpartition(b"\n")
-            if separator:
-                async with lock:
-                    await response.write(lines + separator)
-
-    tasks = {asyncio.ensure_future(ours()), asyncio.ensure_future(theirs())}
+def _is_task(filters: str) -> bool | None:
+    """What the filter is-task asks for; None: nothing, or nothing that makes sense."""
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _replace_last(queue: asyncio.Queue[Event | None]) -> None:
-    """Make room for the end mark in a full queue."""
-    queue.get_nowait()
-    queue.put_nowait(None)
-
-
-def _filter_values(request: ApiRequest) -> Mapping[str, Sequence[str]]:
-    filters = parse_filters(request.query("filters"), EVENT_FILTERS, request.dialect)
-    return {key: filters.get(key) for key in EVENT_FILTERS if filters.get(key)}
-
-
-def _moment(request: ApiRequest, name: str) -> float | None:
-    """A since or until of the query, in seconds; the engine judges what is no number."""
-    try:
-        return float(request.query(name))
-    except ValueError:
+        values = list(json.loads(filters)["is-task"])
+    except (ValueError, TypeError, KeyError):
         return None
+    if not values or any(value not in ("true", "1", "false", "0") for value in values):
+        return None
+    return "true" in values or "1" in values
 
 
-def _between(event: Event, since: float, until: float | None) -> bool:
-    at = event["timeNano"] / 1e9
-    return at >= since and (until is None or at <= until)
+def _limit(query: dict[str, str]) -> int | None:
+    """Take the limit out of a query, because it counts what is left in the end; None: there is none."""
+    text = query.get("limit", "")
+    if not text.isdigit() or not int(text):
+        return None
+    del query["limit"]
+    query["all"] = "1"  # a limit is over all containers, running or not
+    return int(text)

@@ -107,8 +107,7 @@ class Filters:
 def parse_filters(text: str, accepted: Iterable[str], dialect: Dialect) -> Filters:
     """Filters in either shape: ``{"label": {"a=b": true}}`` or ``{"label": ["a=b"]}``. Raises BadParameter."""
     try:
-        raw = whole_value(text) if text else {}
-        values = _filter_values(raw if raw is not None else {})
+        values = filter_values(text)
     except JsonError as error:
         raise BadParameter(dialect.filter_syntax_text or str(error)) from None
     known = frozenset(accepted)
@@ -118,7 +117,11 @@ def parse_filters(text: str, accepted: Iterable[str], dialect: Dialect) -> Filte
     return Filters(values)
 
 
-def _filter_values(raw: Any) -> dict[str, list[str]]:
+def filter_values(text: str) -> dict[str, list[str]]:
+    """Key to values of filters in either shape, whatever the keys. Raises JsonError."""
+    raw = whole_value(text) if text else {}
+    if raw is None:
+        return {}
     if not isinstance(raw, dict):
         raise JsonError(f"json: cannot unmarshal {_word(raw)} into Go value of type map[string]map[string]bool")
     out: dict[str, list[str]] = {}

@@ -1,19 +1,33 @@
 """Just enough of HTTP/1.1 to know where messages begin and end: heads are parsed, bodies only counted.
 
-Strict where laxness allows request smuggling (RFC 9112 6.3): conflicting lengths, folded lines and unknown transfer
-codings are refused. Bodies pass through byte for byte, chunk framing included.
+Strict where laxness allows request smuggling (RFC 9112 6.3): conflicting lengths, folded lines, bare line feeds,
+malformed chunks and unknown transfer codings are refused. Bodies pass through byte for byte, chunk framing included.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 HEAD_BYTES_MAX = 1 << 20  # Go's http.DefaultMaxHeaderBytes; X-Registry-Config can be large
-CHUNK_LINE_BYTES_MAX = 64 << 10
+CHUNK_LINE_BYTES_MAX = 4 << 10
+CHUNK_DIGITS_MAX = 16
+LENGTH_DIGITS_MAX = 18
+_REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [^ \x00-\x1f\x7f]+ HTTP/1\.[01]")
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}( [^\x00\r\n]*)?")
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NEVER_IN_LINE = re.compile(rb"[\x00\r\n]")
+_AUTHORITY = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,%d})[ \t]*(?:;.*)?" % CHUNK_DIGITS_MAX)
 
 
 class BadMessage(ValueError):
-    """The peer does not speak HTTP/1.1 as it should; the text is for a person."""
+    """The peer does not speak HTTP/1.1 as it should; the text is for a person, status for a client."""
+
+    def __init__(self, text: str, status: int = 400) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,48 +47,74 @@ class Head:
 
     @property
     def target(self) -> bytes:
-        """Of a request: path and query, or empty."""
-        parts = self.first_line.split(b" ")
-        return parts[1] if len(parts) == 3 else b""
+        """Of a request: path and query as they were sent."""
+        return self.first_line.split(b" ")[1]
 
     @property
     def status(self) -> int:
-        """Of a response. Raises BadMessage."""
-        parts = self.first_line.split(b" ", 2)
-        if len(parts) < 2 or not parts[1].isdigit():
-            raise BadMessage("malformed status line")
-        return int(parts[1])
+        """Of a response."""
+        return int(self.first_line[9:12])
+
+    @property
+    def path_and_query(self) -> tuple[bytes, bytes]:
+        """Of a request, as Go's server sees them: percent-decoded, and without the authority of a proxy request."""
+        target = self.target
+        if not target.startswith(b"/"):
+            target = _AUTHORITY.sub(b"", target, count=1) or b"/"
+        path, _, query = target.partition(b"?")
+        return (unquote_to_bytes(path) if b"%" in path else path), query
 
 
-def parse_head(data: bytes) -> Head:
-    """A head including its empty line. Raises BadMessage."""
+def parse_request(data: bytes) -> Head:
+    """The head of a request including its empty line. Raises BadMessage."""
+    head = _parse(data)
+    if not _REQUEST_LINE.fullmatch(head.first_line):
+        raise BadMessage("malformed request line")
+    return head
+
+
+def parse_response(data: bytes) -> Head:
+    """The head of a response including its empty line. Raises BadMessage."""
+    head = _parse(data)
+    if not _STATUS_LINE.fullmatch(head.first_line):
+        raise BadMessage("malformed status line")
+    return head
+
+
+def _parse(data: bytes) -> Head:
     lines = data[:-4].split(b"\r\n")
+    old = lines[0].endswith(b"HTTP/1.0") or lines[0].startswith(b"HTTP/1.0")
     length: int | None = None
-    chunked = upgrade = close = False
+    chunked = upgrade = False
+    close = old
     for line in lines[1:]:
         if line[:1] in (b" ", b"\t"):
             raise BadMessage("folded header line")
+        if _NEVER_IN_LINE.search(line):
+            raise BadMessage("control character in a header line")
         name, separator, value = line.partition(b":")
-        if not separator or not name or name != name.strip():
+        if not separator or not _NAME.fullmatch(name):
             raise BadMessage("malformed header line")
         match name.lower():
             case b"content-length":
-                value = value.strip()
-                if not value.isdigit() or (length is not None and length != int(value)):
-                    raise BadMessage("bad Content-Length")
-                length = int(value)
+                length = _length(value.strip(b" \t"), length)
             case b"transfer-encoding":
-                if value.strip().lower() != b"chunked" or chunked:
-                    raise BadMessage("unsupported transfer encoding")
+                if value.strip(b" \t").lower() != b"chunked" or chunked or old:
+                    raise BadMessage("unsupported transfer encoding", 501)
                 chunked = True
             case b"connection":
-                options = {option.strip() for option in value.lower().split(b",")}
+                options = [option.strip(b" \t") for option in value.lower().split(b",")]
                 close = close or b"close" in options
                 upgrade = upgrade or b"upgrade" in options
     if chunked and length is not None:
         raise BadMessage("both Content-Length and Transfer-Encoding")
-    close = close or lines[0].endswith(b"HTTP/1.0")
     return Head(lines[0], length, chunked, upgrade, close)
+
+
+def _length(value: bytes, before: int | None) -> int:
+    if not value.isdigit() or len(value) > LENGTH_DIGITS_MAX or (before is not None and before != int(value)):
+        raise BadMessage("bad Content-Length")
+    return int(value)
 
 
 class Body:
@@ -87,7 +127,7 @@ class Body:
         self._rest = 0 if chunked else (length or 0)
         self.done = not chunked and self._rest == 0
         self._line = b""
-        self._part = "size"
+        self._part = "size"  # then "data", "end" of a chunk and so on; at last "trailer"
 
     def feed(self, data: bytes | bytearray, start: int = 0) -> int:
         """Position in ``data`` after what belongs to this body. Raises BadMessage."""
@@ -103,34 +143,32 @@ class Body:
                 self._rest -= taken
                 position += taken
                 if self._rest == 0:
-                    self._part = "size"
+                    self._part = "end"
                 continue
             end = data.find(b"\n", position)
-            if end < 0:
-                self._line += bytes(data[position:])
-                position = len(data)
-            else:
-                line = (self._line + bytes(data[position:end])).rstrip(b"\r")
-                self._line = b""
-                position = end + 1
-                self._take_line(line)
+            stop = len(data) if end < 0 else end + 1
+            self._line += bytes(data[position:stop])
+            position = stop
             if len(self._line) > CHUNK_LINE_BYTES_MAX:
                 raise BadMessage("chunk line too long")
+            if end >= 0:
+                line, self._line = self._line, b""
+                if not line.endswith(b"\r\n"):
+                    raise BadMessage("a line of a chunked body must end with CRLF")
+                self._take_line(line[:-2])
         return position
 
     def _take_line(self, line: bytes) -> None:
         if self._part == "trailer":
             self.done = not line
             return
-        size = line.split(b";", 1)[0].strip()
-        try:
-            self._rest = int(size, 16) if size.isalnum() else -1
-        except ValueError:
-            self._rest = -1
-        if self._rest < 0:
+        if self._part == "end":
+            if line:
+                raise BadMessage("a chunk is longer than its size says")
+            self._part = "size"
+            return
+        size = _CHUNK_SIZE.fullmatch(line)
+        if size is None:
             raise BadMessage("malformed chunk size")
-        if self._rest == 0:
-            self._part = "trailer"
-        else:
-            self._rest += 2  # the line end after the data
-            self._part = "data"
+        self._rest = int(size[1], 16)
+        self._part = "data" if self._rest else "trailer"
