@@ -9,10 +9,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from hypothesis import settings
 
 from certs.tls import ClientTls, Credentials
 
 CLUSTER_ID = "cluster1"
+
+settings.register_profile("sideswarm", deadline=None)  # a busy machine is no reason to fail
+settings.load_profile("sideswarm")
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -191,10 +191,9 @@ class HeaderDecoder:
         entries = self._decoder.header_table.dynamic_entries
         count, newest = len(entries), entries[0] if entries else None
         fields = self._decode(block)
-        if len(entries) != count or (entries and entries[0] is not newest):
-            self._known.clear()
-        elif block[:1] and block[0] & 0xE0 == _TABLE_SIZE_UPDATE:
-            pass  # means something each time
+        resized = block[:1] and block[0] & 0xE0 == _TABLE_SIZE_UPDATE
+        if resized or len(entries) != count or (entries and entries[0] is not newest):
+            self._known.clear()  # a new size alone matters too: what was too large for the table may now enter it
         elif len(block) <= _CACHED_BLOCK_BYTES_MAX and len(self._known) < _CACHED_BLOCKS_MAX:
             self._known[block] = fields
         return fields

@@ -114,9 +114,7 @@ class Pair:
         self.context = server_context(authority.issue(), authority.pem)
 
     def accept(self) -> TlsStream:
-        stream = Watched(
-            self.make, self.context, server_side=True, handshake_timeout_s=0.5, on_failed=self.on_failed
-        )
+        stream = Watched(self.make, self.context, server_side=True, handshake_timeout_s=0.5, on_failed=self.on_failed)
         stream.gone = asyncio.Event()
         self.streams.append(stream)
         self.arrived.set()

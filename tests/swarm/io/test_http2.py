@@ -263,6 +263,16 @@ def test_header_blocks_mean_what_any_encoder_meant(
         assert decoder.decode(block) == tuple((name.encode(), value.encode()) for name, value, _ in fields)
 
 
+def test_a_field_that_was_too_large_for_the_table_enters_it_once_it_fits() -> None:
+    decoder = HeaderDecoder(1000)
+    insert, reference = b"\x40\x01a\x01b", b"\xbe"
+    assert decoder.decode(b"\x20") == ()
+    assert decoder.decode(insert) == ((b"a", b"b"),)
+    assert decoder.decode(b"\x3f\xe1\x1f") == ()  # back to 4096 bytes
+    assert decoder.decode(insert) == ((b"a", b"b"),)
+    assert decoder.decode(reference) == ((b"a", b"b"),)
+
+
 @given(st.lists(st.binary(max_size=40), max_size=5))
 def test_no_header_block_raises_anything_but_a_fault(data: list[bytes]) -> None:
     decoder = HeaderDecoder(1000)
