@@ -10,7 +10,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from random import SystemRandom
 
@@ -58,6 +61,8 @@ LAST_MANAGER = (
     "erases all current state of the swarm. Use `--force` to ignore this message. "
 )
 SUPPRESS = "Use `--force` to suppress this message."
+LISTEN_FAILED = "failed to listen on remote API address: listen tcp"
+_BIND_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 AVAILABILITY = {
     "": api.NodeSpec.ACTIVE,
     "active": api.NodeSpec.ACTIVE,
@@ -89,6 +94,7 @@ class Cluster:
     async def start(self) -> None:
         """Go on with the swarm this node was in, if any; an error of it shows in /info, it does not end the daemon."""
         self._watch = asyncio.create_task(self._watch_engine(), name="engine-watch")
+        state: NodeState | None = None
         try:
             state = NodeProcess.saved(self._directory)
             if state is None:
@@ -100,7 +106,7 @@ class Cluster:
             self._node = node
             await node.resume(state)
         except (SwarmError, CertsError, OSError, TimeoutError) as error:
-            self._error = _start_error(error)
+            self._error = _start_error(error, state)
             log.error("swarm.not_started", error=self._error)
             if self._node is not None:
                 await self._node.close()
@@ -232,7 +238,7 @@ class Cluster:
             except BaseException as error:
                 await self._give_up(node)
                 if isinstance(error, (SwarmError, CertsError, OSError, TimeoutError)):
-                    raise ApiError(_start_error(error)) from error
+                    raise ApiError(_start_error(error, state)) from error
                 raise
             return state.node_id
 
@@ -289,12 +295,12 @@ class Cluster:
                 listen_port=_port(endpoints.listen_port),
                 advertise_host=endpoints.advertise_host,
                 advertise_port=_port(endpoints.advertise_port or endpoints.listen_port),
-                local_addr=endpoints.local_addr,
+                local_addr=endpoints.local_addr or await asyncio.to_thread(_address_towards, remotes[0]),
                 data_path_addr=endpoints.data_path_addr,
                 managers=tuple(("", addr) for addr in remotes[:1]),
             )
             node = self._new_node()
-            self._node, self._remote, self._local_addr = node, remotes[0], endpoints.local_addr
+            self._node, self._remote, self._local_addr = node, remotes[0], state.local_addr
             waiting = asyncio.Event()
             waiting.set()
             joining = asyncio.create_task(
@@ -408,13 +414,24 @@ def _with_self(state: NodeState) -> NodeState:
     return NodeState(**{**state.__dict__, "managers": (own,)})
 
 
+def _address_towards(remote: str) -> str:
+    """This host's address on the way to ``remote`` ("host:port"), without sending anything; empty: no such way."""
+    host, _, port = remote.rpartition(":")
+    host = host.strip("[]")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.setblocking(False)
+            probe.connect((host, int(port)))
+            return str(probe.getsockname()[0])
+    except (OSError, ValueError):
+        return ""
+
+
 def _port(text: str) -> int:
     """A port number; a word is what only binding refuses in stock engines, with this text."""
     if text.isdigit() and int(text) < 65536:
         return int(text)
-    raise ApiError(
-        f"manager stopped: failed to listen on remote API address: listen tcp: address tcp/{text}: unknown port"
-    )
+    raise ApiError(f"manager stopped: {LISTEN_FAILED}: address tcp/{text}: unknown port")
 
 
 def _availability(text: str) -> int:
@@ -423,13 +440,14 @@ def _availability(text: str) -> int:
     return AVAILABILITY[text]
 
 
-def _start_error(error: BaseException, listen: tuple[str, int]) -> str:
-    """Why this node's roles did not start, as users know it. listen: where the manager is to listen."""
+def _start_error(error: BaseException, state: NodeState | None) -> str:
+    """Why this node's roles did not start, as users know it. state: names the address that a manager listens at."""
     if isinstance(error, TimeoutError):
         return "manager stopped: it did not become the leader of its new cluster in time"
     text = str(error)
-    if isinstance(error, OSError) and error.errno in _BIND_ERRORS:
-        text = f"{LISTEN_FAILED} {host_port(listen)}: bind: {os.strerror(error.errno).lower()}"
+    if isinstance(error, OSError) and error.errno in _BIND_ERRORS and state is not None:
+        listen = address.join_host_port(state.listen_host, str(state.listen_port))
+        text = f"{LISTEN_FAILED} {listen}: bind: {os.strerror(error.errno).lower()}"
     return f"manager stopped: {text}" if isinstance(error, OSError) else text
 
 

@@ -98,7 +98,7 @@ class AllocatorStage:
             self._refused.pop(service_id, None)
             return True
         try:
-            endpoint = self._endpoint_of(service)
+            endpoint = self._endpoint_of(tx, service)
         except PortsExhausted as error:
             self._refused[service_id] = str(error)
             return True
@@ -109,13 +109,14 @@ class AllocatorStage:
             self.ports.account(service_id, service)
         return True
 
-    def _endpoint_of(self, service: api.Service) -> api.Endpoint | None:
+    def _endpoint_of(self, view: View, service: api.Service) -> api.Endpoint | None:
         """The endpoint the service is to have; None while it never needed one."""
         spec = service.spec
         attached = networks.configs_of(spec.task, service) and spec.endpoint.mode == api.EndpointSpec.VIP
         if not service.HasField("endpoint") and not attached and not spec.endpoint.ports:
             return None
-        endpoint = api.Endpoint(ports=self.ports.choose(service), virtual_ips=service.endpoint.virtual_ips)
+        virtual_ips = networks.virtual_ips(view, service)
+        endpoint = api.Endpoint(ports=self.ports.choose(service), virtual_ips=virtual_ips)
         if spec.HasField("endpoint"):
             endpoint.spec.CopyFrom(spec.endpoint)
         return endpoint

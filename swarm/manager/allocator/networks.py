@@ -56,6 +56,25 @@ def configs_of(task_spec: api.TaskSpec, service: api.Service | None) -> Sequence
     return service.spec.networks
 
 
+def virtual_ips(view: View, service: api.Service) -> list[api.Endpoint.VirtualIP]:
+    """The service's virtual IPs: those it has, less the ones of node-local networks it left; a node-local network
+    that it is attached to stands there without an address, as nodes of other makes expect it."""
+    attached: dict[str, None] = {}
+    if service.spec.endpoint.mode == api.EndpointSpec.VIP:
+        attached = {config.target: None for config in configs_of(service.spec.task, service)}
+    out = []
+    for vip in service.endpoint.virtual_ips:
+        network = view.get(api.Network, vip.network_id)
+        if network is not None and (vip.network_id in attached or not is_node_local(network)):
+            out.append(vip)
+    present = [vip.network_id for vip in out]
+    for network_id in attached:
+        network = view.get(api.Network, network_id)
+        if network is not None and is_node_local(network) and network_id not in present:
+            out.append(api.Endpoint.VirtualIP(network_id=network_id))
+    return out
+
+
 def attachments(view: View, service: api.Service | None, task: api.Task) -> list[api.NetworkAttachment]:
     """What the task is attached to: ingress first, then its networks in the order of the spec.
 

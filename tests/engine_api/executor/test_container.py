@@ -67,6 +67,12 @@ def test_the_container_is_the_one_a_stock_engine_makes() -> None:
     assert [plain(mount) for mount in host["Mounts"]] == [plain(mount) for mount in expected["Mounts"]]
 
 
+def test_lists_that_are_not_used_are_null_for_the_engine_as_inspect_shows_them() -> None:
+    host = body_of(make_task())["HostConfig"]
+    unused = ("CapAdd", "CapDrop", "Dns", "DnsOptions", "DnsSearch", "ExtraHosts", "GroupAdd", "SecurityOpt")
+    assert {key: host[key] for key in unused} == dict.fromkeys(unused)
+
+
 def test_a_task_without_a_slot_is_named_after_its_node() -> None:
     task = make_task()
     task.slot = 0
