@@ -6,14 +6,21 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from ssl import SSLContext
+from typing import TYPE_CHECKING
 
 import pytest_asyncio
 
+from certs.tls import server_context
 from swarm import api
 from swarm.api.methods import Method
 from swarm.errors import NotFound
+from swarm.io import rpc_client
+from swarm.io.authorize import ClusterAuthorizer
 from swarm.io.rpc_server import Authorizer, RpcServer
 from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
+
+if TYPE_CHECKING:
+    from tests.conftest import Authority
 
 
 def let_everyone_in(method: Method, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
@@ -101,3 +108,18 @@ async def make_served() -> AsyncIterator[MakeServed]:
 async def served(make_served: MakeServed) -> Served:
     """A server without TLS that lets everyone in."""
     return await make_served(None, let_everyone_in)
+
+
+@pytest_asyncio.fixture
+async def connection(served: Served) -> AsyncIterator[rpc_client.Connection]:
+    """Our client, connected to ``served``."""
+    connection = await rpc_client.connect(served.address, None)
+    yield connection
+    connection.close()
+
+
+@pytest_asyncio.fixture
+async def cluster(authority: Authority, make_served: MakeServed) -> Served:
+    """Port 2377 of a manager."""
+    context = server_context(authority.issue("manager1"), authority.pem)
+    return await make_served(lambda: context, ClusterAuthorizer("cluster1", lambda node_id: node_id == "gone"))
