@@ -94,21 +94,21 @@ class Backlog:
         handle: Callable[[Tx, str], bool],
         limit: int | None = None,
         staged: type[Message] | None = None,
-        full: bool = False,
+        fits: Callable[[str], bool] | None = None,
     ) -> None:
         """Handle what is marked (at most ``limit`` objects) while there is room.
 
         ``handle`` answers whether it is through with the object; if not, the object is marked again, behind the others.
         staged: the keys are IDs of this kind; those already touched in this transaction are handled without room, too.
-        full: handle all; the handler asks for room by itself.
+        fits: the same for other keys: answers whether the object is to be handled without room.
         """
         for key in self._parked.due(tx.now):
             self._marked[key] = None
         for key in list(self._marked)[:limit]:
-            if not full and not tx.room():
-                if staged is None:
+            if not tx.room():
+                if staged is None and fits is None:
                     return
-                if not tx.staged(staged, key):
+                if not (tx.staged(staged, key) if staged is not None else fits is not None and fits(key)):
                     continue
             del self._marked[key]
             try:

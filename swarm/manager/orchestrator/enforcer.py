@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from swarm import api
+from swarm import api, defaults
 from swarm.manager.backlog import Backlog
 from swarm.manager.orchestrator import tasks as t
 from swarm.manager.scheduler.constraint import node_matches, parse_stored
@@ -46,7 +46,7 @@ class EnforcerStage:
 
     def run(self, tx: Tx) -> None:
         """See Stage."""
-        self._nodes.work(tx, self._check)
+        self._nodes.work(tx, self._check, limit=defaults.ENFORCER_NODES_PER_PASS)
 
     def deadline(self) -> float | None:
         """See Stage."""

@@ -79,7 +79,7 @@ class ReaperStage:
             del self._tasks[task_id]
         for key in self._batch.due(tx.now):
             self._slots.mark(key)
-        self._slots.work(tx, self._trim, defaults.TASK_REAPER_DIRTY_MAX)
+        self._slots.work(tx, self._trim, defaults.TASK_REAPER_SLOTS_PER_PASS)
 
     def deadline(self) -> float | None:
         """See Stage."""

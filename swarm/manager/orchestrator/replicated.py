@@ -33,7 +33,7 @@ class _Slots:
     unsorted: dict[int, None] = field(default_factory=dict)  # without live task; held or dead is to be decided
     next_free: int = 1  # no lower slot is free
     surplus: list[int] = field(default_factory=list)  # slots to remove, last one first
-    sweep: bool = True  # the service itself changed: dead slots are to be cleared
+    version: int | None = None  # of the spec that was last reconciled
 
     def occupied(self, slot: int) -> bool:
         return slot in self.live or slot in self.held
@@ -66,7 +66,6 @@ class ReplicatedStage:
         elif kind == "service":
             slots = self._services.get(object_id)
             if slots is not None:
-                slots.sweep = True
                 slots.surplus = []
                 slots.unsorted.update(slots.held)  # the policy may have changed
             self._backlog.mark(object_id)
@@ -151,7 +150,9 @@ class ReplicatedStage:
 
     def _reconcile_slots(self, tx: Tx, service: api.Service, slots: _Slots) -> bool:
         self._sort_slots(tx, service, slots)
-        dead = [slot for slot in slots.ended if not slots.occupied(slot)] if slots.sweep else []
+        # What scaling down left behind stays as history until the service is changed again.
+        changed = slots.version not in (None, service.spec_version.index)
+        dead = [slot for slot in slots.ended if not slots.occupied(slot)] if changed else []
         missing = service.spec.replicated.replicas - len(slots.live) - len(slots.held)
         if missing > 0 and not self._fill(tx, service, slots, missing):
             return False
@@ -160,7 +161,7 @@ class ReplicatedStage:
         for slot in dead:
             if slot not in slots.live and not self._remove(tx, slots, slot):
                 return False
-        slots.sweep = False
+        slots.version = service.spec_version.index
         return True
 
     def _fill(self, tx: Tx, service: api.Service, slots: _Slots, missing: int) -> bool:

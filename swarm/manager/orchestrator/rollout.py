@@ -76,10 +76,12 @@ class Rollout:
         """
         state = service.update_status.state
         under_way = state in (_UPDATING, _ROLLING_BACK)
+        if not under_way and not service.HasField("previous_spec") and not service.HasField("update_status"):
+            return None  # never updated
         rollout = cls(service, state == _ROLLING_BACK)
+        is_dirty = t.DirtyCheck(service)
         for key, slot in sorted(rollout._slots(tx, service).items()):
-            dirty = len(slot) > 1 or any(t.is_task_dirty(service, x, tx.get(api.Node, x.node_id)) for x in slot)
-            if dirty:
+            if len(slot) > 1 or is_dirty(slot[0], tx.get(api.Node, slot[0].node_id)):
                 rollout._todo[key] = slot[0]
             if inherited and under_way:
                 rollout._take_over(tx, service, key, slot)

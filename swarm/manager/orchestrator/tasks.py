@@ -204,6 +204,32 @@ def is_task_dirty(service: api.Service, task: api.Task, node: api.Node | None) -
     return task.HasField("endpoint") and not _same(service.spec, task.endpoint, "endpoint", "spec")
 
 
+class DirtyCheck:
+    """is_task_dirty for many tasks of one service: what follows from the spec version alone is found out once."""
+
+    def __init__(self, service: api.Service) -> None:
+        self._service = service
+        self._by_version: dict[int, bool] = {}
+
+    def __call__(self, task: api.Task, node: api.Node | None) -> bool:
+        """See is_task_dirty."""
+        if not task.HasField("spec_version"):
+            return is_task_dirty(self._service, task, node)
+        version = task.spec_version.index
+        known = self._by_version.get(version)
+        if known is None:
+            if not self._depends_on_task(task):
+                known = self._by_version[version] = is_task_dirty(self._service, task, node)
+            else:
+                known = is_task_dirty(self._service, task, node)
+        return known
+
+    def _depends_on_task(self, task: api.Task) -> bool:
+        """Whether tasks of this version may differ: by their node or by having their image already."""
+        wanted, spec = self._service.spec.task, task.spec
+        return not (_same(wanted, spec, "placement") and _same(wanted.container, spec.container, "pull_options"))
+
+
 # --- restart policy -----------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,10 @@ then the fewest tasks. Placement preferences come before that: the nodes form a 
 tasks are split so that the branches of each level end up even.
 
 Nodes without a task of the service are taken from the node set's buckets, so that a small service looks at few nodes;
-the others stand in a heap. (swarmkit: manager/scheduler/{scheduler,nodeset,decision_tree}.go)
+the others stand in a heap. Heap and tree may be used again in the next pass as long as nothing was freed: what was
+booked since is noticed when an entry comes to the top.
+
+(swarmkit: manager/scheduler/{scheduler,nodeset,decision_tree}.go)
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from swarm.manager.scheduler.filters import Pipeline
 from swarm.manager.scheduler.nodes import NodeInfo, NodeSet
 
 Assign = Callable[[NodeInfo], bool]
-_Entry = tuple[int, int, int, int, NodeInfo]
+Entry = tuple[int, int, int, int, NodeInfo]  # failures, tasks of the service, tasks, order of arrival
 
 
 class _NoRoom(Exception):
@@ -28,23 +31,36 @@ class _NoRoom(Exception):
 
 
 @dataclass(slots=True)
-class _Branch:
+class Branch:
     """Nodes with the same values of the preferences so far. tasks: active ones of the service on all its nodes."""
 
     tasks: int = 0
-    next: dict[str, _Branch] = field(default_factory=dict)
+    next: dict[str, Branch] = field(default_factory=dict)
     nodes: list[NodeInfo] = field(default_factory=list)
-    heap: list[_Entry] | None = None
+    heap: list[Entry] | None = None
+
+
+Memory = list[Entry] | Branch
 
 
 class Placement:
     """Places tasks like ``task``. assign: books one task on a node; False: there is no room for it in this pass.
 
-    checks: how often a node was looked at, the measure of what it cost.
+    checks: how often a node was looked at, the measure of what it cost. memory: nodes in order of preference, from an
+    earlier placement of the same generation and for the next one; None while there is nothing worth keeping.
     """
 
-    def __init__(self, nodes: NodeSet, pipeline: Pipeline, task: api.Task, now: float, assign: Assign) -> None:
+    def __init__(
+        self,
+        nodes: NodeSet,
+        pipeline: Pipeline,
+        task: api.Task,
+        now: float,
+        assign: Assign,
+        memory: Memory | None = None,
+    ) -> None:
         self.checks = 0
+        self.memory = memory
         self._nodes = nodes
         self._pipeline = pipeline
         self._now = now
@@ -58,14 +74,24 @@ class Placement:
         """Place up to that many tasks. False: the transaction is full; else as many as fit were placed."""
         try:
             if self._levels:
-                self._fill_branch(self._tree(), number)
+                tree = self.memory if isinstance(self.memory, Branch) else self._tree()
+                self.memory = None  # its sums are wrong if we break off
+                self._fill_branch(tree, number)
+                self.memory = tree
             else:
-                left = self._fill_empty(number)
-                if left:
-                    self._fill_heap(self._heap_of_others(), left)
+                self._fill_nodes(number)
         except _NoRoom:
             return False
         return True
+
+    def _fill_nodes(self, number: int) -> None:
+        if not isinstance(self.memory, list):
+            number, others = self._fill_empty(number)
+            if not number:
+                return
+            heapq.heapify(others)
+            self.memory = others
+        self._fill_heap(self.memory, number)
 
     def _fits(self, info: NodeInfo) -> bool:
         self.checks += 1
@@ -81,37 +107,48 @@ class Placement:
         failures = info.recent_failures(self._run, self._now)
         return failures if failures >= defaults.FAILURES_BEFORE_LAST_CHOICE else 0
 
-    def _entry(self, info: NodeInfo) -> _Entry:
+    def _entry(self, info: NodeInfo) -> Entry:
         count = self._nodes.counts(self._service_id).get(info.node_id, 0)
         return (self._faults(info), count, info.active, info.order, info)
 
     # --- without preferences -----------------------------------------------------------------------------------------
 
-    def _fill_empty(self, number: int) -> int:
-        """One task on each of the emptiest nodes that have none of the service yet; answers how many are left."""
+    def _fill_empty(self, number: int) -> tuple[int, list[Entry]]:
+        """One task on each of the emptiest nodes that have none of the service yet.
+
+        Answers how many tasks are left, and then also the ready nodes that have tasks of the service already, or on
+        which it keeps failing.
+        """
         counts = self._nodes.counts(self._service_id)
         chosen: list[NodeInfo] = []
+        others: list[NodeInfo] = []
         for info in self._nodes.emptiest():
-            if len(chosen) == number:
-                break
-            if info.node_id not in counts and not self._faults(info) and self._fits(info):
+            if info.node_id in counts or (info.failures and self._faults(info)):
+                others.append(info)
+            elif self._fits(info):
                 chosen.append(info)
+                if len(chosen) == number:
+                    break
         for info in chosen:
             self._put(info)
-        return number - len(chosen)
-
-    def _heap_of_others(self) -> list[_Entry]:
-        """Ready nodes that have tasks of the service, or on which it keeps failing."""
+        if len(chosen) == number:
+            return 0, []
         counts = self._nodes.counts(self._service_id)
-        infos = [info for info in self._nodes.emptiest() if info.node_id in counts or self._faults(info)]
-        return [self._entry(info) for info in infos]
+        return number - len(chosen), [
+            (self._faults(info) if info.failures else 0, counts.get(info.node_id, 0), info.active, info.order, info)
+            for info in (*others, *chosen)
+        ]
 
-    def _fill_heap(self, heap: list[_Entry], number: int) -> int:
+    def _fill_heap(self, heap: list[Entry], number: int) -> int:
         """Always the best node next; nodes that are full leave the heap. Answers how many were placed."""
-        heapq.heapify(heap)
         placed = 0
         while heap and placed < number:
-            info = heap[0][-1]
+            top = heap[0]
+            info = top[-1]
+            entry = self._entry(info)
+            if entry[1:3] != top[1:3] or entry[0] != top[0]:
+                heapq.heapreplace(heap, entry)  # something was booked there since
+                continue
             if not self._fits(info):
                 heapq.heappop(heap)
                 continue
@@ -122,9 +159,9 @@ class Placement:
 
     # --- with preferences --------------------------------------------------------------------------------------------
 
-    def _tree(self) -> _Branch:
+    def _tree(self) -> Branch:
         counts = self._nodes.counts(self._service_id)
-        root = _Branch()
+        root = Branch()
         for info in self._nodes.known():
             self.checks += 1
             tasks = counts.get(info.node_id, 0)
@@ -132,16 +169,17 @@ class Placement:
             branch.tasks += tasks
             for level in self._levels:
                 assert info.node is not None
-                branch = branch.next.setdefault(level(info.node), _Branch())
+                branch = branch.next.setdefault(level(info.node), Branch())
                 branch.tasks += tasks
             branch.nodes.append(info)
         return root
 
-    def _fill_branch(self, branch: _Branch, number: int) -> int:
+    def _fill_branch(self, branch: Branch, number: int) -> int:
         """Split tasks evenly over the branches below, or over the nodes of a leaf; answers how many were placed."""
         if not branch.next:
             if branch.heap is None:
                 branch.heap = [self._entry(info) for info in branch.nodes]
+                heapq.heapify(branch.heap)
             placed = self._fill_heap(branch.heap, number)
             branch.tasks += placed
             return placed

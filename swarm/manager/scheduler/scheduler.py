@@ -20,7 +20,7 @@ from swarm.manager.backlog import Backlog, Timers, earliest
 from swarm.manager.orchestrator.tasks import GLOBAL, GLOBAL_JOB, mode_of, stamp, status_at
 from swarm.manager.scheduler.filters import Pipeline
 from swarm.manager.scheduler.nodes import NodeInfo, NodeSet
-from swarm.manager.scheduler.placement import Placement, place_on
+from swarm.manager.scheduler.placement import Memory, Placement, place_on
 from swarm.store.store import View
 from swarm.store.tx import Tx
 
@@ -54,6 +54,7 @@ class SchedulerStage:
         self._work = Backlog("scheduler/groups")
         self._confirm = Backlog("scheduler/preassigned")
         self._retry = Timers()
+        self._memories: dict[str, tuple[int, Memory]] = {}  # group key -> generation, nodes in order of preference
         self._generation = 0
         self._checks = 0
 
@@ -83,7 +84,7 @@ class SchedulerStage:
                 self._work.mark(key)
         self._checks = 0
         self._confirm.work(tx, self._confirm_preassigned, staged=api.Task)
-        self._work.work(tx, self._schedule_group, full=True)
+        self._work.work(tx, self._schedule_group, fits=lambda key: self._has_staged(tx, key))
 
     def deadline(self) -> float | None:
         """See Stage."""
@@ -165,6 +166,13 @@ class SchedulerStage:
 
     # --- groups ------------------------------------------------------------------------------------------------------
 
+    def _has_staged(self, tx: Tx, key: str) -> bool:
+        """Whether the group has a task that was touched in this pass: then it is the newest or the oldest one."""
+        group = self._groups.get(key)
+        if group is None:
+            return True
+        return any(tx.staged(api.Task, task_id) for task_id in (next(iter(group.tasks)), next(reversed(group.tasks))))
+
     def _schedule_group(self, tx: Tx, key: str) -> bool:
         group = self._groups.get(key)
         if group is None:
@@ -194,8 +202,12 @@ class SchedulerStage:
                     return True
             return False
 
-        placement = Placement(self.nodes, pipeline, example, tx.now, assign)
+        generation, memory = self._memories.pop(key, (-1, None))
+        if generation != self.nodes.generation:
+            memory = None
+        placement = Placement(self.nodes, pipeline, example, tx.now, assign, memory)
         roomy = placement.place(len(batch))
+        self._remember(key, placement.memory)
         self._checks += placement.checks
         if key not in self._groups:
             return True
@@ -208,6 +220,13 @@ class SchedulerStage:
             group.untold = dict(group.tasks)
         group.explanation, group.tried, group.tried_at = text, self.nodes.generation, tx.now
         return self._tell_group(tx, group)
+
+    def _remember(self, key: str, memory: Memory | None) -> None:
+        """For the next pass, in which a large service goes on; only the last few are kept."""
+        if memory is not None:
+            self._memories[key] = (self.nodes.generation, memory)
+            while len(self._memories) > defaults.SCHEDULER_MEMORIES_KEPT:
+                del self._memories[next(iter(self._memories))]
 
     def _tell_group(self, tx: Tx, group: _Group) -> bool:
         """No node for the rest of the group: say why. False: not all could be told in this pass."""

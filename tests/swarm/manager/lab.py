@@ -113,7 +113,9 @@ class Lab:
 
     def elect(self) -> None:
         """A new leader, which knows nothing but the store."""
-        stages = [(name, Watched(name, stage)) for name, stage in make_stages()]
+        made = make_stages()
+        self.stages = dict(made)
+        stages = [(name, Watched(name, stage)) for name, stage in made]
         self.leader = Leader(self.store, stages, self.rng, self.now, strict=True)
 
     def apply(self, change: Callable[[Tx], object]) -> None:

@@ -1,0 +1,195 @@
+"""Whatever clients, nodes and tasks do: the lab's invariants hold, and when it stops, the cluster converges."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from swarm import api
+from swarm.manager.allocator.allocator import AllocatorStage
+from swarm.manager.orchestrator import tasks as t
+from swarm.manager.scheduler.nodes import NodeSet
+from swarm.manager.scheduler.scheduler import SchedulerStage
+from swarm.store.tx import Tx
+from tests.swarm.manager import commands
+from tests.swarm.manager.lab import Lab, make_stages, report
+
+ENDS = (api.FAILED, api.COMPLETE, api.REJECTED)
+SERVICES = ("web", "db", "agent", "batch")
+NODES = ("n1", "n2", "n3", "n4")
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ("scale", "update", "rollback", "remove", "fail", "down", "availability", "label", "gone", "tick", "elect")
+        ),
+        st.integers(0, 10**6),
+    ),
+    max_size=14,
+)
+
+
+class Workload:
+    """Random operations on a small cluster."""
+
+    def __init__(self, seed: int, start_first: bool) -> None:
+        self.lab = Lab(seed)
+        self.lab.agents = True
+        self.lab.start_first = start_first
+        self.order = "start-first" if start_first else "stop-first"
+        for name in NODES:
+            commands.node(self.lab, "add", name, {"cpus": "4", "label.zone": name[-1]})
+        self.create("web")
+        self.create("agent")
+
+    def create(self, name: str) -> None:
+        settings = {"image": "x", "cpus": "0.5", "restart": "any", "restart.delay": "1s"}
+        if name == "agent":
+            settings |= {"mode": "global"}
+        elif name == "batch":
+            settings |= {"mode": "replicated_job", "completions": "5", "concurrent": "2"}
+        else:
+            settings |= {"replicas": "3", "update.order": self.order, "update.monitor": "1s"}
+        commands.service(self.lab, "create", name, settings)
+
+    def service(self, pick: int) -> api.Service | None:
+        return self.lab.store.get(api.Service, SERVICES[pick % len(SERVICES)])
+
+    def perform(self, operation: str, pick: int) -> None:
+        lab, rng = self.lab, Random(pick)
+        service = self.service(pick)
+        node = lab.store.get(api.Node, NODES[pick % len(NODES)])
+        if operation in ("scale", "update", "rollback", "remove") and service is None:
+            self.create(SERVICES[pick % len(SERVICES)])
+        elif operation == "scale" and service is not None and t.mode_of(service) == t.REPLICATED:
+            commands.service(lab, "update", service.id, {"replicas": str(rng.randrange(7))})
+        elif operation == "update" and service is not None:
+            change = {"image": f"v{rng.randrange(3)}", "cpus": rng.choice(("0.5", "1"))}
+            if t.mode_of(service) == t.REPLICATED and rng.random() < 0.5:
+                change |= {"update.failure": rng.choice(("pause", "continue", "rollback"))}
+            commands.service(lab, "update", service.id, change)
+        elif operation == "rollback" and service is not None and service.HasField("previous_spec"):
+            if not t.is_job(service):
+                commands.service(lab, "rollback", service.id, {})
+        elif operation == "remove" and service is not None:
+            commands.service(lab, "rm", service.id, {})
+        elif operation == "fail":
+            self.fail(rng)
+        elif operation in ("down", "availability", "label", "gone"):
+            self.change_node(operation, node, rng, NODES[pick % len(NODES)])
+        elif operation == "tick":
+            lab.tick(rng.choice((0.3, 1.0, 6.0, 70.0)))
+        elif operation == "elect":
+            lab.elect()
+            lab.settle()
+
+    def change_node(self, operation: str, node: api.Node | None, rng: Random, name: str) -> None:
+        lab = self.lab
+        if node is None:
+            commands.node(lab, "add", name, {"cpus": "4", "label.zone": name[-1]})
+        elif operation == "down":
+            verb = "up" if node.status.state == api.NodeStatus.DOWN else "down"
+            commands.node(lab, verb, name, {})
+        elif operation == "availability":
+            commands.node(lab, "set", name, {"availability": rng.choice(("active", "pause", "drain"))})
+        elif operation == "label":
+            commands.node(lab, "set", name, {"label.zone": rng.choice("123"), "cpus": rng.choice("34")})
+        else:
+            commands.node(lab, "rm", name, {})
+
+    def fail(self, rng: Random) -> None:
+        running = [task for task in self.lab.store.all(api.Task) if task.status.state == api.RUNNING]
+        if running:
+            task_id = rng.choice(running).id
+            self.lab.write(lambda tx: report(tx, task_id, rng.choice(ENDS), "test"))
+
+    def recover(self) -> None:
+        """All nodes are well again, updates are resumed, and time passes."""
+        for name in NODES:
+            node = self.lab.store.get(api.Node, name)
+            if node is None:
+                commands.node(self.lab, "add", name, {"cpus": "8"})
+            else:
+                commands.node(self.lab, "up", name, {"availability": "active", "cpus": "8"})
+        for service in list(self.lab.store.all(api.Service)):
+            if not t.is_job(service):
+                commands.service(self.lab, "update", service.id, {"image": "last"})
+        self.lab.tick(600.0)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32), start_first=st.booleans(), operations=OPERATIONS)
+def test_the_cluster_converges_after_any_history(
+    seed: int, start_first: bool, operations: list[tuple[str, int]]
+) -> None:
+    work = Workload(seed, start_first)
+    for operation, pick in operations:
+        work.perform(operation, pick)
+    work.recover()
+    store = work.lab.store
+    for service in store.all(api.Service):
+        tasks = list(store.find(api.Task, "service", service.id))
+        running = [task for task in tasks if task.status.state == api.RUNNING]
+        if t.is_job(service):
+            iteration = service.job_status.job_iteration.index
+            done = {x.slot for x in tasks if x.status.state == api.COMPLETE and x.job_iteration.index == iteration}
+            assert len(done) == 5
+        else:
+            wanted = service.spec.replicated.replicas if t.mode_of(service) == t.REPLICATED else len(NODES)
+            assert len(running) == wanted, (service.id, [commands.state_of(x) for x in tasks])
+            assert all(x.spec.container.image == "last" for x in running)
+            ended = service.update_status.state
+            assert ended in (api.UpdateStatus.UNKNOWN, api.UpdateStatus.COMPLETED)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32), operations=OPERATIONS)
+def test_running_the_stages_again_changes_nothing(seed: int, operations: list[tuple[str, int]]) -> None:
+    work = Workload(seed, start_first=False)
+    for operation, pick in operations:
+        work.perform(operation, pick)
+    lab = work.lab
+    lab.tick(0.01)  # groups that wait for a node try again after a tiny pause
+    for _, stage in make_stages():
+        tx = Tx(lab.store, lab.now, lab.rng)
+        stage.rebuild(lab.store, lab.now)
+        for kind, cls in (("service", api.Service), ("node", api.Node), ("task", api.Task)):
+            for obj in lab.store.all(cls):
+                stage.note(kind, obj.id)
+                stage.note(kind, obj.id)
+        stage.run(tx)
+        assert not tx.actions(), type(stage).__name__
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32), operations=OPERATIONS)
+def test_what_stages_keep_beside_the_store_is_what_the_store_says(seed: int, operations: list[tuple[str, int]]) -> None:
+    work = Workload(seed, start_first=False)
+    for operation, pick in operations:
+        work.perform(operation, pick)
+    store, stages = work.lab.store, work.lab.stages
+    allocator, scheduler = stages["allocator"], stages["scheduler"]
+    assert isinstance(allocator, AllocatorStage)
+    assert isinstance(scheduler, SchedulerStage)
+    fresh = NodeSet()
+    for node in store.all(api.Node):
+        fresh.set_node(node.id, node)
+    for task in store.all(api.Task):
+        fresh.account(task.id, task)
+    assert _sums(scheduler.nodes) == _sums(fresh)
+    assert allocator.audit(store)
+
+
+def _sums(nodes: NodeSet) -> dict[str, tuple[object, ...]]:
+    return {
+        info.node_id: (
+            info.node is not None,
+            info.tasks,
+            info.active,
+            list(info.taken),
+            nodes.counts("web").get(name, 0),
+        )
+        for name, info in sorted(nodes.infos.items())
+    }
