@@ -117,10 +117,10 @@ class Lab:
             raise LabError("the lab needs root: it makes network namespaces and starts engines")
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
-            self._network(count + stock)
             for number in range(1, count + stock + 1):
                 self.hosts.append(self._host(number, number > count, flags or []))
-            self._save()
+            self._save()  # first, so that ``down`` finds what is made next
+            self._network(count + stock)
             archive = images.busybox(self.directory)
             with ThreadPoolExecutor(4) as pool:
                 list(pool.map(lambda host: self._boot(host, archive), self.hosts))
