@@ -31,7 +31,7 @@ from certs.tls import ClientTls, Credentials, server_context
 from swarm import api, defaults
 from swarm.agent import words
 from swarm.agent.agent import Agent
-from swarm.errors import FailedPrecondition, SwarmError, Unavailable
+from swarm.errors import SwarmError, Unavailable
 from swarm.io import bootstrap, rpc_client
 from swarm.io.agent_process import AgentHooks, AgentProcess, Link, LocalLink, RemoteLink, TaskEffect
 from swarm.io.disk import TaskJournal
@@ -46,10 +46,6 @@ from swarm.store.store import Change
 log = structlog.get_logger()
 
 STATE_FILE = "state.json"
-NO_PROMOTION = (
-    "This node was promoted, but this version of sideswarm cannot be a manager beside others. It goes on as a worker; "
-    "make another node the manager, and let this one leave the swarm and join it again as a worker."
-)
 
 
 class Runner(Protocol):
@@ -85,17 +81,13 @@ class NodeHooks:
 
 
 class NodeProcess:
-    """See the module. Attributes are read by the daemon: state, role, session_error, manager.
-
-    notice: something about this node that its user should know, for /info.
-    """
+    """See the module. Attributes are read by the daemon: state, role, session_error, manager."""
 
     def __init__(self, directory: Path, hooks: NodeHooks, clock: Clock, rng: Random) -> None:
         self.directory = directory
         self.state: NodeState | None = None
         self.role = ""
         self.session_error = ""
-        self.notice = ""
         self.manager: ManagerProcess | None = None
         self.ready = asyncio.Event()
         self._hooks = hooks
@@ -237,8 +229,11 @@ class NodeProcess:
         """Use this root and this certificate from now on, also for connections to come of a running server."""
         identity = identity_of(credentials.certificate_pem)
         self.role = identity.role
+        if credentials != self._credentials:
+            self._expelled = False
         self._root_pem, self._credentials = root_pem, credentials
         self._changed.set()
+        self._role_changed.set()
 
     def _save_state(self, state: NodeState) -> None:
         self.state = state
@@ -426,10 +421,7 @@ class NodeProcess:
         except OSError as error:
             log.error("node.not_saved", error=str(error))  # the next update brings it again
         wanted = MANAGER_ROLE if update.node.spec.desired_role == api.MANAGER else WORKER_ROLE
-        self.notice = NO_PROMOTION if wanted == MANAGER_ROLE != self.role else ""
-        if self.notice:
-            log.warning("node.promotion_refused", error=self.notice)
-        elif wanted != self.role and update.node.role == update.node.spec.desired_role:
+        if wanted != self.role and update.node.role == update.node.spec.desired_role:
             self._renewals.put(RenewNow(wanted))
         elif update.node.certificate.status.state == api.IssuanceStatus.ROTATE:
             self._renewals.put(RenewNow())
@@ -462,8 +454,6 @@ class NodeProcess:
         addresses = [addr for _, addr in self._remotes.managers()]
         root_pem = self._root_pem
         issued = await bootstrap.renew(addresses, root_pem, self._credentials, self._rng)
-        if self.role == WORKER_ROLE and identity_of(issued.credentials.certificate_pem).role == MANAGER_ROLE:
-            raise FailedPrecondition(NO_PROMOTION)
         if issued.root_pem != root_pem:
             self._keys.save_root(issued.root_pem)
             self._root_pem = issued.root_pem

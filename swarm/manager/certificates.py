@@ -47,9 +47,9 @@ log = structlog.get_logger()
 _STATES_FINAL = (api.IssuanceStatus.ISSUED, api.IssuanceStatus.FAILED, api.IssuanceStatus.ROTATE)
 _ROLE_NAMES = {api.MANAGER: MANAGER_ROLE, api.WORKER: WORKER_ROLE}
 _ID_COLLISIONS_MAX = 3
-ONE_MANAGER_JOIN = (
-    "this version of sideswarm runs one manager per swarm; join as a worker, with the command that "
-    '"docker swarm join-token worker" prints on the manager'
+NO_MORE_MANAGERS = (
+    f"the swarm has {defaults.MANAGERS_MAX} managers, as many as it may have; join as a worker, with the command that "
+    '"docker swarm join-token worker" prints on a manager'
 )
 _UNLOCK_SUBSYSTEM = MANAGER_ROLE
 
@@ -214,7 +214,7 @@ def _join(
     tokens = cluster.root_ca.join_tokens
     if same_token(tokens.manager, request.token):
         if not may_grow:
-            raise FailedPrecondition(ONE_MANAGER_JOIN)
+            raise FailedPrecondition(NO_MORE_MANAGERS)
         role = api.MANAGER
     elif same_token(tokens.worker, request.token):
         role = api.WORKER

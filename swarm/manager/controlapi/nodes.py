@@ -24,10 +24,7 @@ from swarm.manager.controlapi.common import (
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
 
-ONE_MANAGER_PROMOTE = (
-    "this version of sideswarm runs one manager per swarm, so no node can be promoted yet; workers go on running "
-    "their tasks while the manager is away"
-)
+NO_MORE_MANAGERS = f"the swarm has {defaults.MANAGERS_MAX} managers, as many as it may have; demote one first"
 
 
 class Members(Protocol):
@@ -92,7 +89,7 @@ def update_node(tx: Tx, request: api.UpdateNodeRequest, members: Members) -> api
     if node.spec.desired_role == api.MANAGER and request.spec.desired_role == api.WORKER:
         _check_demotion(tx, node, members)
     if node.spec.desired_role == api.WORKER and request.spec.desired_role == api.MANAGER and not members.may_grow():
-        raise FailedPrecondition(ONE_MANAGER_PROMOTE)
+        raise FailedPrecondition(NO_MORE_MANAGERS)
     node = tx.edit(api.Node, node.id, request.node_version.index)
     node.spec.CopyFrom(request.spec)
     return api.UpdateNodeResponse(node=tx.stamped(node))
