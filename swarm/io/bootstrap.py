@@ -50,6 +50,7 @@ log = structlog.get_logger()
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
+TOKEN_NEEDED = "A valid join token is necessary to join this cluster"
 _FINAL = (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION)
 _STATES_SIGNED = (api.IssuanceStatus.ISSUED, api.IssuanceStatus.ROTATE)
 
@@ -103,8 +104,11 @@ async def join(
     """Become a node of the cluster that the managers at ``addresses`` ("ip:port") run, with the token's role.
 
     root_pem: the root if an earlier attempt fetched it; it still must be the token's. Raises CertsError or SwarmError
-    with the texts that users know. May wait for a leader for as long as that takes: limit it from outside.
+    with the texts that users know; without a token nobody is asked, as nobody could be believed. May wait for a leader
+    for as long as that takes: limit it from outside.
     """
+    if not token:
+        raise InvalidArgument(TOKEN_NEEDED)
     parsed = parse_join_token(token)
     if parsed.fips and not fips:
         raise FipsRequired

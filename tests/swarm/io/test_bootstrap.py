@@ -330,6 +330,13 @@ async def test_a_malformed_token_is_refused_before_anybody_is_asked() -> None:
     assert scripted.calls == []
 
 
+async def test_without_a_token_nobody_is_asked() -> None:
+    scripted = Scripted()
+    with pytest.raises(InvalidArgument, match="A valid join token is necessary to join this cluster"):
+        await join(scripted, "")
+    assert scripted.calls == []
+
+
 async def test_a_fips_cluster_is_not_joined_by_others() -> None:
     with pytest.raises(FipsRequired, match="node is not FIPS-enabled but cluster requires FIPS"):
         await join(Scripted(), join_token(ROOT.digest, 5, fips=True))
