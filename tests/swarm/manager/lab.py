@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from swarm import api
 from swarm.manager.allocator.allocator import AllocatorStage
+from swarm.manager.backlog import Backlog
 from swarm.manager.leader import Leader
 from swarm.manager.orchestrator.enforcer import EnforcerStage
 from swarm.manager.orchestrator.global_mode import GlobalStage
@@ -27,6 +28,8 @@ from swarm.manager.service import Write
 from swarm.manager.stage import Stage
 from swarm.store.store import Change, Store, View
 from swarm.store.tx import Tx
+
+Backlog.reraise = True  # an exception in a stage is a failure of the test
 
 GONE = -1
 ENDED = (api.COMPLETE, api.SHUTDOWN, api.FAILED, api.REJECTED, api.ORPHANED)

@@ -155,10 +155,11 @@ def test_running_the_stages_again_changes_nothing(seed: int, operations: list[tu
     for _, stage in make_stages():
         tx = Tx(lab.store, lab.now, lab.rng)
         stage.rebuild(lab.store, lab.now)
-        for kind, cls in (("service", api.Service), ("node", api.Node), ("task", api.Task)):
-            for obj in lab.store.all(cls):
-                stage.note(kind, obj.id)
-                stage.note(kind, obj.id)
+        names = [("service", x.id) for x in lab.store.all(api.Service)]
+        names += [("node", x.id) for x in lab.store.all(api.Node)]
+        names += [("task", x.id) for x in lab.store.all(api.Task)]
+        for kind, object_id in names * 2:
+            stage.note(kind, object_id)
         stage.run(tx)
         assert not tx.actions(), type(stage).__name__
 
