@@ -124,7 +124,7 @@ class ManagerProcess:
             await self._server.close(0)
             await asyncio.to_thread(self._disk.close)
             raise
-        self.peers = Peers(raft_id, self._client_tls, self._inbox.put)
+        self.peers = Peers(self._client_tls, self._report)
         self.manager = manager
         self._task = asyncio.create_task(self._run(), name="manager")
         self._watch = asyncio.create_task(self._watch_peers(), name="peers")
@@ -168,6 +168,13 @@ class ManagerProcess:
             # known before the log tells: otherwise the leader could not be answered
             manager.group.members.setdefault(member.raft_id, member)
         return manager
+
+    def _report(self, event: words.Unreachable | words.SnapshotSent | words.Removed) -> None:
+        """What became of a message to another member."""
+        if isinstance(event, words.Removed):
+            self.removed.set()
+        else:
+            self._inbox.put(event)
 
     async def _watch_peers(self) -> None:
         """Find out what the other members are; a member that was replaced or upgraded is noticed as well."""

@@ -23,6 +23,7 @@ from swarm.api import raftpb
 from swarm.errors import Code, NotTaken, SwarmError, Unavailable
 from swarm.io import rpc_client
 from swarm.io.authorize import forwarding_metadata
+from swarm.manager.group import REMOVED_TEXT
 from swarm.manager.health import is_ours
 from swarm.manager.words import Forward
 from swarm.raft import words
@@ -30,7 +31,7 @@ from swarm.rpc import Call, Reply, StreamData, StreamEnd
 
 log = structlog.get_logger()
 
-Report = Callable[[words.Unreachable | words.SnapshotSent], None]
+Report = Callable[[words.Unreachable | words.SnapshotSent | words.Removed], None]
 Answer = Reply | StreamData | StreamEnd
 
 
@@ -110,6 +111,9 @@ class PeerLink:
         log.debug("raft.not_sent", to=f"{self._raft_id:x}", addr=self.addr, error=str(error))
         if message.type == raftpb.MsgSnap:
             self._report(words.SnapshotSent(self._raft_id, ok=False))
+        if isinstance(error, SwarmError) and error.message == REMOVED_TEXT:
+            self._report(words.Removed())
+            return
         self._report(words.Unreachable(self._raft_id))
 
 
@@ -127,8 +131,8 @@ async def _pieces(message: raftpb.Message) -> AsyncIterator[Message]:
 class Peers:
     """All other members of the group."""
 
-    def __init__(self, raft_id: int, tls: Callable[[], ClientTls], report: Report) -> None:
-        self._raft_id = raft_id
+    def __init__(self, tls: Callable[[], ClientTls], report: Report) -> None:
+        """report: hears of what was not delivered, and Removed when another member says that we are none any more."""
         self._tls = tls
         self._report = report
         self._links: dict[int, PeerLink] = {}
