@@ -30,12 +30,16 @@ class Literal(Node):
 
 @dataclass(frozen=True, slots=True)
 class Nil(Node):
+    """The word nil."""
+
     def __str__(self) -> str:
         return "nil"
 
 
 @dataclass(frozen=True, slots=True)
 class Dot(Node):
+    """The value that the template looks at now."""
+
     def __str__(self) -> str:
         return "."
 
@@ -110,6 +114,8 @@ class Chain(Node):
 
 @dataclass(frozen=True, slots=True)
 class Text(Node):
+    """What stands outside of braces, as it is."""
+
     text: str
 
 

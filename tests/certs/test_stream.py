@@ -1,3 +1,5 @@
+"""TLS over a transport: handshakes, half-closes, slow readers, and what a peer can do wrong."""
+
 from __future__ import annotations
 
 import asyncio

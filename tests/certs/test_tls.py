@@ -1,3 +1,5 @@
+"""TLS contexts: who is let in, whom a client believes, and certificates exchanged while in use."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""Go's ways of printing values, which users see in templates and errors."""
+
 from __future__ import annotations
 
 import pytest

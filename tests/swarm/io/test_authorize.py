@@ -1,3 +1,5 @@
+"""Who may call what: roles read from certificates against the roles of each method."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

@@ -1,3 +1,5 @@
+"""gRPC's framing, statuses and deadlines, byte by byte."""
+
 from __future__ import annotations
 
 import pytest

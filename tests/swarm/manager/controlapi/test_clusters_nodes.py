@@ -1,3 +1,5 @@
+"""The control API of clusters and nodes: what is changed, what is refused, and in which words."""
+
 from __future__ import annotations
 
 from typing import Any
