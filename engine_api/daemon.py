@@ -73,7 +73,7 @@ class Daemon:
             self._prepare()
             if await self._unless_stopped(self._start()):
                 calm_collector()
-            log.info("daemon.ready", hosts=",".join(self._config.hosts), engine=self._config.engine)
+                log.info("daemon.ready", hosts=",".join(self._config.hosts), engine=self._config.engine)
                 notify("READY=1")
                 await self._stop.wait()
             notify("STOPPING=1")
