@@ -23,7 +23,7 @@ test: setup check ## every check and every test, as CI runs them
 check: setup ## style, types, layers, generated files
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check -q .
 	@.venv/bin/mypy
-	@.venv/bin/lint-imports --no-cache >/tmp/sideswarm-imports.log || (cat /tmp/sideswarm-imports.log; exit 1)
+	@out=$$(.venv/bin/lint-imports --no-cache) || { echo "$$out"; exit 1; }
 	@scripts/proto --check
 
 unit: setup ## tests without root, engines or sleeping
@@ -38,7 +38,7 @@ proto: setup ## generate swarm/api/*_pb2.py from the .proto files
 lock: setup ## renew requirements/*.lock from pyproject.toml
 	@scripts/lock
 
-bench-api: setup ## the API and service creation beside the bare engine and stock swarm
+bench-api: setup ## ours beside the bare engine and stock swarm: requests, service create, idle CPU, memory
 	@$(PY) -m integration.bench_api
 
 clean: clean-demo ## remove .venv and caches

@@ -1,0 +1,196 @@
+"""House rules that no other tool checks: sizes, sentences, dead modules, forbidden words, fresh generated files."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("engine_api", "swarm", "overlay", "certs", "integration")
+TESTS = ("tests", "integration")
+NOT_OURS = re.compile(r"(^|/)(\.[a-z_-]+|__pycache__|build|dist|golden|[a-z]+\.egg-info)/")
+FILE_LINES_MAX = 500
+FUNCTION_LINES_MAX = 70
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+# written so that this file does not contain them
+UNFINISHED = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X|HA" r"CK)\b|NotImplemented" r"Error")
+MACHINE_PATHS = re.compile(r"(?<![\w.])/(wo" r"rk|ro" r"ot|ho" r"me/\w+|ws|User" r"s)/")
+REGISTRY_HOSTS = re.compile(
+    r"\b(py" r"pi\.org|python" r"hosted\.org|(deb|security)\.deb" r"ian\.org|npm" r"js\.(org|com))\b"
+)
+
+
+@cache
+def files() -> tuple[Path, ...]:
+    """Every file of the project, without what tools make and what a stock engine answered."""
+    found = []
+    for directory, names, leaves in os.walk(ROOT):
+        names[:] = sorted(name for name in names if not NOT_OURS.search(f"{name}/") or name == ".ci")
+        found += [Path(directory, leaf).relative_to(ROOT) for leaf in sorted(leaves)]
+    return tuple(path for path in found if "_pb2" not in path.name and path.suffix != ".pyc")
+
+
+@cache
+def modules() -> tuple[Path, ...]:
+    """The Python files that we write."""
+    return tuple(path for path in files() if path.suffix == ".py")
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    """The parsed module."""
+    return ast.parse((ROOT / path).read_text())
+
+
+def is_test(path: Path) -> bool:
+    """Whether pytest collects this file or what it needs."""
+    return path.parts[0] == "tests" or path.name == "conftest.py" or path.name.startswith("test_")
+
+
+def functions(node: ast.AST) -> Iterator[Function]:
+    """All functions, nested ones too."""
+    return (inner for inner in ast.walk(node) if isinstance(inner, Function))
+
+
+def test_files_stay_short_enough_to_read() -> None:
+    kinds = {".py", ".md", ".sh", ""}
+    lengths = {str(path): len((ROOT / path).read_text().splitlines()) for path in files() if path.suffix in kinds}
+    assert lengths
+    assert {path: lines for path, lines in lengths.items() if lines > FILE_LINES_MAX} == {}
+
+
+def test_functions_fit_on_a_screen() -> None:
+    lengths = {
+        f"{path}:{function.lineno} {function.name}": (function.end_lineno or 0) - function.lineno + 1
+        for path in modules()
+        for function in functions(tree(path))
+    }
+    assert lengths
+    assert {name: lines for name, lines in lengths.items() if lines > FUNCTION_LINES_MAX} == {}
+
+
+def test_every_module_begins_with_a_sentence_that_says_what_it_is_for() -> None:
+    silent = []
+    for path in modules():
+        lines = (ast.get_docstring(tree(path)) or "").splitlines()
+        if path.name != "__init__.py" and not (lines and len(lines[0].split()) >= 3):
+            silent.append(str(path))
+    assert not silent, "\n".join(silent)
+
+
+def _public(body: list[ast.stmt]) -> Iterator[Function | ast.ClassDef]:
+    for node in body:
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+
+
+def test_public_functions_and_classes_have_docstrings() -> None:
+    silent = []
+    for path in modules():
+        if path.parts[0] in PACKAGES and not is_test(path):
+            silent += [
+                f"{path}:{node.lineno} {node.name}" for node in _public(tree(path).body) if not ast.get_docstring(node)
+            ]
+    assert not silent, "\n".join(silent)
+
+
+def test_functions_of_tests_are_annotated() -> None:
+    bare = []
+    for path in modules():
+        if not is_test(path):
+            continue
+        for function in functions(tree(path)):
+            arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+            named = [argument for argument in arguments if argument.arg not in ("self", "cls")]
+            if function.returns is None or any(argument.annotation is None for argument in named):
+                bare.append(f"{path}:{function.lineno} {function.name}")
+    assert not bare, "\n".join(bare)
+
+
+def test_titles_of_tests_are_sentences_and_not_repeated_in_a_file() -> None:
+    odd = []
+    for path in modules():
+        if path.name.startswith("test_"):
+            names = [
+                node.name for node in tree(path).body if isinstance(node, Function) and node.name.startswith("test_")
+            ]
+            odd += [f"{path} {name}" for name in names if name.count("_") < 2 or names.count(name) > 1]
+    assert not odd, "\n".join(odd)
+
+
+def test_no_test_is_skipped_or_expected_to_fail() -> None:
+    ways = {"skip", "skipif", "xfail", "importorskip", "SkipTest"}
+    found = []
+    for path in modules():
+        if path.parts[0] in TESTS:
+            nodes = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute) and node.attr in ways]
+            found += [f"{path}:{node.lineno} {ast.unparse(node)}" for node in nodes]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("words", [UNFINISHED, MACHINE_PATHS, REGISTRY_HOSTS], ids=["unfinished", "paths", "hosts"])
+def test_nothing_unfinished_and_nothing_of_one_machine_is_kept(words: re.Pattern[str]) -> None:
+    found = []
+    for path in files():
+        text = (ROOT / path).read_text(errors="replace")
+        found += [f"{path}:{text[: match.start()].count(chr(10)) + 1} {match[0]}" for match in words.finditer(text)]
+    assert not found, "\n".join(found)
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """Names of modules that a file imports, wherever in the file; ``from a import b`` may mean module a.b."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = path.with_suffix("").parts[: -node.level] if node.level else ()
+            base = ".".join((*parts, *((node.module,) if node.module else ())))
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _is_started(path: Path) -> bool:
+    """Whether a module is a program: ``python -m`` and the project's scripts start those."""
+    tests = (node.test for node in tree(path).body if isinstance(node, ast.If))
+    return any("__main__" in ast.unparse(test) for test in tests)
+
+
+def test_every_module_is_used_by_the_project_itself() -> None:
+    imported = dict.fromkeys(name for path in modules() if not is_test(path) for name in _imported(path))
+    for_tests = dict.fromkeys(name for path in modules() if is_test(path) for name in _imported(path))
+    unused = []
+    for path in modules():
+        if path.parts[0] in PACKAGES and not is_test(path) and path.name != "__init__.py" and not _is_started(path):
+            users = {**imported, **for_tests} if path.parts[0] == "integration" else imported
+            if ".".join(path.with_suffix("").parts) not in users:
+                unused.append(str(path))
+    assert not unused, "\n".join(unused)
+
+
+def test_generated_files_are_those_that_the_protos_make() -> None:
+    command = [str(ROOT / "scripts/proto"), "--check"]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_lock_files_hold_every_dependency_with_hashes_and_no_index() -> None:
+    for name in ("runtime", "dev"):
+        text = (ROOT / f"requirements/{name}.lock").read_text()
+        pins = re.findall(r"^([a-z0-9-]+)==\S+(?: ; [^\\]*)? \\$", text, re.MULTILINE)
+        assert len(pins) == len(re.findall(r"^[a-z0-9]", text, re.MULTILINE))
+        assert "://" not in text
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    direct = [re.split(r"[>=<;\s]", wanted)[0] for wanted in project["dependencies"]]
+    runtime = (ROOT / "requirements/runtime.lock").read_text()
+    assert [name for name in direct if f"\n{name}==" not in f"\n{runtime}"] == []
