@@ -185,7 +185,7 @@ class Raft(Member):
             self._leadership.applied(entries)
         if change:
             self._apply_change(change)
-        if self._leadership and self._leadership.ready:
+        if self._leadership and self._leadership.ready and not self._removed:
             self._announce_leader()
         return True
 

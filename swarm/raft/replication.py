@@ -274,12 +274,10 @@ class Leadership:
     # --- membership ---
 
     def membership_changed(self) -> None:
-        """Follow the voters: new ones are probed from the end of the log, gone ones are told once and forgotten."""
+        """Follow the voters: new ones are probed from the end of the log, gone ones (who were told) are forgotten."""
         voters = self._membership.voters
         for raft_id in [raft_id for raft_id in self.progress if raft_id not in voters]:
-            progress = self.progress.pop(raft_id)
-            if progress.mode is Mode.REPLICATE:
-                self._send_append(raft_id, progress)
+            del self.progress[raft_id]
         self._add_progress(active=True)
         if self.transferee not in self.progress:
             self.transferee = NO_ONE

@@ -113,7 +113,7 @@ class World:
         self._accepted: dict[tuple[int, int], int] = {}
         self.acknowledged: dict[int, int] = {}
         self.reads_answered = 0
-        self.faulty = True
+        self.faulty = False
         self.cut: dict[tuple[int, int], bool] = {}
         rng = self.rng
         self.loss = rng.choice((0.0, 0.02, 0.2))
@@ -123,6 +123,8 @@ class World:
         self.snapshot_every = rng.choice((10, 40, 1000))
         self.keep_entries = rng.choice((0, 5, 50))
         self.pre_vote = rng.random() < 0.5
+        self.crashes_in_writes = rng.choice((0.0, 0.01, 0.1))
+        self.membership_work = rng.choice((0.02, 0.02, 0.3))
         self.inflight = rng.choice((1, 3, 256))
         self.size = size or rng.choice((1, 2, 3, 3, 3, 5, 5))
 
@@ -187,9 +189,9 @@ class World:
         self.say("start", member.raft_id)
         self.handle(member, None)
 
-    def crash(self, member: Member) -> None:
-        """The process dies; a write under way was done or not."""
-        if member.raft is None:
+    def crash(self, member: Member, run: int = 0) -> None:
+        """The process dies (if it is this run of it); a write under way was done or not."""
+        if not self.faulty or member.raft is None or (run and run != member.run):
             return
         self.say("crash", member.raft_id)
         if member.writing and self.rng.random() < 0.5:
@@ -200,8 +202,8 @@ class World:
         member.reads.clear()
         member.was_leader_of = 0
         member.run += 1
-        if self.rng.random() < 0.7:
-            self.at(self.rng.uniform(0.05, 5), lambda: self.restart(member))
+        if self.rng.random() < 0.8:
+            self.at(self.rng.choice((0.001, 0.05, 1.0, 5.0)) * self.rng.random(), lambda: self.restart(member))
 
     def restart(self, member: Member) -> None:
         if member.raft is None and not member.retired:
@@ -294,7 +296,10 @@ class World:
         if effect.hard_state:
             assert effect.hard_state.commit <= raft.log.last_index
         run = member.run
-        self.at(self.rng.expovariate(1 / self.disk_s), lambda: self.persisted(member, effect, run))
+        latency = self.rng.expovariate(1 / self.disk_s)
+        self.at(latency, lambda: self.persisted(member, effect, run))
+        if self.faulty and self.rng.random() < self.crashes_in_writes:
+            self.at(latency * self.rng.random(), lambda: self.crash(member, run))
 
     def persisted(self, member: Member, effect: words.Persist, run: int) -> None:
         if run == member.run and member.raft is not None:
@@ -419,22 +424,24 @@ class World:
     def work(self) -> None:
         """One random act of a client or an operator, at whoever believes to lead (or at anybody)."""
         rng, alive = self.rng, self.alive()
-        target = rng.choice(alive) if alive and rng.random() < 0.1 else self.leader()
+        leading = [member for member in alive if member.raft and member.raft.role is words.Role.LEADER]
+        target = rng.choice(alive if rng.random() < 0.05 else leading) if leading else None
         if target is not None and target.raft is not None:
             dice = rng.random()
-            if dice < 0.75:
+            if dice < self.membership_work:
+                for _ in range(rng.choice((1, 1, 2)) if self.size > 1 else 0):
+                    self.work_membership(target, target.raft)
+            elif dice < 0.75:
                 for _ in range(rng.choice((1, 1, 5))):
                     self.propose(target)
-            elif dice < 0.92:
-                self.read(target)
             elif dice < 0.95:
+                self.read(target)
+            elif dice < 0.98:
                 self.deliver(target, words.TransferLeadership(rng.choice((0, *self.members))))
-            elif dice < 0.96:
+            else:
                 self.deliver(rng.choice(alive), words.Campaign(rng.random() < 0.5))
-            elif self.size > 1:
-                self.work_membership(target, target.raft)
         if self.faulty:
-            self.at(rng.expovariate(4.0), self.work)
+            self.at(rng.expovariate(8.0), self.work)
 
     def work_membership(self, target: Member, raft: Raft) -> None:
         voters = raft.membership.voters
@@ -495,6 +502,7 @@ class World:
         """Grow, suffer, heal, and converge."""
         try:
             self.grow()
+            self.faulty = True
             self.at(0.1, self.work)
             self.at(0.5, self.fault)
             self.advance(self.now + faults_s)
