@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-_children: dict[int, subprocess.Popen[bytes]] = {}
+_children: dict[int, None] = {}
 
 
 def adopt(process: subprocess.Popen[bytes]) -> None:
     """A daemon started by this process: it is reaped when it ends, and otherwise outlives us."""
-    _children[process.pid] = process
+    _children[process.pid] = None
+    process.returncode = 0  # Popen is not to wait for it, or to complain that nobody did
 
 
 def alive(pid: int) -> bool:
@@ -29,8 +30,13 @@ def alive(pid: int) -> bool:
 
 
 def _reap(pid: int) -> None:
-    process = _children.get(pid)
-    if process is not None and process.poll() is not None:
+    if pid not in _children:
+        return
+    try:
+        ended, _ = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        ended = pid
+    if ended:
         del _children[pid]
 
 
