@@ -244,17 +244,18 @@ class Cluster:
 
     async def _resolve_init(self, request: InitRequest) -> address.Endpoints:
         subnets = await self._engine_subnets() if not request.advertise_addr else []
-        listen = request.listen_addr
-        if listen in ("0.0.0.0:2377", "[::]:2377") and self._config.default_listen_addr:
-            listen = address.with_port(self._config.default_listen_addr)
         return address.resolve_init(
-            listen,
+            self._listen_addr(request.listen_addr),
             request.advertise_addr,
             request.data_path_addr,
             interfaces(),
             lambda: subnets,
             self._config.default_advertise_addr,
         )
+
+    def _listen_addr(self, asked: str) -> str:
+        """What the client asks for, unless it is only the CLI's default and this daemon has another."""
+        return (self._config.default_listen_addr or asked) if asked in ("0.0.0.0:2377", "[::]:2377") else asked
 
     async def _engine_subnets(self) -> list[str]:
         """Subnets of the engine's own networks: addresses in them are not this host's."""
@@ -284,7 +285,7 @@ class Cluster:
         async with self._changing:
             self._refuse_if_in_swarm()
             endpoints = address.resolve_join(
-                request.listen_addr, request.advertise_addr, request.data_path_addr, interfaces()
+                self._listen_addr(request.listen_addr), request.advertise_addr, request.data_path_addr, interfaces()
             )
             remotes = address.check_remote_addrs(request.remote_addrs)
             availability = _availability(request.availability)
