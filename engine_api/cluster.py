@@ -30,9 +30,9 @@ from engine_api.errors import ApiError, BadParameter, Conflict, ServiceUnavailab
 from engine_api.executor.executor import Executor
 from overlay.io import netlink
 from swarm import api, defaults
-from swarm.errors import Code, DeadlineExceeded, NoLeader, SwarmError
+from swarm.errors import Code, DeadlineExceeded, NoLeader, SwarmError, Unavailable
 from swarm.ids import new_id
-from swarm.io.agent_process import AgentProcess
+from swarm.io.agent_process import AgentProcess, LogSink
 from swarm.io.node_process import NodeHooks, NodeProcess, Runner
 from swarm.io.process import Clock
 from swarm.manager import cluster
@@ -69,6 +69,7 @@ AVAILABILITY = {
     "pause": api.NodeSpec.PAUSE,
     "drain": api.NodeSpec.DRAIN,
 }
+_EXPECTED = (SwarmError, CertsError, OSError, TimeoutError)
 
 
 class Cluster:
@@ -86,6 +87,7 @@ class Cluster:
         self._remote = ""
         self._local_addr = ""
         self._error = ""
+        self._left_behind: dict[str, None] = {}
         self._changing = asyncio.Lock()
         self._watch: asyncio.Task[None] | None = None
 
@@ -105,9 +107,9 @@ class Cluster:
             node = self._new_node()
             self._node = node
             await node.resume(state)
-        except (SwarmError, CertsError, OSError, TimeoutError) as error:
+        except Exception as error:
             self._error = _start_error(error, state)
-            log.error("swarm.not_started", error=self._error)
+            log.error("swarm.not_started", error=self._error, exc_info=not isinstance(error, _EXPECTED))
             if self._node is not None:
                 await self._node.close()
 
@@ -133,6 +135,20 @@ class Cluster:
             prefer_offline=self._config.prefer_offline,
         )
 
+    async def _remove_containers(self, node_id: str) -> None:
+        """Remove what tasks of a node left here that runs no more, as soon as the engine answers."""
+        runner = Executor(
+            self._engine, node_id, lambda _: None, directory=self._config.exec_root / "tasks", open_sink=_no_sink
+        )
+        try:
+            await runner.remove_all(node_id)
+            self._left_behind.pop(node_id, None)
+        except (EngineUnavailable, EngineError) as error:
+            log.warning("swarm.containers_left_behind", node=node_id, error=str(error))
+            self._left_behind[node_id] = None
+        finally:
+            await runner.close()
+
     async def _watch_engine(self) -> None:
         """A node whose engine does not answer leaves its session, so that its tasks go elsewhere."""
         failures = 0
@@ -142,6 +158,8 @@ class Cluster:
                     await self._engine.ping()
                 failures = 0
                 error = ""
+                for node_id in list(self._left_behind):
+                    await self._remove_containers(node_id)
             except (EngineUnavailable, EngineError, TimeoutError) as problem:
                 failures += 1
                 error = str(problem) or "the engine does not answer"
@@ -237,7 +255,7 @@ class Cluster:
                     await node.ready.wait()
             except BaseException as error:
                 await self._give_up(node)
-                if isinstance(error, (SwarmError, CertsError, OSError, TimeoutError)):
+                if isinstance(error, _EXPECTED):
                     raise ApiError(_start_error(error, state)) from error
                 raise
             return state.node_id
@@ -339,7 +357,7 @@ class Cluster:
                 await asyncio.sleep(min(defaults.JOIN_RETRY_BASE_S * 2**failures, defaults.JOIN_RETRY_MAX_S))
         except BaseException as error:
             await self._give_up(node)
-            if isinstance(error, (SwarmError, CertsError, OSError)):
+            if isinstance(error, _EXPECTED):
                 log.warning("swarm.not_joined", remote=state.managers[0][1], error=str(error))
                 raise _join_error(error) from error
             raise
@@ -355,19 +373,21 @@ class Cluster:
             return
         async with self._changing:
             if self._error:
-                self._error = ""
-                if self._node is not None:
-                    await self._give_up(self._node)
-                else:
-                    await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+                node = self._node or self._new_node()
+                await self._remove_containers(NodeProcess.saved_id(self._directory))
+                await self._give_up(node)
+                self._node, self._error = None, ""
                 return
             if self._node is None:
                 raise ServiceUnavailable("This node is not part of a swarm")
             if self._node.role == MANAGER_ROLE and not force:
                 raise ServiceUnavailable(await self._why_not_leave())
-            node = self._node
+            node, node_id = self._node, self._node.node_id
             try:
                 await node.leave(defaults.LEAVE_WAIT_S)
+            except (EngineUnavailable, EngineError) as error:
+                log.warning("swarm.containers_left_behind", node=node_id, error=str(error))
+                self._left_behind[node_id] = None
             finally:
                 self._node, self._remote = None, ""
 
@@ -394,6 +414,10 @@ class Cluster:
         """See Backend.unlock."""
         self.require_manager()
         raise Conflict("swarm is not locked")
+
+
+async def _no_sink(_: str) -> LogSink:
+    raise Unavailable("this node is in no swarm")
 
 
 def interfaces() -> list[address.Interface]:
@@ -445,7 +469,7 @@ def _start_error(error: BaseException, state: NodeState | None) -> str:
     """Why this node's roles did not start, as users know it. state: names the address that a manager listens at."""
     if isinstance(error, TimeoutError):
         return "manager stopped: it did not become the leader of its new cluster in time"
-    text = str(error)
+    text = str(error) if isinstance(error, _EXPECTED) else f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.errno in _BIND_ERRORS and state is not None:
         listen = address.join_host_port(state.listen_host, str(state.listen_port))
         text = f"{LISTEN_FAILED} {listen}: bind: {os.strerror(error.errno).lower()}"

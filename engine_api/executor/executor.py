@@ -177,7 +177,10 @@ class Executor:
         self._payloads.sweep(known)
 
     async def remove_all(self, node_id: str) -> None:
-        """Remove the containers of all tasks that this node ran under that ID, and all secrets and configs."""
+        """Remove the containers of all tasks that this node ran under that ID (empty: any), all secrets and configs.
+
+        Raises EngineUnavailable, EngineError.
+        """
         await self._discard_all(await self._containers(node_id))
         try:
             self._payloads.close()
@@ -185,7 +188,9 @@ class Executor:
             log.warning("payloads.unmount_failed", error=str(error))
 
     async def _containers(self, node_id: str) -> list[dict[str, Any]]:
-        return await self._engine.list_containers({"label": [f"{LABEL_NODE_ID}={node_id}"]})
+        return await self._engine.list_containers(
+            {"label": [f"{LABEL_NODE_ID}={node_id}" if node_id else LABEL_NODE_ID]}
+        )
 
     async def _discard_all(self, containers: list[dict[str, Any]]) -> None:
         slots = asyncio.Semaphore(defaults.EXECUTOR_CREATES_MAX)

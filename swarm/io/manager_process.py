@@ -337,7 +337,7 @@ class ManagerProcess:
         if not self._disk_error:
             log.error("raft.disk_failed", error=str(error), retry_s=defaults.DISK_RETRY_S)
         self._disk_error = f"the manager cannot write its log: {error}"
-        self.local.fail_all(Unavailable(self._disk_error))
+        self.local.fail_all(Unavailable(f"{self._disk_error}; this request may still take effect when it can"))
         self._retry = asyncio.get_running_loop().call_later(defaults.DISK_RETRY_S, self._persist, effect)
 
     def _authorize(self, method: Method, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ import structlog
 
 from certs.errors import CertsError
 from certs.keys import identity_of, load_certificates, new_csr, new_private_key, private_key_pem
-from certs.keystore import KeyStore, Locked, Present
+from certs.keystore import CERTIFICATE_FILE, KeyStore, Locked, Present
 from certs.renewal import Failed, Renew, Renewal, Renewed, RenewNow
 from certs.root import RootCA
 from certs.tls import ClientTls, Credentials, server_context
@@ -155,7 +156,18 @@ class NodeProcess:
     def saved(directory: Path) -> NodeState | None:
         """The state of the node that lives in ``directory``, if one does. Raises StateDamaged, OSError."""
         file = directory / STATE_FILE
-        return NodeState.from_json(file.read_text()) if file.exists() else None
+        return NodeState.from_json(file.read_text(errors="replace")) if file.exists() else None
+
+    @staticmethod
+    def saved_id(directory: Path) -> str:
+        """ID of the node that lived in ``directory``, from whatever of it can be read; empty when nothing can."""
+        with contextlib.suppress(SwarmError, OSError):
+            state = NodeProcess.saved(directory)
+            if state is not None:
+                return state.node_id
+        with contextlib.suppress(CertsError, OSError):
+            return identity_of((directory / "certificates" / CERTIFICATE_FILE).read_bytes()).node_id
+        return ""
 
     async def resume(self, state: NodeState) -> None:
         """Go on from the disk. Raises SwarmError, CertsError or OSError."""
@@ -187,17 +199,22 @@ class NodeProcess:
         self._agent = self._runner = self._journal = self.manager = None
 
     async def leave(self, timeout_s: float) -> None:
-        """Stop all tasks and remove what was made for them, then close and forget everything on disk."""
+        """Stop all tasks and remove what was made for them, then close and forget everything on disk.
+
+        Raises what the runner raises when the engine does not answer; all else is done then.
+        """
         self._drop_state()
         if self._agent is not None and not self._unable:
             self._agent.put(words.Leave())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._left.wait()
-        if self._runner is not None:
-            await self._runner.remove_all(self.node_id)
-        await self.close()
-        await asyncio.to_thread(self.erase)
+        try:
+            if self._runner is not None:
+                await self._runner.remove_all(self.node_id)
+        finally:
+            await self.close()
+            await asyncio.to_thread(self.erase)
 
     def erase(self) -> None:
         """Forget everything on disk, the commit point first."""
@@ -240,7 +257,10 @@ class NodeProcess:
         self.directory.mkdir(parents=True, exist_ok=True)
         file = self.directory / STATE_FILE
         temporary = file.with_suffix(".new")
-        temporary.write_text(state.to_json())
+        with temporary.open("w") as writing:
+            writing.write(state.to_json())
+            writing.flush()
+            os.fsync(writing.fileno())
         temporary.replace(file)
 
     def _drop_state(self) -> None:
