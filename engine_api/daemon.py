@@ -67,7 +67,7 @@ class Daemon:
         """Start, serve until a signal, stop. Raises StartError."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: log.info("daemon.reload_ignored"))
         try:
             self._prepare()
@@ -83,6 +83,10 @@ class Daemon:
                 async with asyncio.timeout(SHUTDOWN_S):
                     await self._shut_down()
             self._forget_files()
+
+    def stop(self) -> None:
+        """What a signal does: run() takes everything down and returns."""
+        self._stop.set()
 
     async def _unless_stopped(self, work: Coroutine[None, None, None]) -> bool:
         """Do it, but leave off at a signal; whether it was done."""

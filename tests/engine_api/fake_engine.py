@@ -26,6 +26,7 @@ class FakeEngine:
         self.api_version = api_version
         self.strict = False  # refuse calls in any other API version
         self.calls: list[str] = []
+        self.event_queries: list[tuple[str, dict[str, str]]] = []
         self.queries: dict[str, dict[str, str]] = {}
         self.bodies: list[Json] = []
         self.headers: list[dict[str, str]] = []
@@ -110,8 +111,7 @@ class FakeEngine:
         """An event about a container."""
         labels = self.containers[name]["Config"]["Labels"]
         actor = {"ID": self.containers[name]["Id"], "Attributes": {**labels, "name": name, **attributes}}
-        for stream in self._streams:
-            stream.put_nowait({"Type": "container", "Action": action, "Actor": actor, "timeNano": time.time_ns()})
+        self.send({"Type": "container", "Action": action, "Actor": actor, "timeNano": time.time_ns()})
 
     def lose_events(self) -> None:
         """The event streams break."""
@@ -124,7 +124,9 @@ class FakeEngine:
     async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         path = request.path.partition("/v")[2].partition("/")[2]
         key = f"{request.method} /{path}"
-        if path and path != "events":
+        if path == "events":
+            self.event_queries.append((request.match_info["version"], dict(request.query)))
+        elif path:
             self.calls.append(key)
             self._call.set()
             self.queries[key] = dict(request.query)
@@ -162,6 +164,11 @@ class FakeEngine:
 
     async def _created(self, _: web.Request) -> web.StreamResponse:
         return web.json_response({"Id": "new"}, status=201)
+
+    def send(self, event: Json) -> None:
+        """An event to everyone who follows."""
+        for stream in self._streams:
+            stream.put_nowait(event)
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         response = self._stream()
