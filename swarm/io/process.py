@@ -17,6 +17,9 @@ E = TypeVar("E")
 X = TypeVar("X")
 
 EVENTS_PER_TURN_MAX = 256
+TIMER_SLACK_S = (
+    0.001  # event loops count in milliseconds: without it a timer comes early and the machine is not due yet
+)
 
 
 class Clock:
@@ -75,7 +78,7 @@ async def drive(
         deadline = machine.deadline()
         if event is None and started and (deadline is None or deadline > now):
             turns = 0
-            await inbox.wait(None if deadline is None else deadline - now)
+            await inbox.wait(None if deadline is None else deadline - now + TIMER_SLACK_S)
             continue
         started = True
         for effect in machine.handle(event, now):

@@ -259,8 +259,8 @@ class Leadership:
         return raft_id == self.config.raft_id or self.progress[raft_id].active
 
     def deadline(self) -> float:
-        """When wake must be called, in seconds since the epoch."""
-        due = min(self.heartbeat_due, self.quorum_due)
+        """When wake must be called, in seconds since the epoch. A leader without followers owes no heartbeats."""
+        due = min(self.heartbeat_due, self.quorum_due) if self.progress else self.quorum_due
         return min(due, self.transfer_due) if self.transferee else due
 
     def configure(self, config: Config) -> None:

@@ -202,8 +202,22 @@ def test_a_snapshot_is_asked_for_again_if_nobody_takes_it() -> None:
     assert words.NeedSnapshot(2) in play(raft, message("MsgHeartbeatResp", 2, 2), 1.5)
 
 
+def test_a_leader_without_followers_owes_no_heartbeats() -> None:
+    raft = new_leader()
+    now, wakes = 0.0, 0
+    while now < 100 * CONFIG.election_s:
+        play(raft, None, now)
+        deadline = raft.deadline()
+        assert deadline is not None
+        assert deadline > now
+        now, wakes = deadline, wakes + 1
+    assert wakes <= 101
+    assert raft.status().role is words.Role.LEADER
+
+
 def test_new_settings_take_effect_at_once() -> None:
     raft = new_leader()
+    play(raft, words.ProposeMembership(1, raftpb.ConfChange(type=raftpb.ConfChangeAddNode, node_id=2)))
     play(raft, words.Configure(words.Config(1, tick_s=0.01)))
     deadline = raft.deadline()
     assert deadline is not None
