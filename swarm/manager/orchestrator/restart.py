@@ -181,12 +181,15 @@ def _delay_s(tx: Tx, service: api.Service, task: api.Task, before: api.Task, sib
     """How long ``task`` waits after its creation because it replaces ``before``.
 
     A restart waits for the policy's delay, except off a drained node; an update does not wait. It was an update if the
-    spec changed and the task before it had not ended by itself, or was done with for good.
+    spec changed and the task before it had not ended by itself, or was done with for good, or the service goes back to
+    an older spec because such tasks fail.
     """
     node = tx.get(api.Node, before.node_id) if before.node_id else None
     if node is not None and node.spec.availability == api.NodeSpec.DRAIN:
         return 0.0
     if before.spec_version.index != task.spec_version.index:
+        if service.update_status.state == api.UpdateStatus.ROLLBACK_STARTED:
+            return 0.0
         ended = before.status.state in _BY_ITSELF and t.status_at(before) <= t.created_at(task, tx.now)
         if not ended and not (before.node_id and _node_lost(tx, before)):
             return 0.0

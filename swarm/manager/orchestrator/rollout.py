@@ -83,7 +83,7 @@ class Rollout:
         for key, slot in sorted(rollout._slots(tx, service).items()):
             if len(slot) > 1 or is_dirty(slot[0], tx.get(api.Node, slot[0].node_id)):
                 rollout._todo[key] = slot[0]
-            if inherited and under_way:
+            if under_way and (inherited or rollout._rolling_back):
                 rollout._take_over(tx, service, key, slot)
         if not rollout._todo and not under_way:
             return None
@@ -96,7 +96,8 @@ class Rollout:
         return rollout
 
     def _take_over(self, tx: Tx, service: api.Service, key: str, slot: list[api.Task]) -> None:
-        """A former leader began this: tasks of the new spec that were created since then were made by it."""
+        """Tasks of the new spec that were created since this began count as made by it: a former leader made them, or
+        the restart stage, in the place of the one whose failure turned the update round."""
         started = t.moment(service.update_status.started_at)
         for task in slot:
             made = task.spec_version.index == self._version and t.created_at(task, tx.now) >= started
