@@ -244,8 +244,11 @@ class ClusterStage:
 
     def run(self, tx: Tx) -> None:
         """See Stage.run."""
+        if not tx.room():
+            return
         cluster = tx.get(api.Cluster, self._cluster_id)
-        if cluster is None or not tx.room():
+        if cluster is None:
+            self._check = False  # its birth will be noted
             return
         if self._check:
             self._check = False

@@ -218,3 +218,6 @@ def test_the_stage_waits_for_a_cluster() -> None:
     tx = Tx(store, NOW, Random(1))
     stage.run(tx)
     assert tx.empty()
+    assert stage.deadline() is None, "it would be asked again and again"
+    stage.note("cluster", CLUSTER)
+    assert stage.deadline() is not None
