@@ -15,7 +15,7 @@ from aiohttp import web
 
 from engine_api.backend import Backend
 from engine_api.errors import ApiError, BadParameter, ObjectNotFound
-from engine_api.routes import resources, services, swarm
+from engine_api.routes import networks, resources, services, swarm
 from engine_api.server.dialect import ApiVersion, parse_version
 from engine_api.server.request import Api, ApiRequest, Handler, Hooks, Route, encode
 from engine_api.server.streams import BARE_KEY
@@ -37,7 +37,7 @@ STATUS_OF_CODE: dict[Code, int] = {
 }
 """All others are 500."""
 
-ROUTES: tuple[Route, ...] = (*swarm.ROUTES, *services.ROUTES, *resources.ROUTES)
+ROUTES: tuple[Route, ...] = (*swarm.ROUTES, *services.ROUTES, *resources.ROUTES, *networks.ROUTES)
 
 _VERSION_PREFIX = "/v{version:[0-9.]+}"
 _JSON_ERRORS_SINCE: ApiVersion = (1, 24)

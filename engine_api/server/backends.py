@@ -23,6 +23,8 @@ HEADERS_MAX = 1 << 14
 _LOCAL_PATH = re.compile(
     rb"/*(?:v[0-9.]+/)?(?:swarm|services|tasks|nodes|secrets|configs|_ping|info|version|events)(?:/.*)?", re.DOTALL
 )
+_NETWORK_PATH = re.compile(rb"/*(?:v[0-9.]+/)?networks/[^/]+")
+_OF_THE_SWARM = re.compile(rb"(?:.*&)?scope=swarm(?:&.*)?", re.DOTALL)
 _CONTAINERS_PATH = re.compile(rb"/*(?:v[0-9.]+/)?containers/json")
 
 
@@ -30,11 +32,16 @@ def is_local(head: Head) -> bool:
     """Whether a request is for us: the swarm's paths, and those where we add to the engine's answer.
 
     Lists of containers go to the engine as they are, unless they ask for what only we know: what is a task.
+    Networks are the engine's, unless one of the swarm is asked for.
     """
     path, query = head.path_and_query
     if _LOCAL_PATH.fullmatch(path):
         return True
-    return b"task" in query and head.method == b"GET" and _CONTAINERS_PATH.fullmatch(path) is not None
+    if head.method != b"GET":
+        return False
+    if b"task" in query and _CONTAINERS_PATH.fullmatch(path):
+        return True
+    return _OF_THE_SWARM.fullmatch(query) is not None and _NETWORK_PATH.fullmatch(path) is not None
 
 
 class FrontSide(Protocol):
