@@ -1,0 +1,30 @@
+"""Services on the networks that every engine has, named as the CLI names them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from integration.lab import Host
+from integration.waiting import until
+
+
+@pytest.mark.parametrize("network", ["host", "bridge"])
+def test_a_service_runs_on_a_network_of_the_engine(swarm: list[Host], network: str) -> None:
+    manager = swarm[0]
+    create = ("service", "create", "--quiet", "--no-resolve-image", "--network", network, "--name", "web")
+    manager.docker(*create, "--constraint", "node.hostname==node2", "busybox:latest", "sleep", "1d")
+    listed = ("ps", "-q", "--filter", "label=com.docker.swarm.service.name=web")
+    [container] = until(lambda: swarm[1].docker(*listed, engine=True).split(), what="a container")
+    settings = json.loads(swarm[1].docker("inspect", container, engine=True))[0]
+    assert list(settings["NetworkSettings"]["Networks"]) == [network]
+    assert network in manager.docker("service", "inspect", "--pretty", "web")
+
+
+def test_a_network_that_nobody_knows_is_said_before_anything_is_made(swarm: list[Host]) -> None:
+    manager = swarm[0]
+    failed = manager.docker_run("service", "create", "--network", "nosuch", "busybox:latest")
+    assert failed.returncode == 1
+    assert "network nosuch not found" in failed.stderr
+    assert manager.docker("service", "ls", "-q") == ""
