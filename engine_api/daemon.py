@@ -60,6 +60,7 @@ class Daemon:
         self._locks: list[int] = []
         self._sockets: list[Path] = []
         self._stop = asyncio.Event()
+        self.ready = asyncio.Event()
         self.system = System(self._engine, insecure_hosts(config), time.time)
         self.cluster = Cluster(config, self._engine, self.system.publish)
 
@@ -75,6 +76,7 @@ class Daemon:
                 calm_collector()
                 log.info("daemon.ready", hosts=",".join(self._config.hosts), engine=self._config.engine)
                 notify("READY=1")
+                self.ready.set()
                 await self._stop.wait()
             notify("STOPPING=1")
             log.info("daemon.stopping")

@@ -101,6 +101,15 @@ def make_lab() -> Iterator[Callable[..., Lab]]:
         lab.down()
 
 
+@pytest.fixture(scope="session")
+def side() -> Iterator[Host]:
+    """One host in no swarm, for tests of a daemon beside its engine; they clean up after themselves."""
+    lab = Lab(f"it{os.getpid()}side")
+    lab.up(1)
+    yield lab.hosts[0]
+    lab.down()
+
+
 @pytest.fixture
 def swarm(lab: Lab) -> list[Host]:
     """The shared lab as a swarm: node1 is the manager, the others workers."""

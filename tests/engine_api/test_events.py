@@ -62,7 +62,7 @@ def test_filters_choose_events_as_engines_do(filters: dict[str, list[str]], want
     assert EventFilter(filters).wants(EVENT) is wanted
 
 
-def _service(replicas: int = 1, image: str = "busybox:latest", update: int | None = None) -> api.Service:
+def _service(replicas: int = 1, image: str = "busybox:latest", update: api.UpdateStatus.UpdateState | None = None) -> api.Service:
     service = api.Service(id="s1")
     service.spec.annotations.name = "web"
     service.spec.replicated.replicas = replicas
@@ -70,7 +70,7 @@ def _service(replicas: int = 1, image: str = "busybox:latest", update: int | Non
     service.meta.created_at.FromSeconds(100)
     service.meta.updated_at.FromSeconds(200)
     if update is not None:
-        service.update_status.state = api.UpdateStatus.UpdateState.Name(update)
+        service.update_status.state = update
     return service
 
 

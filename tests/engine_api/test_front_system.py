@@ -151,8 +151,7 @@ async def test_two_daemons_do_not_share_their_directories(tmp_path: Path, shared
     other_flag = "--exec-root" if shared == "--data-root" else "--data-root"
     first = Daemon(load([*flags, other_flag, str(tmp_path / "1"), "-H", f"unix://{tmp_path}/1.sock"], {}))
     running = asyncio.create_task(first.run())
-    while not (tmp_path / "1.sock").exists():
-        await asyncio.sleep(0)
+    await first.ready.wait()
     text = await _refused(tmp_path, "2", shared, both, "-H", f"unix://{tmp_path}/2.sock")
     assert text == f"another sideswarmd uses the {shared[2:].replace('-', ' ')} {both}"
     first.stop()
