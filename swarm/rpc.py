@@ -43,12 +43,16 @@ LOCAL = Peer(local=True, role=MANAGER_ROLE)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Opening of a call. ``method`` is "Service/Method"; request is None for client streams."""
+    """Opening of a call. ``method`` is "Service/Method"; request is None for client streams.
+
+    give_up: when to stop looking for a leader that takes it, in seconds since the epoch; None: it was not looked for.
+    """
 
     stream: int
     method: str
     request: Message | None
     peer: Peer = LOCAL
+    give_up: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +55,8 @@ from swarm.store.tx import Tx
 
 log = structlog.get_logger()
 
+PEERS_BLOB = "peers"
+
 
 @dataclass(frozen=True)
 class ManagerSettings:
@@ -96,6 +100,8 @@ class ManagerProcess:
         self._disk = RaftDisk(self._file)
         self._server = RpcServer(self._incoming, tls_context, self._authorize, self._streams)
         self._leading = asyncio.Event()
+        self._members_changed = asyncio.Event()
+        self._kinds: dict[int, bool] = {}
         self._task: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._joined: list[api.RaftMember] = []
@@ -124,7 +130,7 @@ class ManagerProcess:
             await self._server.close(0)
             await asyncio.to_thread(self._disk.close)
             raise
-        self.peers = Peers(self._client_tls, self._report)
+        self.peers = Peers(self._client_tls, self._report, self._parts.reads)
         self.manager = manager
         self._task = asyncio.create_task(self._run(), name="manager")
         self._watch = asyncio.create_task(self._watch_peers(), name="peers")
@@ -164,12 +170,16 @@ class ManagerProcess:
         manager = Manager(raft, self.store, self._parts, self._rng)
         if loaded.snapshot is not None:
             manager.restore(loaded.snapshot)
+        kinds = json.loads(loaded.blobs.get(PEERS_BLOB, b"{}"))
+        self._kinds = {int(peer): ours for peer, ours in kinds.items()}
+        for peer, ours in self._kinds.items():
+            manager.group.known(peer, ours)
         for member in self._joined:
             # known before the log tells: otherwise the leader could not be answered
             manager.group.members.setdefault(member.raft_id, member)
         return manager
 
-    def _report(self, event: words.Unreachable | words.SnapshotSent | words.Removed) -> None:
+    def _report(self, event: words.Unreachable | words.Gone | words.SnapshotSent | words.Removed) -> None:
         """What became of a message to another member."""
         if isinstance(event, words.Removed):
             self.removed.set()
@@ -180,15 +190,23 @@ class ManagerProcess:
         """Find out what the other members are; a member that was replaced or upgraded is noticed as well."""
         assert self.manager is not None
         assert self.peers is not None
+        group = self.manager.group
         while True:
-            for raft_id, member in list(self.manager.group.members.items()):
-                if raft_id == self.manager.group.raft_id:
-                    continue
-                error, ours = await self.peers.check(member.addr)
-                if not error:
-                    self._inbox.put(PeerKnown(raft_id, ours))
-            known = self.manager.group.only_ours() or not self.manager.group.undetermined()
-            await asyncio.sleep(defaults.PEER_CHECK_S if known else defaults.PEER_CHECK_SOON_S)
+            self._members_changed.clear()
+            others = [member for raft_id, member in group.members.items() if raft_id != group.raft_id]
+            await asyncio.gather(*(self._look_at(self.peers, member) for member in others))
+            pause_s = defaults.PEER_CHECK_SOON_S if group.undetermined() else defaults.PEER_CHECK_S
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._members_changed.wait()
+
+    async def _look_at(self, peers: Peers, member: api.RaftMember) -> None:
+        error, ours = await peers.check(member.addr)
+        if not error and self._kinds.get(member.raft_id) is not ours:
+            log.info("raft.peer_known", peer=f"{member.raft_id:x}", addr=member.addr, ours=ours)
+            self._inbox.put(PeerKnown(member.raft_id, ours))
+            self._kinds[member.raft_id] = ours
+            self._disk.put_blob(PEERS_BLOB, json.dumps(self._kinds).encode(), _not_noted)
 
     def _incoming(self, word: Call | StreamData | StreamEnd) -> None:
         """A word of a caller: on to the leader with it if its call went there, else to the manager."""
@@ -292,6 +310,7 @@ class ManagerProcess:
                 self._checks.add(task)
                 task.add_done_callback(self._checks.discard)
             case words.MembershipChanged():
+                self._members_changed.set()
                 if self.manager is not None and self.peers is not None:
                     self.peers.keep_only(self.manager.group.members)
             case words.Removed():
@@ -304,8 +323,10 @@ class ManagerProcess:
             case Changed(changes=changes):
                 for watcher in self.watchers:
                     watcher(changes)
-            case Leadership(leading=leading):
+            case Leadership(leading=leading, leader=leader):
                 self.leadership = effect
+                if self.peers is not None:
+                    self.peers.leader_is(leader)
                 if leading:
                     log.info("manager.leading", term=effect.term)
                     self._leading.set()
@@ -320,8 +341,8 @@ class ManagerProcess:
 
     async def _check(self, effect: CheckPeer) -> None:
         assert self.peers is not None
-        error, _ = await self.peers.check(effect.addr)
-        self._inbox.put(PeerChecked(effect.stream, error))
+        error, ours = await self.peers.check(effect.addr)
+        self._inbox.put(PeerChecked(effect.stream, error, ours))
 
     def _persist(self, effect: words.Persist) -> None:
         self._disk.submit(effect, lambda error: self._persisted(effect, error))
@@ -347,3 +368,9 @@ class ManagerProcess:
 
     def _is_blacklisted(self, node_id: str) -> bool:
         return is_blacklisted(self.store, self.settings.cluster_id, node_id)
+
+
+def _not_noted(error: SwarmError | None) -> None:
+    """What a peer is can be found out again."""
+    if error is not None:
+        log.warning("raft.peers_not_noted", error=str(error))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Container, Coroutine
 from typing import Any
 
 import structlog
@@ -31,8 +31,11 @@ from swarm.rpc import Call, Reply, StreamData, StreamEnd
 
 log = structlog.get_logger()
 
-Report = Callable[[words.Unreachable | words.SnapshotSent | words.Removed], None]
+Report = Callable[[words.Unreachable | words.Gone | words.SnapshotSent | words.Removed], None]
 Answer = Reply | StreamData | StreamEnd
+
+_LOOKS = 10
+_LOOK_PAUSE_S = 0.05
 
 
 class PeerLink:
@@ -46,7 +49,9 @@ class PeerLink:
         self._connection: rpc_client.Connection | None = None
         self._queue: deque[raftpb.Message] = deque(maxlen=defaults.RAFT_PEER_QUEUE_MESSAGES_MAX)
         self._wake = asyncio.Event()
-        self._dialing = asyncio.Lock()
+        self._dialing: asyncio.Task[rpc_client.Connection] | None = None
+        self._look: asyncio.Task[None] | None = None
+        self._failing = False
         self._task = asyncio.create_task(self._run(), name=f"peer-{raft_id:x}")
 
     def send(self, message: raftpb.Message) -> None:
@@ -55,26 +60,52 @@ class PeerLink:
         self._wake.set()
 
     async def connection(self) -> rpc_client.Connection:
-        """An open connection. Raises SwarmError, CertsError or OSError."""
-        async with self._dialing:
-            current = self._connection
-            if current is None or current.closed.done() or current.draining:
-                self._connection = await rpc_client.connect(self.addr, self._tls(), defaults.RAFT_DIAL_TIMEOUT_S)
-            assert self._connection is not None
-            return self._connection
+        """An open connection; who asks while it is being made shares its fate. Raises SwarmError."""
+        current = self._connection
+        if current is not None and not current.closed.done() and not current.draining:
+            return current
+        if self._dialing is None or self._dialing.done():
+            self._dialing = asyncio.create_task(self._dial(), name=f"dial-{self._raft_id:x}")
+            self._dialing.add_done_callback(_heed)
+        return await asyncio.shield(self._dialing)
+
+    async def _dial(self) -> rpc_client.Connection:
+        """Raises Unavailable."""
+        connection = await rpc_client.connect(self.addr, self._tls(), defaults.RAFT_DIAL_TIMEOUT_S)
+        self._connection = connection
+        connection.closed.add_done_callback(lambda _: self._lost(connection))
+        return connection
+
+    def _lost(self, connection: rpc_client.Connection) -> None:
+        """A connection ended; when it was not our doing, see whether the process at the other end is gone."""
+        if self._connection is connection and not self._task.done():
+            self._connection = None
+            self._look = asyncio.create_task(self._look_again(), name=f"look-{self._raft_id:x}")
+
+    async def _look_again(self) -> None:
+        for _ in range(_LOOKS):
+            try:
+                await self.connection()
+                return
+            except SwarmError as error:
+                if isinstance(error.__cause__, ConnectionRefusedError):
+                    self._report(words.Gone(self._raft_id))
+                    return
+            await asyncio.sleep(_LOOK_PAUSE_S)  # a dying process may accept, and reset, once more
 
     async def close(self) -> None:
         """Drop the connection and what is queued."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        if self._connection is not None:
-            self._connection.close()
+        tasks = [task for task in (self._task, self._dialing, self._look) if task is not None]
+        for task in tasks:
+            task.cancel()
+        self.drop_connection()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def drop_connection(self) -> None:
         """Use the next certificate: the next message dials anew."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     async def _run(self) -> None:
         inflight: set[asyncio.Task[None]] = set()
@@ -104,11 +135,16 @@ class PeerLink:
             else:
                 request = api.ProcessRaftMessageRequest(message=message)
                 await connection.unary("Raft/ProcessRaftMessage", request, timeout_s=defaults.RAFT_SEND_TIMEOUT_S)
+            if self._failing:
+                self._failing = False
+                log.info("raft.peer_back", peer=f"{self._raft_id:x}", addr=self.addr)
         except (SwarmError, OSError, TimeoutError) as error:
             self._failed(message, error)
 
     def _failed(self, message: raftpb.Message, error: Exception) -> None:
-        log.debug("raft.not_sent", to=f"{self._raft_id:x}", addr=self.addr, error=str(error))
+        if not self._failing:
+            self._failing = True
+            log.info("raft.peer_lost", peer=f"{self._raft_id:x}", addr=self.addr, error=str(error))
         if message.type == raftpb.MsgSnap:
             self._report(words.SnapshotSent(self._raft_id, ok=False))
         if isinstance(error, SwarmError) and error.message == REMOVED_TEXT:
@@ -131,10 +167,16 @@ async def _pieces(message: raftpb.Message) -> AsyncIterator[Message]:
 class Peers:
     """All other members of the group."""
 
-    def __init__(self, tls: Callable[[], ClientTls], report: Report) -> None:
-        """report: hears of what was not delivered, and Removed when another member says that we are none any more."""
+    def __init__(self, tls: Callable[[], ClientTls], report: Report, reads: Container[str]) -> None:
+        """report: hears of what was not delivered, and Removed when another member says that we are none any more.
+
+        reads: names of the calls that change nothing, so that another leader may be asked again.
+        """
         self._tls = tls
         self._report = report
+        self._reads = reads
+        self._leaderless: asyncio.TimerHandle | None = None
+        self._again: dict[int, asyncio.TimerHandle] = {}
         self._links: dict[int, PeerLink] = {}
         self._forwarded: dict[int, _Forwarded] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -168,6 +210,8 @@ class Peers:
 
     async def close(self) -> None:
         """Drop everything."""
+        for timer in (*self._again.values(), *((self._leaderless,) if self._leaderless else ())):
+            timer.cancel()
         for link in list(self._links.values()):
             await link.close()
         for task in list(self._tasks):
@@ -184,48 +228,85 @@ class Peers:
     def forward(self, effect: Forward, deliver: Callable[[Answer], None], again: Callable[[Call], None]) -> None:
         """Give a call to the leader and its answers to ``deliver``.
 
-        again: takes a call back that the leader certainly did not take: it could not be reached, or leads no more.
+        again: takes a call back that may go to another leader: this one certainly did not take it (it could not be
+        reached, or leads no more), or the call changes nothing.
         """
         call = effect.call
-        forwarded = _Forwarded()
+        forwarded = _Forwarded(call, effect.leader.raft_id, deliver, again)
         self._forwarded[call.stream] = forwarded
+        self._spawn(self._forward(effect.leader, forwarded))
 
-        def listen(answer: Answer) -> None:
-            if isinstance(answer, StreamData):
-                deliver(answer)
-                return
-            self._forwarded.pop(call.stream, None)
-            if isinstance(answer, StreamEnd) and _not_taken(answer.error):
-                asyncio.get_running_loop().call_later(defaults.FORWARD_RETRY_S, again, call)
-            else:
-                deliver(answer)
-
-        self._spawn(self._forward(effect, forwarded, listen, again))
-
-    async def _forward(
-        self, effect: Forward, forwarded: _Forwarded, listen: Callable[[Answer], None], again: Callable[[Call], None]
-    ) -> None:
-        call = effect.call
+    async def _forward(self, leader: api.RaftMember, forwarded: _Forwarded) -> None:
+        call = forwarded.call
         try:
             metadata = () if call.peer.local else forwarding_metadata(call.peer)
-            connection = await self._link(effect.leader).connection()
+            connection = await self._link(leader).connection()
         except (CertsError, OSError, TimeoutError, Unavailable):
             if self._forwarded.pop(call.stream, None) is not None:
-                asyncio.get_running_loop().call_later(defaults.FORWARD_RETRY_S, again, call)
+                self._retry(forwarded)
             return
         except SwarmError as error:
-            listen(StreamEnd(call.stream, error))
+            self._answered(forwarded, StreamEnd(call.stream, error))
             return
-        if call.stream not in self._forwarded:
+        if self._forwarded.get(call.stream) is not forwarded:
             return
-        connection.open(call, listen, metadata=metadata)
+        connection.open(call, lambda answer: self._answered(forwarded, answer), metadata=metadata)
         forwarded.connection = connection
         for word in forwarded.early:
             connection.send(word)
         forwarded.early.clear()
 
+    def _answered(self, forwarded: _Forwarded, answer: Answer) -> None:
+        """The leader's answer, or the end of the connection to it."""
+        call = forwarded.call
+        if self._forwarded.get(call.stream) is not forwarded:
+            return
+        if isinstance(answer, StreamData):
+            forwarded.deliver(answer)
+            return
+        del self._forwarded[call.stream]
+        error = answer.error if isinstance(answer, StreamEnd) else None
+        if _not_taken(error) or (isinstance(error, Unavailable) and call.method in self._reads):
+            self._retry(forwarded)
+        else:
+            forwarded.deliver(answer)
+
+    def _retry(self, forwarded: _Forwarded) -> None:
+        """Hand a call back in a moment."""
+        stream = forwarded.call.stream
+
+        def again() -> None:
+            del self._again[stream]
+            forwarded.again(forwarded.call)
+
+        self._again[stream] = asyncio.get_running_loop().call_later(defaults.FORWARD_RETRY_S, again)
+
+    def leader_is(self, raft_id: int) -> None:
+        """This member leads now (0: nobody is known to). Who waits for the answer of another one waits in vain."""
+        if self._leaderless is not None:
+            self._leaderless.cancel()
+            self._leaderless = None
+        if raft_id:
+            self._abandon(raft_id)
+        else:
+            loop = asyncio.get_running_loop()
+            self._leaderless = loop.call_later(defaults.LEADER_GONE_S, self._abandon, 0)
+
+    def _abandon(self, leader: int) -> None:
+        """End the calls that went to any other member."""
+        text = "the leader of the swarm was lost before it answered; the request may have been carried out"
+        for forwarded in [item for item in self._forwarded.values() if item.leader != leader]:
+            call = forwarded.call
+            error = Unavailable(text)
+            if forwarded.connection is not None:
+                forwarded.connection.send(StreamEnd(call.stream, error))
+            self._answered(forwarded, StreamEnd(call.stream, error))
+
     def more(self, word: StreamData | StreamEnd) -> bool:
         """What else the caller sends; False when the call is not one that was forwarded."""
+        if isinstance(word, StreamEnd) and (timer := self._again.pop(word.stream, None)) is not None:
+            timer.cancel()
+            return True
         forwarded = self._forwarded.get(word.stream)
         if forwarded is None:
             return False
@@ -259,9 +340,21 @@ class Peers:
 class _Forwarded:
     """One forwarded call; what comes before its connection is open waits."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, call: Call, leader: int, deliver: Callable[[Answer], None], again: Callable[[Call], None]
+    ) -> None:
+        self.call = call
+        self.leader = leader
+        self.deliver = deliver
+        self.again = again
         self.connection: rpc_client.Connection | None = None
         self.early: list[StreamData | StreamEnd] = []
+
+
+def _heed(task: asyncio.Task[rpc_client.Connection]) -> None:
+    """Nobody may be waiting for a dial any more when it fails; that is no mistake."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _not_taken(error: SwarmError | None) -> bool:

@@ -100,12 +100,13 @@ class RaftGroup:
 
     # --- changes ---------------------------------------------------------------------------------------------------
 
-    def add(self, node_id: str, addr: str, stream: int, rng: Random) -> None:
+    def add(self, node_id: str, addr: str, stream: int, rng: Random, ours: bool) -> None:
         """Queue a new member with a fresh raft ID."""
         raft_id = rng.getrandbits(63) + 1
         while raft_id in self.members or raft_id in self.removed:
             raft_id = rng.getrandbits(63) + 1
         member = api.RaftMember(raft_id=raft_id, node_id=node_id, addr=addr)
+        self.known(raft_id, ours)
         self._enqueue(raftpb.ConfChangeAddNode, member, stream)
 
     def update(self, member: api.RaftMember, addr: str, stream: int | None) -> None:

@@ -18,7 +18,7 @@ import structlog
 from google.protobuf.message import Message
 
 from swarm import api, defaults
-from swarm.errors import Internal, NotLeader, ResourceExhausted, SwarmError
+from swarm.errors import Internal, NotLeader, NotTaken, ResourceExhausted, SwarmError
 from swarm.manager.service import Effect, Write
 from swarm.manager.stage import DUE_NOW, Stage
 from swarm.rpc import Reply, StreamEnd
@@ -136,11 +136,12 @@ class Leader:
         return [effect for answer in answers for effect in self._answer(_Answer(answer.write, error=error))]
 
     def stop(self) -> list[Effect]:
-        """Leadership is lost: everything that waits fails, since nobody can say what becomes of it."""
-        waiting = [*(self._answers or ()), *(_Answer(write) for write in self._inbox)]
+        """Leadership is lost: nobody can say what becomes of what was proposed; the rest was not taken."""
+        ended = [_Answer(answer.write, error=NotLeader()) for answer in self._answers or ()]
+        ended += [_Answer(write, error=NotTaken()) for write in self._inbox]
         self._answers = None
         self._inbox.clear()
-        return [effect for item in waiting for effect in self._answer(_Answer(item.write, error=NotLeader()))]
+        return [effect for answer in ended for effect in self._answer(answer)]
 
     # --- inside ----------------------------------------------------------------------------------------------------
 

@@ -12,12 +12,14 @@ Reads of the control API wait for a read barrier of the log, so that no deposed 
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
+from dataclasses import replace
 from random import Random
 
 import structlog
 
 from swarm import api, defaults
+from swarm.api.methods import METHODS
 from swarm.errors import Internal, NoLeader, NotTaken, ResourceExhausted, SwarmError, Unimplemented
 from swarm.manager import health
 from swarm.manager.member import GroupMember
@@ -44,6 +46,7 @@ class Manager(GroupMember):
 
     def handle(self, event: ManagerEvent | None, now: float) -> list[ManagerEffect]:
         """See Machine.handle."""
+        self._now = now
         match event:
             case Call():
                 self._call(event, now)
@@ -63,7 +66,7 @@ class Manager(GroupMember):
                     if due is not None and due <= now:
                         self._effects(service, service.wake(now))
                 self._expire(now)
-            case words.Unreachable(raft_id=raft_id):
+            case words.Unreachable(raft_id=raft_id) | words.Gone(raft_id=raft_id):
                 self.group.lost(raft_id)
                 self._raft(event, now)
             case _:
@@ -77,7 +80,8 @@ class Manager(GroupMember):
         """See Machine.deadline."""
         candidates = [self.raft.deadline()]
         if self.leader is not None:
-            candidates.append(self.leader.deadline())
+            if not self.raft.transferring:
+                candidates.append(self.leader.deadline())
             candidates.extend(service.deadline() for service in self._services)
         if self._waiting:
             candidates.append(self._waiting[0][0])
@@ -115,9 +119,11 @@ class Manager(GroupMember):
             self._leave(call)
         elif (service := self._routes.get(method)) is not None:
             self._streams[call.stream] = service
+            self._remember(call)
             self._effects(service, service.handle(call, now))
         elif (write := self._parts.writes.get(method)) is not None and call.request is not None:
             request = call.request
+            self._remember(call)
             self._submit(Write(lambda tx: write(tx, request), call.stream))
         elif method in self._parts.reads:
             self._tag += 1
@@ -126,21 +132,28 @@ class Manager(GroupMember):
         else:
             self._out.append(StreamEnd(call.stream, Unimplemented(f"{method} is not available in this version")))
 
+    def _remember(self, call: Call) -> None:
+        """Until a call with one request and one answer is answered, another leader could take it as well."""
+        if call.request is not None and not METHODS[call.method].server_streaming:
+            self._open[call.stream] = call
+
     def _pass_on(self, call: Call, now: float) -> None:
         """This manager does not lead: the leader answers, and while there is none the call waits for an election."""
         leader = self.group.members.get(self.raft.leader)
         if call.peer.forwarder or (not call.peer.local and call.method.startswith("Control/")):
             self._out.append(StreamEnd(call.stream, NotTaken()))
+        elif call.give_up is not None and now >= call.give_up:
+            self._out.append(StreamEnd(call.stream, NoLeader()))
         elif leader is not None and leader.raft_id != self.group.raft_id:
-            self._out.append(Forward(call, leader))
+            self._out.append(Forward(replace(call, give_up=call.give_up or now + self._patience_s), leader))
         elif len(self._waiting) >= defaults.INBOX_CALLS_MAX:
             self._out.append(StreamEnd(call.stream, ResourceExhausted("too many calls wait for a leader")))
         else:
-            self._waiting.append((now + defaults.NO_LEADER_WAIT_S, call))
+            self._wait_for_leader(call, now)
 
     def _expire(self, now: float) -> None:
         while self._waiting and self._waiting[0][0] <= now:
-            _, call = self._waiting.popleft()
+            _, _, call = heapq.heappop(self._waiting)
             self._out.append(StreamEnd(call.stream, NoLeader()))
 
     def _more(self, stream: int, event: StreamData | StreamEnd, now: float) -> None:
@@ -151,10 +164,14 @@ class Manager(GroupMember):
         if service is not None:
             if isinstance(event, StreamEnd) and event.error is not None:
                 self._streams.pop(stream, None)
+                self._open.pop(stream, None)
             self._effects(service, service.handle(event, now))
             return
         if isinstance(event, StreamEnd):
-            self._waiting = deque(item for item in self._waiting if item[1].stream != stream)
+            if self._waiting:
+                self._waiting = [item for item in self._waiting if item[1] != stream]
+                heapq.heapify(self._waiting)
+            self._open.pop(stream, None)
             self._reads = {tag: call for tag, call in self._reads.items() if call.stream != stream}
 
     def _read(self, tag: int) -> None:

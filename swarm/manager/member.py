@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import heapq
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
@@ -16,14 +16,13 @@ from google.protobuf.message import DecodeError
 
 from swarm import api, defaults
 from swarm.api import raftpb
-from swarm.errors import FailedPrecondition, NoLeader, NotFound, NotLeader, SwarmError, Unavailable
+from swarm.errors import FailedPrecondition, NotFound, NotLeader, NotTaken, SwarmError, Unavailable
 from swarm.manager.group import REMOVED_TEXT, RaftGroup
 from swarm.manager.leader import Leader
 from swarm.manager.service import Effect, Service, Write
 from swarm.manager.words import (
     Changed,
     CheckPeer,
-    Forward,
     Leadership,
     ManagerEffect,
     Parts,
@@ -56,15 +55,21 @@ class GroupMember:
         self._reads: dict[int, Call] = {}
         self._joins: dict[int, tuple[Call, str]] = {}
         self._pieces: dict[int, raftpb.Message | None] = {}
-        self._waiting: deque[tuple[float, Call]] = deque()
+        self._open: dict[int, Call] = {}
+        self._waiting: list[tuple[float, int, Call]] = []
         self._tag = 0
         self._proposed = 0
         self._since_snapshot = 0
+        self._now = 0.0
         self._out: list[ManagerEffect] = []
 
     @abstractmethod
     def _lead_call(self, call: Call, now: float) -> None:
         """Answer a call as the leader."""
+
+    @abstractmethod
+    def _pass_on(self, call: Call, now: float) -> None:
+        """Another member leads, or none: find somebody who answers the call."""
 
     @abstractmethod
     def _read(self, tag: int) -> None:
@@ -77,18 +82,28 @@ class GroupMember:
             match effect:
                 case Write():
                     self._submit(effect)
-                case Reply(stream=stream) | StreamEnd(stream=stream):
-                    self._streams.pop(stream, None)
-                    self._out.append(effect)
                 case StreamData():
                     self._out.append(effect)
+                case Reply() | StreamEnd():
+                    self._finish(effect)
+
+    def _finish(self, answer: Reply | StreamEnd) -> None:
+        """The last answer of a call, unless the call was not taken: then it goes to the next leader."""
+        self._streams.pop(answer.stream, None)
+        call = self._open.pop(answer.stream, None)
+        untaken = isinstance(answer, StreamEnd) and isinstance(answer.error, NotTaken)
+        if untaken and call is not None and not call.peer.forwarder:
+            self._wait_for_leader(call, self._now)
+        else:
+            self._out.append(answer)
 
     def _submit(self, write: Write) -> None:
-        if self.leader is None:
-            if write.stream is not None:
-                self._out.append(StreamEnd(write.stream, NoLeader()))
-            return
-        self._answer(self.leader.submit(write))
+        if self.leader is not None:
+            self._answer(self.leader.submit(write))
+        elif write.done is not None:
+            self._answer(write.done(None, NotLeader()))
+        elif write.stream is not None:
+            self._finish(StreamEnd(write.stream, NotTaken()))
 
     def _answer(self, effects: Sequence[Effect]) -> None:
         """Effects of finished writes, which may contain further writes of services."""
@@ -98,13 +113,29 @@ class GroupMember:
             elif isinstance(effect, StreamData):
                 self._out.append(effect)
             else:
-                self._streams.pop(effect.stream, None)
-                self._out.append(effect)
+                self._finish(effect)
+
+    # --- calls without a leader ------------------------------------------------------------------------------------
+
+    def _wait_for_leader(self, call: Call, now: float) -> None:
+        """Keep a call until somebody leads, for as long as an election may take."""
+        give_up = call.give_up or now + self._patience_s
+        heapq.heappush(self._waiting, (give_up, call.stream, replace(call, give_up=give_up)))
+
+    @property
+    def _patience_s(self) -> float:
+        """For how long a call looks for a leader, in seconds."""
+        return max(defaults.NO_LEADER_WAIT_S, self.raft.config.election_s)
+
+    def _take_waiting(self) -> list[Call]:
+        """The calls that wait for a leader, oldest first; they wait no more."""
+        waiting, self._waiting = self._waiting, []
+        return [call for _, _, call in sorted(waiting, key=lambda item: item[1])]
 
     # --- consensus -------------------------------------------------------------------------------------------------
 
     def _pass(self, now: float) -> None:
-        if self.leader is None:
+        if self.leader is None or self.raft.transferring:
             return
         data, effects = self.leader.next_pass(now)
         self._answer(effects)
@@ -133,14 +164,14 @@ class GroupMember:
                 case words.BecameLeader(term=term):
                     self._lead(term, now)
                 case words.BecameFollower(term=term, leader=leader):
-                    self._depose(leader, term)
+                    self._depose(leader, term, now)
                 case words.Accepted(tag=tag, index=index):
                     if self.group.proposed is not None and self.group.proposed.tag == tag:
                         self.group.proposed.index = index
                 case words.NeedSnapshot():
                     self._snapshot(now)
                 case words.Refused(tag=tag, reason=reason):
-                    self._refused(tag, reason)
+                    self._refused(tag, reason, now)
 
     def _apply(self, entry: raftpb.Entry, now: float) -> None:
         self._since_snapshot += 1
@@ -182,13 +213,14 @@ class GroupMember:
         if self.leader is not None:
             self.leader.wake()
 
-    def _refused(self, tag: int, reason: words.Reason) -> None:
+    def _refused(self, tag: int, reason: words.Reason, now: float) -> None:
         """The log took neither this read nor this pass; nothing was changed."""
-        log.warning("raft.refused", reason=reason.value)
         call = self._reads.pop(tag, None)
         if call is not None:
-            self._out.append(StreamEnd(call.stream, Unavailable(f"raft: {reason.value}")))
-        elif self.group.proposed is not None and self.group.proposed.tag == tag:
+            self._ask_again(call, now)
+            return
+        log.warning("raft.refused", reason=reason.value)
+        if self.group.proposed is not None and self.group.proposed.tag == tag:
             if reason is words.Reason.CHANGE_PENDING or reason is words.Reason.NOT_READY:
                 self.group.put_back()
                 return
@@ -196,7 +228,15 @@ class GroupMember:
             if pending.stream is not None:
                 self._out.append(StreamEnd(pending.stream, Unavailable(f"raft: {reason.value}")))
         elif self.leader is not None and tag == self._proposed:
-            self._answer(self.leader.refused(Unavailable(f"raft: {reason.value}")))
+            moves = reason in (words.Reason.NOT_LEADER, words.Reason.TRANSFERRING)
+            self._answer(self.leader.refused(NotTaken() if moves else Unavailable(f"raft: {reason.value}")))
+
+    def _ask_again(self, call: Call, now: float) -> None:
+        """A read did no harm: whoever leads next may answer it, if the caller is still there."""
+        if call.peer.forwarder:
+            self._out.append(StreamEnd(call.stream, NotTaken()))
+        else:
+            self._wait_for_leader(replace(call, give_up=call.give_up or now + defaults.READ_AGAIN_S), now)
 
     def _lead(self, term: int, now: float) -> None:
         """This member leads and its store is complete: the leader can start."""
@@ -205,11 +245,10 @@ class GroupMember:
         self._services = list(self._parts.services(self.store, self._rng, now))
         self._routes = {method: service for service in self._services for method in service.methods}
         self._out.append(Leadership(True, self.raft.config.raft_id, term))
-        waiting, self._waiting = self._waiting, deque()
-        for _, call in waiting:
+        for call in self._take_waiting():
             self._lead_call(call, now)
 
-    def _depose(self, leader: int, term: int) -> None:
+    def _depose(self, leader: int, term: int, now: float) -> None:
         if self.leader is not None:
             for service in self._services:
                 for effect in service.stop():
@@ -217,19 +256,19 @@ class GroupMember:
                         self._out.append(effect)
             old, self.leader = self.leader, None
             self._answer(old.stop())
-            for call in self._reads.values():
-                self._out.append(StreamEnd(call.stream, NotLeader()))
-            self._reads.clear()
+            reads, self._reads = self._reads, {}
+            for call in reads.values():
+                self._ask_again(call, now)
             for pending in self.group.give_up():
                 if pending.stream is not None:
                     self._out.append(StreamEnd(pending.stream, NotLeader()))
             self._services, self._routes = [], {}
             self._streams.clear()
+            self._open.clear()
         self._out.append(Leadership(False, leader, term))
         if leader in self.group.members:
-            waiting, self._waiting = self._waiting, deque()
-            for _, call in waiting:
-                self._out.append(Forward(call, self.group.members[leader]))
+            for call in self._take_waiting():
+                self._pass_on(call, now)
 
     # --- snapshots -------------------------------------------------------------------------------------------------
 
@@ -254,6 +293,7 @@ class GroupMember:
             election_ticks=max(ticks.election_tick or defaults.RAFT_ELECTION_TICKS, heartbeat_ticks + 1),
         )
         if wanted != self.raft.config:
+            log.info("raft.pace", election_s=wanted.election_s, pre_vote=wanted.pre_vote)
             self._raft(words.Configure(wanted), now)
 
     def _maybe_snapshot(self, now: float) -> None:
@@ -335,7 +375,7 @@ class GroupMember:
         elif (member := self.group.by_node(call.peer.node_id)) is not None:
             self.group.update(member, addr, call.stream)
         else:
-            self.group.add(call.peer.node_id, addr, call.stream, self._rng)
+            self.group.add(call.peer.node_id, addr, call.stream, self._rng, event.ours)
 
     def _join_answer(self, raft_id: int) -> api.JoinResponse:
         members = [self.group.members[key] for key in sorted(self.group.members)]
@@ -364,6 +404,8 @@ class GroupMember:
         if goes and len(self.group.members) > 1:
             # a leader that goes hands over first, and leaves its removal to the next one
             self.group.proposed = None
+            if pending.stream is not None:
+                self._out.append(StreamEnd(pending.stream, NotLeader()))
             self._raft(words.TransferLeadership(), now)
             return
         self._tag += 1

@@ -54,10 +54,11 @@ class CheckPeer:
 
 @dataclass(frozen=True, slots=True)
 class PeerChecked:
-    """Event: the answer to CheckPeer; error is empty when it serves."""
+    """Event: the answer to CheckPeer; error is empty when it serves. ours: it is a manager of ours."""
 
     stream: int
     error: str
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ ManagerEvent = (
     | words.Persisted
     | words.Received
     | words.Unreachable
+    | words.Gone
     | words.SnapshotSent
     | words.TransferLeadership
     | words.Configure

@@ -133,6 +133,16 @@ class Member:
         self._election_due = self._new_election_due()
         self._follow(leader)
 
+    def _forget_leader(self, raft_id: int) -> None:
+        """The leader's process is gone: its lease is void, and an election is due at once (each at its own moment).
+
+        Only with pre-votes: should it not be true, the others, who still hear the leader, refuse.
+        """
+        if self.role is Role.FOLLOWER and self.leader == raft_id and self.config.pre_vote:
+            self._heard_at = self._now - self.config.election_s
+            soon = self._now + 2 * self.config.tick_s * self._rng.random()
+            self._election_due = min(self._election_due, soon)
+
     def _set_term(self, term: int) -> None:
         if term != self.term:
             self.term, self.vote = term, NO_ONE
@@ -330,6 +340,11 @@ class Member:
         return None
 
     # --- looking in ---
+
+    @property
+    def transferring(self) -> bool:
+        """Whether this member leads and is handing over: it takes no proposals."""
+        return self._leadership is not None and self._leadership.transferee != NO_ONE
 
     def status(self) -> Status:
         """What this member knows and does, for metrics, logs and tests."""

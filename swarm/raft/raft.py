@@ -27,6 +27,7 @@ from swarm.raft.words import (
     Configure,
     Effect,
     Event,
+    Gone,
     LogConflict,
     MembershipChanged,
     Persisted,
@@ -110,6 +111,8 @@ class Raft(Member):
             case Unreachable(raft_id):
                 if leadership:
                     leadership.on_unreachable(raft_id)
+            case Gone(raft_id):
+                self._forget_leader(raft_id)
             case SnapshotSent(raft_id, ok):
                 if leadership:
                     leadership.on_snapshot_sent(raft_id, ok)
@@ -133,7 +136,10 @@ class Raft(Member):
             if not leadership.wake(now):
                 self._become_follower(self.term, NO_ONE)
         elif self._may_campaign and now >= self._election_due:
-            self._campaign(b"")
+            if self.config.campaigns:
+                self._campaign(b"")
+            else:
+                self._become_follower(self.term, NO_ONE)
 
     def _settle(self) -> None:
         """Bring everything forward that this event made possible, then begin a write for what is not on disk."""

@@ -53,7 +53,8 @@ class Config:
 
     A follower campaigns after election_ticks to twice that many ticks of silence; a leader sends heartbeats every
     heartbeat_ticks. pre_vote: ask before raising the term. check_quorum: a leader that hears no majority for
-    election_ticks steps down, and followers refuse to vote while they hear their leader.
+    election_ticks steps down, and followers refuse to vote while they hear their leader. campaigns: without it this
+    member leads only when a leader tells it to (MsgTimeoutNow).
     """
 
     raft_id: int
@@ -62,6 +63,7 @@ class Config:
     heartbeat_ticks: int = defaults.RAFT_HEARTBEAT_TICKS
     pre_vote: bool = False
     check_quorum: bool = True
+    campaigns: bool = True
     message_bytes_max: int = defaults.RAFT_APPEND_BYTES_MAX
     inflight_messages_max: int = defaults.RAFT_INFLIGHT_MESSAGES_MAX
     uncommitted_bytes_max: int = defaults.RAFT_UNCOMMITTED_BYTES_MAX
@@ -143,6 +145,13 @@ class Unreachable:
 
 
 @dataclass(frozen=True, slots=True)
+class Gone:
+    """The process of this member has ended: its connections broke, and its address refuses new ones."""
+
+    raft_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotSent:
     """A MsgSnap was delivered, or could not be."""
 
@@ -184,6 +193,7 @@ Event = (
     | ReadBarrier
     | TransferLeadership
     | Unreachable
+    | Gone
     | SnapshotSent
     | SnapshotTaken
     | Campaign

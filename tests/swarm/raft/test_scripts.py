@@ -71,6 +71,7 @@ class Theatre:
             election_ticks=10,
             heartbeat_ticks=1,
             pre_vote="pre-vote" in options,
+            campaigns="follows" not in options,
             check_quorum="no-check-quorum" not in options,
             message_bytes_max=int(options.get("message", "1000")),
             inflight_messages_max=int(options.get("inflight", "10")),
@@ -162,6 +163,9 @@ class Theatre:
 
     def do_unreachable(self, raft_id: str, other: str) -> None:
         self.handle(int(raft_id), words.Unreachable(int(other)))
+
+    def do_gone(self, raft_id: str, other: str) -> None:
+        self.handle(int(raft_id), words.Gone(int(other)))
 
     def do_snapshot_sent(self, raft_id: str, other: str, result: str) -> None:
         self.handle(int(raft_id), words.SnapshotSent(int(other), result == "ok"))
