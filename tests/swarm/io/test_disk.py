@@ -18,6 +18,7 @@ from swarm.errors import Code
 from swarm.io.disk import DiskCorrupt, DiskError, Loaded, RaftDisk, TaskJournal
 from swarm.raft.records import AesGcmSealer
 from swarm.raft.words import Persist
+from tests.sim.raft_world import Disk, Member, World
 
 
 def entry(index: int, term: int = 1, data: bytes = b"data") -> raftpb.Entry:
@@ -310,6 +311,36 @@ def test_a_crash_between_submit_and_done_loses_all_or_nothing(tmp_path: Path) ->
     loaded = reload(tmp_path / "b" / "raft.db")
     assert (loaded.hard_state, len(loaded.entries)) in ((state(1), 1), (state(2), 3))
     assert reload(tmp_path / "a" / "raft.db").hard_state == state(2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_holds_what_the_simulated_disk_holds(seed: int, tmp_path: Path) -> None:
+    world = World(seed, 3)
+    written: dict[int, list[Persist]] = {}
+    persisted = world.persisted
+
+    def record(member: Member, effect: Persist, run: int) -> None:
+        if run == member.run and member.raft is not None:
+            written.setdefault(member.raft_id, []).append(effect)
+        persisted(member, effect, run)
+
+    world.persisted = record  # type: ignore[method-assign]
+    world.grow()
+    for _ in range(120):
+        leader = world.leader()
+        if leader:
+            world.propose(leader)
+        world.advance(world.now + 0.1)
+    for raft_id, persists in written.items():
+        model, disk = Disk(), RaftDisk(tmp_path / f"{raft_id}.db")
+        for persist in persists:
+            model.write(persist)
+            disk.save(persist)
+        loaded = disk.load()
+        disk.close()
+        assert loaded.entries == tuple(model.entries)
+        assert loaded.hard_state == model.hard_state
+        assert loaded.snapshot == model.snapshot
 
 
 def test_a_closed_disk_says_so(disk: RaftDisk) -> None:
