@@ -242,8 +242,8 @@ def test_files_are_copied_in_and_out(side: Host, container: Callable[..., str], 
     archive = _output(run(side, "cp", f"{name}:/tmp/file", "-"))
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         assert tar.getnames() == ["file"]
-    _output(run(side, "cp", "-", f"{name}:/root", data=archive))
-    assert side.docker("exec", name, "md5sum", "/root/file").split()[0] == hashlib.md5(data).hexdigest()
+    _output(run(side, "cp", "-", f"{name}:/var/www", data=archive))
+    assert side.docker("exec", name, "md5sum", "/var/www/file").split()[0] == hashlib.md5(data).hexdigest()
     failed = run(side, "cp", f"{name}:/tmp/none", "-")
     assert failed.returncode != 0
     assert b"Could not find the file" in failed.stderr

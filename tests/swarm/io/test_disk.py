@@ -18,7 +18,8 @@ from swarm.errors import Code
 from swarm.io.disk import DiskCorrupt, DiskError, Loaded, RaftDisk, TaskJournal
 from swarm.raft.records import AesGcmSealer
 from swarm.raft.words import Persist
-from tests.sim.raft_world import Disk, Member, World
+from tests.sim.raft_member import Disk, Member
+from tests.sim.raft_world import World
 
 
 def entry(index: int, term: int = 1, data: bytes = b"data") -> raftpb.Entry:

@@ -12,7 +12,7 @@ from swarm.raft import words
 from swarm.raft.membership import bootstrap_entries
 from swarm.raft.raft import Raft
 from tests.scripts.runner import run
-from tests.sim.raft_world import Disk
+from tests.sim.raft_member import Disk
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "scripts" / "raft").glob("*.txt"))
 CHANGES = {
