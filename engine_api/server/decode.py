@@ -30,7 +30,7 @@ async def read_json(http: web.Request, table: Table, dialect: Dialect, root: str
     if not body and dialect.empty_body is None:
         return {}
     try:
-        value, rest = first_value(body.decode("utf-8", "replace"))
+        value, rest = _first_value(body)
         if rest and dialect.strict_body:
             raise BadParameter("unexpected content after JSON")
         return table.parse(value, root)
@@ -38,6 +38,14 @@ async def read_json(http: web.Request, table: Table, dialect: Dialect, root: str
         raise BadParameter(dialect.empty_body or f"{dialect.json_prefix}got EOF while reading request body") from None
     except JsonError as error:
         raise BadParameter(f"{dialect.json_prefix}{error}") from None
+
+
+def _first_value(body: bytes) -> tuple[Any, str]:
+    try:
+        return first_value(body.decode("utf-8", "replace"))
+    except JsonError:
+        first_value(body.decode("latin-1"))  # Go's decoder counts and names bytes, not characters
+        raise
 
 
 def _check_content_type(header: str, has_body: bool) -> None:
