@@ -88,20 +88,20 @@ class Course:
 
     def _once(self, step: Step, arguments: list[str]) -> tuple[str, str]:
         host: Host = self._lab.host(step.host)
-        if arguments[0] == "GET":
-            body = json.dumps(get(host, arguments[1]), indent=1) + "\n"
+        if arguments[0] in ("GET", "POST"):
+            body = json.dumps(ask(host, *arguments), indent=1) + "\n"
             return body + "[exit 0]\n", body
         done = host.docker_run(*arguments, stdin=step.stdin or None, timeout_s=180.0, engine=step.engine)
         text = done.stdout + (f"[stderr]\n{done.stderr}" if done.stderr else "") + f"[exit {done.returncode}]\n"
         return text, done.stdout
 
 
-def get(host: Host, path: str) -> Any:
-    """The JSON that a host's API answers to a GET."""
+def ask(host: Host, method: str, path: str, body: str | None = None) -> Any:
+    """The JSON that a host's API answers."""
     connection = http.client.HTTPConnection("docker", timeout=30)
     with socket.socket(socket.AF_UNIX) as connection.sock:
         connection.sock.connect(host.api.removeprefix("unix://"))
-        connection.request("GET", path, headers={"Connection": "close"})
+        connection.request(method, path, body, {"Connection": "close", "Content-Type": "application/json"})
         with connection.getresponse() as response:
             return json.loads(response.read())
 

@@ -5,7 +5,7 @@ Words in at-signs (``@worker@``) stand for what an earlier step showed (``keep``
 
 from __future__ import annotations
 
-from integration.course_words import COMPOSE, EVENT, FULL, PLACED, PS, QUICK, RUN, TALK, Step
+from integration.course_words import API, COMPOSE, EVENT, FULL, PLACED, PS, QUICK, RUN, TALK, Step
 from integration.course_words import on_manager as _m
 from integration.course_words import wait as _wait
 
@@ -39,9 +39,18 @@ _INIT = [
     _m("init: unknown availability", "swarm init --availability sleepy"),
     _m("init: by interface and port", "swarm init --advertise-addr eth0:2400 --listen-addr eth0:2400"),
     _m("init: leave again", "swarm leave --force"),
+    _m("init: empty pool", """POST /v1.41/swarm/init '{"ListenAddr":"0.0.0.0:2377","DefaultAddrPool":[]}'"""),
+    _m("api: swarm with an empty pool", "GET /v1.41/swarm", "members"),
+    _m("info: empty pool", "info --format '{{json .Swarm.Cluster.DefaultAddrPool}}'"),
+    _m("empty pool: leave", "swarm leave --force"),
     Step("join: malformed token", "node2", "swarm join --token nonsense 10.99.0.1:2377"),
     Step("join: nobody listens", "node2", "swarm join --token SWMTKN-1-0a-0b 10.99.0.1:2377"),
-    Step("init", "node1", "swarm init --advertise-addr 10.99.0.1", keep=(("join", r"docker (swarm join .*)"),)),
+    Step(
+        "init",
+        "node1",
+        "swarm init --advertise-addr 10.99.0.1 --default-addr-pool 10.0.0.0/8",
+        keep=(("join", r"docker (swarm join .*)"),),
+    ),
     _m("init: twice", "swarm init"),
     _m("join: as a member", "swarm join --token SWMTKN-1-0a-0b 10.99.0.1:2377"),
     _m("unlock: not locked", "swarm unlock"),
@@ -123,27 +132,7 @@ _RESOURCES = [
     _m("config inspect: unknown", "config inspect nosuch"),
 ]
 
-_API = [
-    _m(f"api: {path}", f"GET /v1.41{path}", *masks)
-    for path, *masks in (
-        ("/swarm", "members"),
-        ("/nodes", "members"),
-        ("/nodes/node2",),
-        ("/services", "members"),
-        ("/services?status=true", "members"),
-        ("/services/full?insertDefaults=true",),
-        ("/tasks", "members"),
-        ("/secrets", "members"),
-        ("/configs", "members"),
-        ("/secrets/sec1",),
-        ("/configs/cfgt",),
-        ("/info", "members"),
-        ("/containers/json", "members"),
-        ("/services/nosuch",),
-        ("/tasks/nosuch",),
-        ("/swarm/unlockkey",),
-    )
-]
+_API = [_m(f"api: {path}", f"GET /v1.41{path}", *masks) for path, *masks in API]
 
 _CREATE = [
     _m("create: web", f"service create --replicas 6 --name web busybox {RUN}"),
@@ -219,6 +208,21 @@ _CREATE = [
     _m("config rm", "config rm cfg1 cfgt nosuch"),
 ]
 
+_LOCAL_NETWORKS = [
+    step
+    for network in ("host", "bridge", "none")
+    for step in (
+        _m(
+            f"network {network}: create",
+            f"service create -q --name on-{network} --network {network} --constraint node.hostname==node1 "
+            f"{QUICK} busybox {RUN}",
+        ),
+        _m(f"network {network}: inspect", f"service inspect --format '{{{{json .Endpoint}}}}' on-{network}"),
+        _m(f"network {network}: container", f"ps --format '{{{{.Networks}}}}' --filter name=on-{network}"),
+        _m(f"network {network}: rm", f"service rm on-{network}"),
+    )
+]
+
 _SPREAD = [
     _m(
         "create: global",
@@ -266,26 +270,26 @@ _SPREAD = [
         "create: no such image",
         "service create -d --name noimg --restart-condition none --no-resolve-image nosuch.invalid/img:1",
     ),
-    _m("noimg: ps", "service ps --no-trunc noimg", "nodes", until="Rejected"),
+    _m("noimg: ps", "service ps --no-trunc noimg", "nodes", until=r"Shutdown\s+Rejected"),
     _m("create: no such command", "service create -d --name nocmd --restart-condition none busybox nosuchcmd"),
-    _m("nocmd: ps", "service ps --no-trunc nocmd", "nodes", until="Failed"),
+    _m("nocmd: ps", "service ps --no-trunc nocmd", "nodes", until=r"Shutdown\s+Failed"),
     _m(
         "create: bad mount",
         "service create -d --name nobind --restart-condition none --mount type=bind,src=/nonexistent,dst=/x busybox",
     ),
-    _m("nobind: ps", "service ps --no-trunc nobind", "nodes", until="Rejected"),
+    _m("nobind: ps", "service ps --no-trunc nobind", "nodes", until=r"Shutdown\s+Rejected"),
     _m(
         "create: exits",
         "service create -d --name exits --restart-condition on-failure --restart-delay 100ms "
         "--restart-max-attempts 1 busybox sh -c 'exit 7'",
     ),
-    _m("exits: ps", "service ps --no-trunc exits", "nodes", until=r"(?s)(Failed.*){2}"),
+    _m("exits: ps", "service ps --no-trunc exits", "nodes", until=r"(?s)(Shutdown +Failed.*){2}"),
     _m(
         "create: unhealthy",
         "service create -d --name sick --restart-condition none --stop-signal KILL --health-cmd false "
         "--health-interval 300ms --health-retries 1 busybox sleep 9999",
     ),
-    _m("sick: ps", "service ps --no-trunc sick", "nodes", until="Failed|Complete"),
+    _m("sick: ps", "service ps --no-trunc sick", "nodes", until=r"Shutdown\s+(Failed|Complete)"),
     _m("service ls: all", "service ls"),
     _m("service rm: several", "service rm nonode big max noimg nocmd nobind exits sick nosuch"),
 ]
@@ -351,7 +355,7 @@ _UPDATE = [
         "web: state after its own rollback",
         "service inspect --format '{{json .UpdateStatus}} {{json .PreviousSpec}}' web",
     ),
-    _m("web: running", f"service ps --filter desired-state=running {PS} web"),
+    _m("web: running", f"service ps --filter desired-state=running {PS} web", until=r"(.*Running Running.*\n){3}"),
     _m("update: unknown image", "service update -d --image Nope web"),
     _m("update: unknown service", "service update --force nosuch"),
     _m("update: remove what is not there", "service update -d --env-rm NOPE --label-rm NOPE web"),
@@ -366,15 +370,20 @@ _FAILURES = [
     _m("drain", "node update --availability drain node2"),
     _m("drain: moved away", "node ps --filter desired-state=running node2", until=r"(?m)^ID.*\n\[exit 0\]"),
     _m("drain: ls", "node ls", "sort"),
-    _wait("web is back", "service ls --filter name=web", r"3/3"),
-    _m("drain: service ps", f"service ps --filter desired-state=running {PLACED} web", "slots", "sort"),
+    _wait("drain: replaced", f"service ps --filter desired-state=running {PS} web", r"\A(.*Running Running.*\n){3}"),
+    _m("drain: service ps", f"service ps --filter desired-state=running {PLACED} web", "nodes"),
     _m("activate", "node update --availability active node2"),
     _m("pause", "node update --availability pause node2"),
     _m("pause: scale", "service scale web=6"),
     _m("pause: nothing new", "node ps --filter desired-state=running node2"),
     _m("activate again", "node update --availability active node2"),
     _m("force", "service update -q --force web"),
-    _m("force: spread", "service ps --filter desired-state=running --format '{{.Node}}' web", "sort"),
+    _m(
+        "force: spread",
+        "service ps --filter desired-state=running --format '{{.Node}}' web",
+        "sort",
+        until="(node.\n){6}",
+    ),
     Step(
         "a container",
         "node3",
@@ -384,11 +393,14 @@ _FAILURES = [
     ),
     Step("kill a container", "node3", "kill @victim@"),
     _wait("killed: seen", f"service ps {PS} web", r"Shutdown Failed .*non-zero exit \(137\)"),
-    _wait("web is whole", "service ls --filter name=web", r"6/6"),
-    _m("killed: replaced", f"service ps --filter desired-state=running {PS} web"),
+    _m(
+        "killed: replaced",
+        f"service ps --filter desired-state=running {PS} web",
+        until=r"\A(.*Running Running.*\n){6}",
+    ),
     Step("an engine dies", "node3", action="kill"),
     _m("node is down", "node ls", "sort", until=r"node3.*Down"),
-    _wait("web is moved", "service ls --filter name=web", r"6/6", timeout_s=90.0),
+    _wait("web moved", f"service ps --filter desired-state=running {PS} web", r"\A(.*Running Running.*\n){6}"),
     _m("node down: service ps", f"service ps --filter desired-state=running {PLACED} web", "slots", "sort"),
     _m("node down: inspect", "node inspect --format '{{json .Status}}' node3"),
     Step("the engine returns", "node3", action="start"),
@@ -467,6 +479,7 @@ STEPS: list[Step] = [
     *_NODES,
     *_RESOURCES,
     *_CREATE,
+    *_LOCAL_NETWORKS,
     *_SPREAD,
     *_BAD,
     *_UPDATE,

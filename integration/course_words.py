@@ -31,6 +31,24 @@ FULL = (
     "--sysctl net.core.somaxconn=99 --ulimit nofile=100:200"
 )
 
+API: tuple[tuple[str, ...], ...] = (
+    ("/swarm", "members"),
+    ("/nodes", "members"),
+    ("/nodes/node2",),
+    ("/services", "members"),
+    ("/services?status=true", "members"),
+    ("/services/full?insertDefaults=true",),
+    ("/tasks", "members"),
+    ("/secrets", "members"),
+    ("/configs", "members"),
+    ("/secrets/sec1",),
+    ("/configs/cfgt",),
+    ("/info", "members"),
+    ("/containers/json", "members"),
+    ("/services/nosuch",),
+    ("/tasks/nosuch",),
+    ("/swarm/unlockkey",),
+)
 COMPOSE = """
 version: "3.8"
 services:
