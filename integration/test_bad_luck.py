@@ -371,14 +371,14 @@ def test_ten_kills_of_the_manager_lose_no_acknowledged_write_and_double_no_slot(
     seed = int(os.environ.get("SIDESWARM_SEED") or random.SystemRandom().randrange(10**9))
     print(f"seed {seed} (SIDESWARM_SEED={seed} repeats the writers and the pauses)")
     rng, manager = random.Random(seed), swarm[0]
-    places = ("node.role==worker", NOWHERE, NOWHERE)
-    crowd = Crowd([Writer(manager, f"w{number}", f"{seed} {number}", places) for number in range(4)])
+    places = (("node.role==worker", NOWHERE), ("node.role==worker", NOWHERE), (NOWHERE,) * 2, (NOWHERE,) * 2)
+    crowd = Crowd([Writer(manager, f"w{number}", f"{seed} {number}", where) for number, where in enumerate(places)])
     for kill in range(1, 11):
         before = crowd.acknowledged
         crowd.start()
         try:
             until(partial(getattr, crowd, "acknowledged"), partial(operator.lt, before), what="writes")
-            time.sleep(rng.uniform(0.0, 1.5))
+            time.sleep(rng.uniform(0.0, 1.0))
             lab.kill(manager)
         finally:
             crowd.join()

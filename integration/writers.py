@@ -98,7 +98,7 @@ class Writer:
             known.version = service["Version"]["Index"] + 1
 
     def _spec(self, known: Known, count: int, replicas: int) -> dict[str, Any]:
-        container = {"Image": "busybox:latest", "Command": COMMAND, "Env": [f"ROUND={count // 8}"]}
+        container = {"Image": "busybox:latest", "Command": COMMAND, "Env": [f"ROUND={count // 16}"]}
         place = {"Constraints": [self._places[known.name]]}
         return {
             "Name": known.name,
