@@ -197,6 +197,27 @@ def _rotation(swarm: Mixed) -> None:
     swarm.create("after")
 
 
+def _promotion(swarm: Mixed) -> None:
+    """Promoted, the worker shows the swarm as a manager does and stays one through a change of roots; then demoted."""
+    tasks = swarm.create("web")
+    swarm.manager.docker("node", "promote", swarm.worker.name)
+
+    def place() -> str:
+        return str(calls.node_of(swarm.manager, swarm.worker).get("ManagerStatus", {}).get("Reachability", ""))
+
+    until(place, lambda seen: seen == "reachable", what="a second manager")
+    until(lambda: calls.swarm_info(swarm.worker)["ControlAvailable"])
+    assert [task["ID"] for task in calls.live(swarm.worker, "web")] == tasks
+    swarm.worker.docker("service", "create", "--detach", "--name", "there", "--replicas", "0", "busybox:latest")
+    assert calls.get(swarm.manager, "/services/there")["Spec"]["Name"] == "there"
+    _rotation(swarm)
+    swarm.manager.docker("node", "demote", swarm.worker.name)
+    until(lambda: not calls.swarm_info(swarm.worker)["ControlAvailable"], what="a worker again")
+    until(place, lambda seen: not seen)
+    swarm.ready()
+    assert swarm.running("web") == tasks
+
+
 class TestStockWorker:
     """Our manager, a stock worker."""
 
@@ -236,6 +257,9 @@ class TestStockWorker:
         swarm.lab.start(swarm.worker, "engine")
         replaced = swarm.running("web", 2, besides=tasks)
         until(swarm.task_containers, lambda found: sorted(found) == sorted(replaced), what="only the new containers")
+
+    def test_it_is_promoted_takes_part_as_a_manager_and_is_demoted(self, swarm: Mixed) -> None:
+        _promotion(swarm)
 
     def test_it_leaves_is_removed_and_joins_again(self, swarm: Mixed) -> None:
         swarm.create("web")
@@ -302,6 +326,9 @@ class TestOurWorker:
         swarm.ready()
         until(swarm.task_containers, lambda found: not found, what="no container of the lost task")
         assert len(set(swarm.running("web", 2)) & set(before)) == 1
+
+    def test_it_is_promoted_takes_part_as_a_manager_and_is_demoted(self, swarm: Mixed) -> None:
+        _promotion(swarm)
 
     def test_it_leaves_is_removed_and_joins_again(self, swarm: Mixed) -> None:
         swarm.create("web")
