@@ -39,6 +39,7 @@ from swarm.io.disk import TaskJournal
 from swarm.io.manager_process import ManagerProcess, ManagerSettings
 from swarm.io.process import Clock, Inbox, drive
 from swarm.manager import cluster
+from swarm.manager.root_rotation import trusted_roots
 from swarm.node.remotes import Remotes
 from swarm.node.state import NodeState
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Peer
@@ -269,12 +270,8 @@ class NodeProcess:
     def _tls_context(self) -> SSLContext:
         """For the server: who connects may come from the old or the new root of a rotation, before we follow it."""
         assert self._credentials is not None
-        roots = [self._root_pem]
-        cluster_object = next(self.manager.store.all(api.Cluster), None) if self.manager is not None else None
-        if cluster_object is not None:
-            root_ca = cluster_object.root_ca
-            roots += [pem for pem in (root_ca.ca_cert, root_ca.root_rotation.ca_cert) if pem]
-        trusted = b"\n".join(dict.fromkeys(pem.strip() for pem in roots)) + b"\n"
+        found = next(self.manager.store.all(api.Cluster), None) if self.manager is not None else None
+        trusted = trusted_roots(self._root_pem, found.root_ca if found is not None else api.RootCA())
         if self._context is None or self._context[:2] != (trusted, self._credentials):
             self._context = (trusted, self._credentials, server_context(self._credentials, trusted))
         return self._context[2]

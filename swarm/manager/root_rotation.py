@@ -55,6 +55,12 @@ def issuer_of(root_ca: api.RootCA) -> Issuer:
     return RootCA(wanted, None).issuer
 
 
+def trusted_roots(known_pem: bytes, root_ca: api.RootCA) -> bytes:
+    """Every root that a peer's certificate may lead to now: the one that this node knows, the cluster's, the next."""
+    roots = (known_pem, root_ca.ca_cert, root_ca.root_rotation.ca_cert)
+    return b"\n".join(dict.fromkeys(pem.strip() for pem in roots if pem)) + b"\n"
+
+
 def issued_by(node: api.Node, issuer: Issuer) -> bool:
     """Whether a node says that ``issuer`` signed its certificate."""
     info = node.description.tls_info

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 from datetime import timedelta
@@ -118,6 +119,30 @@ def test_a_server_asks_for_client_certificates_without_requiring_them(authority:
     context = server_context(authority.issue(), authority.pem)
     assert context.verify_mode == ssl.CERT_OPTIONAL
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+    """A handshake in memory, and a first byte by which a client learns what the server thinks of it."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = server.wrap_bio(to_server, to_client, server_side=True)
+    theirs = client.wrap_bio(to_client, to_server, server_hostname="swarm-manager")
+    for _ in range(4):
+        for side in (theirs, ours):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    assert ours.version() is not None
+
+
+def test_a_server_with_both_roots_takes_peers_that_a_stock_leader_certified_in_a_rotation(
+    authority: Authority, other_authority: Authority
+) -> None:
+    # OpenSSL takes the cross-signed root of stock peers for self-signed, so the old root alone does not do
+    renewed = other_authority.issue(intermediates=authority.cross_sign(other_authority))
+    for credentials in (authority.issue(), renewed):
+        both = server_context(authority.issue(), authority.pem + other_authority.pem)
+        shake_hands(both, client_context(authority.client(credentials)))
+    with pytest.raises(ssl.SSLError, match=r"self.signed"):
+        shake_hands(server_context(authority.issue(), authority.pem), client_context(authority.client(renewed)))
 
 
 def test_secrets_do_not_show(authority: Authority) -> None:

@@ -16,7 +16,7 @@ from certs.root import RootCA
 from certs.tokens import parse_join_token
 from swarm import api, defaults
 from swarm.errors import InvalidArgument
-from swarm.manager.root_rotation import issued_by, issuer_of, update_root_ca
+from swarm.manager.root_rotation import issued_by, issuer_of, trusted_roots, update_root_ca
 from swarm.store.store import copy_of
 from swarm.store.tx import Tx
 from tests.swarm.manager.trust.conftest import CLUSTER, CSR, MANAGER, NOW, ROOT, Lab, peer_of
@@ -101,6 +101,17 @@ def test_new_certificates_lead_to_the_old_and_to_the_new_root(rotating: Lab) -> 
     new = RootCA(rotating.cluster.root_ca.root_rotation.ca_cert, None)
     assert ROOT.verify(chain, NOW) == new.verify(chain, NOW) == new.issuer
     assert issued_by(rotating.node(node_id), issuer_of(rotating.cluster.root_ca))
+
+
+def test_until_a_node_follows_both_roots_of_a_rotation_are_trusted(rotating: Lab) -> None:
+    during = copy_of(rotating.cluster.root_ca)
+    assert len(keys.load_certificates(trusted_roots(ROOT.bundle_pem, during))) == 2
+    for node_id in node_ids(rotating):
+        renew(rotating, node_id)
+        rotating.run_pass()
+    after = rotating.cluster.root_ca
+    assert len(keys.load_certificates(trusted_roots(ROOT.bundle_pem, after))) == 2
+    assert keys.load_certificates(trusted_roots(after.ca_cert, after)) == keys.load_certificates(after.ca_cert)
 
 
 def test_when_all_nodes_have_converged_the_new_root_takes_over(rotating: Lab) -> None:
