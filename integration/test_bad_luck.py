@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from integration import calls
+from integration.crowd import NOWHERE, Crowd, Writer
 from integration.lab import Host, Lab
 from integration.waiting import until
-from integration.writers import NOWHERE, Crowd, Writer
 
 IDLE = ("busybox:latest", "sh", "-c", "trap exit TERM; while sleep 0.2; do :; done")
 ALREADY = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
