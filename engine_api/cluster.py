@@ -227,6 +227,7 @@ class Cluster:
             if request.force_new_cluster:
                 raise BadParameter("--force-new-cluster comes with several managers, which this version does not have")
             endpoints = await self._resolve_init(request)
+            await self._require_engine()
             state = NodeState(
                 node_id=new_id(self._rng),
                 cluster_id=new_id(self._rng),
@@ -275,6 +276,16 @@ class Cluster:
         """What the client asks for, unless it is only the CLI's default and this daemon has another."""
         return (self._config.default_listen_addr or asked) if asked in ("0.0.0.0:2377", "[::]:2377") else asked
 
+    async def _require_engine(self) -> None:
+        """A node that cannot describe itself never gets ready: say so at once. Raises ServiceUnavailable."""
+        try:
+            async with asyncio.timeout(defaults.ENGINE_PING_TIMEOUT_S):
+                await self._engine.ping()
+        except (EngineUnavailable, EngineError) as error:
+            raise ServiceUnavailable(str(error)) from error
+        except TimeoutError:
+            raise ServiceUnavailable(f"the Docker Engine at {self._engine.host} does not answer") from None
+
     async def _engine_subnets(self) -> list[str]:
         """Subnets of the engine's own networks: addresses in them are not this host's."""
         try:
@@ -306,6 +317,7 @@ class Cluster:
                 self._listen_addr(request.listen_addr), request.advertise_addr, request.data_path_addr, interfaces()
             )
             remotes = address.check_remote_addrs(request.remote_addrs)
+            await self._require_engine()
             availability = _availability(request.availability)
             state = NodeState(
                 node_id="",
