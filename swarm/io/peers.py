@@ -1,7 +1,8 @@
 """Connections to the other members of the Raft group: messages of the log, forwarded calls, health checks.
 
 Messages may be lost, so each member has a short queue and the newest wins; what cannot be delivered is reported to the
-core as Unreachable. A snapshot goes out in pieces.
+core as Unreachable. A snapshot goes out in pieces. A member whose log lags behind may have to answer a leader that the
+log has not told of yet; the address of such a stranger is asked of the managers that are known.
 
 (swarmkit: manager/state/raft/transport)
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Container, Coroutine
+from collections.abc import AsyncIterator, Callable, Container, Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -167,12 +168,18 @@ async def _pieces(message: raftpb.Message) -> AsyncIterator[Message]:
 class Peers:
     """All other members of the group."""
 
-    def __init__(self, tls: Callable[[], ClientTls], report: Report, reads: Container[str]) -> None:
+    def __init__(
+        self, tls: Callable[[], ClientTls], report: Report, reads: Container[str], managers: Sequence[str] = ()
+    ) -> None:
         """report: hears of what was not delivered, and Removed when another member says that we are none any more.
 
-        reads: names of the calls that change nothing, so that another leader may be asked again.
+        reads: names of the calls that change nothing, so that another leader may be asked again. managers: addresses
+        of managers that this node has heard of, whatever the log knows.
         """
         self._tls = tls
+        self._managers = managers
+        self._strangers: dict[int, api.RaftMember] = {}
+        self._searches: dict[int, asyncio.Task[None]] = {}
         self._report = report
         self._reads = reads
         self._leaderless: asyncio.TimerHandle | None = None
@@ -182,12 +189,40 @@ class Peers:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def send(self, message: raftpb.Message, members: dict[int, api.RaftMember]) -> None:
-        """Send a message to ``message.to``; a member nobody knows is not reached."""
-        member = members.get(message.to)
+        """Send a message to ``message.to``; while nobody knows where that is, it is lost."""
+        member = members.get(message.to) or self._strangers.get(message.to)
         if member is None:
             self._report(words.Unreachable(message.to))
+            self._search(message.to, [member.addr for member in members.values()])
             return
         self._link(member).send(message)
+
+    def _search(self, raft_id: int, addresses: Sequence[str]) -> None:
+        """Ask for the address of a member that the log has not told of, at most once at a time."""
+        if raft_id not in self._searches:
+            task = asyncio.create_task(self._resolve(raft_id, dict.fromkeys([*addresses, *self._managers])))
+            self._searches[raft_id] = task
+            task.add_done_callback(lambda _: self._searches.pop(raft_id, None))
+
+    async def _resolve(self, raft_id: int, addresses: dict[str, None]) -> None:
+        request = api.ResolveAddressRequest(raft_id=raft_id)
+        for addr in addresses:
+            try:
+                connection = await rpc_client.connect(addr, self._tls(), defaults.RAFT_DIAL_TIMEOUT_S)
+                try:
+                    timeout_s = defaults.RAFT_SEND_TIMEOUT_S
+                    answer = await connection.unary("Raft/ResolveAddress", request, timeout_s=timeout_s)
+                finally:
+                    connection.close()
+            except (SwarmError, CertsError, OSError, TimeoutError) as error:
+                log.debug("raft.not_resolved", peer=f"{raft_id:x}", addr=addr, error=str(error))
+                continue
+            assert isinstance(answer, api.ResolveAddressResponse)
+            if answer.addr:
+                log.info("raft.peer_resolved", peer=f"{raft_id:x}", addr=answer.addr)
+                self._strangers[raft_id] = api.RaftMember(raft_id=raft_id, addr=answer.addr)
+                return
+        await asyncio.sleep(defaults.PEER_CHECK_SOON_S)
 
     def _link(self, member: api.RaftMember) -> PeerLink:
         link = self._links.get(member.raft_id)
@@ -199,7 +234,8 @@ class Peers:
         return link
 
     def keep_only(self, members: dict[int, api.RaftMember]) -> None:
-        """Forget the connections to members that are gone."""
+        """Forget the connections to members that are gone, and what was asked about those that are known now."""
+        self._strangers = {key: found for key, found in self._strangers.items() if key not in members}
         for raft_id in [raft_id for raft_id in self._links if raft_id not in members]:
             self._spawn(self._links.pop(raft_id).close())
 
@@ -214,9 +250,10 @@ class Peers:
             timer.cancel()
         for link in list(self._links.values()):
             await link.close()
-        for task in list(self._tasks):
+        tasks = [*self._tasks, *self._searches.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -1,0 +1,93 @@
+"""Messages to members of the group, against servers that keep what they get."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import pytest_asyncio
+
+from certs.tls import server_context
+from swarm import api
+from swarm.api import raftpb
+from swarm.errors import NotFound
+from swarm.io.authorize import ClusterAuthorizer
+from swarm.io.peers import Peers
+from swarm.raft import words
+from swarm.rpc import Call, Reply, StreamEnd
+from tests.swarm.io.conftest import MakeServed, Served
+
+if TYPE_CHECKING:
+    from tests.conftest import Authority
+
+LEADER, OTHER, STRANGER = 1, 2, 99
+
+
+class Members:
+    """Two managers' ports 2377, the first of which knows where the others are."""
+
+    def __init__(self, authority: Authority, first: Served, second: Served) -> None:
+        self.first, self.second = first, second
+        self.reports: list[object] = []
+        self.addresses = {STRANGER: second.address}
+        self.messages: asyncio.Queue[raftpb.Message] = asyncio.Queue()
+        credentials = authority.issue("manager2")
+        self.peers = Peers(lambda: authority.client(credentials), self.reports.append, (), [first.address])
+        for served in (first, second):
+            served.call = lambda call, served=served: self.answer(served, call)  # type: ignore[method-assign,misc]
+
+    def answer(self, served: Served, call: Call) -> None:
+        match call.request:
+            case api.ResolveAddressRequest(raft_id=raft_id) if raft_id in self.addresses:
+                answer = api.ResolveAddressResponse(addr=self.addresses[raft_id])
+                served.server.send(Reply(call.stream, answer))
+            case api.ResolveAddressRequest():
+                served.server.send(StreamEnd(call.stream, NotFound("member not found")))
+            case api.ProcessRaftMessageRequest(message=message):
+                self.messages.put_nowait(message)
+                served.server.send(Reply(call.stream, api.ProcessRaftMessageResponse()))
+
+
+@pytest_asyncio.fixture
+async def members(authority: Authority, make_served: MakeServed) -> AsyncIterator[Members]:
+    context = server_context(authority.issue("manager1"), authority.pem)
+    made = [await make_served(lambda: context, ClusterAuthorizer("cluster1", lambda _: False)) for _ in range(2)]
+    members = Members(authority, *made)
+    yield members
+    await members.peers.close()
+
+
+def message(to: int) -> raftpb.Message:
+    return raftpb.Message(type=raftpb.MsgAppResp, to=to, term=1)
+
+
+async def test_a_leader_that_the_log_has_not_told_of_is_asked_for_and_answered(members: Members) -> None:
+    members.peers.send(message(STRANGER), {})
+    assert members.reports == [words.Unreachable(STRANGER)]
+    await members.first.until(lambda: bool(members.first.ends or members.first.calls))
+    while members.messages.empty():
+        members.peers.send(message(STRANGER), {})
+        await asyncio.sleep(0)
+    assert (await members.messages.get()).to == STRANGER
+    assert [call.method for call in members.first.calls] == ["Raft/ResolveAddress"]
+
+
+async def test_what_the_log_tells_counts_more_than_what_was_asked(members: Members) -> None:
+    members.addresses[STRANGER] = "127.0.0.1:1"
+    members.peers.send(message(STRANGER), {})
+    await members.first.until(lambda: bool(members.first.calls))
+    known = {STRANGER: api.RaftMember(raft_id=STRANGER, addr=members.second.address)}
+    members.peers.keep_only(known)
+    members.peers.send(message(STRANGER), known)
+    assert (await members.messages.get()).to == STRANGER
+
+
+async def test_a_member_that_nobody_knows_is_not_asked_for_again_and_again(members: Members) -> None:
+    members.addresses.clear()
+    for _ in range(100):
+        members.peers.send(message(STRANGER), {})
+    await members.first.until(lambda: bool(members.first.calls))
+    members.peers.send(message(STRANGER), {})
+    assert len(members.first.calls) == 1
+    assert len(members.reports) == 101
