@@ -6,6 +6,7 @@ exec, BuildKit's upgrades, early answers and pipelining are the engine's own. Pe
     IDLE --head--> BUSY --response and request complete--> IDLE
       │              └--101, or a response without length--> TUNNEL (bytes both ways, half-closes passed on)
       └--refused, or answered before the request was complete--> LINGER (what still comes is dropped) --> closed
+                                                       TUNNEL --the engine closes--> LINGER
 
 A client's half-close is passed on to the engine, which decides what it means, as it does without us.
 
