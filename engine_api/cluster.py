@@ -10,11 +10,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import shutil
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from random import SystemRandom
 
 import structlog
@@ -26,14 +24,24 @@ from engine_api.config import Config
 from engine_api.convert import address
 from engine_api.engine.client import EngineClient
 from engine_api.engine.errors import EngineError, EngineUnavailable
-from engine_api.errors import ApiError, BadParameter, Conflict, ServiceUnavailable
+from engine_api.errors import ApiError, Conflict, ServiceUnavailable
 from engine_api.executor.executor import Executor
-from overlay.io import netlink
+from engine_api.places import (
+    EXPECTED,
+    address_towards,
+    availability_of,
+    interfaces,
+    join_error,
+    port_of,
+    start_error,
+    with_self,
+)
 from swarm import api, defaults
 from swarm.errors import Code, DeadlineExceeded, NoLeader, SwarmError, Unavailable
 from swarm.ids import new_id
 from swarm.io.agent_process import AgentProcess, LogSink
-from swarm.io.node_process import NodeHooks, NodeProcess, Runner
+from swarm.io.node_hooks import NodeHooks, Runner
+from swarm.io.node_process import NodeProcess
 from swarm.io.process import Clock
 from swarm.manager import cluster
 from swarm.node.state import NodeState
@@ -61,15 +69,6 @@ LAST_MANAGER = (
     "erases all current state of the swarm. Use `--force` to ignore this message. "
 )
 SUPPRESS = "Use `--force` to suppress this message."
-LISTEN_FAILED = "failed to listen on remote API address: listen tcp"
-_BIND_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
-AVAILABILITY = {
-    "": api.NodeSpec.ACTIVE,
-    "active": api.NodeSpec.ACTIVE,
-    "pause": api.NodeSpec.PAUSE,
-    "drain": api.NodeSpec.DRAIN,
-}
-_EXPECTED = (SwarmError, CertsError, OSError, TimeoutError)
 
 
 class Cluster:
@@ -108,8 +107,8 @@ class Cluster:
             self._node = node
             await node.resume(state)
         except Exception as error:
-            self._error = _start_error(error, state)
-            log.error("swarm.not_started", error=self._error, exc_info=not isinstance(error, _EXPECTED))
+            self._error = start_error(error, state)
+            log.error("swarm.not_started", error=self._error, exc_info=not isinstance(error, EXPECTED))
             if self._node is not None:
                 await self._node.close()
 
@@ -177,7 +176,7 @@ class Cluster:
         if node is None:
             return LocalNode()
         managers = node.known_managers() or ((("", self._remote),) if self._remote else ())
-        error = ""
+        error = node.trouble
         if node.manager is not None and not node.manager.has_leader:
             error = NoLeader().rpc_text
         return LocalNode(
@@ -221,28 +220,28 @@ class Cluster:
 
     async def init(self, request: InitRequest) -> str:
         """See Backend.init."""
+        if request.force_new_cluster and (self._node is not None or self._error):
+            return await self._force_new_cluster(request)
         self._refuse_if_in_swarm()
         async with self._changing:
             self._refuse_if_in_swarm()
-            if request.force_new_cluster:
-                raise BadParameter("--force-new-cluster comes with several managers, which this version does not have")
             endpoints = await self._resolve_init(request)
             await self._require_engine()
             state = NodeState(
                 node_id=new_id(self._rng),
                 cluster_id=new_id(self._rng),
                 listen_host=endpoints.listen_host,
-                listen_port=_port(endpoints.listen_port),
+                listen_port=port_of(endpoints.listen_port),
                 advertise_host=endpoints.advertise_host,
-                advertise_port=_port(endpoints.advertise_port),
+                advertise_port=port_of(endpoints.advertise_port),
                 local_addr=endpoints.local_addr,
                 data_path_addr=endpoints.data_path_addr,
                 data_path_port=request.data_path_port or defaults.VXLAN_PORT,
                 managers=(),
             )
-            state = _with_self(state)
+            state = with_self(state)
             details = cluster.NewCluster(
-                availability=_availability(request.availability),
+                availability=availability_of(request.availability),
                 address=endpoints.advertise_host,
                 default_address_pool=request.default_addr_pool,
                 subnet_size_bits=request.subnet_size,
@@ -256,9 +255,42 @@ class Cluster:
                     await node.ready.wait()
             except BaseException as error:
                 await self._give_up(node)
-                if isinstance(error, _EXPECTED):
-                    raise ApiError(_start_error(error, state)) from error
+                if isinstance(error, EXPECTED):
+                    raise ApiError(start_error(error, state)) from error
                 raise
+            return state.node_id
+
+    async def _force_new_cluster(self, request: InitRequest) -> str:
+        """Go on as the only manager of the same cluster, after the majority was lost; addresses may be new ones."""
+        async with self._changing:
+            saved = NodeProcess.saved(self._directory)
+            if saved is None or not saved.raft_id:
+                raise ServiceUnavailable(WORKER)
+            endpoints = await self._resolve_init(request)
+            state = replace(
+                saved,
+                listen_host=endpoints.listen_host,
+                listen_port=port_of(endpoints.listen_port),
+                advertise_host=endpoints.advertise_host,
+                advertise_port=port_of(endpoints.advertise_port),
+                local_addr=endpoints.local_addr,
+                data_path_addr=endpoints.data_path_addr,
+            )
+            state = with_self(state)
+            if self._joining is not None:
+                self._joining.cancel()
+            if self._node is not None:
+                await self._node.close()
+            node = self._new_node()
+            self._node, self._local_addr, self._error = node, endpoints.local_addr, ""
+            try:
+                await node.resume(state, force_new_cluster=True)
+                async with asyncio.timeout(defaults.JOIN_WAIT_S):
+                    await node.ready.wait()
+            except (SwarmError, CertsError, OSError, TimeoutError) as error:
+                self._error = start_error(error, state)
+                await node.close()
+                raise ApiError(self._error) from error
             return state.node_id
 
     async def _resolve_init(self, request: InitRequest) -> address.Endpoints:
@@ -318,15 +350,15 @@ class Cluster:
             )
             remotes = address.check_remote_addrs(request.remote_addrs)
             await self._require_engine()
-            availability = _availability(request.availability)
+            availability = availability_of(request.availability)
             state = NodeState(
                 node_id="",
                 cluster_id="",
                 listen_host=endpoints.listen_host,
-                listen_port=_port(endpoints.listen_port),
+                listen_port=port_of(endpoints.listen_port),
                 advertise_host=endpoints.advertise_host,
-                advertise_port=_port(endpoints.advertise_port or endpoints.listen_port),
-                local_addr=endpoints.local_addr or await asyncio.to_thread(_address_towards, remotes[0]),
+                advertise_port=port_of(endpoints.advertise_port or endpoints.listen_port),
+                local_addr=endpoints.local_addr or await asyncio.to_thread(address_towards, remotes[0]),
                 data_path_addr=endpoints.data_path_addr,
                 managers=tuple(("", addr) for addr in remotes[:1]),
             )
@@ -369,9 +401,9 @@ class Cluster:
                 await asyncio.sleep(min(defaults.JOIN_RETRY_BASE_S * 2**failures, defaults.JOIN_RETRY_MAX_S))
         except BaseException as error:
             await self._give_up(node)
-            if isinstance(error, _EXPECTED):
+            if isinstance(error, EXPECTED):
                 log.warning("swarm.not_joined", remote=state.managers[0][1], error=str(error))
-                raise _join_error(error) from error
+                raise join_error(error) from error
             raise
 
     # --- leave -----------------------------------------------------------------------------------------------------
@@ -430,67 +462,3 @@ class Cluster:
 
 async def _no_sink(_: str) -> LogSink:
     raise Unavailable("this node is in no swarm")
-
-
-def interfaces() -> list[address.Interface]:
-    """The interfaces of this network namespace, as the rules of engine_api.convert.address want them."""
-    by_index: dict[int, list[address.Address]] = {}
-    for entry in netlink.addresses():
-        if not entry.ip.is_link_local:
-            by_index.setdefault(entry.index, []).append(entry.ip)
-    return [
-        address.Interface(link.name, tuple(by_index.get(link.index, ())), link.up, link.loopback, not link.kind)
-        for link in netlink.links()
-    ]
-
-
-def _with_self(state: NodeState) -> NodeState:
-    """A first manager knows itself."""
-    host = f"[{state.advertise_host}]" if ":" in state.advertise_host else state.advertise_host
-    own = (state.node_id, f"{host}:{state.advertise_port}")
-    return NodeState(**{**state.__dict__, "managers": (own,)})
-
-
-def _address_towards(remote: str) -> str:
-    """This host's address on the way to ``remote`` ("host:port"), without sending anything; empty: no such way."""
-    host, _, port = remote.rpartition(":")
-    host = host.strip("[]")
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.setblocking(False)
-            probe.connect((host, int(port)))
-            return str(probe.getsockname()[0])
-    except (OSError, ValueError):
-        return ""
-
-
-def _port(text: str) -> int:
-    """A port number; a word is what only binding refuses in stock engines, with this text."""
-    if text.isdigit() and int(text) < 65536:
-        return int(text)
-    raise ApiError(f"manager stopped: {LISTEN_FAILED}: address tcp/{text}: unknown port")
-
-
-def _availability(text: str) -> int:
-    if text not in AVAILABILITY:
-        raise ApiError(f'invalid Availability: "{text}"')
-    return AVAILABILITY[text]
-
-
-def _start_error(error: BaseException, state: NodeState | None) -> str:
-    """Why this node's roles did not start, as users know it. state: names the address that a manager listens at."""
-    if isinstance(error, TimeoutError):
-        return "manager stopped: it did not become the leader of its new cluster in time"
-    text = str(error) if isinstance(error, _EXPECTED) else f"{type(error).__name__}: {error}"
-    if isinstance(error, OSError) and error.errno in _BIND_ERRORS and state is not None:
-        listen = address.join_host_port(state.listen_host, str(state.listen_port))
-        text = f"{LISTEN_FAILED} {listen}: bind: {os.strerror(error.errno).lower()}"
-    return f"manager stopped: {text}" if isinstance(error, OSError) else text
-
-
-def _join_error(error: BaseException) -> ApiError:
-    """Status and text of a failed join (SURFACE: swarm life cycle)."""
-    if isinstance(error, SwarmError):
-        status = {3: 400, 9: 400, 14: 503}.get(int(error.code), 500)
-        return ApiError(error.rpc_text, status)
-    return ApiError(str(error), 500)

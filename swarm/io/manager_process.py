@@ -46,9 +46,9 @@ from swarm.manager.words import (
     PeerChecked,
     PeerKnown,
 )
-from swarm.raft import words
-from swarm.raft.membership import bootstrap_entries
+from swarm.raft import membership, words
 from swarm.raft.raft import Raft
+from swarm.raft.words import LogLost
 from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
 from swarm.store.store import Change, Store
 from swarm.store.tx import Tx
@@ -56,17 +56,25 @@ from swarm.store.tx import Tx
 log = structlog.get_logger()
 
 PEERS_BLOB = "peers"
+LOG_GONE = (
+    "the manager's log is gone from {}: a manager that lost its disk cannot go on as the member it was. Run "
+    "`docker swarm leave --force` here, demote and remove this node on another manager, then join again"
+)
 
 
 @dataclass(frozen=True)
 class ManagerSettings:
-    """Who this manager is. address: "ip:port" that others use; listen: host and port to bind."""
+    """Who this manager is. address: "ip:port" that others use; listen: host and port to bind.
+
+    raft_id: the member whose log must be on disk; 0: none is expected.
+    """
 
     node_id: str
     cluster_id: str
     address: str
     listen_host: str
     listen_port: int
+    raft_id: int = 0
 
 
 class ManagerProcess:
@@ -100,6 +108,7 @@ class ManagerProcess:
         self._disk = RaftDisk(self._file)
         self._server = RpcServer(self._incoming, tls_context, self._authorize, self._streams)
         self._leading = asyncio.Event()
+        self._deposed = asyncio.Event()
         self._members_changed = asyncio.Event()
         self._kinds: dict[int, bool] = {}
         self._task: asyncio.Task[None] | None = None
@@ -109,15 +118,20 @@ class ManagerProcess:
         self._disk_error = ""
         self._retry: asyncio.TimerHandle | None = None
 
-    async def start(self, create: bool, join: Sequence[str] = ()) -> None:
+    async def start(self, create: bool, join: Sequence[str] = (), force_new_cluster: bool = False) -> None:
         """Listen and begin. create: the disk is empty and this is the first manager of a new cluster.
 
         join: addresses of managers of the group to become a member of, when this disk has no membership yet.
+        force_new_cluster: go on with what is on disk as the only member of the group.
         Raises OSError when the address cannot be bound, SwarmError when the disk is not usable or nobody lets us in.
         """
         await self._server.listen(self.settings.listen_host, self.settings.listen_port)
         try:
             loaded = await asyncio.to_thread(self._disk.load)
+            if self.settings.raft_id and loaded.raft_id != self.settings.raft_id:
+                raise LogLost(LOG_GONE.format(self._file))
+            if force_new_cluster:
+                loaded = await asyncio.to_thread(self._force_new_cluster, loaded)
             if create:
                 raft_id, entries = await asyncio.to_thread(self._found)
             elif loaded.raft_id:
@@ -130,7 +144,7 @@ class ManagerProcess:
             await self._server.close(0)
             await asyncio.to_thread(self._disk.close)
             raise
-        self.peers = Peers(self._client_tls, self._report, self._parts.reads)
+        self.peers = Peers(self._client_tls, self._report, self._parts.reads, join)
         self.manager = manager
         self._task = asyncio.create_task(self._run(), name="manager")
         self._watch = asyncio.create_task(self._watch_peers(), name="peers")
@@ -140,7 +154,20 @@ class ManagerProcess:
         raft_id = self._rng.getrandbits(62) + 1
         self._disk.initialize(raft_id, self.settings.node_id, self.settings.cluster_id)
         member = api.RaftMember(raft_id=raft_id, node_id=self.settings.node_id, addr=self.settings.address)
-        return raft_id, bootstrap_entries(raft_id, member.SerializeToString())
+        return raft_id, membership.bootstrap_entries(raft_id, member.SerializeToString())
+
+    def _force_new_cluster(self, loaded: Loaded) -> Loaded:
+        """Make this member the only one, under its present address. Raises SwarmError."""
+        if loaded.hard_state is None:
+            raise LogLost(LOG_GONE.format(self._file))
+        raft_id = loaded.raft_id
+        member = api.RaftMember(raft_id=raft_id, node_id=self.settings.node_id, addr=self.settings.address)
+        hard_state, entries = membership.force_new_cluster(
+            raft_id, member.SerializeToString(), loaded.hard_state, loaded.snapshot, loaded.entries
+        )
+        self._disk.save(words.Persist(0, hard_state, entries))
+        log.warning("raft.new_cluster_forced", entries=len(entries))
+        return self._disk.load()
 
     async def _join(self, managers: Sequence[str]) -> int:
         """RaftMembership/Join through any of the managers. Raises SwarmError with the last one's answer."""
@@ -236,7 +263,12 @@ class ManagerProcess:
                 self.failed.set_exception(error)
 
     async def close(self) -> None:
-        """Stop; open calls fail."""
+        """Stop; open calls fail. A leader hands over first, if there is somebody to hand over to."""
+        if self.leadership.leading and self.manager is not None and len(self.manager.group.members) > 1:
+            self._inbox.put(words.TransferLeadership())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(defaults.HANDOVER_WAIT_S):
+                    await self._deposed.wait()
         self.local.fail_all(Unavailable("the manager is stopping"))
         await self._server.close(1.0)
         if self._retry is not None:
@@ -255,6 +287,12 @@ class ManagerProcess:
             self._file.with_name(self._file.name + suffix).unlink(missing_ok=True)
 
     # --- calls of this process -------------------------------------------------------------------------------------
+
+    @property
+    def raft_id(self) -> int:
+        """This member of the group; after start()."""
+        assert self.manager is not None
+        return self.manager.group.raft_id
 
     @property
     def has_leader(self) -> bool:
@@ -330,8 +368,10 @@ class ManagerProcess:
                 if leading:
                     log.info("manager.leading", term=effect.term)
                     self._leading.set()
+                    self._deposed.clear()
                 else:
                     self._leading.clear()
+                    self._deposed.set()
             case _:
                 log.warning("manager.effect_without_effect", effect=type(effect).__name__)
 

@@ -14,12 +14,11 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from ssl import SSLContext
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -34,62 +33,34 @@ from swarm.agent import words
 from swarm.agent.agent import Agent
 from swarm.errors import SwarmError, Unavailable
 from swarm.io import bootstrap, rpc_client
-from swarm.io.agent_process import AgentHooks, AgentProcess, Link, LocalLink, RemoteLink, TaskEffect
+from swarm.io.agent_process import AgentHooks, AgentProcess, Link, LocalLink, RemoteLink
 from swarm.io.disk import TaskJournal
 from swarm.io.manager_process import ManagerProcess, ManagerSettings
+from swarm.io.node_hooks import NodeHooks, Runner
 from swarm.io.process import Clock, Inbox, drive
 from swarm.manager import cluster
 from swarm.manager.root_rotation import trusted_roots
 from swarm.node.remotes import Remotes
 from swarm.node.state import NodeState
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Peer
-from swarm.store.store import Change
 
 log = structlog.get_logger()
 
 STATE_FILE = "state.json"
 
 
-class Runner(Protocol):
-    """The executor of this node (engine_api.executor.executor)."""
-
-    def perform(self, effect: TaskEffect) -> None:
-        """Begin one effect of the agent."""
-        ...
-
-    async def describe(self) -> api.NodeDescription:
-        """What this node has; raises when the engine does not answer."""
-        ...
-
-    async def close(self) -> None:
-        """End everything that runs for tasks; containers go on."""
-        ...
-
-    async def remove_all(self, node_id: str) -> None:
-        """Delete every container of tasks of this node."""
-        ...
-
-
-@dataclass(frozen=True)
-class NodeHooks:
-    """What a node needs of the daemon around it.
-
-    make_runner: the executor for a node ID, feeding events to the agent. on_changes: committed changes of the
-    store, on managers.
-    """
-
-    make_runner: Callable[[str, AgentProcess], Awaitable[Runner]]
-    on_changes: Callable[[Sequence[Change]], None]
-
-
 class NodeProcess:
-    """See the module. Attributes are read by the daemon: state, role, session_error, manager."""
+    """See the module. Attributes are read by the daemon: state, role, session_error, manager.
+
+    trouble: why the manager of this node does not run although it should; empty otherwise.
+    """
 
     def __init__(self, directory: Path, hooks: NodeHooks, clock: Clock, rng: Random) -> None:
         self.directory = directory
         self.state: NodeState | None = None
         self.role = ""
         self.session_error = ""
+        self.trouble = ""
         self.manager: ManagerProcess | None = None
         self.ready = asyncio.Event()
         self._hooks = hooks
@@ -134,7 +105,7 @@ class NodeProcess:
             lambda tx: cluster.bootstrap(tx, state.cluster_id, state.node_id, spec, root, csr, certificate, details),
             defaults.JOIN_WAIT_S,
         )
-        self._save_state(state)
+        self._save_state(self.state)
         await self._start_agent()
         self._supervise()
 
@@ -170,8 +141,8 @@ class NodeProcess:
             return identity_of((directory / "certificates" / CERTIFICATE_FILE).read_bytes()).node_id
         return ""
 
-    async def resume(self, state: NodeState) -> None:
-        """Go on from the disk. Raises SwarmError, CertsError or OSError."""
+    async def resume(self, state: NodeState, force_new_cluster: bool = False) -> None:
+        """Go on from the disk, as the only manager if that is forced. Raises SwarmError, CertsError, OSError."""
         found = self._keys.load()
         if isinstance(found, Locked):
             raise Unavailable("the node's key is locked")
@@ -179,8 +150,13 @@ class NodeProcess:
             raise SwarmError("the node's key or certificate is missing")
         self._adopt(found.root_pem, found.credentials)
         self.state = state
-        if self.role == MANAGER_ROLE:
-            await self._start_manager(create=False)
+        if self.role == MANAGER_ROLE and state.raft_id:
+            # who has no log yet joins the group when the others can be reached (_keep_roles)
+            await self._start_manager(create=False, force_new_cluster=force_new_cluster)
+        if force_new_cluster:
+            assert self.manager is not None
+            await self.manager.wait_leader(defaults.JOIN_WAIT_S)
+            self._save_state(self.state)
         await self._start_agent()
         self._supervise()
 
@@ -281,7 +257,7 @@ class NodeProcess:
 
     # --- roles -----------------------------------------------------------------------------------------------------
 
-    async def _start_manager(self, create: bool) -> None:
+    async def _start_manager(self, create: bool, force_new_cluster: bool = False) -> None:
         assert self.state is not None
         settings = ManagerSettings(
             node_id=self.state.node_id,
@@ -289,12 +265,17 @@ class NodeProcess:
             address=_host_port(self.state.advertise_host, self.state.advertise_port),
             listen_host=self.state.listen_host,
             listen_port=self.state.listen_port,
+            raft_id=self.state.raft_id,
         )
         manager = ManagerProcess(self.directory, settings, self._tls_context, self._client_tls, self._clock, self._rng)
         manager.watchers.append(self._hooks.on_changes)
         others = [addr for node_id, addr in self.state.managers if node_id != self.state.node_id]
-        await manager.start(create, others)
+        await manager.start(create, others, force_new_cluster)
         self.manager = manager
+        self.trouble = ""
+        self.state = replace(self.state, raft_id=manager.raft_id)
+        if not create:
+            self._save_state(self.state)
         if self._agent is not None:
             self._agent.put(words.LocalManager(running=True))
 
@@ -307,18 +288,20 @@ class NodeProcess:
         while True:
             try:
                 if self.manager is not None:
+                    started_at = self._clock.now()
                     await self._manager_over()
-                    failures = 0
+                    if self._clock.now() - started_at > defaults.ROLE_START_PAUSE_MAX_S:
+                        failures = 0
                 elif self.role == MANAGER_ROLE and not self._expelled:
                     await self._start_manager(create=False)
-                    failures = 0
                 else:
                     self._role_changed.clear()
                     await self._role_changed.wait()
             except (SwarmError, CertsError, OSError, TimeoutError) as error:
-                failures += 1
+                failures = min(failures + 1, 20)
                 pause_s = min(defaults.ROLE_START_PAUSE_MAX_S, defaults.ROLE_START_PAUSE_S * 2**failures)
-                log.error("manager.not_started", error=str(error), retry_s=pause_s)
+                self.trouble = f"manager stopped: {error}"
+                log.error("manager.stopped", error=str(error), retry_s=pause_s)
                 await asyncio.sleep(pause_s)
 
     async def _manager_over(self) -> None:
@@ -337,7 +320,7 @@ class NodeProcess:
         finally:
             changed.cancel()
             removed.cancel()
-        failed = manager.failed.done() and manager.failed.exception() is not None
+        failure = manager.failed.exception() if manager.failed.done() else None
         self.manager = None
         if self._agent is not None:
             self._agent.put(words.LocalManager(running=False))
@@ -345,12 +328,14 @@ class NodeProcess:
         if self.role != MANAGER_ROLE or manager.removed.is_set():
             log.info("manager.stopped", role=self.role, removed=manager.removed.is_set())
             await asyncio.to_thread(manager.erase)
+            assert self.state is not None
+            self._save_state(replace(self.state, raft_id=0))
             if self.role == MANAGER_ROLE:
                 # thrown out of the group: no manager again before a new certificate says so
                 self._expelled = True
                 self._renewals.put(RenewNow())
-        elif failed:
-            await asyncio.sleep(defaults.ROLE_START_PAUSE_S)
+        elif failure is not None:
+            raise failure if isinstance(failure, SwarmError) else SwarmError(str(failure))
 
     async def _start_agent(self) -> None:
         assert self.state is not None

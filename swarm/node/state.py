@@ -22,7 +22,8 @@ class StateDamaged(SwarmError):
 class NodeState:
     """One node. advertise_host and local_addr may be empty: then the address that managers see counts.
 
-    managers: (node ID, "ip:port"). data_path_port: UDP port of VXLAN.
+    managers: (node ID, "ip:port"). data_path_port: UDP port of VXLAN. raft_id: as which member of the group this node's
+    manager keeps a log, 0: none; so that a log that is gone is noticed.
     """
 
     node_id: str
@@ -35,6 +36,7 @@ class NodeState:
     data_path_addr: str = ""
     data_path_port: int = 0
     managers: tuple[tuple[str, str], ...] = ()
+    raft_id: int = 0
 
     def to_json(self) -> str:
         """The file's text."""

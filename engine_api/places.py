@@ -1,0 +1,94 @@
+"""This host's place in a swarm: its addresses, and what is said when it cannot take it.
+
+(moby: daemon/cluster/listen_addr.go, listen_addr_linux.go, noderunner.go)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from dataclasses import replace
+
+from certs.errors import CertsError
+from engine_api.convert import address
+from engine_api.errors import ApiError
+from overlay.io import netlink
+from swarm import api
+from swarm.errors import SwarmError
+from swarm.node.state import NodeState
+
+LISTEN_FAILED = "failed to listen on remote API address: listen tcp"
+EXPECTED = (SwarmError, CertsError, OSError, TimeoutError)
+"""What may go wrong in the world; anything else is a mistake of ours."""
+_BIND_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
+AVAILABILITY = {
+    "": api.NodeSpec.ACTIVE,
+    "active": api.NodeSpec.ACTIVE,
+    "pause": api.NodeSpec.PAUSE,
+    "drain": api.NodeSpec.DRAIN,
+}
+
+
+def interfaces() -> list[address.Interface]:
+    """The interfaces of this network namespace, as the rules of engine_api.convert.address want them."""
+    by_index: dict[int, list[address.Address]] = {}
+    for entry in netlink.addresses():
+        if not entry.ip.is_link_local:
+            by_index.setdefault(entry.index, []).append(entry.ip)
+    return [
+        address.Interface(link.name, tuple(by_index.get(link.index, ())), link.up, link.loopback, not link.kind)
+        for link in netlink.links()
+    ]
+
+
+def with_self(state: NodeState) -> NodeState:
+    """A first manager knows itself."""
+    host = f"[{state.advertise_host}]" if ":" in state.advertise_host else state.advertise_host
+    own = (state.node_id, f"{host}:{state.advertise_port}")
+    return replace(state, managers=(own,))
+
+
+def address_towards(remote: str) -> str:
+    """This host's address on the way to ``remote`` ("host:port"), without sending anything; empty: no such way."""
+    host, _, port = remote.rpartition(":")
+    host = host.strip("[]")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.setblocking(False)
+            probe.connect((host, int(port)))
+            return str(probe.getsockname()[0])
+    except (OSError, ValueError):
+        return ""
+
+
+def port_of(text: str) -> int:
+    """A port number; a word is what only binding refuses in stock engines, with this text."""
+    if text.isdigit() and int(text) < 65536:
+        return int(text)
+    raise ApiError(f"manager stopped: {LISTEN_FAILED}: address tcp/{text}: unknown port")
+
+
+def availability_of(text: str) -> int:
+    if text not in AVAILABILITY:
+        raise ApiError(f'invalid Availability: "{text}"')
+    return AVAILABILITY[text]
+
+
+def start_error(error: BaseException, state: NodeState | None) -> str:
+    """Why this node's roles did not start, as users know it. state: names the address that a manager listens at."""
+    if isinstance(error, TimeoutError):
+        return "manager stopped: it did not become the leader of its new cluster in time"
+    text = str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno in _BIND_ERRORS and state is not None:
+        listen = address.join_host_port(state.listen_host, str(state.listen_port))
+        text = f"{LISTEN_FAILED} {listen}: bind: {os.strerror(error.errno).lower()}"
+    return f"manager stopped: {text}" if isinstance(error, OSError) else text
+
+
+def join_error(error: BaseException) -> ApiError:
+    """Status and text of a failed join (SURFACE: swarm life cycle)."""
+    if isinstance(error, SwarmError):
+        status = {3: 400, 9: 400, 14: 503}.get(int(error.code), 500)
+        return ApiError(error.rpc_text, status)
+    return ApiError(str(error), 500)

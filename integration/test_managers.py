@@ -1,0 +1,410 @@
+"""Several managers on real engines: any of them answers, roles change, faults of every kind lose nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+
+from integration import calls
+from integration.lab import Host, Lab
+from integration.waiting import until
+from integration.writers import Load, Record, missing
+
+TALK = ("sh", "-c", "trap exit TERM; n=0; while sleep 0.2; do n=$((n+1)); echo line $n; done")
+LEAVING = "You are attempting to leave the swarm on a node that is participating as a manager. "
+NO_LEADER = (
+    "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few managers are "
+    "online. Make sure more than half of the managers are online."
+)
+
+
+class Group:
+    """node1 to node3 are managers, node4 is a worker."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.managers = lab.hosts[:3]
+        self.worker = lab.hosts[3]
+
+    def gather(self) -> None:
+        """Three reachable managers and a worker, nothing running; made anew unless it is so already."""
+        self.lab.heal()
+        for host in self.lab.hosts:
+            for part in ("engine", "daemon"):
+                self.lab.ensure(host, part)
+        if not self._is_whole():
+            for host in self.lab.hosts:
+                host.docker_run("swarm", "leave", "--force")
+            self._make()
+        first = self.managers[0]
+        self.whole(first)
+        until(lambda: set(calls.node_states(first).values()), lambda states: states == {"ready"})
+        for kind in ("service", "config"):
+            names = first.docker(kind, "ls", "-q").split()
+            if names:
+                first.docker(kind, "rm", *names)
+        for host in self.lab.hosts:
+            until(partial(calls.containers, host, everything=True), lambda found: not found, what="no containers")
+
+    def whole(self, host: Host, managers: int = 3) -> None:
+        """Wait until this manager shows so many managers, all reachable."""
+        wanted = ["Leader"] + ["Reachable"] * (managers - 1)
+        until(lambda: sorted(statuses(host).values()), lambda found: found == wanted, what=f"{managers} managers")
+
+    def _is_whole(self) -> bool:
+        try:
+            found = [calls.swarm_info(host) for host in self.lab.hosts]
+            clusters = {info["Cluster"]["ID"] for info in found[:3] if info["ControlAvailable"]}
+            roles = [info["ControlAvailable"] for info in found]
+            if roles != [True, True, True, False] or len(clusters) != 1 or found[3]["LocalNodeState"] != "active":
+                return False
+            known = {node["ID"] for node in calls.get(self.managers[0], "/nodes")}
+            return known == {info["NodeID"] for info in found} and len(statuses(self.managers[0])) == 3
+        except (KeyError, TypeError, AssertionError):
+            return False
+
+    def _make(self) -> None:
+        first, second, third = self.managers
+        first.docker("swarm", "init", "--advertise-addr", first.ip)
+        for host, role, through in (
+            (second, "manager", first),
+            (third, "manager", second),
+            (self.worker, "worker", third),
+        ):
+            token = through.docker("swarm", "join-token", "-q", role).strip()
+            answer = host.docker("swarm", "join", "--token", token, "--advertise-addr", host.ip, f"{through.ip}:2377")
+            assert answer == f"This node joined a swarm as a {role}.\n"
+
+    def leader(self, among: Sequence[Host] = ()) -> Host:
+        """Who leads, as the given managers say."""
+
+        def look() -> Host | None:
+            for host in among or self.managers:
+                status, nodes = calls.call(host, "GET", "/nodes")
+                for node in nodes if status == 200 else ():
+                    if node.get("ManagerStatus", {}).get("Leader"):
+                        return self.lab.host(node["Description"]["Hostname"])
+            return None
+
+        found = until(look, what="a leader")
+        assert found is not None
+        return found
+
+    def others(self, host: Host) -> list[Host]:
+        """The managers but one."""
+        return [other for other in self.managers if other.name != host.name]
+
+    def create(self, name: str, *flags: str, through: Host | None = None, command: Sequence[str] = TALK) -> None:
+        host = through or self.managers[0]
+        host.docker("service", "create", "-q", "--detach", "--name", name, *flags, "busybox:latest", *command)
+
+    def running(self, name: str, count: int, through: Host | None = None) -> list[dict[str, Any]]:
+        host = through or self.managers[0]
+        found = until(partial(calls.running, host, name), lambda tasks: len(tasks) == count, what=f"{count} of {name}")
+        return found
+
+
+def statuses(host: Host) -> dict[str, str]:
+    """Host name -> MANAGER STATUS, as `docker node ls` prints it; without workers. Empty when nobody leads."""
+    done = host.docker_run("node", "ls", "--format", "{{.Hostname}}\t{{.ManagerStatus}}")
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    return {name: status for name, status in rows if status}
+
+
+def refusal(host: Host, *command: str) -> str:
+    """What a command that must fail says."""
+    done = host.docker_run(*command)
+    assert done.returncode, f"{' '.join(command)} did not fail: {done.stdout}"
+    return done.stderr.removeprefix("Error response from daemon: ").rstrip("\n")
+
+
+@pytest.fixture(scope="module")
+def lab_of_four() -> Iterator[Lab]:
+    lab = Lab(f"mg{os.getpid()}")
+    lab.up(4)
+    yield lab
+    lab.down()
+
+
+@pytest.fixture
+def group(lab_of_four: Lab) -> Group:
+    found = Group(lab_of_four)
+    found.gather()
+    return found
+
+
+# --- any manager ---------------------------------------------------------------------------------------------------
+
+
+def test_every_manager_shows_the_same_swarm(group: Group) -> None:
+    seen = [statuses(host) for host in group.managers]
+    assert seen[0] == seen[1] == seen[2]
+    for host in group.managers:
+        info = calls.swarm_info(host)
+        assert (info["Managers"], info["Nodes"]) == (3, 4)
+        assert sorted(remote["Addr"] for remote in info["RemoteManagers"]) == [f"{m.ip}:2377" for m in group.managers]
+        assert "Warnings" not in info or not info["Warnings"]
+    assert len({calls.swarm_info(host)["Cluster"]["ID"] for host in group.managers}) == 1
+
+
+def test_followers_take_writes_and_tell_events_and_logs_of_everywhere(group: Group) -> None:
+    leader = group.leader()
+    followers = group.others(leader)
+    listeners = [
+        subprocess.Popen(
+            [
+                "docker",
+                "-H",
+                host.api,
+                "events",
+                "--filter",
+                "type=service",
+                "--format",
+                "{{.Action}} {{.Actor.Attributes.name}}",
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for host in group.managers
+    ]
+    try:
+        for host in group.managers:  # the streams are open when something else of each daemon is answered
+            calls.get(host, "/info")
+        group.create("talk", "--mode", "global", through=followers[0])
+        group.running("talk", 4, followers[1])
+        for listener in listeners:
+            assert listener.stdout is not None
+            assert listener.stdout.readline() == "create talk\n"
+    finally:
+        for listener in listeners:
+            listener.terminate()
+            listener.communicate()
+    names = {host.name for host in group.lab.hosts}
+
+    def writers(host: Host) -> set[str]:
+        lines = host.docker("service", "logs", "talk").splitlines()
+        return {line.split("|")[0].split("@")[1].strip() for line in lines}
+
+    for host in group.managers:
+        until(partial(writers, host), lambda found: found == names, what=f"logs of all nodes through {host.name}")
+    followers[1].docker("service", "update", "-q", "--detach", "--label-add", "seen=yes", "talk")
+    assert calls.get(leader, "/services/talk")["Spec"]["Labels"] == {"seen": "yes"}
+
+
+# --- roles ---------------------------------------------------------------------------------------------------------
+
+
+def test_managers_step_down_and_up_and_their_tasks_do_not_notice(group: Group) -> None:
+    group.create("talk", "--mode", "global")
+    group.running("talk", 4)
+    before = {host.name: calls.containers(host) for host in group.lab.hosts}
+    leader = group.leader()
+    followers = group.others(leader)
+    followers[0].docker("node", "demote", leader.name)
+    group.whole(followers[0], 2)
+    until(lambda: calls.swarm_info(leader)["ControlAvailable"], lambda available: not available)
+    warnings = calls.get(followers[0], "/info")["Warnings"]
+    assert any("two-manager configuration" in warning for warning in warnings)
+    second = group.leader(followers)
+    last = next(host for host in followers if host.name != second.name)
+    last.docker("node", "demote", second.name)
+    until(lambda: statuses(last), lambda found: found == {last.name: "Leader"})
+    until(lambda: calls.swarm_info(second)["ControlAvailable"], lambda available: not available)
+    wanted = "rpc error: code = FailedPrecondition desc = attempting to demote the last manager of the swarm"
+    assert refusal(last, "node", "demote", last.name) == wanted
+    until(lambda: refusal(leader, "node", "ls"), lambda text: "Worker nodes can't be used to view" in text)
+    until(lambda: set(calls.node_states(last).values()), lambda states: states == {"ready"})
+    last.docker("node", "promote", leader.name, second.name, group.worker.name)
+    group.whole(leader, 4)
+    leader.docker("node", "demote", group.worker.name)
+    until(lambda: len(statuses(leader)), lambda count: count == 3)
+    assert {host.name: calls.containers(host) for host in group.lab.hosts} == before
+
+
+def test_a_manager_is_not_removed_and_does_not_leave_by_mistake(group: Group) -> None:
+    first, second, third = group.managers
+    node_id = calls.swarm_info(third)["NodeID"]
+    wanted = (
+        f"rpc error: code = FailedPrecondition desc = node {node_id} is a cluster manager and is a member of the raft "
+        "cluster. It must be demoted to worker before removal"
+    )
+    for host in (first, second):
+        assert refusal(host, "node", "rm", third.name) == wanted
+        assert refusal(host, "node", "rm", "--force", third.name) == wanted
+    assert refusal(third, "swarm", "leave") == LEAVING + "Use `--force` to suppress this message."
+    group.lab.kill(first)
+    until(lambda: statuses(second).get(first.name), lambda status: status == "Unreachable")
+    lost = (
+        LEAVING
+        + "Removing this node leaves 1 managers out of 3. Without a Raft quorum your swarm will be inaccessible. "
+        "The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. Use "
+        "`--force` to suppress this message."
+    )
+    assert refusal(third, "swarm", "leave") == lost
+    wanted = (
+        "rpc error: code = FailedPrecondition desc = can't remove member from the raft: this would result in a loss of "
+        "quorum"
+    )
+    assert refusal(second, "node", "demote", third.name) == wanted
+
+
+def test_a_manager_that_left_is_demoted_and_removed_by_the_others(group: Group) -> None:
+    leader = group.leader()
+    gone = group.others(leader)[0]
+    assert gone.docker("swarm", "leave", "--force") == "Node left the swarm.\n"
+    assert calls.swarm_info(gone)["LocalNodeState"] == "inactive"
+    until(lambda: statuses(leader).get(gone.name), lambda status: status == "Unreachable")
+    until(lambda: calls.node_states(leader)[gone.name], lambda state: state == "down")
+    leader.docker("node", "demote", gone.name)
+    until(lambda: len(statuses(leader)), lambda count: count == 2)
+    until(lambda: leader.docker_run("node", "rm", gone.name).returncode, lambda code: code == 0)
+    token = leader.docker("swarm", "join-token", "-q", "manager").strip()
+    gone.docker("swarm", "join", "--token", token, "--advertise-addr", gone.ip, f"{leader.ip}:2377")
+    group.whole(gone)
+
+
+# --- faults --------------------------------------------------------------------------------------------------------
+
+
+def _kill(group: Group, victim: Host) -> None:
+    group.lab.kill(victim)
+
+
+def _stop(group: Group, victim: Host) -> None:
+    group.lab.stop(victim)
+
+
+def _cut(group: Group, victim: Host) -> None:
+    group.lab.cut(victim)
+
+
+def _restore(group: Group, victim: Host) -> None:
+    group.lab.heal()
+    group.lab.ensure(victim, "daemon")
+
+
+def _goes_on(record: Record, host: Host) -> None:
+    """A manager takes writes from now on."""
+    before = record.writes_through(host)
+    until(partial(record.writes_through, host), lambda count: count > before + 5, what=f"writes through {host.name}")
+
+
+@pytest.mark.parametrize("fault", [_kill, _stop, _cut])
+def test_faults_under_load_lose_nothing_that_was_acknowledged(
+    group: Group, fault: Callable[[Group, Host], None]
+) -> None:
+    with Load(group.managers) as record:
+        for role in ("leader", "follower"):
+            leader = group.leader()
+            victim = leader if role == "leader" else group.others(leader)[0]
+            rest = group.others(victim)
+            fault(group, victim)
+            for host in rest:
+                _goes_on(record, host)
+            _restore(group, victim)
+            group.whole(rest[0])
+            _goes_on(record, victim)
+    assert not record.late
+    assert not record.stale
+    assert len(record.acknowledged) > 20
+    for host in group.managers:
+        assert missing(host, record) == []
+
+
+def test_the_minority_answers_nothing_old_and_says_what_is_wrong(group: Group) -> None:
+    leader = group.leader()
+    group.create("old", through=leader)
+    rest = group.others(leader)
+    group.lab.cut(leader)
+    group.leader(rest)
+    rest[0].docker("service", "rm", "old")
+    status, answer = calls.call(leader, "GET", "/services")
+    assert (status, answer["message"]) == (500, NO_LEADER)
+    until(lambda: calls.swarm_info(leader)["Error"], lambda error: error == NO_LEADER)
+    group.lab.heal()
+    until(lambda: calls.call(leader, "GET", "/services"), lambda answer: answer == (200, []), what="news after the cut")
+
+
+def test_a_lost_quorum_is_told_and_comes_back(group: Group) -> None:
+    group.create("kept", "--replicas", "4")
+    group.running("kept", 4)
+    before = {host.name: calls.containers(host) for host in group.lab.hosts}
+    first, *rest = group.managers
+    for host in rest:
+        group.lab.kill(host)
+    assert until(lambda: refusal(first, "service", "ls")) == NO_LEADER
+    info = calls.swarm_info(first)
+    assert (info["Error"], info["ControlAvailable"], info["LocalNodeState"]) == (NO_LEADER, True, "active")
+    assert "Managers" not in info
+    done = first.docker_run("swarm", "leave")
+    assert "Doing so may lose the consensus of your cluster. Use `--force`" in done.stderr
+    assert {host.name: calls.containers(host) for host in group.lab.hosts} == before
+    group.lab.start(rest[0])
+    group.running("kept", 4, rest[0])
+    first.docker("service", "scale", "--detach", "kept=3")
+    group.running("kept", 3)
+
+
+def test_all_managers_at_once_start_again_where_they_were(group: Group) -> None:
+    group.create("kept", "--replicas", "4")
+    group.running("kept", 4)
+    before = {host.name: calls.containers(host) for host in group.lab.hosts}
+    for host in group.managers:
+        group.lab.kill(host)
+    for host in group.managers:
+        group.lab.start(host)
+    group.leader()
+    group.running("kept", 4, group.managers[2])
+    until(lambda: set(calls.node_states(group.managers[0]).values()), lambda states: states == {"ready"})
+    assert {host.name: calls.containers(host) for host in group.lab.hosts} == before
+
+
+def test_a_manager_without_its_log_does_not_come_back_as_the_member_it_was(group: Group) -> None:
+    leader = group.leader()
+    victim = group.others(leader)[0]
+    group.lab.stop(victim)
+    for file in (victim.directory / "swarm" / "swarm").glob("raft.db*"):
+        file.unlink()
+    group.lab.start(victim)
+    info = calls.swarm_info(victim)
+    assert info["LocalNodeState"] == "error"
+    assert "the manager's log is gone from" in info["Error"]
+    until(lambda: statuses(leader).get(victim.name), lambda status: status == "Unreachable")
+    victim.docker("swarm", "leave", "--force")
+    leader.docker("node", "demote", victim.name)
+    until(lambda: len(statuses(leader)), lambda count: count == 2)
+    token = leader.docker("swarm", "join-token", "-q", "manager").strip()
+    victim.docker("swarm", "join", "--token", token, "--advertise-addr", victim.ip, f"{leader.ip}:2377")
+    group.whole(victim)
+
+
+def test_a_new_cluster_is_forced_under_a_new_address_and_the_others_come_back_as_new_members(group: Group) -> None:
+    group.create("kept", "--mode", "global")
+    group.running("kept", 4)
+    first, second, third = group.managers
+    before = (calls.swarm_info(first)["Cluster"]["ID"], first.docker("swarm", "join-token", "-q", "worker"))
+    containers = calls.containers(first)
+    for host in (second, third):
+        group.lab.kill(host)
+    until(lambda: refusal(first, "node", "ls"), lambda text: text == NO_LEADER)
+    address = "10.99.0.101"
+    assert first.inside("ip", "address", "add", f"{address}/24", "dev", "eth0").returncode == 0
+    assert "is now a manager" in first.docker("swarm", "init", "--force-new-cluster", "--advertise-addr", address)
+    assert statuses(first) == {first.name: "Leader"}
+    info = calls.swarm_info(first)
+    assert (info["NodeAddr"], info["RemoteManagers"][0]["Addr"]) == (address, f"{address}:2377")
+    assert (info["Cluster"]["ID"], first.docker("swarm", "join-token", "-q", "worker")) == before
+    until(lambda: calls.node_states(first)[group.worker.name], lambda state: state == "ready")
+    assert calls.containers(first) == containers
+    for host in (second, third):
+        group.lab.start(host)
+    group.whole(first)
+    group.running("kept", 4, second)
+    for host in group.lab.hosts:
+        host.docker_run("swarm", "leave", "--force")
+    assert first.inside("ip", "address", "del", f"{address}/24", "dev", "eth0").returncode == 0
