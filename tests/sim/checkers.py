@@ -1,0 +1,329 @@
+"""What must hold at every moment, whatever fails: consensus, store, tasks, acknowledged writes.
+
+The log is judged as it is written and applied, by anybody: one leader per term, the same entry under the same index and
+term, one decision per index. Each entry is judged as a change of the cluster when the first member applies it; the
+others must come to the same store. Each stage of a leader is judged by what it does to tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+
+from google.protobuf.message import Message
+
+from swarm import api
+from swarm.agent.dependencies import config_ids, secret_ids
+from swarm.api import raftpb
+from swarm.api.objects import KINDS, slot_key
+from swarm.manager.certificates import CertificateStage
+from swarm.manager.stage import Stage
+from swarm.manager.words import Parts
+from swarm.raft import words
+from swarm.raft.raft import Raft
+from swarm.rpc import Peer
+from swarm.store.store import Action, Change, Store, View
+from swarm.store.tx import Tx
+from tests.sim.kernel import Kernel
+from tests.swarm.manager.lab import ALLOWED, GONE, ON_NODE
+
+OP_LABEL = "op"
+REPORTED = frozenset(
+    (before, after)
+    for before in (*ON_NODE, api.ORPHANED)
+    for after in (*ON_NODE, api.COMPLETE, api.SHUTDOWN, api.FAILED, api.REJECTED, api.ORPHANED)
+    if after > before
+)
+WRITERS = REPORTED | {(state, GONE) for state in api.TaskState.values()}  # agents by the dispatcher, and RemoveTask
+NOTHING: frozenset[tuple[int, int]] = frozenset()
+
+
+class Checkers:
+    """All of them, and what they remember."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.decided: dict[int, tuple[int, bytes]] = {}
+        self.last_decided = 0
+        self.digests: dict[int, int] = {}
+        self.applied_ops: dict[str, int] = {}
+        self.removed_ids: dict[str, int] = {}
+        self.start_first: dict[str, None] = {}
+        self.shrunk: dict[str, None] = {}
+        self.entries_by_kind: dict[str, int] = {}
+        self._leaders: dict[int, str] = {}
+        self._entries: dict[tuple[int, int], tuple[int, bytes]] = {}
+        self._ids: dict[str, str] = {}
+        self._judged = 0
+
+    # --- the log ---------------------------------------------------------------------------------------------------
+
+    def leads(self, raft: Raft, name: str) -> None:
+        """A member is leader of its term."""
+        holder = self._leaders.setdefault(raft.term, name)
+        assert holder == name, f"two leaders in term {raft.term}: {holder} and {name}"
+
+    def written(self, raft: Raft, entries: Sequence[raftpb.Entry]) -> None:
+        """Log matching: one index and term mean one entry after one predecessor."""
+        for entry in entries:
+            previous = raft.log.term_at(entry.Index - 1)
+            if previous is not None and raft.log.term_at(entry.Index) == entry.Term:
+                content = (previous, entry.Data)
+                known = self._entries.setdefault((entry.Index, entry.Term), content)
+                assert known == content, f"logs do not match at {entry.Index}"
+
+    def committed(self, entries: Sequence[raftpb.Entry], name: str) -> None:
+        """A member hands out entries: every index has one decision, for ever."""
+        for entry in entries:
+            content = (entry.Term, entry.Data)
+            known = self.decided.setdefault(entry.Index, content)
+            assert known == content, f"two decisions for index {entry.Index}"
+            if entry.Index > self.last_decided:
+                assert entry.Index == self.last_decided + 1, "an index was left out"
+                self.last_decided = entry.Index
+                self.kernel.say("decided", entry.Index, entry.Term, "by", name)
+
+    # --- the store -------------------------------------------------------------------------------------------------
+
+    def applied(self, store: CheckedStore, changes: Sequence[Change]) -> None:
+        """An entry reached a store; the first time it is judged as well."""
+        known = self.digests.setdefault(store.index, store.digest)
+        assert known == store.digest, f"stores differ at index {store.index} ({store.name})"
+        if store.index > self._judged:
+            self._judged = store.index
+            self._judge(store, changes)
+
+    def restored(self, store: CheckedStore) -> None:
+        """A store comes from a snapshot."""
+        known = self.digests.setdefault(store.index, store.digest)
+        assert known == store.digest, f"a snapshot of {store.index} differs ({store.name})"
+
+    def _judge(self, store: CheckedStore, changes: Sequence[Change]) -> None:
+        slots: dict[str, api.Task] = {}
+        nodes: dict[str, None] = {}
+        for change in changes:
+            self.entries_by_kind[change.kind] = self.entries_by_kind.get(change.kind, 0) + 1
+            self._remember(store.index, change)
+            before, after = change.before, change.after
+            assert before is None or after is None or _version(after) > _version(before), "a version goes back"
+            if isinstance(after, api.Service) and after.spec.update.order == api.UpdateConfig.START_FIRST:
+                self.start_first[after.id] = None
+            if isinstance(after, api.Service) and after.spec.rollback.order == api.UpdateConfig.START_FIRST:
+                self.start_first[after.id] = None
+            if isinstance(before, api.Task | None) and isinstance(after, api.Task):
+                self._judge_task(before, after)
+                slots[after.service_id + f"/{after.slot}/{after.node_id if not after.slot else ''}"] = after
+                if after.node_id:
+                    nodes[after.node_id] = None
+        for task in slots.values():
+            self._judge_slot(store, task)
+        for node_id in nodes:
+            self._judge_node(store, node_id)
+
+    def _remember(self, index: int, change: Change) -> None:
+        if change.before is None:
+            assert self._ids.setdefault(change.object_id, change.kind) == change.kind, "an ID of two kinds"
+        obj = change.after
+        if obj is None:
+            self.removed_ids[change.object_id] = index
+        elif isinstance(obj, api.Service | api.Config | api.Secret | api.Node):
+            op = obj.spec.annotations.labels.get(OP_LABEL)
+            if op:
+                self.applied_ops.setdefault(op, index)
+
+    def _judge_task(self, before: api.Task | None, after: api.Task) -> None:
+        assert after.node_id or after.status.state < api.ASSIGNED or after.status.state > api.RUNNING, "no node"
+        if before is None:
+            return
+        assert after.status.state >= before.status.state, f"task {after.id} goes back to {after.status.state}"
+        assert after.desired_state >= before.desired_state, f"desired state of {after.id} goes back"
+        assert not before.node_id or after.node_id == before.node_id, f"task {after.id} moved"
+        assert after.service_id == before.service_id, "a task changed its service"
+        assert after.slot == before.slot, "a task changed its slot"
+
+    def _judge_slot(self, store: View, task: api.Task) -> None:
+        """One live task, unless an update starts the new one first."""
+        if task.service_id in self.start_first or task.HasField("job_iteration"):
+            return
+        if task.slot:
+            others = list(store.find(api.Task, "slot", slot_key(task.service_id, task.slot)))
+        else:
+            tasks = store.find(api.Task, "service", task.service_id)
+            others = [t for t in tasks if not t.slot and t.node_id == task.node_id]
+        live = [t.id for t in others if t.desired_state <= api.RUNNING]
+        assert len(live) <= 1, f"{len(live)} live tasks in one slot of {task.service_id}: {live}"
+
+    def _judge_node(self, store: View, node_id: str) -> None:
+        node = store.get(api.Node, node_id)
+        if node is None or node_id in self.shrunk:
+            return
+        taken = sum(
+            task.spec.resources.reservations.nano_cpus
+            for task in store.find(api.Task, "node", node_id)
+            if api.ASSIGNED <= task.status.state <= api.RUNNING
+        )
+        have = node.description.resources.nano_cpus
+        assert taken <= have, f"node {node_id}: {taken} of {have} nano CPUs"
+
+    # --- secrets ---------------------------------------------------------------------------------------------------
+
+    def sent(self, store: View, peer: Peer, message: Message) -> None:
+        """A manager sends something down a stream: payloads go only where tasks need them."""
+        if not isinstance(message, api.AssignmentsMessage):
+            return
+        needed: dict[str, None] = {}
+        for task in store.find(api.Task, "node", peer.node_id):
+            needed.update(dict.fromkeys(secret_ids(task)))
+            needed.update(dict.fromkeys(config_ids(task)))
+        for change in message.changes:
+            if change.action != api.AssignmentChange.UPDATE:
+                continue
+            kind = change.assignment.WhichOneof("item")
+            if kind in ("secret", "config"):
+                item = getattr(change.assignment, kind)
+                assert item.id in needed, f"{kind} {item.id} leaks to {peer.node_id}"
+            elif kind == "task":
+                assert change.assignment.task.node_id == peer.node_id, "a task of another node"
+
+
+class CheckedRaft(Raft):
+    """The real core, with somebody looking at what it emits."""
+
+    _checkers: Checkers
+    _name: str
+
+    def watch(self, checkers: Checkers, name: str) -> None:
+        """From now on."""
+        self._checkers, self._name = checkers, name
+
+    def handle(self, event: words.Event | None, now: float) -> list[words.Effect]:
+        """See Raft.handle."""
+        effects = super().handle(event, now)
+        if self.role is words.Role.LEADER:
+            self._checkers.leads(self, self._name)
+        for effect in effects:
+            if isinstance(effect, words.Persist):
+                self._checkers.written(self, effect.entries)
+            elif isinstance(effect, words.Committed):
+                self._checkers.committed(effect.entries, self._name)
+        return effects
+
+
+class CheckedStore(Store):
+    """The real store, whose content has a digest that does not depend on the order of objects."""
+
+    def __init__(self, checkers: Checkers, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.digest = 0
+        self._checkers = checkers
+
+    def apply(self, actions: Sequence[Action], index: int) -> list[Change]:
+        """See Store.apply."""
+        changes = super().apply(actions, index)
+        for change in changes:
+            self.digest ^= _digest(change.before) ^ _digest(change.after)
+        self._checkers.applied(self, changes)
+        return changes
+
+    def restore(self, snapshot: api.StoreSnapshot, index: int) -> None:
+        """See Store.restore."""
+        super().restore(snapshot, index)
+        self.digest = 0
+        for kind in KINDS.values():
+            for obj in self.all(kind.message):
+                self.digest ^= _digest(obj)
+        self._checkers.restored(self)
+
+
+def _digest(obj: Message | None) -> int:
+    if obj is None:
+        return 0
+    data = type(obj).__name__.encode() + obj.SerializeToString(deterministic=True)
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest())
+
+
+def _version(obj: Message) -> int:
+    return int(obj.meta.version.index)  # type: ignore[attr-defined]
+
+
+class CheckedParts:
+    """The real parts, each stage watched, certificates signed without chance."""
+
+    def __init__(self, real: Parts, cluster_id: str, checkers: Checkers) -> None:
+        self._real = real
+        self._cluster_id = cluster_id
+        self._checkers = checkers
+
+    def parts(self) -> Parts:
+        """For a Manager."""
+        return replace(self._real, stages=self._stages)
+
+    def _stages(self, store: Store, rng: Random, now: float) -> Sequence[tuple[str, Stage]]:
+        watch = _Pass(store)
+        out: list[tuple[str, Stage]] = []
+        for name, stage in self._real.stages(store, rng, now):
+            real = CertificateStage(self._cluster_id, deterministic=True) if name == "certificates" else stage
+            out.append((name, _Watched(name, real, watch)))
+        return out
+
+
+class _Pass:
+    """What the tasks of the pass in progress were before the stage that runs now."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._tx: Tx | None = None
+        self._seen = 0
+        self._known: dict[str, tuple[int, int]] = {}
+
+    def judge(self, tx: Tx, allowed: frozenset[tuple[int, int]], who: str) -> None:
+        """Everything that was touched since the last look was touched by ``who``."""
+        if tx is not self._tx:
+            self._tx, self._seen, self._known = tx, 0, {}
+        for kind, task_id in dict.fromkeys(tx.log[self._seen :]):
+            if kind != "task":
+                continue
+            before = self._known.get(task_id) or _states(self._store.get(api.Task, task_id))
+            after = _states(tx.get(api.Task, task_id))
+            self._known[task_id] = after
+            step = (before[0], after[0])
+            assert step[0] == step[1] or step in allowed, f"{who}: {step} of task {task_id}"
+            assert after[0] == GONE or after[1] >= before[1], f"{who}: desired state of {task_id} goes back"
+        self._seen = len(tx.log)
+
+
+def _states(task: api.Task | None) -> tuple[int, int]:
+    return (GONE, 0) if task is None else (int(task.status.state), int(task.desired_state))
+
+
+class _Watched:
+    """One stage, and what it may do to tasks."""
+
+    def __init__(self, name: str, stage: Stage, watch: _Pass) -> None:
+        self._name = name
+        self._stage = stage
+        self._watch = watch
+        self._allowed = ALLOWED.get(name, NOTHING)
+        if name == "reaper":
+            self._allowed |= {(state, GONE) for state in ON_NODE}  # of a removed node: orphaned and gone in one pass
+
+    def rebuild(self, view: View, now: float) -> None:
+        """See Stage."""
+        self._stage.rebuild(view, now)
+
+    def note(self, kind: str, object_id: str) -> None:
+        """See Stage."""
+        self._stage.note(kind, object_id)
+
+    def run(self, tx: Tx) -> None:
+        """See Stage."""
+        self._watch.judge(tx, WRITERS, "writers")
+        self._stage.run(tx)
+        self._watch.judge(tx, self._allowed, self._name)
+
+    def deadline(self) -> float | None:
+        """See Stage."""
+        return self._stage.deadline()

@@ -1,0 +1,107 @@
+"""What clients were told, and whether that can be true: each object as a register with versions.
+
+A write that was acknowledged was applied before; one that was refused for good never is. A version that somebody was
+told never goes back for whoever asks later. No two acknowledged updates start from one version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from swarm.errors import AlreadyExists, Code, InvalidArgument, NotFound, OutOfSequence, SwarmError
+from tests.sim.checkers import Checkers
+
+_TAKEN_OR_NOT = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.UNKNOWN, Code.ABORTED, Code.FAILED_PRECONDITION)
+
+
+@dataclass
+class Known:
+    """One object as clients know it."""
+
+    kind: str
+    object_id: str
+    name: str
+    version: int = 0
+    removal_asked: bool = False
+    removed: bool = False
+    bases: dict[int, str] = field(default_factory=dict)
+
+
+class History:
+    """All calls of all clients."""
+
+    def __init__(self, checkers: Checkers) -> None:
+        self._checkers = checkers
+        self._ops = 0
+        self.objects: dict[str, Known] = {}
+        self.acknowledged = 0
+        self.refused = 0
+        self.unknown = 0
+        self.reads = 0
+        self._never: dict[str, str] = {}
+
+    def new_op(self) -> str:
+        """A label for one write."""
+        self._ops += 1
+        return f"op{self._ops}"
+
+    def of_kind(self, kind: str) -> list[Known]:
+        """Objects that nobody asked to remove."""
+        return [known for known in self.objects.values() if known.kind == kind and not known.removal_asked]
+
+    # --- answers ---------------------------------------------------------------------------------------------------
+
+    def created(self, kind: str, object_id: str, name: str, version: int, op: str) -> Known:
+        """A create was acknowledged."""
+        self._applied(op, object_id)
+        assert object_id not in self.objects, f"{kind} {object_id} was created twice"
+        known = self.objects[object_id] = Known(kind, object_id, name, version)
+        return known
+
+    def updated(self, known: Known, base: int, version: int, op: str) -> None:
+        """An update from version ``base`` was acknowledged."""
+        self._applied(op, known.object_id)
+        assert version > base, f"{known.name} did not move on from version {base}"
+        holder = known.bases.setdefault(base, op)
+        assert holder == op, f"{holder} and {op} both updated {known.name} from version {base}"
+        known.version = max(known.version, version)
+
+    def removed(self, known: Known) -> None:
+        """A removal was acknowledged."""
+        assert known.object_id in self._checkers.removed_ids, f"{known.name}: removal acknowledged, not applied"
+        known.removed = True
+        self.acknowledged += 1
+
+    def read(self, known: Known, version: int, floor: int, was_removed: bool) -> None:
+        """A read that began when ``floor`` was the newest version known to anybody."""
+        assert not was_removed, f"{known.name} was read after its removal"
+        assert version >= floor, f"{known.name}: read version {version} after {floor}"
+        known.version = max(known.version, version)
+        self.reads += 1
+
+    def not_there(self, known: Known) -> None:
+        """A read said that there is no such object."""
+        assert known.removal_asked, f"{known.name} is lost"
+        self.reads += 1
+
+    def failed(self, error: SwarmError, op: str) -> None:
+        """A write was not acknowledged; if the reason is final it must never happen."""
+        if isinstance(error, InvalidArgument | NotFound | AlreadyExists | OutOfSequence):
+            self.refused += 1
+            self._never[op] = str(error)
+        else:
+            assert error.code in _TAKEN_OR_NOT, f"{op}: {error.code} {error}"
+            self.unknown += 1
+
+    def _applied(self, op: str, object_id: str) -> None:
+        """A write and the removal of its object may share an entry; then only the removal is to be seen."""
+        seen = op in self._checkers.applied_ops or object_id in self._checkers.removed_ids
+        assert seen, f"{op} was acknowledged but not applied"
+        self.acknowledged += 1
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """After everything: what was refused for good did not happen."""
+        for op, reason in self._never.items():
+            assert op not in self._checkers.applied_ops, f"{op} was refused ({reason}) and applied"

@@ -1,0 +1,311 @@
+"""The driver of a Manager machine in the simulation: performs what swarm/io/manager_process.py and peers.py do."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import Message
+
+from swarm import api, defaults
+from swarm.api import raftpb
+from swarm.api.methods import METHODS
+from swarm.errors import SwarmError, Unavailable
+from swarm.io.authorize import authorize
+from swarm.io.disk import Loaded
+from swarm.io.local_calls import LocalCalls
+from swarm.manager import assemble, health
+from swarm.manager.assemble import Group
+from swarm.manager.certificates import is_blacklisted
+from swarm.manager.manager import Manager
+from swarm.manager.service import Write
+from swarm.manager.words import (
+    Changed,
+    CheckPeer,
+    Forward,
+    Leadership,
+    ManagerEffect,
+    ManagerEvent,
+    PeerChecked,
+    PeerKnown,
+)
+from swarm.raft import words
+from swarm.raft.membership import bootstrap_entries
+from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
+from swarm.store.tx import Tx
+from tests.sim.checkers import CheckedParts, CheckedRaft, CheckedStore
+from tests.sim.driver import Driver
+from tests.sim.kernel import Future, Script
+from tests.sim.network import Answer, Connection, Listener, settle
+from tests.sim.peers import Peers
+
+if TYPE_CHECKING:
+    from tests.sim.process import Process
+
+
+class ManagerDriver:
+    """See ManagerProcess."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.kernel = process.kernel
+        self.network = process.world.network
+        self.cluster_id = process.identity.org
+        self.addr = process.addr
+        self.checkers = process.world.checkers
+        self.store = CheckedStore(self.checkers, process.name)
+        self.driver: Driver[ManagerEvent, ManagerEffect] | None = None
+        self.manager: Manager | None = None
+        self.removed = Future()
+        self.closed = False
+        self.leadership = Leadership(leading=False, leader=0, term=0)
+        self.streams = itertools.count(1)
+        self.routes: dict[int, tuple[Connection, int, Peer]] = {}
+        self.local = LocalCalls(self.incoming, self.streams)
+        self.writing: words.Persist | None = None
+        self.disk_fails = False
+        self._rng = process.random("manager")
+        self._joined: list[api.RaftMember] = []
+        self.peers: Peers | None = None
+        self._members_changed = Future()
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def start(self, create: bool, join: Sequence[str]) -> Script:
+        """See ManagerProcess.start."""
+        self.network.listeners[self.addr] = self
+        image = self.process.disk.raft
+        entries: tuple[raftpb.Entry, ...] = ()
+        try:
+            loaded = image.load()
+            if create:
+                image.raft_id = self._rng.getrandbits(62) + 1
+                member = api.RaftMember(raft_id=image.raft_id, node_id=self.process.node_id, addr=self.addr)
+                entries = bootstrap_entries(image.raft_id, member.SerializeToString())
+            elif image.raft_id:
+                entries = loaded.entries
+            else:
+                image.raft_id = yield from self._join(join)
+        except SwarmError:
+            self.close()
+            raise
+        self._make(loaded, image.raft_id, entries, join)
+
+    def _join(self, managers: Sequence[str]) -> Script:
+        error: SwarmError = Unavailable("no manager is known to join the group through")
+        for addr in managers:
+            try:
+                connection: Connection = yield self.network.dial(self.process, addr, defaults.RPC_DIAL_TIMEOUT_S)
+                try:
+                    request = api.JoinRequest(addr=self.addr)
+                    limit_s = defaults.RAFT_JOIN_TIMEOUT_S
+                    answer = yield from connection.unary("RaftMembership/Join", request, limit_s)
+                finally:
+                    connection.close()
+            except SwarmError as problem:
+                error = problem
+                continue
+            assert isinstance(answer, api.JoinResponse)
+            self._joined = list(answer.members)
+            return answer.raft_id
+        raise error
+
+    def _make(self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...], managers: Sequence[str]) -> None:
+        process, config = self.process, words.Config(raft_id=raft_id)
+        raft = CheckedRaft(
+            config, self._rng, loaded.hard_state, loaded.snapshot, entries, loaded.applied_index, process.clock()
+        )
+        raft.watch(self.checkers, process.name)
+        real = assemble.parts(process.node_id, self.cluster_id, Group(lambda: self.manager))
+        parts = CheckedParts(real, self.cluster_id, self.checkers)
+        self.manager = Manager(raft, self.store, parts.parts(), self._rng, strict=True)
+        if loaded.snapshot is not None:
+            self.manager.restore(loaded.snapshot)
+        for member in self._joined:
+            self.manager.group.members.setdefault(member.raft_id, member)
+        self.driver = Driver(process, "manager", self.manager, self._perform, raft.check)
+        self.peers = Peers(self, self._report, real.reads, managers)
+        self.driver.start()
+        self.peers.run(self._watch_peers())
+
+    def close(self) -> None:
+        """See ManagerProcess.close; the disk keeps what it has."""
+        if self.closed:
+            return
+        self.closed = True
+        self.local.fail_all(Unavailable("the manager is stopping"))
+        if self.network.listeners.get(self.addr) is self:
+            del self.network.listeners[self.addr]
+        for connection in list(self.process.connections.values()):
+            if connection.server is self:
+                connection.shut()
+        if self.peers is not None:
+            self.peers.close()
+        if self.driver is not None:
+            self.driver.close()
+
+    def die(self, torn: bool) -> None:
+        """The process is gone; torn: the write under way reached the disk all the same."""
+        self.closed = True
+        if self.network.listeners.get(self.addr) is self:
+            del self.network.listeners[self.addr]
+        if self.writing is not None and torn:
+            self.process.disk.raft.write(self.writing)
+        if self.peers is not None:
+            self.peers.die()
+        if self.driver is not None:
+            self.driver.close()
+
+    # --- what comes in -----------------------------------------------------------------------------------------------
+
+    def incoming(self, word: Call | StreamData | StreamEnd) -> None:
+        """See ManagerProcess._incoming."""
+        if self.driver is None:
+            if isinstance(word, Call):
+                self._answer_early(word)
+        elif isinstance(word, Call) or self.peers is None or not self.peers.more(word):
+            self.driver.put(word)
+
+    def _answer_early(self, call: Call) -> None:
+        if call.method == "Health/Check":
+            self.deliver(health.answer(call))
+        else:
+            self.deliver(StreamEnd(call.stream, Unavailable("this manager is not ready yet")))
+
+    def is_blacklisted(self, node_id: str) -> bool:
+        """See ManagerProcess."""
+        return is_blacklisted(self.store, self.cluster_id, node_id)
+
+    def put(self, event: ManagerEvent) -> None:
+        """An event for the machine, if there is one."""
+        if self.driver is not None:
+            self.driver.put(event)
+
+    def raft_message(self, message: raftpb.Message, caller: Peer, listener: Listener) -> None:
+        """A message of the log, as one call; its answer goes to the listener."""
+        if self.closed:
+            return
+        try:
+            authorize(METHODS["Raft/ProcessRaftMessage"], caller, None, self.cluster_id, self.is_blacklisted)
+        except SwarmError as error:
+            listener(StreamEnd(0, error))
+            return
+        request = api.ProcessRaftMessageRequest(message=message)
+        self.local.open("Raft/ProcessRaftMessage", request, caller, listener)
+
+    def call(self, method: str, request: Message, limit_s: float, peer: Peer = LOCAL) -> Script:
+        """A unary call of this process (LocalCalls.unary)."""
+        future = Future()
+        stream = self.local.open(method, request, peer, lambda answer: settle(future, answer))
+        self.kernel.within(future, limit_s)
+        try:
+            return (yield future)
+        finally:
+            self.local.cancel(stream)
+
+    def write(self, run: Callable[[Tx], None], limit_s: float) -> Script:
+        """See ManagerProcess.write."""
+        future = Future()
+
+        def done(_: Message | None, error: SwarmError | None) -> Sequence[Reply]:
+            future.resolve() if error is None else future.fail(error)
+            return ()
+
+        def run_it(tx: Tx) -> None:
+            run(tx)
+
+        self.put(Write(run_it, done=done))
+        yield self.kernel.within(future, limit_s)
+
+    # --- effects ---------------------------------------------------------------------------------------------------
+
+    def _perform(self, effect: ManagerEffect) -> None:
+        assert self.manager is not None
+        assert self.peers is not None
+        members = self.manager.group.members
+        match effect:
+            case StreamData(stream=stream, message=message):
+                if stream in self.routes:
+                    self.checkers.sent(self.store, self.routes[stream][2], message)
+                self.deliver(effect)
+            case Reply() | StreamEnd():
+                self.deliver(effect)
+            case words.Send(message=message):
+                self.peers.send(message, members)
+            case Forward():
+                self.peers.forward(effect, self.deliver, self.put)
+            case CheckPeer():
+                self.peers.run(self._check_joiner(effect))
+            case words.MembershipChanged():
+                self.peers.keep_only(members)
+                self._members_changed.resolve()
+            case words.Removed():
+                self.removed.resolve()
+            case words.Persist():
+                assert self.writing is None, "two writes at a time"
+                self.writing = effect
+                self._persist(effect)
+            case Leadership(leading=leading, leader=leader, term=term):
+                self.leadership = effect
+                self.peers.leader_is(leader)
+                if leading:
+                    self.kernel.say(self.process.name, "leads", term)
+            case Changed() | words.Restore():
+                pass
+
+    def deliver(self, answer: Answer) -> None:
+        """To the caller, wherever it is."""
+        if self.local.deliver(answer):
+            return
+        route = self.routes.get(answer.stream)
+        if route is not None:
+            connection, client_stream, _ = route
+            connection.answer(answer.stream, client_stream, answer)
+
+    def _persist(self, effect: words.Persist) -> None:
+        if not self.closed:
+            mean_s = self.process.world.disk_s(self.process.host)
+            self.kernel.at(self.kernel.rng.expovariate(1 / mean_s), lambda: self._persisted(effect))
+
+    def _persisted(self, effect: words.Persist) -> None:
+        if self.closed:
+            return
+        if self.disk_fails:
+            self.local.fail_all(Unavailable("the manager cannot write its log: disk full"))
+            self.kernel.at(defaults.DISK_RETRY_S, lambda: self._persist(effect))
+            return
+        self.process.disk.raft.write(effect)
+        self.writing = None
+        self.put(words.Persisted(effect.token))
+
+    # --- other members ---------------------------------------------------------------------------------------------
+
+    def _report(self, event: words.Unreachable | words.Gone | words.SnapshotSent | words.Removed) -> None:
+        if isinstance(event, words.Removed):
+            self.removed.resolve()
+        else:
+            self.put(event)
+
+    def _watch_peers(self) -> Script:
+        """See ManagerProcess._watch_peers."""
+        manager = self.manager
+        assert manager is not None
+        assert self.peers is not None
+        group = manager.group
+        while True:
+            self._members_changed = Future()
+            for raft_id, member in list(group.members.items()):
+                if raft_id != group.raft_id:
+                    error, ours = yield from self.peers.check(member.addr)
+                    if not error:
+                        self.put(PeerKnown(raft_id, ours))
+            pause_s = defaults.PEER_CHECK_SOON_S if group.undetermined() else defaults.PEER_CHECK_S
+            changed = self._members_changed
+            self.kernel.at(pause_s, changed.resolve)
+            yield changed
+
+    def _check_joiner(self, effect: CheckPeer) -> Script:
+        assert self.peers is not None
+        error, _ = yield from self.peers.check(effect.addr)
+        self.put(PeerChecked(effect.stream, error))

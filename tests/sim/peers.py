@@ -1,0 +1,263 @@
+"""What swarm/io/peers.py does, on the simulated network: messages of the log, forwarded calls, health checks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Container, Sequence
+from typing import TYPE_CHECKING
+
+from swarm import api, defaults
+from swarm.api import raftpb
+from swarm.errors import Code, NotTaken, SwarmError, Unavailable
+from swarm.io.authorize import forwarding_metadata
+from swarm.manager import health
+from swarm.manager.group import REMOVED_TEXT
+from swarm.manager.words import Forward
+from swarm.raft import words
+from swarm.rpc import Call, StreamData, StreamEnd
+from tests.sim.kernel import Future, Kernel, Scope, Script
+from tests.sim.network import REFUSED, Answer, Connection, Listener, Network, settle
+
+if TYPE_CHECKING:
+    from tests.sim.manager_driver import ManagerDriver
+
+PIECE_BYTES = 3000
+
+Report = Callable[[words.Unreachable | words.Gone | words.SnapshotSent | words.Removed], None]
+
+
+class Peers:
+    """See swarm.io.peers.Peers."""
+
+    def __init__(self, owner: ManagerDriver, report: Report, reads: Container[str], managers: Sequence[str]) -> None:
+        self._process = owner.process
+        self._kernel: Kernel = owner.process.kernel
+        self._network: Network = owner.process.world.network
+        self._report = report
+        self._reads = reads
+        self._managers = list(managers)
+        self._scope = Scope()
+        self._links: dict[str, Connection] = {}
+        self._strangers: dict[int, api.RaftMember] = {}
+        self._searches: dict[int, None] = {}
+        self._forwarded: dict[int, _Forwarded] = {}
+        self._again: dict[int, int] = {}
+        self._tokens = itertools.count(1)
+        self._leadership = 0
+        self._streams = itertools.count(1 << 40)
+
+    def run(self, script: Script) -> Future:
+        """A script that ends with these."""
+        return self._scope.run(script)
+
+    def close(self) -> None:
+        """Drop everything."""
+        for connection in self._links.values():
+            connection.close()
+        self.die()
+
+    def die(self) -> None:
+        """The process is gone."""
+        self._scope.close()
+
+    # --- messages of the log -----------------------------------------------------------------------------------------
+
+    def send(self, message: raftpb.Message, members: dict[int, api.RaftMember]) -> None:
+        """See Peers.send; the link keeps no promises."""
+        member = members.get(message.to) or self._strangers.get(message.to)
+        if member is None:
+            self._report(words.Unreachable(message.to))
+            if message.to not in self._searches:
+                self._searches[message.to] = None
+                addresses = [*(known.addr for known in members.values()), *self._managers]
+                self.run(self._resolve(message.to, list(dict.fromkeys(addresses))))
+        elif message.type == raftpb.MsgSnap:
+            self.run(self._send_snapshot(message, member))
+        else:
+            wire = message.SerializeToString()
+            caller = self._process.identity
+
+            def arrive(server: ManagerDriver, listener: Listener) -> None:
+                server.raft_message(raftpb.Message.FromString(wire), caller, listener)
+
+            future = self._network.message(self._process, member.addr, defaults.RAFT_SEND_TIMEOUT_S, arrive)
+            future.then(lambda: self._sent(message, future.error))
+
+    def _sent(self, message: raftpb.Message, error: Exception | None) -> None:
+        if self._scope.closed or error is None:
+            return
+        if isinstance(error, SwarmError) and error.message == REMOVED_TEXT:
+            self._report(words.Removed())
+        elif isinstance(error, SwarmError) and error.message.startswith(REFUSED):
+            self._report(words.Gone(message.to))
+        else:
+            self._report(words.Unreachable(message.to))
+
+    def _send_snapshot(self, message: raftpb.Message, member: api.RaftMember) -> Script:
+        try:
+            connection = yield from self._link(member.addr)
+            future, stream = Future(), next(self._streams)
+            connection.open(Call(stream, "Raft/StreamRaftMessage", None), lambda answer: settle(future, answer))
+            data = message.snapshot.data
+            for start in range(0, max(len(data), 1), PIECE_BYTES):
+                piece = raftpb.Message()
+                piece.CopyFrom(message)
+                piece.snapshot.data = data[start : start + PIECE_BYTES]
+                connection.send(StreamData(stream, api.StreamRaftMessageRequest(message=piece)))
+            connection.send(StreamEnd(stream))
+            yield future
+        except SwarmError as error:
+            self._report(words.SnapshotSent(member.raft_id, ok=False))
+            self._sent(message, error)
+            return
+        self._report(words.SnapshotSent(member.raft_id, ok=True))
+
+    def _resolve(self, raft_id: int, addresses: Sequence[str]) -> Script:
+        request = api.ResolveAddressRequest(raft_id=raft_id)
+        try:
+            for addr in addresses:
+                try:
+                    connection = yield self._network.dial(self._process, addr, defaults.RAFT_DIAL_TIMEOUT_S)
+                    try:
+                        limit_s = defaults.RAFT_SEND_TIMEOUT_S
+                        answer = yield from connection.unary("Raft/ResolveAddress", request, limit_s)
+                    finally:
+                        connection.close()
+                except SwarmError:
+                    continue
+                if answer.addr:
+                    self._kernel.say(self._process.name, "resolved", f"{raft_id:x}", answer.addr)
+                    self._strangers[raft_id] = api.RaftMember(raft_id=raft_id, addr=answer.addr)
+                    return
+            yield self._kernel.sleep(defaults.PEER_CHECK_SOON_S)
+        finally:
+            self._searches.pop(raft_id, None)
+
+    def keep_only(self, members: dict[int, api.RaftMember]) -> None:
+        """See Peers.keep_only."""
+        self._strangers = {key: found for key, found in self._strangers.items() if key not in members}
+        addresses = {member.addr: None for member in members.values()}
+        for addr in [addr for addr in self._links if addr not in addresses]:
+            self._links.pop(addr).close()
+
+    def _link(self, addr: str) -> Script:
+        link = self._links.get(addr)
+        if link is None or link.closed.done:
+            link = yield self._network.dial(self._process, addr, defaults.RAFT_DIAL_TIMEOUT_S)
+            self._links[addr] = link
+        return link
+
+    def check(self, addr: str) -> Script:
+        """See Peers.check."""
+        try:
+            connection = yield self._network.dial(self._process, addr, defaults.RPC_DIAL_TIMEOUT_S)
+            try:
+                request = api.HealthCheckRequest(service="Raft")
+                answer = yield from connection.unary("Health/Check", request, defaults.RPC_DIAL_TIMEOUT_S)
+            finally:
+                connection.close()
+        except SwarmError as error:
+            return str(error) or "no answer in time", False
+        return "", health.is_ours(answer)
+
+    # --- calls that the leader answers -------------------------------------------------------------------------------
+
+    def forward(self, effect: Forward, deliver: Listener, again: Callable[[Call], None]) -> None:
+        """See Peers.forward."""
+        forwarded = _Forwarded(effect.call, effect.leader.raft_id, deliver, again)
+        self._forwarded[effect.call.stream] = forwarded
+        self.run(self._forward(effect.leader, forwarded))
+
+    def _forward(self, leader: api.RaftMember, forwarded: _Forwarded) -> Script:
+        call = forwarded.call
+        try:
+            metadata = () if call.peer.local else forwarding_metadata(call.peer)
+            connection: Connection = yield from self._link(leader.addr)
+        except SwarmError as error:
+            if error.code not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
+                self._answered(forwarded, StreamEnd(call.stream, error))
+            elif self._forwarded.get(call.stream) is forwarded:
+                del self._forwarded[call.stream]
+                self._retry(forwarded)
+            return
+        if self._forwarded.get(call.stream) is forwarded:
+            connection.open(call, lambda answer: self._answered(forwarded, answer), metadata)
+            forwarded.connection = connection
+            for word in forwarded.early:
+                connection.send(word)
+
+    def _answered(self, forwarded: _Forwarded, answer: Answer) -> None:
+        call = forwarded.call
+        if self._scope.closed or self._forwarded.get(call.stream) is not forwarded:
+            return
+        if isinstance(answer, StreamData):
+            forwarded.deliver(answer)
+            return
+        del self._forwarded[call.stream]
+        error = answer.error if isinstance(answer, StreamEnd) else None
+        if _not_taken(error) or (isinstance(error, Unavailable) and call.method in self._reads):
+            self._retry(forwarded)
+        else:
+            forwarded.deliver(answer)
+
+    def _retry(self, forwarded: _Forwarded) -> None:
+        stream, token = forwarded.call.stream, next(self._tokens)
+        self._again[stream] = token
+
+        def again() -> None:
+            if not self._scope.closed and self._again.get(stream) == token:
+                del self._again[stream]
+                forwarded.again(forwarded.call)
+
+        self._kernel.at(defaults.FORWARD_RETRY_S, again)
+
+    def leader_is(self, raft_id: int) -> None:
+        """See Peers.leader_is."""
+        self._leadership += 1
+        leadership = self._leadership
+        if raft_id:
+            self._abandon(raft_id)
+        else:
+            later = defaults.LEADER_GONE_S
+            self._kernel.at(later, lambda: self._abandon(0) if leadership == self._leadership else None)
+
+    def _abandon(self, leader: int) -> None:
+        if self._scope.closed:
+            return
+        for forwarded in [item for item in self._forwarded.values() if item.leader != leader]:
+            call = forwarded.call
+            error = Unavailable("the leader of the swarm was lost before it answered")
+            if forwarded.connection is not None:
+                forwarded.connection.send(StreamEnd(call.stream, error))
+            self._answered(forwarded, StreamEnd(call.stream, error))
+
+    def more(self, word: StreamData | StreamEnd) -> bool:
+        """See Peers.more."""
+        if isinstance(word, StreamEnd) and self._again.pop(word.stream, None) is not None:
+            return True
+        forwarded = self._forwarded.get(word.stream)
+        if forwarded is None:
+            return False
+        if isinstance(word, StreamEnd) and word.error is not None:
+            del self._forwarded[word.stream]
+        if forwarded.connection is None:
+            forwarded.early.append(word)
+        else:
+            forwarded.connection.send(word)
+        return True
+
+
+class _Forwarded:
+    """See peers._Forwarded."""
+
+    def __init__(self, call: Call, leader: int, deliver: Listener, again: Callable[[Call], None]) -> None:
+        self.call = call
+        self.leader = leader
+        self.deliver = deliver
+        self.again = again
+        self.connection: Connection | None = None
+        self.early: list[StreamData | StreamEnd] = []
+
+
+def _not_taken(error: SwarmError | None) -> bool:
+    return error is not None and error.code == Code.FAILED_PRECONDITION and error.message == NotTaken().message

@@ -1,0 +1,430 @@
+"""One run of the daemon on one node: its agent, its manager while it is one, its certificate.
+
+Performs what swarm/io/node_process.py and agent_process.py do, line for line where order matters.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from certs.errors import CertsError
+from certs.keys import identity_of, load_certificates
+from certs.renewal import Failed, Renew, Renewal, Renewed, RenewNow, backoff_s
+from swarm import api, defaults
+from swarm.agent import words
+from swarm.agent.agent import Agent, AgentEffect, AgentEvent
+from swarm.errors import Code, InvalidArgument, SwarmError, Unavailable
+from swarm.io.agent_process import LocalLink
+from swarm.manager import cluster
+from swarm.node.remotes import Remotes
+from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
+from tests.sim.driver import Driver
+from tests.sim.kernel import Future, Scope, Script
+from tests.sim.keys import root
+from tests.sim.manager_driver import ManagerDriver
+from tests.sim.network import PORT, Connection
+
+if TYPE_CHECKING:
+    from tests.sim.world import Node, World
+
+_SIGNED = (api.IssuanceStatus.ISSUED, api.IssuanceStatus.ROTATE)
+_FINAL = (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION)
+_ATTEMPTS = 5
+
+Link = Connection | LocalLink
+
+
+class Process:
+    """See NodeProcess. host is the address without port."""
+
+    def __init__(self, world: World, node: Node, run: int) -> None:
+        self.world = world
+        self.kernel = world.kernel
+        self.node = node
+        self.disk = node.disk
+        self.host = node.host
+        self.addr = f"{node.host}:{PORT}"
+        self.name = f"{node.name}.{run}"
+        self.alive = True
+        self.stalled_until = 0.0
+        self.connections: dict[int, Connection] = {}
+        self.identity = Peer()
+        self.manager: ManagerDriver | None = None
+        self._starting: ManagerDriver | None = None
+        self.agent: Driver[AgentEvent, AgentEffect] | None = None
+        self.renewal: Driver[RenewNow | Renewed | Failed, Renew] | None = None
+        self.machine: Agent | None = None
+        self.ready = Future()
+        self._scope = Scope()
+        self._run = run
+        self._clock_at, self._clock_shows = world.kernel.now, node.wall_clock()
+        self._rate = node.clock_rate
+        self._remotes = Remotes()
+        self._link: Link | None = None
+        self._connection = 0
+        self._role_changed = Future()
+        self._expelled = False
+        self._left = Future()
+        self._unable = not node.engine.alive
+
+    def __repr__(self) -> str:
+        return self.name
+
+    # --- time and chance -------------------------------------------------------------------------------------------
+
+    def random(self, what: str) -> Random:
+        """Chance of one part of this run."""
+        return Random(f"{self.kernel.seed}/{self.name}/{what}")
+
+    def clock(self) -> float:
+        """Seconds since the epoch as this process sees them: never decreasing while it runs."""
+        return self._clock_shows + (self.kernel.now - self._clock_at) * self._rate
+
+    def world_delay(self, clock: float) -> float:
+        """See Clocked."""
+        return (clock - self.clock()) / self._rate
+
+    def jump(self, seconds: float) -> None:
+        """The clock goes forward at once."""
+        self._clock_shows += seconds
+        for driver in (self.agent, self.renewal, self.manager.driver if self.manager else None):
+            if driver is not None:
+                driver.rearm()
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    @property
+    def node_id(self) -> str:
+        """Empty before it has one."""
+        return self.identity.node_id
+
+    @property
+    def leads(self) -> bool:
+        """Whether its manager believes to lead."""
+        return self.manager is not None and self.manager.leadership.leading
+
+    def run(self, script: Script) -> Future:
+        """Start a script that ends with this process."""
+        return self._scope.run(script)
+
+    def create(self, spec: api.ClusterSpec) -> Script:
+        """See NodeProcess.create."""
+        authority, now = root(), self.clock()
+        csr, cluster_id, node_id = self.world.requests.new(), "cluster", "node-one"
+        expiry_s = cluster.complete_spec(spec).ca_config.node_cert_expiry.ToSeconds()
+        certificate = authority.sign(csr, node_id, MANAGER_ROLE, cluster_id, now, expiry_s)
+        self.disk.root_pem = authority.bundle_pem
+        self._adopt(certificate)
+        self.disk.managers = ((node_id, self.addr),)
+        manager = ManagerDriver(self)
+        yield from manager.start(create=True, join=())
+        self.manager = manager
+        while not manager.leadership.leading:
+            yield self.kernel.sleep(0.01)
+        details = cluster.NewCluster(address=self.host)
+        yield from manager.write(
+            lambda tx: cluster.bootstrap(tx, cluster_id, node_id, spec, authority, csr, certificate, details),
+            defaults.JOIN_WAIT_S,
+        )
+        self.disk.saved = True
+        self._start_agent()
+        self.run(self._keep_roles())
+
+    def join(self, managers: list[str], token: str) -> Script:
+        """See NodeProcess.join."""
+        certificate = yield from self._request_certificate(managers, token)
+        self.disk.root_pem = root().bundle_pem
+        self._adopt(certificate)
+        self.disk.managers = tuple(("", addr) for addr in managers)
+        self.disk.saved = True
+        if self.identity.role == MANAGER_ROLE:
+            yield from self._start_manager()
+        self._start_agent()
+        self.run(self._keep_roles())
+
+    def resume(self) -> Script:
+        """See NodeProcess.resume."""
+        self._adopt(self.disk.certificate_pem)
+        if self.identity.role == MANAGER_ROLE:
+            yield from self._start_manager()
+        self._start_agent()
+        self.run(self._keep_roles())
+
+    def die(self, torn: bool, silent: bool) -> None:
+        """The process is killed; silent: with its whole machine."""
+        self.alive = False
+        for manager in (self.manager, self._starting):
+            if manager is not None:
+                manager.die(torn)
+        self._close_drivers()
+        self.node.engine.detach()
+        for connection in list(self.connections.values()):
+            connection.side_died(self, silent)
+        self._scope.close()
+
+    def leave(self) -> Script:
+        """See NodeProcess.leave; whoever runs this outlives the process."""
+        self.disk.saved = False
+        if self.agent is not None and not self._unable:
+            self.agent.put(words.Leave())
+            self.kernel.at(defaults.LEAVE_WAIT_S, self._left.resolve)
+            yield self._left
+        if not self.alive:
+            return
+        self.node.engine.sweep([])
+        self._drop_link()
+        for manager in (self.manager, self._starting):
+            if manager is not None:
+                manager.close()
+        self._close_drivers()
+        self.node.engine.detach()
+        for connection in list(self.connections.values()):
+            connection.close()
+        self.alive = False
+        self._scope.close()
+
+    def _close_drivers(self) -> None:
+        for driver in (self.agent, self.renewal):
+            if driver is not None:
+                driver.close()
+
+    def set_able(self, able: bool) -> None:
+        """See NodeProcess.set_able."""
+        self._unable = not able
+        if not able:
+            self._lose_connection("Cannot connect to the Docker daemon")
+
+    # --- identity --------------------------------------------------------------------------------------------------
+
+    def _adopt(self, certificate_pem: bytes) -> None:
+        if certificate_pem != self.disk.certificate_pem:
+            self._expelled = False
+        self.disk.certificate_pem = certificate_pem
+        identity = identity_of(certificate_pem)
+        self.identity = Peer(identity.node_id, identity.role, identity.org, f"{self.host}:40000")
+        self._role_changed.resolve()
+
+    def _validity(self) -> tuple[float, float]:
+        leaf = load_certificates(self.disk.certificate_pem)[0]
+        return leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
+
+    def _request_certificate(self, addresses: list[str], token: str) -> Script:
+        """See bootstrap._Managers: an attempt with each manager in turn, until one is through or says no for good."""
+        csr = self.world.requests.new()
+        rng = self.random(f"certificate {self.kernel.now}")
+        addresses = rng.sample(addresses, len(addresses))
+        for attempt in range(_ATTEMPTS):
+            try:
+                if not addresses:
+                    raise Unavailable("no remote hosts provided")
+                addr = addresses[attempt % len(addresses)]
+                return (yield from self._issue(addr, csr, token, rng))
+            except SwarmError as error:
+                if error.code in _FINAL or attempt == _ATTEMPTS - 1:
+                    raise
+            yield self.kernel.sleep(defaults.CERTIFICATE_RETRY_S)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _issue(self, addr: str, csr: bytes, token: str, rng: Random) -> Script:
+        limit_s = defaults.CERTIFICATE_CALL_TIMEOUT_S
+        connection: Connection = yield self.world.network.dial(self, addr, defaults.RPC_DIAL_TIMEOUT_S)
+        try:
+            request = api.IssueNodeCertificateRequest(csr=csr, token=token)
+            response = yield from connection.unary("NodeCA/IssueNodeCertificate", request, limit_s)
+            failures = 0
+            while True:
+                wanted = api.NodeCertificateStatusRequest(node_id=response.node_id)
+                try:
+                    status = yield from connection.unary("NodeCA/NodeCertificateStatus", wanted, limit_s)
+                except SwarmError as error:
+                    if error.code == Code.NOT_FOUND:
+                        raise
+                    if error.code != Code.DEADLINE_EXCEEDED:
+                        connection.close()
+                        connection = yield self.world.network.dial(self, addr, defaults.RPC_DIAL_TIMEOUT_S)
+                else:
+                    if status.certificate.csr == csr:
+                        if status.status.state in _SIGNED:
+                            return status.certificate.certificate
+                        if status.status.state == api.IssuanceStatus.FAILED:
+                            raise InvalidArgument(status.status.err)
+                failures += 1
+                yield self.kernel.sleep(backoff_s(failures, 1.0, 1.0, 30.0, rng))
+        finally:
+            connection.close()
+
+    def _renew_once(self) -> Script:
+        try:
+            addresses = [addr for _, addr in self._remotes.managers()]
+            certificate = yield from self._request_certificate(addresses, "")
+        except (SwarmError, CertsError):
+            if self.renewal is not None:
+                self.renewal.put(Failed())
+            return
+        self._adopt(certificate)
+        self.kernel.say(self.name, "renewed", self.identity.role)
+        if self.renewal is not None:
+            self.renewal.put(Renewed(*self._validity(), self.identity.role))
+
+    # --- roles -----------------------------------------------------------------------------------------------------
+
+    def _start_manager(self) -> Script:
+        manager = self._starting = ManagerDriver(self)
+        others = [addr for node_id, addr in self.disk.managers if node_id != self.node_id]
+        yield from manager.start(create=False, join=others)
+        self.manager, self._starting = manager, None
+        self.kernel.say(self.name, "manager starts")
+        if self.agent is not None:
+            self.agent.put(words.LocalManager(running=True))
+
+    def _keep_roles(self) -> Script:
+        failures = 0
+        while True:
+            self._role_changed = Future()
+            try:
+                if self.manager is not None:
+                    yield from self._manager_over(self.manager)
+                    failures = 0
+                elif self.identity.role == MANAGER_ROLE and not self._expelled:
+                    yield from self._start_manager()
+                    failures = 0
+                else:
+                    yield self._role_changed
+            except SwarmError as error:
+                failures += 1
+                self.kernel.say(self.name, "manager not started:", error)
+                yield self.kernel.sleep(min(defaults.ROLE_START_PAUSE_MAX_S, defaults.ROLE_START_PAUSE_S * 2**failures))
+
+    def _manager_over(self, manager: ManagerDriver) -> Script:
+        while self.identity.role == MANAGER_ROLE and not manager.removed.done:
+            either = Future()
+            manager.removed.then(either.resolve)
+            self._role_changed.then(either.resolve)
+            yield either
+            if self._role_changed.done:
+                self._role_changed = Future()
+        self.manager = None
+        if self.agent is not None:
+            self.agent.put(words.LocalManager(running=False))
+        manager.close()
+        self.kernel.say(self.name, "manager stops", self.identity.role, manager.removed.done)
+        self.disk.raft = type(self.disk.raft)()
+        if self.identity.role == MANAGER_ROLE:
+            self._expelled = True
+            if self.renewal is not None:
+                self.renewal.put(RenewNow())
+
+    # --- the agent -------------------------------------------------------------------------------------------------
+
+    def _start_agent(self) -> None:
+        self._remotes = Remotes(self.disk.managers)
+        agent = Agent(self.node_id, self._remotes, self.random("agent"), self.clock(), dict(self.disk.journal))
+        self.machine = agent
+        self.agent = Driver(self, "agent", agent, self._perform, lambda: None)
+        renewal = Renewal(*self._validity(), self.random("renewal"))
+        self.renewal = Driver(self, "renewal", renewal, lambda _: self._renew(), lambda: None)
+        self.node.engine.listener = self.agent.put
+        self.agent.put(words.LocalManager(running=self.manager is not None))
+        self.agent.put(words.Described(self.node.description()))
+        self.renewal.start()
+
+    def _renew(self) -> None:
+        self.run(self._renew_once())
+
+    def _perform(self, effect: AgentEffect) -> None:
+        match effect:
+            case words.Execute():
+                self.kernel.say(self.name, effect.step.value, effect.task_id)
+                self.node.engine.execute(effect)
+            case words.CancelStep():
+                self.node.engine.cancel(effect)
+            case Call():
+                self._call(effect)
+            case StreamData() | StreamEnd():
+                if self._link is not None:
+                    self._link.send(effect)
+            case words.Connect():
+                self._drop_link()
+                self._connection = effect.connection
+                self.run(self._dial(effect))
+            case words.Disconnect():
+                self._drop_link()
+            case words.Journal(puts=puts, drops=drops):
+                self.disk.write_journal(dict(puts), drops)
+            case words.SessionUpdate():
+                self._on_update(effect)
+            case words.SessionState(error=error):
+                self.kernel.say(self.name, "session", error or "established")
+                if not error:
+                    self.ready.resolve()
+            case words.Left():
+                self._left.resolve()
+            case words.PublishLogs() | words.StopLogs():
+                pass
+
+    def _call(self, call: Call) -> None:
+        assert self.agent is not None
+        agent, connection = self.agent, self._connection
+        if self._link is None:
+            agent.put(StreamEnd(call.stream, Unavailable("no connection to a manager")))
+            return
+
+        def listen(answer: Reply | StreamData | StreamEnd) -> None:
+            if connection == self._connection:
+                agent.put(answer)
+
+        self._link.open(call, listen)
+
+    def _dial(self, effect: words.Connect) -> Script:
+        assert self.agent is not None
+        number = effect.connection
+        try:
+            if self._unable:
+                raise Unavailable("Cannot connect to the Docker daemon")
+            link: Link
+            if effect.manager_addr:
+                link = yield self.world.network.dial(self, effect.manager_addr, defaults.RPC_DIAL_TIMEOUT_S)
+            elif self.manager is None:
+                raise Unavailable("this node's manager is not running")
+            else:
+                peer = Peer(self.node_id, self.identity.role, self.identity.org, self.addr)
+                link = LocalLink(self.manager.local, peer)
+        except SwarmError as error:
+            if number == self._connection:
+                self.agent.put(words.ConnectionLost(number, str(error)))
+            return
+        if number != self._connection:
+            link.close()
+            return
+        self._link = link
+        self.agent.put(words.Connected(number))
+        if isinstance(link, Connection):
+            link.closed.then(lambda: self._connection_lost(link))
+
+    def _connection_lost(self, link: Link) -> None:
+        if link is self._link and self.alive:
+            self._lose_connection("the connection to the manager broke")
+
+    def _lose_connection(self, error: str) -> None:
+        number = self._connection
+        if number and self.agent is not None:
+            self._drop_link()
+            self.agent.put(words.ConnectionLost(number, error))
+
+    def _drop_link(self) -> None:
+        self._connection = 0
+        if self._link is not None:
+            link, self._link = self._link, None
+            link.close()
+
+    def _on_update(self, update: words.SessionUpdate) -> None:
+        assert self.renewal is not None
+        if update.managers:
+            self.disk.managers = update.managers
+        role = self.identity.role
+        wanted = MANAGER_ROLE if update.node.spec.desired_role == api.MANAGER else WORKER_ROLE
+        if wanted != role and update.node.role == update.node.spec.desired_role:
+            self.renewal.put(RenewNow(wanted))
+        elif update.node.certificate.status.state == api.IssuanceStatus.ROTATE:
+            self.renewal.put(RenewNow())

@@ -1,0 +1,60 @@
+"""One seed from the beginning to the end, and many seeds with a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.sim import convergence
+from tests.sim.workload import Workload
+from tests.sim.world import World
+
+FAULTS_S = 60.0
+
+
+@dataclass
+class Outcome:
+    """What one seed did."""
+
+    seed: int
+    trace: str
+    virtual_s: float
+    events: int
+    decided: int
+    acknowledged: int
+    reads: int
+    converged_s: float
+
+
+def simulate(seed: int, faults_s: float = FAULTS_S, echo: Callable[[str], None] | None = None) -> Outcome:
+    """Build, suffer, heal, converge, rest. Raises AssertionError with the story of what happened."""
+    world = World(seed)
+    kernel = world.kernel
+    kernel.echo = echo
+    try:
+        world.build()
+        workload = Workload(world)
+        world.suffer()
+        workload.start()
+        kernel.advance(kernel.now + faults_s)
+        world.heal()
+        healed = kernel.now
+        world.scope.run(workload.activate_all())
+        convergence.converge(world)
+        converged_s = kernel.now - healed
+        convergence.nothing_lost(world, workload.history)
+        convergence.rest(world)
+    except Exception as error:
+        error.add_note(f"seed {seed}: python -m tests.sim --seed {seed} --trace\n" + "\n".join(kernel.story))
+        raise
+    history = workload.history
+    return Outcome(
+        seed,
+        kernel.trace,
+        kernel.now,
+        kernel.events,
+        world.checkers.last_decided,
+        history.acknowledged,
+        history.reads,
+        converged_s,
+    )

@@ -1,0 +1,321 @@
+"""Clients and operators: random calls of the control API through random managers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.message import Message
+
+from swarm import api
+from swarm.errors import NotFound, OutOfSequence, SwarmError
+from tests.sim.checkers import OP_LABEL
+from tests.sim.history import History, Known
+from tests.sim.kernel import Script
+from tests.sim.world import Node, World
+
+CALL_LIMIT_S = 15.0
+SERVICES_MAX = 7
+NODES_MAX = 8
+
+
+class Workload:
+    """Runs while ``world.faulty``."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.rng = world.rng
+        self.kernel = world.kernel
+        self.history = History(world.checkers)
+        self.open = 0
+        self._names = 0
+        self._rate = self.rng.choice((1.0, 3.0, 6.0))
+        self._operates = self.rng.choice((0.0, 0.03, 0.15))
+
+    def start(self) -> None:
+        """From now on."""
+        self.kernel.at(0.1, self._act)
+
+    def _act(self) -> None:
+        if not self.world.faulty:
+            return
+        managing = self.world.managing()
+        if managing:
+            self._spawn(self._choose(self.rng.choice(managing)))
+        self.kernel.at(self.rng.expovariate(self._rate), self._act)
+
+    def _spawn(self, script: Script) -> None:
+        self.open += 1
+
+        def ended() -> None:
+            self.open -= 1
+
+        self.world.scope.run(script).then(ended)
+
+    def _choose(self, node: Node) -> Script:
+        rng, history = self.rng, self.history
+        services = history.of_kind("service")
+        others = [*history.of_kind("config"), *history.of_kind("secret")]
+        dice = rng.random()
+        if rng.random() < self._operates:
+            return self._operate(node)
+        if dice < 0.12 and len(services) < SERVICES_MAX:
+            return self._create_service(node)
+        if dice < 0.22 and len(others) < 12:
+            return self._create_payload(node, rng.choice(("config", "secret")))
+        if dice < 0.55 and services:
+            return self._update_service(node, rng.choice(services))
+        if dice < 0.65 and others:
+            return self._update(node, rng.choice(others), lambda obj: None)
+        if dice < 0.70 and services:
+            return self._remove(node, rng.choice(services))
+        if dice < 0.74 and others:
+            return self._remove(node, rng.choice(others))
+        known = [k for k in history.objects.values() if not k.removal_asked or rng.random() < 0.2]
+        if known:
+            return self._read(node, rng.choice(known))
+        return self._create_payload(node, "config")
+
+    # --- calls -----------------------------------------------------------------------------------------------------
+
+    def call(self, node: Node, method: str, request: Message) -> Script:
+        """One call through the manager on this node. Raises SwarmError."""
+        manager = node.manager
+        if manager is None:
+            raise NotFound("no manager here")
+        future = node.process.run(manager.call(f"Control/{method}", request, CALL_LIMIT_S)) if node.process else None
+        assert future is not None
+        return (yield self.kernel.within(future, CALL_LIMIT_S + 1.0))
+
+    def _word(self, kind: str) -> str:
+        return kind.capitalize()
+
+    def _get(self, node: Node, known: Known) -> Script:
+        word = self._word(known.kind)
+        request = getattr(api, f"Get{word}Request")(**{f"{known.kind}_id": known.object_id})
+        floor, was_removed = known.version, known.removed
+        try:
+            answer = yield from self.call(node, f"Get{word}", request)
+        except NotFound as error:
+            if known.object_id in str(error):
+                self.history.not_there(known)
+            raise
+        obj = getattr(answer, known.kind)
+        self.history.read(known, obj.meta.version.index, floor, was_removed)
+        return obj
+
+    def _read(self, node: Node, known: Known) -> Script:
+        try:
+            yield from self._get(node, known)
+        except SwarmError:
+            return
+
+    def _write(self, node: Node, method: str, request: Message, op: str) -> Script:
+        """The answer, or None when there was none that counts."""
+        try:
+            return (yield from self.call(node, method, request))
+        except SwarmError as error:
+            self.history.failed(error, op)
+            self.kernel.say("client", op, method, "fails:", error)
+            return None
+
+    def _create_payload(self, node: Node, kind: str) -> Script:
+        self._names += 1
+        op, name, word = self.history.new_op(), f"{kind}{self._names}", self._word(kind)
+        request: Any = getattr(api, f"Create{word}Request")()
+        request.spec.annotations.name = name
+        request.spec.annotations.labels[OP_LABEL] = op
+        request.spec.data = b"payload of " + name.encode()
+        answer = yield from self._write(node, f"Create{word}", request, op)
+        if answer is not None:
+            obj = getattr(answer, kind)
+            self.history.created(kind, obj.id, name, obj.meta.version.index, op)
+
+    def _create_service(self, node: Node) -> Script:
+        self._names += 1
+        op, name = self.history.new_op(), f"service{self._names}"
+        request = api.CreateServiceRequest()
+        spec = request.spec
+        spec.annotations.name = name
+        spec.annotations.labels[OP_LABEL] = op
+        self._fill(spec)
+        answer = yield from self._write(node, "CreateService", request, op)
+        if answer is not None:
+            self.history.created("service", answer.service.id, name, answer.service.meta.version.index, op)
+
+    def _fill(self, spec: api.ServiceSpec) -> None:
+        rng = self.rng
+        dice = rng.random()
+        spec.task.container.image = "app:1"
+        spec.task.restart.condition = api.RestartPolicy.ANY
+        spec.task.restart.delay.FromMilliseconds(rng.choice((0, 100, 2000)))
+        if dice < 0.2:
+            getattr(spec, "global").SetInParent()
+        elif dice < 0.3:
+            spec.replicated_job.max_concurrent, spec.replicated_job.total_completions = 2, 3
+            spec.task.restart.condition = api.RestartPolicy.ON_FAILURE
+        else:
+            spec.replicated.replicas = rng.choice((1, 2, 4))
+        spec.task.resources.reservations.nano_cpus = rng.choice((0, 250_000_000, 1_000_000_000))
+        for config in (spec.update, spec.rollback):
+            config.parallelism = rng.choice((0, 1, 2))
+            config.delay.FromMilliseconds(rng.choice((0, 300)))
+            config.monitor.FromMilliseconds(rng.choice((200, 1000)))
+            if not spec.HasField("replicated_job"):
+                config.order = rng.choice((api.UpdateConfig.STOP_FIRST, api.UpdateConfig.START_FIRST))
+        spec.update.failure_action = rng.choice(
+            (api.UpdateConfig.PAUSE, api.UpdateConfig.CONTINUE, api.UpdateConfig.ROLLBACK)
+        )
+        for known in self.history.of_kind("secret"):
+            if rng.random() < 0.2:
+                spec.task.container.secrets.add(secret_id=known.object_id, secret_name=known.name).file.name = "f"
+        for known in self.history.of_kind("config"):
+            if rng.random() < 0.2:
+                spec.task.container.configs.add(config_id=known.object_id, config_name=known.name).file.name = "f"
+
+    def _update_service(self, node: Node, known: Known) -> Script:
+        def change(service: api.Service) -> None:
+            spec, dice = service.spec, self.rng.random()
+            if spec.HasField("replicated") and dice < 0.5:
+                spec.replicated.replicas = self.rng.choice((0, 1, 2, 3, 5))
+            elif dice < 0.9:
+                spec.task.container.image = f"app:{self.rng.randint(1, 9)}"
+            else:
+                spec.task.force_update += 1
+
+        yield from self._update(node, known, change)
+
+    def _update(self, node: Node, known: Known, change: Any) -> Script:
+        """Read, change, write; now and then from a version that is too old, which must be refused."""
+        rng, word = self.rng, self._word(known.kind)
+        try:
+            obj = yield from self._get(node, known)
+        except SwarmError:
+            return
+        if rng.random() < 0.2:
+            yield self.kernel.sleep(rng.expovariate(1.0))
+        base = obj.meta.version.index
+        stale = rng.random() < 0.1
+        op = self.history.new_op()
+        request: Any = getattr(api, f"Update{word}Request")(**{f"{known.kind}_id": known.object_id})
+        getattr(request, f"{known.kind}_version").index = base - 1 if stale else base
+        change(obj)
+        obj.spec.annotations.labels[OP_LABEL] = op
+        request.spec.CopyFrom(obj.spec)
+        if known.kind == "secret":
+            request.spec.ClearField("data")
+        if known.kind == "service" and rng.random() < 0.08 and obj.HasField("previous_spec"):
+            request.rollback = api.UpdateServiceRequest.PREVIOUS
+            yield from self._rollback(node, request)
+            return
+        other = rng.choice(self.world.managing() or [node])
+        answer = yield from self._write(other, f"Update{word}", request, op)
+        if answer is not None:
+            assert not stale, f"{op}: an update from an old version was taken"
+            self.history.updated(known, base, getattr(answer, known.kind).meta.version.index, op)
+
+    def _rollback(self, node: Node, request: api.UpdateServiceRequest) -> Script:
+        try:
+            yield from self.call(node, "UpdateService", request)
+        except SwarmError:
+            return
+
+    def _remove(self, node: Node, known: Known) -> Script:
+        if known.kind != "service" and self.rng.random() < 0.5:
+            return
+        word = self._word(known.kind)
+        request = getattr(api, f"Remove{word}Request")(**{f"{known.kind}_id": known.object_id})
+        known.removal_asked = True
+        try:
+            yield from self.call(node, f"Remove{word}", request)
+        except NotFound:
+            return
+        except SwarmError as error:
+            if error.code.name == "INVALID_ARGUMENT":  # still in use
+                known.removal_asked = False
+            return
+        self.history.removed(known)
+
+    # --- operators -------------------------------------------------------------------------------------------------
+
+    def _operate(self, node: Node) -> Script:
+        dice = self.rng.random()
+        if dice < 0.4:
+            return self._set_availability(node)
+        if dice < 0.75:
+            return self._set_role(node)
+        if dice < 0.85 and len([n for n in self.world.nodes if not n.gone]) < NODES_MAX:
+            return self._join()
+        return self._remove_node(node)
+
+    def _some_node(self, node: Node) -> Script:
+        answer = yield from self.call(node, "ListNodes", api.ListNodesRequest())
+        return self.rng.choice(list(answer.nodes)) if answer.nodes else None
+
+    def _set_availability(self, node: Node) -> Script:
+        try:
+            target = yield from self._some_node(node)
+            if target is not None:
+                values = (api.NodeSpec.ACTIVE, api.NodeSpec.PAUSE, api.NodeSpec.DRAIN)
+                target.spec.availability = self.rng.choice(values)
+                yield from self._update_node(node, target)
+        except SwarmError:
+            return
+
+    def _set_role(self, node: Node) -> Script:
+        try:
+            target = yield from self._some_node(node)
+            if target is not None:
+                demote = target.spec.desired_role == api.MANAGER
+                target.spec.desired_role = api.WORKER if demote else api.MANAGER
+                self.kernel.say("demote" if demote else "promote", target.description.hostname)
+                yield from self._update_node(node, target)
+        except SwarmError as error:
+            self.kernel.say("role not changed:", error)
+
+    def _update_node(self, node: Node, target: api.Node) -> Script:
+        request = api.UpdateNodeRequest(node_id=target.id, node_version=target.meta.version, spec=target.spec)
+        return (yield from self.call(node, "UpdateNode", request))
+
+    def _join(self) -> Script:
+        self.world.join(self.rng.choice(self.world.tokens))
+        yield self.kernel.sleep(0.0)
+
+    def _remove_node(self, node: Node) -> Script:
+        """A worker leaves, and is removed from the list."""
+        workers = [n for n in self.world.alive() if n.process is not None and n.process.identity.role == "swarm-worker"]
+        if not workers:
+            return
+        leaving = self.rng.choice(workers)
+        assert leaving.process is not None
+        node_id = leaving.node_id
+        try:
+            answer = yield from self.call(node, "GetNode", api.GetNodeRequest(node_id=node_id))
+            if answer.node.spec.desired_role == api.MANAGER:
+                return
+            leaving.gone = True
+            self.kernel.say("leave", leaving.name)
+            yield self.world.scope.run(leaving.process.leave())
+            if leaving.process.alive:  # killed meanwhile and about to start again: it stays away all the same
+                leaving.process.die(torn=False, silent=False)
+            yield from self.call(node, "RemoveNode", api.RemoveNodeRequest(node_id=node_id, force=True))
+        except SwarmError as error:
+            self.kernel.say("node not removed:", error)
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def activate_all(self) -> Script:
+        """Every node may run tasks again; as often as it takes."""
+        while True:
+            try:
+                leader = self.world.leader()
+                if leader is not None:
+                    answer = yield from self.call(leader, "ListNodes", api.ListNodesRequest())
+                    drained = [n for n in answer.nodes if n.spec.availability != api.NodeSpec.ACTIVE]
+                    if not drained:
+                        return
+                    for target in drained:
+                        target.spec.availability = api.NodeSpec.ACTIVE
+                        yield from self._update_node(leader, target)
+            except (OutOfSequence, SwarmError) as error:
+                self.kernel.say("not activated:", error)
+            yield self.kernel.sleep(1.0)
