@@ -151,7 +151,8 @@ def _nodes(text: str) -> str:
 
 @_named
 def _count(text: str) -> str:
-    """How many tasks ran for a moment when an update failed."""
+    """How many tasks ran for a moment when an update failed, and what the CLI saw last of its rollback."""
+    text = re.sub(r"^rollback: .*", "rollback: <state>", text, flags=re.MULTILINE)
     return re.sub(r"overall progress: \d+ out", "overall progress: <n> out", text)
 
 
@@ -214,11 +215,12 @@ def _unique(text: str) -> str:
     return "".join(dict.fromkeys(text.splitlines(keepends=True)))
 
 
-_PROGRESS = re.compile(r"^(overall progress|active tasks|job progress|verify|\d+/\d+|\w{12}): ?.*\n", re.MULTILINE)
+_PROGRESS = re.compile(r"^(overall progress|active tasks|verify|\d+/\d+|\w{12}): ?.*\n", re.MULTILINE)
 
 
 def _last_progress(text: str) -> str:
     """Of a progress display only what it says last about each thing."""
+    text = re.sub(r"^job progress: .*\n", "", text, flags=re.MULTILINE)
     last: dict[str, str] = {}
     for found in _PROGRESS.finditer(text):
         last[found[1]] = found[0]
@@ -240,13 +242,17 @@ def difference(ours: Seen, stock: Seen) -> str:
     return "\n".join([f"### {ours.step.name}: {title}", *lines]) + "\n"
 
 
-def side_by_side(ours: Lab, stock: Lab, tell: Callable[[str], None] = lambda _: None) -> list[tuple[str, str]]:
-    """Run the course on both labs at the same time; (name of the step, difference) where there is one."""
+def side_by_side(ours: Lab, stock: Lab, tell: Callable[[str], None] = lambda _: None) -> list[tuple[Seen, Seen]]:
+    """Run the course on both labs at the same time; what each step showed on ours and on stock."""
     with ThreadPoolExecutor(2) as pool:
         mine = pool.submit(Course(ours).run, STEPS, lambda line: tell(f"ours  {line}"))
         theirs = pool.submit(Course(stock).run, STEPS, lambda line: tell(f"stock {line}"))
-    pairs = zip(mine.result(), theirs.result(), strict=True)
-    return [(one.step.name, text) for one, other in pairs if (text := difference(one, other))]
+    return list(zip(mine.result(), theirs.result(), strict=True))
+
+
+def differences(pairs: list[tuple[Seen, Seen]]) -> list[tuple[str, str]]:
+    """(name of the step, unified difference) where there is one."""
+    return [(ours.step.name, text) for ours, stock in pairs if (text := difference(ours, stock))]
 
 
 @dataclass(frozen=True)
@@ -293,7 +299,7 @@ def main() -> int:
     try:
         ours.up(3)
         stock.up(0, stock=3)
-        found = side_by_side(ours, stock, lambda line: print(line, file=sys.stderr))
+        found = differences(side_by_side(ours, stock, lambda line: print(line, file=sys.stderr)))
     finally:
         ours.down()
         stock.down()
