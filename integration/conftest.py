@@ -107,7 +107,9 @@ def side() -> Iterator[Host]:
     lab = Lab(f"it{os.getpid()}side")
     lab.up(1)
     yield lab.hosts[0]
+    log = (lab.hosts[0].directory / "daemon.log").read_text()
     lab.down()
+    assert "Traceback" not in log, log[log.index("Traceback") - 300 :][:3000]
 
 
 @pytest.fixture
