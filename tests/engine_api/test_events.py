@@ -62,7 +62,9 @@ def test_filters_choose_events_as_engines_do(filters: dict[str, list[str]], want
     assert EventFilter(filters).wants(EVENT) is wanted
 
 
-def _service(replicas: int = 1, image: str = "busybox:latest", update: api.UpdateStatus.UpdateState | None = None) -> api.Service:
+def _service(
+    replicas: int = 1, image: str = "busybox:latest", update: api.UpdateStatus.UpdateState | None = None
+) -> api.Service:
     service = api.Service(id="s1")
     service.spec.annotations.name = "web"
     service.spec.replicated.replicas = replicas
