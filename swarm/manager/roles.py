@@ -3,7 +3,9 @@
     promotion: Node.role = MANAGER at once; the node renews its certificate, starts its manager and joins the group
     demotion:  ask the group to remove the member, until it is gone; only then Node.role = WORKER
 
-A manager whose removal would cost the quorum stays one until that has changed; the stage tries again.
+A manager whose removal would cost the quorum stays one until that has changed; the stage tries again. A member whose
+node is none that should manage, or is gone, is removed as well: it joined with a certificate of before its demotion, or
+was taken in while that was decided.
 
 (swarmkit: manager/role_manager.go)
 """
@@ -24,6 +26,10 @@ log = structlog.get_logger()
 
 class Members(Protocol):
     """What the stage needs of the Raft group."""
+
+    def addresses(self) -> list[tuple[str, str]]:
+        """(node ID, "ip:port") of every member."""
+        ...
 
     def is_member(self, node_id: str) -> bool:
         """Whether this node is in the group."""
@@ -61,29 +67,40 @@ class RolesStage:
     def run(self, tx: Tx) -> None:
         """See Stage.run."""
         self._dirty.update(self._stepping_down)
+        self._dirty.update(self._intruders(tx))
         self._retry_at = None
         for node_id in list(self._dirty):
             if not tx.room():
                 return
             del self._dirty[node_id]
             self._stepping_down.pop(node_id, None)
-            node = tx.get(api.Node, node_id)
-            if node is not None and node.role != node.spec.desired_role:
-                self._change(tx, node)
+            self._change(tx, node_id)
         if self._stepping_down:
             self._retry_at = tx.now + defaults.ROLE_RETRY_S
 
-    def _change(self, tx: Tx, node: api.Node) -> None:
-        if node.spec.desired_role == api.WORKER and self._members.is_member(node.id):
-            self._stepping_down[node.id] = None
-            if self._members.can_remove(node.id):
-                self._members.remove(node.id)
+    def _intruders(self, tx: Tx) -> dict[str, None]:
+        """Members that should not be; a group changes without a note. The first member is older than its node."""
+        if not tx.count(api.Node):
+            return {}
+        return {node_id: None for node_id, _ in self._members.addresses() if not _manages(tx.get(api.Node, node_id))}
+
+    def _change(self, tx: Tx, node_id: str) -> None:
+        node = tx.get(api.Node, node_id)
+        if not _manages(node) and self._members.is_member(node_id):
+            self._stepping_down[node_id] = None
+            if self._members.can_remove(node_id):
+                self._members.remove(node_id)
             else:
-                log.warning("role.demotion_waits", node=node.id, reason="the group would lose its quorum")
-            return
-        tx.edit(api.Node, node.id).role = node.spec.desired_role
-        log.info("role.changed", node=node.id, role=api.NodeRole.Name(node.spec.desired_role))
+                log.warning("role.demotion_waits", node=node_id, reason="the group would lose its quorum")
+        elif node is not None and node.role != node.spec.desired_role:
+            tx.edit(api.Node, node_id).role = node.spec.desired_role
+            log.info("role.changed", node=node_id, role=api.NodeRole.Name(node.spec.desired_role))
 
     def deadline(self) -> float | None:
         """See Stage.deadline."""
         return DUE_NOW if self._dirty else self._retry_at
+
+
+def _manages(node: api.Node | None) -> bool:
+    """Whether the node is meant to be a manager."""
+    return node is not None and node.spec.desired_role == api.MANAGER
