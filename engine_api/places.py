@@ -18,6 +18,29 @@ from swarm import api
 from swarm.errors import SwarmError
 from swarm.node.state import NodeState
 
+NOT_IN_SWARM = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
+    "and try again."
+)
+WORKER = (
+    "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this "
+    "command on a manager node or promote the current node to a manager."
+)
+PREPARING = "This node is not a swarm manager. Manager is being prepared or has trouble connecting to the cluster."
+ALREADY = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
+TIMED_OUT = (
+    "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the "
+    '"docker info" command to see the current swarm status of your node.'
+)
+LAST_MANAGER = (
+    "You are attempting to leave the swarm on a node that is participating as a manager. Removing the last manager "
+    "erases all current state of the swarm. Use `--force` to ignore this message. "
+)
+LOCKED = (
+    'Swarm is encrypted and needs to be unlocked before it can be used. Please use "docker swarm unlock" to unlock it.'
+)
+LEAVE_LOCKED = "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message."
+SUPPRESS = "Use `--force` to suppress this message."
 LISTEN_FAILED = "failed to listen on remote API address: listen tcp"
 EXPECTED = (SwarmError, CertsError, OSError, TimeoutError)
 """What may go wrong in the world; anything else is a mistake of ours."""
@@ -70,6 +93,7 @@ def port_of(text: str) -> int:
 
 
 def availability_of(text: str) -> int:
+    """The availability a node asks for when it comes. Raises ApiError for an unknown word."""
     if text not in AVAILABILITY:
         raise ApiError(f'invalid Availability: "{text}"')
     return AVAILABILITY[text]
