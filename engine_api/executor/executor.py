@@ -27,11 +27,21 @@ from engine_api.executor.networks import NoNetworks, TaskNetworks
 from engine_api.executor.payloads import PayloadStore
 from engine_api.executor.watch import ContainerWatch
 from swarm import api, defaults
-from swarm.agent.words import CancelStep, Execute, Executed, LogsEnded, Observed, PublishLogs, StopLogs
+from swarm.agent.words import (
+    CancelStep,
+    Execute,
+    Executed,
+    LogsEnded,
+    Observed,
+    PublishLogs,
+    Step,
+    StopLogs,
+    Sweep,
+)
 
 log = structlog.get_logger(__name__)
 
-Effect = Execute | CancelStep | PublishLogs | StopLogs
+Effect = Execute | CancelStep | PublishLogs | StopLogs | Sweep
 Event = Executed | Observed | LogsEnded
 
 
@@ -66,14 +76,15 @@ class Executor:
         self._watching: asyncio.Task[None] | None = None
         self._steps: dict[str, asyncio.Task[Executed]] = {}
         self._jobs: set[asyncio.Task[Executed]] = set()
+        self._present: dict[str, None] = {}
+        self._sweeping: asyncio.Task[None] | None = None
         self._closed = False
 
     async def close(self) -> None:
         """End everything that runs here; containers go on."""
         self._closed = True
         jobs: list[asyncio.Task[Executed] | asyncio.Task[None]] = [*self._jobs]
-        if self._watching is not None:
-            jobs.append(self._watching)
+        jobs += [job for job in (self._watching, self._sweeping) if job is not None]
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
@@ -97,8 +108,11 @@ class Executor:
                 self._logs.publish(effect)
             case StopLogs():
                 self._logs.stop(effect.subscription_id)
+            case Sweep(task_ids=task_ids):
+                self._sweeping = asyncio.create_task(self._sweep(task_ids))
 
     def _execute(self, execute: Execute) -> None:
+        self._present[execute.task_id] = None
         job = asyncio.create_task(self._run(execute, self._steps.get(execute.task_id)))
         self._steps[execute.task_id] = job
         self._jobs.add(job)
@@ -132,6 +146,8 @@ class Executor:
         self._jobs.discard(job)
         if self._steps.get(execute.task_id) is job:
             del self._steps[execute.task_id]
+            if execute.step is Step.REMOVE and not job.cancelled() and not job.exception():
+                self._present.pop(execute.task_id, None)
         if job.cancelled():
             self._tell(Executed(execute.task_id, execute.step, cancelled=True))
         elif (error := job.exception()) is not None:
@@ -171,10 +187,21 @@ class Executor:
         return self._description
 
     async def sweep(self, known: Collection[str]) -> None:
-        """Remove what is left of tasks that are not known any more. Raises EngineError, EngineUnavailable."""
+        """Remove what is left of tasks that are neither known nor seen here. Raises EngineError, EngineUnavailable."""
         containers = await self._containers(self._node_id)
-        await self._discard_all([row for row in containers if row["Labels"].get(LABEL_TASK_ID) not in known])
-        self._payloads.sweep(known)
+        kept = {*known, *self._present}  # steps of tasks that came meanwhile have begun
+        await self._discard_all([row for row in containers if row["Labels"].get(LABEL_TASK_ID) not in kept])
+        self._payloads.sweep({*known, *self._present})
+
+    async def _sweep(self, known: Collection[str]) -> None:
+        """The same, as soon as the engine answers."""
+        while True:
+            try:
+                await self.sweep(known)
+                return
+            except (EngineUnavailable, EngineError, OSError) as error:
+                log.warning("containers.not_swept", error=str(error), retry_s=defaults.EXECUTOR_RECHECK_S)
+            await asyncio.sleep(defaults.EXECUTOR_RECHECK_S)
 
     async def remove_all(self, node_id: str) -> None:
         """Remove the containers of all tasks that this node ran under that ID (empty: any), all secrets and configs.

@@ -40,6 +40,7 @@ from swarm.agent.words import (
     SessionState,
     SessionUpdate,
     StopLogs,
+    Sweep,
 )
 from swarm.agent.worker import Worker, selects
 from swarm.api.equality import same_description
@@ -71,6 +72,7 @@ AgentEffect = (
     | Journal
     | PublishLogs
     | StopLogs
+    | Sweep
     | SessionUpdate
     | SessionState
     | Left
@@ -149,7 +151,7 @@ class Agent:
         self._next_at: float | None = now
         self._told: SessionUpdate | None = None
         self._subscriptions: dict[str, api.SubscriptionMessage] = {}
-        self._leaving = self._left = False
+        self._leaving = self._left = self._swept = False
         self._handlers: dict[type, Callable[[Any, float], list[AgentEffect]]] = {
             Connected: self._connected,
             ConnectionLost: self._connection_lost,
@@ -358,10 +360,13 @@ class Agent:
             del link.streams[stream]
             link.reference = ""
             again = self._call(link, _ASSIGNMENTS, api.AssignmentsRequest(session_id=self._session_id))
-            return [StreamEnd(stream), again]
+            return [StreamEnd(stream, Aborted("an assignments message is missing")), again]
         link.reference = message.results_in
         self._worker.apply(message)
-        return []
+        if self._swept:
+            return []
+        self._swept = True
+        return [Sweep(self._worker.known())]
 
     # --- the node --------------------------------------------------------------------------------------------------
 

@@ -53,6 +53,17 @@ class CancelStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Sweep:
+    """Effect: these are all tasks of this node; what else is left of any task belongs to nobody and is to be removed.
+
+    Comes once, when the manager has named all tasks. The journal need not be on disk when the machine loses its power,
+    so there may be containers of tasks that the agent never heard of. Tasks that come later are not to be touched.
+    """
+
+    task_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """Event: facts about a container while a step is still running."""
 

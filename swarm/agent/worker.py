@@ -155,6 +155,10 @@ class Worker:
         run = self._runs.get(task_id)
         return copy_of(run.task.status) if run is not None and run.assigned else None
 
+    def known(self) -> tuple[str, ...]:
+        """IDs of all tasks, those that are being removed included."""
+        return tuple(self._runs)
+
     def assigned(self) -> list[str]:
         """IDs of all assigned tasks."""
         return [task_id for task_id, run in self._runs.items() if run.assigned]

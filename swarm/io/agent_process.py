@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 LOG_MESSAGES_WAITING_MAX = 64
 
-TaskEffect = words.Execute | words.CancelStep | words.PublishLogs | words.StopLogs
+TaskEffect = words.Execute | words.CancelStep | words.PublishLogs | words.StopLogs | words.Sweep
 
 
 class TaskRunner(Protocol):
@@ -222,7 +222,7 @@ class AgentProcess:
 
     def _perform(self, effect: AgentEffect) -> None:
         match effect:
-            case words.Execute() | words.CancelStep() | words.PublishLogs() | words.StopLogs():
+            case words.Execute() | words.CancelStep() | words.PublishLogs() | words.StopLogs() | words.Sweep():
                 assert self.runner is not None
                 self.runner.perform(effect)
             case Call():

@@ -16,7 +16,7 @@ from engine_api.executor.executor import Event, Executor
 from engine_api.executor.logs import LogSink
 from engine_api.executor.networks import Attachment
 from swarm import api
-from swarm.agent.words import CancelStep, Execute, Executed, Observed, Step
+from swarm.agent.words import CancelStep, Execute, Executed, Observed, Step, Sweep
 from tests.engine_api.fake_engine import FakeEngine
 
 NAME = "web.1.t1"
@@ -469,6 +469,17 @@ async def test_containers_of_unknown_tasks_of_this_node_are_swept(bench: Bench) 
     assert list(bench.engine.containers) == ["a", "c", "d"]
     await bench.executor.remove_all("n2")
     assert list(bench.engine.containers) == ["a", "d"]
+
+
+async def test_a_sweep_spares_the_tasks_that_came_meanwhile(bench: Bench, task: api.Task) -> None:
+    await bench.do(task, Step.PREPARE)
+    bench.engine.add_container("left", owned("t0"))
+    bench.executor.perform(Sweep(("another",)))
+    await bench.engine.called("DELETE /containers/id-left")
+    assert list(bench.engine.containers) == [NAME]
+    await bench.do(task, Step.REMOVE)
+    await bench.executor.sweep(())
+    assert not bench.engine.containers
 
 
 async def test_one_container_that_cannot_be_removed_does_not_keep_the_others(bench: Bench) -> None:

@@ -26,6 +26,7 @@ from swarm.agent.words import (
     SessionUpdate,
     Step,
     StopLogs,
+    Sweep,
 )
 from swarm.errors import Aborted, NotFound, PermissionDenied, SwarmError, Unavailable, Unimplemented
 from swarm.node.remotes import Remotes
@@ -287,10 +288,22 @@ def test_a_gap_in_the_assignments_opens_the_stream_again_and_skips_the_message()
     driver.assign(message(COMPLETE, make_task("t1", "n1")))
     stream = driver.streams["Assignments"]
     effects = driver.assign(message(INCREMENTAL, removes=("t1",)), applies_to="2", results_in="3")
-    assert effects[0] == StreamEnd(stream)
+    given_up = effects[0]
+    assert isinstance(given_up, StreamEnd)
+    assert given_up.stream == stream
+    assert given_up.error is not None, "only the end of a client stream has none"
     assert methods(effects) == ["Dispatcher/Assignments"]
     assert every(driver.assign(message(COMPLETE, make_task("t1", "n1"))), Execute) == []
     assert every(driver.assign(message(INCREMENTAL, removes=("t1",)), applies_to="1", results_in="2"), Call) == []
+
+
+def test_what_belongs_to_no_task_is_swept_once_all_tasks_are_known() -> None:
+    driver = Driver()
+    driver.register()
+    effects = driver.assign(message(COMPLETE, make_task("t1", "n1"), make_task("t2", "n1")))
+    assert only(effects, Sweep).task_ids == ("t1", "t2")
+    assert every(driver.assign(message(INCREMENTAL, removes=("t1",)), applies_to="1", results_in="2"), Sweep) == []
+    assert every(driver.assign(message(COMPLETE, make_task("t2", "n1"))), Sweep) == []
 
 
 def statuses(call: Call) -> list[tuple[str, int]]:
