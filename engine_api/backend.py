@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -13,6 +15,19 @@ from typing import Protocol
 from google.protobuf.message import Message
 
 from swarm import api
+
+_asked_at: ContextVar[float | None] = ContextVar("asked_at", default=None)
+
+
+def asked_now() -> None:
+    """A request of a client begins in this task; its calls share the time that a client is made to wait."""
+    _asked_at.set(time.monotonic())
+
+
+def waited_s() -> float:
+    """For how long the client of this task's request has been waiting, in seconds."""
+    asked_at = _asked_at.get()
+    return 0.0 if asked_at is None else time.monotonic() - asked_at
 
 
 class LocalNodeState(Enum):

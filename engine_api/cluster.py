@@ -19,7 +19,7 @@ import structlog
 from google.protobuf.message import Message
 
 from certs.errors import CertsError
-from engine_api.backend import InitRequest, JoinRequest, LocalNode, LocalNodeState
+from engine_api.backend import InitRequest, JoinRequest, LocalNode, LocalNodeState, waited_s
 from engine_api.config import Config
 from engine_api.convert import address
 from engine_api.engine.client import EngineClient
@@ -205,7 +205,8 @@ class Cluster:
         assert self._node is not None
         assert self._node.manager is not None
         try:
-            return await self._node.manager.call(method, request, defaults.CALL_DEADLINE_S)
+            since = self._clock.now() - waited_s()
+            return await self._node.manager.call(method, request, defaults.CALL_DEADLINE_S, since)
         except DeadlineExceeded as error:
             raise SwarmError(error.message) from error
 

@@ -45,14 +45,14 @@ LOCAL = Peer(local=True, role=MANAGER_ROLE)
 class Call:
     """Opening of a call. ``method`` is "Service/Method"; request is None for client streams.
 
-    give_up: when to stop looking for a leader that takes it, in seconds since the epoch; None: it was not looked for.
+    since: when the caller began to wait, in seconds since the epoch; None: just now.
     """
 
     stream: int
     method: str
     request: Message | None
     peer: Peer = LOCAL
-    give_up: float | None = None
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

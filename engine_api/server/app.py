@@ -13,7 +13,7 @@ from random import Random, SystemRandom
 import structlog
 from aiohttp import web
 
-from engine_api.backend import Backend
+from engine_api.backend import Backend, asked_now
 from engine_api.errors import ApiError, BadParameter, ObjectNotFound
 from engine_api.routes import networks, resources, services, swarm
 from engine_api.server.dialect import ApiVersion, parse_version
@@ -105,6 +105,7 @@ def _with_version(api: Api, route: Route) -> Callable[[web.Request], Awaitable[w
             raise BadParameter(f"client version {text} is too new. Maximum supported API version is {maximum_text}")
         if dialect.hide_old_routes and version < route.since:
             raise ObjectNotFound("page not found")
+        asked_now()
         return await handler(ApiRequest(http, api, version, dialect))
 
     return run

@@ -34,11 +34,18 @@ class LocalCalls:
         listener(answer)
         return True
 
-    def open(self, method: str, request: Message | None, peer: Peer, listener: Callable[[Answer], None]) -> int:
+    def open(
+        self,
+        method: str,
+        request: Message | None,
+        peer: Peer,
+        listener: Callable[[Answer], None],
+        since: float | None = None,
+    ) -> int:
         """Begin a call; ``listener`` gets every answer. Returns its stream, for send() and cancel()."""
         stream = next(self._streams)
         self._listeners[stream] = listener
-        self._put(Call(stream, method, request, peer))
+        self._put(Call(stream, method, request, peer, since))
         return stream
 
     def send(self, word: StreamData | StreamEnd) -> None:
@@ -51,7 +58,9 @@ class LocalCalls:
         if self._listeners.pop(stream, None) is not None:
             self._put(StreamEnd(stream, Unavailable("the caller went away")))
 
-    async def unary(self, method: str, request: Message, timeout_s: float, peer: Peer = LOCAL) -> Message:
+    async def unary(
+        self, method: str, request: Message, timeout_s: float, peer: Peer = LOCAL, since: float | None = None
+    ) -> Message:
         """One request, one answer. Raises SwarmError: the manager's, or DeadlineExceeded."""
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
 
@@ -63,7 +72,7 @@ class LocalCalls:
             elif isinstance(answer, StreamEnd):
                 future.set_exception(answer.error or SwarmError("the call ended without an answer"))
 
-        stream = self.open(method, request, peer, listen)
+        stream = self.open(method, request, peer, listen, since)
         try:
             async with asyncio.timeout(timeout_s):
                 return await future

@@ -320,11 +320,11 @@ class ManagerProcess:
         async with asyncio.timeout(timeout_s):
             await future
 
-    async def call(self, method: str, request: Message, timeout_s: float, peer: Peer = LOCAL) -> Message:
-        """A unary call to this manager."""
+    async def call(self, method: str, request: Message, timeout_s: float, since: float | None = None) -> Message:
+        """A unary call of this process. since: as in Call."""
         if self._disk_error and method in self._parts.writes:
             raise Unavailable(self._disk_error)
-        return await self.local.unary(method, request, timeout_s, peer)
+        return await self.local.unary(method, request, timeout_s, since=since)
 
     def stream(self, method: str, request: Message, peer: Peer = LOCAL) -> AsyncIterator[Message]:
         """A server-streaming call to this manager."""

@@ -72,7 +72,8 @@ class PeerLink:
 
     async def _dial(self) -> rpc_client.Connection:
         """Raises Unavailable."""
-        connection = await rpc_client.connect(self.addr, self._tls(), defaults.RAFT_DIAL_TIMEOUT_S)
+        tls, silence_s = self._tls(), defaults.RAFT_SILENCE_S
+        connection = await rpc_client.connect(self.addr, tls, defaults.RAFT_DIAL_TIMEOUT_S, silence_s=silence_s)
         self._connection = connection
         connection.closed.add_done_callback(lambda _: self._lost(connection))
         return connection

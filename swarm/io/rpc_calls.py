@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Callable
 from typing import cast
@@ -112,6 +113,12 @@ class ClientProtocol(asyncio.Protocol):
     async def ready(self) -> None:
         """Until the server has said hello. Raises Unavailable."""
         await self._ready
+
+    def expect_signs_of_life(self, silence_s: float) -> None:
+        """Lose the connection when the peer's host does not confirm what was sent within so many seconds (0: any)."""
+        opened = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if silence_s and opened is not None:
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silence_s * 1000))
 
     def data_received(self, data: bytes) -> None:
         """Bytes of HTTP/2."""

@@ -37,9 +37,17 @@ _UNVERIFIED_LIMITS = Limits()
 
 
 async def connect(
-    addr: str, tls: ClientTls | None, timeout_s: float = defaults.RPC_DIAL_TIMEOUT_S, limits: Limits | None = None
+    addr: str,
+    tls: ClientTls | None,
+    timeout_s: float = defaults.RPC_DIAL_TIMEOUT_S,
+    limits: Limits | None = None,
+    silence_s: float = 0.0,
 ) -> Connection:
-    """Connect to "ip:port"; tls None: without TLS. Raises Unavailable with the texts that Go's peers print."""
+    """Connect to "ip:port"; tls None: without TLS. Raises Unavailable with the texts that Go's peers print.
+
+    silence_s: the connection is lost when the peer's host confirms nothing of what was sent for so long, so that after
+    a cut a new one is dialled soon (TCP_USER_TIMEOUT; a host that is only slow confirms). 0: as the system pleases.
+    """
     loop = asyncio.get_running_loop()
     host, _, port = addr.rpartition(":")
     verified = tls is None or tls.roots_pem is not None
@@ -62,6 +70,7 @@ async def connect(
                     handshake_timeout_s=timeout_s,
                 )
             await protocol.ready()
+            protocol.expect_signs_of_life(silence_s)
     except BaseException as error:
         protocol.close(Unavailable("the connection is closing"))
         if isinstance(error, OSError | CertsError | ValueError):  # TimeoutError and ssl.SSLError are OSErrors

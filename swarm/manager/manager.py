@@ -142,10 +142,10 @@ class Manager(GroupMember):
         leader = self.group.members.get(self.raft.leader)
         if call.peer.forwarder or (not call.peer.local and call.method.startswith("Control/")):
             self._out.append(StreamEnd(call.stream, NotTaken()))
-        elif call.give_up is not None and now >= call.give_up:
+        elif call.since is not None and now >= call.since + self._patience_s:
             self._out.append(StreamEnd(call.stream, NoLeader()))
         elif leader is not None and leader.raft_id != self.group.raft_id:
-            self._out.append(Forward(replace(call, give_up=call.give_up or now + self._patience_s), leader))
+            self._out.append(Forward(replace(call, since=call.since or now), leader))
         elif len(self._waiting) >= defaults.INBOX_CALLS_MAX:
             self._out.append(StreamEnd(call.stream, ResourceExhausted("too many calls wait for a leader")))
         else:

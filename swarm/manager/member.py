@@ -61,6 +61,7 @@ class GroupMember:
         self._proposed = 0
         self._since_snapshot = 0
         self._now = 0.0
+        self._leaderless_since: float | None = None
         self._out: list[ManagerEffect] = []
 
     @abstractmethod
@@ -118,9 +119,11 @@ class GroupMember:
     # --- calls without a leader ------------------------------------------------------------------------------------
 
     def _wait_for_leader(self, call: Call, now: float) -> None:
-        """Keep a call until somebody leads, for as long as an election may take."""
-        give_up = call.give_up or now + self._patience_s
-        heapq.heappush(self._waiting, (give_up, call.stream, replace(call, give_up=give_up)))
+        """Keep a call until somebody leads, for as long as an election may take since the last leader was lost."""
+        since = now if call.since is None else call.since
+        lost = since if self._leaderless_since is None else self._leaderless_since
+        give_up = min(since, lost) + self._patience_s
+        heapq.heappush(self._waiting, (give_up, call.stream, replace(call, since=since)))
 
     @property
     def _patience_s(self) -> float:
@@ -236,10 +239,11 @@ class GroupMember:
         if call.peer.forwarder:
             self._out.append(StreamEnd(call.stream, NotTaken()))
         else:
-            self._wait_for_leader(replace(call, give_up=call.give_up or now + defaults.READ_AGAIN_S), now)
+            self._wait_for_leader(call, now)
 
     def _lead(self, term: int, now: float) -> None:
         """This member leads and its store is complete: the leader can start."""
+        self._leaderless_since = None
         stages = self._parts.stages(self.store, self._rng, now)
         self.leader = Leader(self.store, stages, self._rng, now, self._strict)
         self._services = list(self._parts.services(self.store, self._rng, now))
@@ -249,6 +253,10 @@ class GroupMember:
             self._lead_call(call, now)
 
     def _depose(self, leader: int, term: int, now: float) -> None:
+        if leader != words.NO_ONE:
+            self._leaderless_since = None
+        elif self._leaderless_since is None:
+            self._leaderless_since = now
         if self.leader is not None:
             for service in self._services:
                 for effect in service.stop():
