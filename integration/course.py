@@ -111,7 +111,7 @@ _EVERYWHERE: tuple[tuple[str, str], ...] = (
     (r"(?s)-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", "<certificate>"),
     (r"\b[0-9a-f]{64}\b", "<digest>"),
     (r"\b[0-9a-z]{25}\b", "<id>"),
-    (r"(?m)^[0-9a-z]{12}(?= |$)", "<id>"),
+    (r"(?m)(?:^|(?<=\.))[0-9a-z]{12}(?= |@|$)", "<id>"),
     (r"\b(?=[a-z]*[0-9])(?=[0-9]*[a-z])[0-9a-z]{12}\b", "<id>"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| \+0000 utc| \+0000 UTC)", "<time>"),
     (r"(?i)(about )?(less than )?\b(an?|\d+) (second|minute|hour)s? ago", "<ago>"),

@@ -98,6 +98,7 @@ def test_ids_times_and_intermediate_progress_do_not_count() -> None:
     other = "2hfz8s0kq3m1v5x7c9b4n6a0w overall\nabcdefghijkl  web  Running About a minute ago\n"
     assert masked(first) == masked(other)
     assert masked("web  Running 3 seconds ago\n") != masked("web  Ready 3 seconds ago\n")
+    assert masked("full.1.abcdefghijkl@node1 | out\n") == masked("full.1.4bc3efg1ijkl@node1 | out\n")
     early = "id\noverall progress: 0 out of 1 tasks\n1/1: preparing\noverall progress: 1 out of 1 tasks\n1/1: running\n"
     assert masked(early) == masked("id\noverall progress: 1 out of 1 tasks\n1/1: running\n")
 
