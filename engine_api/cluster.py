@@ -24,6 +24,7 @@ from engine_api.config import Config
 from engine_api.convert import address
 from engine_api.engine.client import EngineClient
 from engine_api.engine.errors import EngineError, EngineUnavailable
+from engine_api.engine.watch import watch_engine
 from engine_api.errors import ApiError, Conflict, ServiceUnavailable
 from engine_api.executor.executor import Executor
 from engine_api.places import (
@@ -94,7 +95,9 @@ class Cluster:
 
     async def start(self) -> None:
         """Go on with the swarm this node was in, if any; an error of it shows in /info, it does not end the daemon."""
-        self._watch = asyncio.create_task(self._watch_engine(), name="engine-watch")
+        self._watch = asyncio.create_task(
+            watch_engine(self._engine, self._engine_is, self._engine_answers), name="engine-watch"
+        )
         state: NodeState | None = None
         try:
             state = NodeProcess.saved(self._directory)
@@ -148,23 +151,13 @@ class Cluster:
         finally:
             await runner.close()
 
-    async def _watch_engine(self) -> None:
-        """A node whose engine does not answer leaves its session, so that its tasks go elsewhere."""
-        failures = 0
-        while True:
-            try:
-                async with asyncio.timeout(defaults.ENGINE_PING_TIMEOUT_S):
-                    await self._engine.ping()
-                failures = 0
-                error = ""
-                for node_id in list(self._left_behind):
-                    await self._remove_containers(node_id)
-            except (EngineUnavailable, EngineError, TimeoutError) as problem:
-                failures += 1
-                error = str(problem) or "the engine does not answer"
-            if self._node is not None and (not failures or failures >= defaults.ENGINE_PING_FAILURES):
-                self._node.set_able(f"this node's engine is gone: {error}" if failures else "")
-            await asyncio.sleep(defaults.ENGINE_PING_PERIOD_S)
+    def _engine_is(self, error: str, certain: bool) -> None:
+        if self._node is not None:
+            self._node.set_able(error, certain)
+
+    async def _engine_answers(self) -> None:
+        for node_id in list(self._left_behind):
+            await self._remove_containers(node_id)
 
     # --- state -----------------------------------------------------------------------------------------------------
 

@@ -268,6 +268,30 @@ def test_a_manager_that_left_is_demoted_and_removed_by_the_others(group: Group) 
     group.whole(gone)
 
 
+# --- engines -------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_of_a_node_whose_engine_died_go_elsewhere_without_waiting_for_heartbeats(group: Group) -> None:
+    first, worker = group.managers[0], group.worker
+    first.docker("swarm", "update", "--dispatcher-heartbeat", "1h")
+    try:
+        group.create("moves", "--replicas", "4", "--restart-delay", "0s")
+        group.running("moves", 4)
+        group.lab.kill(worker, "engine")
+        until(lambda: calls.node_of(first, worker)["Status"], lambda status: status["State"] == "down")
+        assert calls.node_of(first, worker)["Status"]["Message"] == "the node's engine has ended"
+        gone = calls.node_of(first, worker)["ID"]
+        until(
+            lambda: [task["NodeID"] for task in calls.running(first, "moves")],
+            lambda nodes: len(nodes) == 4 and gone not in nodes,
+            what="all tasks elsewhere",
+        )
+        group.lab.start(worker, "engine")
+        until(lambda: calls.node_of(first, worker)["Status"]["State"], lambda state: state == "ready")
+    finally:
+        first.docker("swarm", "update", "--dispatcher-heartbeat", "5s")
+
+
 # --- faults --------------------------------------------------------------------------------------------------------
 
 

@@ -209,7 +209,9 @@ class EngineClient:
     def _unavailable(self, error: BaseException, path: str = "") -> EngineUnavailable:
         if isinstance(error, aiohttp.ClientConnectorError):
             cause = error.os_error.strerror or str(error.os_error)
-            return EngineUnavailable(f"cannot connect to the Docker Engine at {self.host}: {cause}. Is it running?")
+            refused = isinstance(error.os_error, ConnectionRefusedError | FileNotFoundError)
+            text = f"cannot connect to the Docker Engine at {self.host}: {cause}. Is it running?"
+            return EngineUnavailable(text, refused)
         if isinstance(error, TimeoutError):
             return EngineUnavailable(f"the Docker Engine at {self.host} did not answer {path} in time")
         return EngineUnavailable(f"lost the connection to the Docker Engine at {self.host}: {error}")

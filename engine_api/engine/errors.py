@@ -16,4 +16,11 @@ class EngineError(Exception):
 
 
 class EngineUnavailable(Exception):
-    """The engine did not answer: not running, restarting, too old, or too slow. Trying again later may work."""
+    """The engine did not answer: not running, restarting, too old, or too slow. Trying again later may work.
+
+    refused: nobody listens at its address, so it certainly does not run.
+    """
+
+    def __init__(self, message: str, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused

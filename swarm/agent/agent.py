@@ -28,6 +28,8 @@ from swarm.agent.words import (
     ConnectionLost,
     Described,
     Disconnect,
+    EngineBack,
+    EngineGone,
     Execute,
     Executed,
     Journal,
@@ -43,6 +45,7 @@ from swarm.agent.words import (
     Sweep,
 )
 from swarm.agent.worker import Worker, selects
+from swarm.api import marks
 from swarm.api.equality import same_description
 from swarm.errors import Aborted, Code, DeadlineExceeded, SwarmError, Unavailable
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
@@ -59,6 +62,8 @@ AgentEvent = (
     | Executed
     | Observed
     | LogsEnded
+    | EngineGone
+    | EngineBack
     | Leave
 )
 AgentEffect = (
@@ -118,6 +123,7 @@ class _Link:
     first_message_by: float | None = None
     heartbeat_at: float | None = None
     call_by: dict[int, float] = field(default_factory=dict)
+    farewell: int = 0
     reference: str = ""
 
 
@@ -152,6 +158,7 @@ class Agent:
         self._told: SessionUpdate | None = None
         self._subscriptions: dict[str, api.SubscriptionMessage] = {}
         self._leaving = self._left = self._swept = False
+        self._unable = ""
         self._handlers: dict[type, Callable[[Any, float], list[AgentEffect]]] = {
             Connected: self._connected,
             ConnectionLost: self._connection_lost,
@@ -163,6 +170,8 @@ class Agent:
             Executed: self._executed,
             Observed: self._observed,
             LogsEnded: self._logs_ended,
+            EngineGone: self._engine_gone,
+            EngineBack: self._engine_back,
             Leave: self._leave,
         }
 
@@ -193,19 +202,23 @@ class Agent:
         times = [self._worker.deadline()]
         link = self._link
         if link is None:
-            times.append(self._next_at if self._description is not None else None)
+            times.append(self._next_at if self._may_connect else None)
         else:
             times += [link.open_by, link.first_message_by, link.heartbeat_at, *link.call_by.values()]
             if link.registered:
                 times.append(self._reporter.deadline())
         return min((t for t in times if t is not None), default=None)
 
+    @property
+    def _may_connect(self) -> bool:
+        return self._description is not None and not self._unable
+
     # --- the connection --------------------------------------------------------------------------------------------
 
     def _timers(self, now: float) -> list[AgentEffect]:
         link = self._link
         if link is None:
-            due = self._next_at is not None and now >= self._next_at and self._description is not None
+            due = self._next_at is not None and now >= self._next_at and self._may_connect
             return self._connect(now) if due else []
         if link.open_by is not None and now >= link.open_by:
             raise DeadlineExceeded("the manager could not be reached in time")
@@ -289,6 +302,10 @@ class Agent:
         link.call_by.pop(event.stream, None)
         if method == _HEARTBEAT:
             assert isinstance(event.message, api.HeartbeatResponse)
+            if link.farewell:
+                if event.stream == link.farewell:
+                    raise Unavailable(self._unable)
+                return []
             period_s = event.message.period.ToNanoseconds() / 1e9
             link.heartbeat_at = now + max(period_s, defaults.HEARTBEAT_PERIOD_MIN_S)
         elif method in _STATUSES:
@@ -384,6 +401,29 @@ class Agent:
 
     def _local(self, event: LocalManager, now: float) -> list[AgentEffect]:
         self._local_manager = event.running
+        return []
+
+    def _engine_gone(self, event: EngineGone, now: float) -> list[AgentEffect]:
+        """Leave the session; when the engine has certainly ended, say so in a last heartbeat."""
+        self._unable = event.error
+        link = self._link
+        if link is None:
+            return []
+        if not (event.certain and link.registered):
+            raise Unavailable(event.error)
+        link.heartbeat_at = None
+        request = marks.marked(api.HeartbeatRequest(session_id=self._session_id), marks.ENGINE_GONE)
+        call = self._call(link, _HEARTBEAT, request, now + defaults.FAREWELL_TIMEOUT_S)
+        link.farewell = call.stream
+        return [call]
+
+    def _engine_back(self, event: EngineBack, now: float) -> list[AgentEffect]:
+        self._unable = ""
+        self._backoff_s = 0.0
+        if self._link is None:
+            self._next_at = now
+        elif self._link.farewell:
+            raise Unavailable("the engine is back")
         return []
 
     def _leave(self, event: Leave, now: float) -> list[AgentEffect]:

@@ -64,6 +64,22 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineGone:
+    """Event: this node cannot run tasks, so it leaves its session until EngineBack.
+
+    certain: the engine has ended, it is not only slow; the managers are told and need not wait for missing heartbeats.
+    """
+
+    error: str
+    certain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EngineBack:
+    """Event: the engine answers again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """Event: facts about a container while a step is still running."""
 

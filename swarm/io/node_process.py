@@ -198,13 +198,12 @@ class NodeProcess:
         self._drop_state()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def set_able(self, error: str) -> None:
-        """With an error this node cannot run tasks (its engine is gone) and leaves its session; empty: it can."""
-        if error == self._unable:
+    def set_able(self, error: str, certain: bool = False) -> None:
+        """With an error this node cannot run tasks and leaves its session (certain: see EngineGone); empty: it can."""
+        before, self._unable = self._unable, error
+        if self._agent is None or bool(before) == bool(error):
             return
-        self._unable = error
-        if self._agent is not None and error:
-            self._agent.lose_connection(error)
+        self._agent.put(words.EngineGone(error, certain) if error else words.EngineBack())
 
     # --- what the daemon asks ----------------------------------------------------------------------------------------
 

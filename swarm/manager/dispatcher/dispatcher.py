@@ -3,7 +3,8 @@
 Theory of operation. A node registers by opening Session; it is answered once the store says that the node is ready,
 with a session ID that all its other calls carry. From then on its heartbeats keep it alive; three periods of silence
 make it DOWN, and a day of that makes its tasks ORPHANED. Nodes that another leader knew are UNKNOWN until they come
-back, for six periods at most. A new session, silence, or removal of the node ends all streams of the old session.
+back, for six periods at most. A node of ours whose engine has ended says so in a last heartbeat, and is DOWN at once. A
+new session, silence, or removal of the node ends all streams of the old session.
 Committed changes are routed by node ID, so a change costs the same with one agent or five thousand: SessionMessage
 goes to a node when the node's object changes, to all when managers, keys or root certificates do; tasks go to the
 assignment sets of their node. Everything the dispatcher writes goes through Updates.
@@ -22,6 +23,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from swarm import api, defaults
+from swarm.api import marks
 from swarm.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, SwarmError
 from swarm.manager.dispatcher.assignments import AssignmentSet
 from swarm.manager.dispatcher.nodes import Registrations
@@ -33,6 +35,7 @@ from swarm.store.store import Change, Store
 
 UNKNOWN_MESSAGE = 'Node moved to "unknown" state due to leadership change in cluster'
 DOWN_MESSAGE = "heartbeat failure"
+ENGINE_GONE_MESSAGE = "the node's engine has ended"
 DOWN_FROM_UNKNOWN_MESSAGE = 'heartbeat failure for node in "unknown" state'
 
 _SESSIONS_PER_WAKE = 200
@@ -158,9 +161,7 @@ class Dispatcher:
         effects: list[Effect] = []
         for registration in self._registrations.take_expired(now):
             message = DOWN_MESSAGE if registration.session_id else DOWN_FROM_UNKNOWN_MESSAGE
-            self._updates.add(NodeState(registration.node_id, api.NodeStatus.DOWN, message))
-            self._set_down(registration.node_id)
-            effects += self._end_streams(registration.node_id, NotFound("node not registered"))
+            effects += self._down_now(registration.node_id, message)
         while self._down and next(iter(self._down.values())) <= now:
             node_id = next(iter(self._down))
             del self._down[node_id]
@@ -299,7 +300,17 @@ class Dispatcher:
         period_s = self._registrations.heartbeat(node_id, call.request.session_id, self._now)
         response = api.HeartbeatResponse()
         response.period.FromNanoseconds(int(period_s * 1e9))
-        return [Reply(call.stream, response)]
+        effects: list[Effect] = [Reply(call.stream, response)]
+        if marks.has_mark(call.request, marks.ENGINE_GONE):
+            self._registrations.drop(node_id)
+            effects += self._down_now(node_id, ENGINE_GONE_MESSAGE)
+        return effects
+
+    def _down_now(self, node_id: str, message: str) -> list[Effect]:
+        """The node is lost: its session ends, its tasks go elsewhere."""
+        self._updates.add(NodeState(node_id, api.NodeStatus.DOWN, message))
+        self._set_down(node_id)
+        return self._end_streams(node_id, NotFound("node not registered"))
 
     def _set_down(self, node_id: str) -> None:
         self._down.pop(node_id, None)

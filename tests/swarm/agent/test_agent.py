@@ -15,6 +15,8 @@ from swarm.agent.words import (
     ConnectionLost,
     Described,
     Disconnect,
+    EngineBack,
+    EngineGone,
     Execute,
     Executed,
     Leave,
@@ -28,6 +30,7 @@ from swarm.agent.words import (
     StopLogs,
     Sweep,
 )
+from swarm.api import marks
 from swarm.errors import Aborted, NotFound, PermissionDenied, SwarmError, Unavailable, Unimplemented
 from swarm.node.remotes import Remotes
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
@@ -149,6 +152,47 @@ def test_a_heartbeat_without_answer_ends_the_session() -> None:
     assert driver.now == 105.0
     assert every(effects, Disconnect) == [Disconnect()]
     assert only(effects, SessionState).error == "Dispatcher/Heartbeat was not answered in time"
+
+
+def test_a_node_whose_engine_ended_says_farewell_and_comes_back_with_it() -> None:
+    driver = Driver()
+    driver.register()
+    driver.tell(Reply(driver.streams["Heartbeat"], api.HeartbeatResponse()))
+    call = only(driver.tell(EngineGone("no engine", certain=True)), Call)
+    assert call.method == "Dispatcher/Heartbeat"
+    assert call.request is not None
+    assert marks.has_mark(call.request, marks.ENGINE_GONE)
+    assert driver.agent.registered
+    effects = driver.tell(Reply(call.stream, api.HeartbeatResponse()))
+    assert only(effects, SessionState).error == "no engine"
+    assert every(effects, Disconnect)
+    assert driver.agent.deadline() is None
+    assert only(driver.tell(EngineBack()), Connect)
+
+
+def test_a_farewell_that_nobody_answers_is_not_waited_for() -> None:
+    driver = Driver()
+    driver.register()
+    driver.tell(Reply(driver.streams["Heartbeat"], api.HeartbeatResponse()))
+    driver.tell(EngineGone("no engine", certain=True))
+    assert every(driver.due(), Disconnect)
+    assert driver.now == 100.0 + defaults.FAREWELL_TIMEOUT_S
+
+
+def test_a_node_whose_engine_is_only_slow_leaves_without_a_word() -> None:
+    driver = Driver()
+    driver.register()
+    effects = driver.tell(EngineGone("no answer", certain=False))
+    assert every(effects, Disconnect)
+    assert methods(effects) == []
+
+
+def test_an_engine_that_comes_back_during_the_farewell_opens_a_new_session() -> None:
+    driver = Driver()
+    driver.register()
+    driver.tell(EngineGone("no engine", certain=True))
+    assert every(driver.tell(EngineBack()), Disconnect)
+    assert only(driver.due(), Connect)
 
 
 def test_a_first_message_that_does_not_come_in_time_ends_the_attempt() -> None:

@@ -1,0 +1,42 @@
+"""Whether the engine lives: a node without one must leave its session, so that its tasks go elsewhere.
+
+An engine whose socket refuses connections has certainly ended; one that does not answer may only be slow, and is given
+much more time. (moby: in stock engines the two live and die together)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from engine_api.engine.client import EngineClient
+from engine_api.engine.errors import EngineError, EngineUnavailable
+from swarm import defaults
+
+
+async def watch_engine(
+    engine: EngineClient, tell: Callable[[str, bool], None], answers: Callable[[], Awaitable[None]]
+) -> None:
+    """Ping the engine for ever. tell: why it cannot be used (empty: it can), and whether it has certainly ended.
+
+    answers: called after each ping that was answered; its EngineError and EngineUnavailable count as no answer.
+    """
+    loop = asyncio.get_running_loop()
+    failures = 0
+    refused_at: float | None = None
+    while True:
+        refused = False
+        try:
+            async with asyncio.timeout(defaults.ENGINE_PING_TIMEOUT_S):
+                await engine.ping()
+            await answers()
+            failures, refused_at = 0, None
+            tell("", False)
+        except (EngineUnavailable, EngineError, TimeoutError) as problem:
+            failures += 1
+            refused = isinstance(problem, EngineUnavailable) and problem.refused
+            refused_at = (refused_at or loop.time()) if refused else None
+            gone = refused_at is not None and loop.time() - refused_at >= defaults.ENGINE_GONE_S
+            if gone or (not refused and failures >= defaults.ENGINE_PING_FAILURES):
+                tell(f"this node's engine is gone: {problem or 'it does not answer'}", gone)
+        await asyncio.sleep(defaults.ENGINE_PING_SOON_S if refused else defaults.ENGINE_PING_PERIOD_S)
