@@ -155,15 +155,16 @@ class KeyStore:
         """Trust these roots from now on."""
         self._write(ROOT_FILE, bundle_pem)
 
-    def save(self, credentials: Credentials, kek: Kek | None = None) -> None:
+    def save(self, credentials: Credentials, kek: Kek | None = None, forget_raft_keys: bool = False) -> None:
         """Replace key and certificate; with ``kek`` encrypt by it from now on (an empty key: no more).
 
-        Raises InvalidKey or InvalidCertificate before anything is written.
+        forget_raft_keys: this node is a manager no more. Raises InvalidKey or InvalidCertificate before anything is
+        written.
         """
         if not _belong_together(credentials.certificate_pem, credentials.key_pem):
             raise InvalidCertificate("tls: private key does not match public key")
         kek = kek if kek is not None else self._kek
-        raft_keys = self._raft_keys_for(kek)
+        raft_keys = None if forget_raft_keys else self._raft_keys_for(kek)
         key_file = _seal_key(credentials.key_pem, kek, raft_keys)
         self._write(_hidden(CERTIFICATE_FILE), credentials.certificate_pem)
         self._write(KEY_FILE, key_file)
@@ -175,11 +176,12 @@ class KeyStore:
         self._write(KEY_FILE, _seal_key(self._current_key_pem(), self._kek, raft_keys))
         self._raft_keys = raft_keys
 
-    def rotate_kek(self, kek: Kek) -> bool:
+    def rotate_kek(self, kek: Kek, raft_keys: RaftKeys | None = None) -> bool:
         """Encrypt by a new KEK if it is newer and different; whether that happened.
 
-        Locking an unlocked manager marks its Raft keys for rotation, as they were on disk in the clear. Raises
-        StoredKeyDamaged when the same version comes with another key.
+        raft_keys: the ones that the log is sealed with from now on, if they change in the same step. Otherwise locking
+        an unlocked manager marks its Raft keys for rotation, as they were on disk in the clear. Raises StoredKeyDamaged
+        when the same version comes with another key.
         """
         if kek.key == self._kek.key:
             return False
@@ -187,7 +189,7 @@ class KeyStore:
             raise StoredKeyDamaged("candidate KEK has the same version as the current KEK, but a different KEK value")
         if kek.version < self._kek.version:
             return False
-        raft_keys = self._raft_keys_for(kek)
+        raft_keys = raft_keys or self._raft_keys_for(kek)
         self._write(KEY_FILE, _seal_key(self._current_key_pem(), kek, raft_keys))
         self._kek, self._raft_keys = kek, raft_keys
         return True

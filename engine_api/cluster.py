@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -18,17 +19,27 @@ from random import SystemRandom
 import structlog
 from google.protobuf.message import Message
 
-from certs.errors import CertsError
+from certs.errors import CertsError, InvalidUnlockKey, InvalidUnlockKeyText
+from certs.tokens import new_unlock_key, parse_unlock_key
 from engine_api.backend import InitRequest, JoinRequest, LocalNode, LocalNodeState, waited_s
 from engine_api.config import Config
 from engine_api.convert import address
 from engine_api.engine.client import EngineClient
 from engine_api.engine.errors import EngineError, EngineUnavailable
 from engine_api.engine.watch import watch_engine
-from engine_api.errors import ApiError, Conflict, ServiceUnavailable
+from engine_api.errors import ApiError, BadParameter, Conflict, ServiceUnavailable, Unauthorized
 from engine_api.executor.executor import Executor
 from engine_api.places import (
+    ALREADY,
     EXPECTED,
+    LAST_MANAGER,
+    LEAVE_LOCKED,
+    LOCKED,
+    NOT_IN_SWARM,
+    PREPARING,
+    SUPPRESS,
+    TIMED_OUT,
+    WORKER,
     address_towards,
     availability_of,
     interfaces,
@@ -41,6 +52,7 @@ from swarm import api, defaults
 from swarm.errors import Code, DeadlineExceeded, NoLeader, SwarmError, Unavailable
 from swarm.ids import new_id
 from swarm.io.agent_process import AgentProcess, LogSink
+from swarm.io.autolock import NodeLocked
 from swarm.io.node_hooks import NodeHooks, Runner
 from swarm.io.node_process import NodeProcess
 from swarm.io.process import Clock
@@ -50,26 +62,6 @@ from swarm.rpc import MANAGER_ROLE
 from swarm.store.store import Change
 
 log = structlog.get_logger()
-
-NOT_IN_SWARM = (
-    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
-    "and try again."
-)
-WORKER = (
-    "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this "
-    "command on a manager node or promote the current node to a manager."
-)
-PREPARING = "This node is not a swarm manager. Manager is being prepared or has trouble connecting to the cluster."
-ALREADY = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
-TIMED_OUT = (
-    "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the "
-    '"docker info" command to see the current swarm status of your node.'
-)
-LAST_MANAGER = (
-    "You are attempting to leave the swarm on a node that is participating as a manager. Removing the last manager "
-    "erases all current state of the swarm. Use `--force` to ignore this message. "
-)
-SUPPRESS = "Use `--force` to suppress this message."
 
 
 class Cluster:
@@ -87,6 +79,7 @@ class Cluster:
         self._remote = ""
         self._local_addr = ""
         self._error = ""
+        self._locked = False
         self._left_behind: dict[str, None] = {}
         self._changing = asyncio.Lock()
         self._watch: asyncio.Task[None] | None = None
@@ -109,6 +102,9 @@ class Cluster:
             node = self._new_node()
             self._node = node
             await node.resume(state)
+        except NodeLocked:
+            log.info("swarm.locked")
+            self._node, self._locked = None, True
         except Exception as error:
             self._error = start_error(error, state)
             log.error("swarm.not_started", error=self._error, exc_info=not isinstance(error, EXPECTED))
@@ -164,12 +160,14 @@ class Cluster:
     def local(self) -> LocalNode:
         """See Backend.local."""
         node = self._node
+        if self._locked:
+            return LocalNode(LocalNodeState.LOCKED, node_addr=self._local_addr, error=LOCKED)
         if self._error:
             return LocalNode(LocalNodeState.ERROR, node_addr=self._local_addr, error=self._error)
         if node is None:
             return LocalNode()
         managers = node.known_managers() or ((("", self._remote),) if self._remote else ())
-        error = node.trouble
+        error = node.trouble or node.autolock.trouble
         if node.manager is not None and not node.manager.has_leader:
             error = NoLeader().rpc_text
         return LocalNode(
@@ -187,6 +185,8 @@ class Cluster:
 
     def require_manager(self) -> None:
         """See Backend.require_manager."""
+        if self._locked:
+            raise ServiceUnavailable(LOCKED)
         if self._node is None or self._error:
             raise ServiceUnavailable(NOT_IN_SWARM)
         if self._node.manager is None:
@@ -214,6 +214,8 @@ class Cluster:
 
     async def init(self, request: InitRequest) -> str:
         """See Backend.init."""
+        if request.force_new_cluster and self._locked:
+            raise ServiceUnavailable(LOCKED)
         if request.force_new_cluster and (self._node is not None or self._error):
             return await self._force_new_cluster(request)
         self._refuse_if_in_swarm()
@@ -240,6 +242,7 @@ class Cluster:
                 default_address_pool=request.default_addr_pool,
                 subnet_size_bits=request.subnet_size,
                 vxlan_port=state.data_path_port,
+                unlock_key=new_unlock_key(self._rng) if request.spec.encryption_config.auto_lock_managers else b"",
             )
             node = self._new_node()
             self._node, self._local_addr = node, endpoints.local_addr
@@ -273,12 +276,14 @@ class Cluster:
             state = with_self(state)
             if self._joining is not None:
                 self._joining.cancel()
+            unlock_key = b""
             if self._node is not None:
                 await self._node.close()
+                unlock_key = self._node.unlock_key
             node = self._new_node()
             self._node, self._local_addr, self._error = node, endpoints.local_addr, ""
             try:
-                await node.resume(state, force_new_cluster=True)
+                await node.resume(state, unlock_key, force_new_cluster=True)
                 async with asyncio.timeout(defaults.JOIN_WAIT_S):
                     await node.ready.wait()
             except (SwarmError, CertsError, OSError, TimeoutError) as error:
@@ -322,7 +327,7 @@ class Cluster:
         return [config["Subnet"] for config in configs if config.get("Subnet")]
 
     def _refuse_if_in_swarm(self) -> None:
-        if self._node is not None or self._error:
+        if self._node is not None or self._error or self._locked:
             raise ServiceUnavailable(ALREADY)
 
     async def _give_up(self, node: NodeProcess) -> None:
@@ -410,11 +415,13 @@ class Cluster:
             self._joining = None
             return
         async with self._changing:
-            if self._error:
+            if self._locked and not force:
+                raise ServiceUnavailable(LEAVE_LOCKED)
+            if self._error or self._locked:
                 node = self._node or self._new_node()
                 await self._remove_containers(NodeProcess.saved_id(self._directory))
                 await self._give_up(node)
-                self._node, self._error = None, ""
+                self._node, self._error, self._locked = None, "", False
                 return
             if self._node is None:
                 raise ServiceUnavailable("This node is not part of a swarm")
@@ -450,8 +457,33 @@ class Cluster:
 
     async def unlock(self, key: str) -> None:
         """See Backend.unlock."""
-        self.require_manager()
-        raise Conflict("swarm is not locked")
+        async with self._changing:
+            if not self._locked:
+                self.require_manager()
+                raise Conflict("swarm is not locked")
+            try:
+                unlock_key = parse_unlock_key(key)
+            except InvalidUnlockKeyText as error:
+                raise BadParameter(str(error)) from error
+            state: NodeState | None = None
+            node = self._new_node()
+            try:
+                state = NodeProcess.saved(self._directory)
+                if state is None:
+                    raise SwarmError("the state of this node is missing")
+                await node.resume(state, unlock_key)
+            except BaseException as error:
+                await node.close()
+                if isinstance(error, InvalidUnlockKey):
+                    raise Unauthorized(str(error)) from error
+                if isinstance(error, EXPECTED):
+                    raise ApiError(f"swarm component could not be started: {start_error(error, state)}") from error
+                raise
+            self._node, self._locked = node, False
+        # without a quorum it takes as long as it takes; the swarm is unlocked all the same
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(defaults.JOIN_WAIT_S):
+                await node.ready.wait()
 
 
 async def _no_sink(_: str) -> LogSink:

@@ -38,7 +38,6 @@ from engine_api.server.request import (
     version_message,
 )
 from swarm import api, defaults
-from swarm.errors import Unimplemented
 
 ALREADY_IN_SWARM = (
     'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
@@ -108,12 +107,6 @@ def init_request(parsed: dict[str, Any]) -> InitRequest:
     )
 
 
-def _refuse_autolock(wanted: bool) -> None:
-    """Nobody shall believe that a disk is sealed when it is not. Raises Unimplemented."""
-    if wanted:
-        raise Unimplemented("autolock is not implemented: nothing would be encrypted on the disks of the managers")
-
-
 async def init(request: ApiRequest) -> web.StreamResponse:
     """POST /swarm/init."""
     parsed = await request.json(INIT_REQUEST)
@@ -124,9 +117,7 @@ async def init(request: ApiRequest) -> web.StreamResponse:
             raise ServiceUnavailable(ALREADY_IN_SWARM)
         if local.state is LocalNodeState.ACTIVE and not local.control_available:
             raise ServiceUnavailable(WORKER)
-    wanted = init_request(parsed)
-    _refuse_autolock(wanted.autolock_managers or wanted.spec.encryption_config.auto_lock_managers)
-    return json_answer(await request.backend.init(wanted))
+    return json_answer(await request.backend.init(init_request(parsed)))
 
 
 async def join(request: ApiRequest) -> web.StreamResponse:
@@ -168,7 +159,6 @@ async def update_swarm(request: ApiRequest) -> web.StreamResponse:
     check_cluster_name(parsed)
     spec = api.ClusterSpec()
     CLUSTER_SPEC.fill(spec, parsed)
-    _refuse_autolock(spec.encryption_config.auto_lock_managers)
     await request.call(
         "Control/UpdateCluster",
         api.UpdateClusterRequest(

@@ -1,40 +1,28 @@
 """What a manager must remember (Raft's log, snapshots, identity) and an agent's task journal, in sqlite files.
 
-Theory of operation: each file has one connection, used only by one thread of its own. Work is queued; the thread takes
-all that waits and commits it as one transaction, then reports each piece to its caller. If the transaction fails, it is
-rolled back and each piece is tried alone, so that an error reaches who caused it; nothing is ever half-written. sqlite
-runs in WAL mode: a torn or cut write-ahead log loses a suffix of whole transactions, never a part of one. The log of
-Raft is synchronised before it is reported, the journal is only safe from a crash of the process. Each record carries a
-checksum and, with a Sealer, is encrypted. (swarmkit: manager/state/raft/storage, agent/storage.go)
+Theory of operation: each is a file with a thread of its own (swarm/io/database.py). The log of Raft is synchronised
+before it is reported, the journal is only safe from a crash of the process. Each record carries a checksum and, with a
+Sealer, is encrypted; a file whose records are to be sealed otherwise is written anew, so that no free page remembers
+what they were. (swarmkit: manager/state/raft/storage, agent/storage.go)
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import queue
 import sqlite3
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
-
-from google.protobuf.message import DecodeError
 
 from swarm.api import raftpb
-from swarm.errors import Code, FailedPrecondition, SwarmError
+from swarm.errors import FailedPrecondition
+from swarm.io.database import DiskError, Done, File, Rewrite
 from swarm.raft.records import RecordCorrupt, Sealer, checksum, decode, encode
 from swarm.raft.words import Persist
 
-T = TypeVar("T")
-Done = Callable[["DiskError | None"], None]
 CallSoon = Callable[[Callable[[], None]], object]
-_Work = Callable[[sqlite3.Connection], None]
 
-_FORMAT = "1"
-_LOCK_WAIT_S = 1.0
 _RAFT_TABLES = """
 CREATE TABLE IF NOT EXISTS metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS hard_state (
@@ -50,143 +38,6 @@ _JOURNAL_TABLES = """
 CREATE TABLE IF NOT EXISTS metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tasks (id TEXT PRIMARY KEY, record BLOB NOT NULL, crc INTEGER NOT NULL);
 """
-
-
-class DiskError(SwarmError):
-    """The disk did not take a write (full, failing, locked); nothing of it was kept, and it may be tried again."""
-
-    code = Code.UNAVAILABLE
-
-
-class DiskCorrupt(DiskError):
-    """What is on disk is not what was written there."""
-
-    code = Code.DATA_LOSS
-
-
-@contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """sqlite's errors as ours."""
-    try:
-        yield
-    except (sqlite3.OperationalError, OSError) as error:
-        raise DiskError(f"{path}: {error}") from error
-    except (sqlite3.Error, RecordCorrupt, DecodeError) as error:
-        raise DiskCorrupt(f"{path}: {error}") from error
-
-
-class _File:
-    """One sqlite file and its thread."""
-
-    def __init__(self, path: Path, tables: str, synchronous: str) -> None:
-        self.path = path
-        self._tables = tables
-        self._synchronous = synchronous
-        self._queue: queue.SimpleQueue[tuple[_Work, Done] | None] = queue.SimpleQueue()
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name=f"disk {path.name}", daemon=True)
-        self._thread.start()
-
-    def submit(self, work: _Work, done: Done) -> None:
-        """Run work in a transaction, then call done in the file's thread."""
-        if self._closed:
-            done(DiskError(f"{self.path}: closed"))
-        else:
-            self._queue.put((work, done))
-
-    def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run work in a transaction and wait for its result. Raises what it raises."""
-        results: list[T] = []
-        errors: queue.SimpleQueue[DiskError | None] = queue.SimpleQueue()
-        self.submit(lambda connection: results.append(work(connection)), errors.put)
-        error = errors.get()
-        if error is not None:
-            raise error
-        return results[-1]
-
-    def close(self) -> None:
-        """Finish what was submitted, then close the file. Harmless to repeat."""
-        if not self._closed:
-            self._closed = True
-            self._queue.put(None)
-        self._thread.join()
-
-    def _open(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(self.path, timeout=_LOCK_WAIT_S, isolation_level=None)
-        try:
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in self._tables.split(";"):
-                connection.execute(statement)
-            connection.execute("INSERT OR IGNORE INTO metadata VALUES ('format', ?)", (_FORMAT,))
-            (found,) = connection.execute("SELECT value FROM metadata WHERE key = 'format'").fetchone()
-            connection.execute("COMMIT")
-            if found != _FORMAT:
-                raise sqlite3.OperationalError(f"written in format {found}; this version reads format {_FORMAT}")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _run(self) -> None:
-        connection: sqlite3.Connection | None = None
-        while jobs := self._take():
-            try:
-                with _translated(self.path):
-                    connection = connection or self._open()
-            except DiskError as error:
-                for _, done in jobs:
-                    done(error)
-                continue
-            if len(jobs) > 1 and self._attempt(connection, jobs) is None:
-                continue
-            for job in jobs:
-                self._attempt(connection, [job], report=True)
-        if connection:
-            connection.close()
-
-    def _take(self) -> list[tuple[_Work, Done]]:
-        """All that waits, at least one; nothing: the file is to be closed."""
-        job = self._queue.get()
-        if job is None:
-            return []
-        jobs = [job]
-        while not self._queue.empty():
-            job = self._queue.get()
-            if job is None:
-                self._queue.put(None)
-                break
-            jobs.append(job)
-        return jobs
-
-    def _attempt(
-        self, connection: sqlite3.Connection, jobs: list[tuple[_Work, Done]], report: bool = False
-    ) -> DiskError | None:
-        """One transaction; on success everybody is told, on failure nobody unless asked to."""
-        failure: DiskError | None = None
-        try:
-            with _translated(self.path):
-                connection.execute("BEGIN IMMEDIATE")
-                for work, _ in jobs:
-                    work(connection)
-                connection.execute("COMMIT")
-        except DiskError as error:
-            failure = error
-        except SwarmError as error:
-            failure = DiskError(f"{self.path}: {error}", error.code)
-        except Exception as error:  # a bug in one piece of work must not end the thread that all depend on
-            failure = DiskError(f"{self.path}: {type(error).__name__}: {error}", Code.INTERNAL)
-        if failure and connection.in_transaction:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-        if report or failure is None:
-            for _, done in jobs:
-                done(failure)
-        return failure
 
 
 def _on_loop(done: Done, call_soon: CallSoon | None) -> Done:
@@ -232,7 +83,7 @@ class RaftDisk:
         self.keep_old_snapshots = keep_old_snapshots
         self._sealer = sealer
         self._call_soon = call_soon
-        self._file = _File(path, _RAFT_TABLES, "FULL")
+        self._file = File(path, _RAFT_TABLES, "FULL")
 
     def close(self) -> None:
         """Finish what was submitted and close. Blocks."""
@@ -280,7 +131,43 @@ class RaftDisk:
         """Seal what is written from now on with this one. It must open what is there already (key versions)."""
         self._sealer = sealer
 
+    def reseal(self, sealer: Sealer, commit: Callable[[], None]) -> None:
+        """Write everything anew with this sealer; commit is called in the file's thread when that is on disk.
+
+        commit writes down that the new sealer is needed from now on: after a crash before it, replaced_file.discard()
+        gets the old content, after it, replaced_file.adopt() the new one. Blocks. Raises DiskError, also for commit's
+        errors, and then nothing has changed.
+        """
+
+        def committed() -> None:
+            commit()
+            self._sealer = sealer
+
+        self._file.rewrite(Rewrite(lambda old, new: self._copy(old, new, sealer), committed))
+
     # --- in the file's thread ---
+
+    def _copy(self, old: sqlite3.Connection, new: sqlite3.Connection, sealer: Sealer) -> None:
+        """Everything from one file to another, sealed by ``sealer``."""
+
+        def sealed(record: bytes, crc: int, place: str) -> tuple[bytes, int]:
+            again = encode(self._decode(record, crc, place), place.encode(), sealer)
+            return again, checksum(again, place.encode())
+
+        for row in old.execute("SELECT key, value FROM metadata"):
+            new.execute("INSERT OR REPLACE INTO metadata VALUES (?, ?)", row)
+        for row in old.execute("SELECT id, record, crc FROM hard_state"):
+            new.execute("INSERT INTO hard_state VALUES (?, ?, ?)", row)
+        for key, record, crc in old.execute("SELECT key, record, crc FROM blobs"):
+            new.execute("INSERT INTO blobs VALUES (?, ?, ?)", (key, *sealed(record, crc, f"blob {key}")))
+        for index, term, members, record, crc in old.execute(
+            "SELECT idx, term, conf_state, record, crc FROM snapshots"
+        ):
+            again = sealed(record, crc, f"snapshot {index} {term} {members.hex()}")
+            new.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?, ?)", (index, term, members, *again))
+        for index, term, kind, record, crc in old.execute("SELECT idx, term, type, record, crc FROM entries"):
+            again = sealed(record, crc, f"entry {index} {term} {kind}")
+            new.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", (index, term, kind, *again))
 
     def _put_blob(self, connection: sqlite3.Connection, key: str, value: bytes | None) -> None:
         if value is None:
@@ -387,7 +274,7 @@ class TaskJournal:
     """What an agent remembers of its tasks between two runs: opaque records under task IDs."""
 
     def __init__(self, path: Path) -> None:
-        self._file = _File(path, _JOURNAL_TABLES, "NORMAL")
+        self._file = File(path, _JOURNAL_TABLES, "NORMAL")
 
     def submit(self, puts: Mapping[str, bytes], drops: Iterable[str] = (), done: Done | None = None) -> None:
         """Remember and forget, atomically. Returns at once. done: called in the journal's thread."""

@@ -24,7 +24,7 @@ from swarm import api, defaults
 from swarm.api import raftpb
 from swarm.api.methods import Method
 from swarm.errors import SwarmError, Unavailable
-from swarm.io import rpc_client
+from swarm.io import replaced_file, rpc_client
 from swarm.io.authorize import authorize, forwarded_peer, is_forwarded
 from swarm.io.disk import Loaded, RaftDisk
 from swarm.io.local_calls import LocalCalls
@@ -48,6 +48,7 @@ from swarm.manager.words import (
 )
 from swarm.raft import membership, words
 from swarm.raft.raft import Raft
+from swarm.raft.records import Sealer
 from swarm.raft.words import LogLost
 from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
 from swarm.store.store import Change, Store
@@ -56,6 +57,7 @@ from swarm.store.tx import Tx
 log = structlog.get_logger()
 
 PEERS_BLOB = "peers"
+LOG_FILE = "raft.db"
 LOG_GONE = (
     "the manager's log is gone from {}: a manager that lost its disk cannot go on as the member it was. Run "
     "`docker swarm leave --force` here, demote and remove this node on another manager, then join again"
@@ -88,6 +90,7 @@ class ManagerProcess:
         client_tls: Callable[[], ClientTls],
         clock: Clock,
         rng: Random,
+        sealer: Sealer | None = None,
     ) -> None:
         self.settings = settings
         self.store = Store()
@@ -104,8 +107,8 @@ class ManagerProcess:
         self._inbox: Inbox[ManagerEvent] = Inbox()
         self._streams = itertools.count(1)
         self.local = LocalCalls(self._incoming, self._streams)
-        self._file = directory / "raft.db"
-        self._disk = RaftDisk(self._file)
+        self._file = directory / LOG_FILE
+        self._disk = RaftDisk(self._file, sealer)
         self._server = RpcServer(self._incoming, tls_context, self._authorize, self._streams)
         self._leading = asyncio.Event()
         self._deposed = asyncio.Event()
@@ -283,8 +286,11 @@ class ManagerProcess:
 
     def erase(self) -> None:
         """Forget log and membership; after close(). Blocks."""
-        for suffix in ("", "-wal", "-shm"):
-            self._file.with_name(self._file.name + suffix).unlink(missing_ok=True)
+        erase_log(self._file.parent)
+
+    async def reseal(self, sealer: Sealer, commit: Callable[[], None]) -> None:
+        """Write log and snapshots anew, sealed by ``sealer``; see RaftDisk.reseal. Raises DiskError."""
+        await asyncio.to_thread(self._disk.reseal, sealer, commit)
 
     # --- calls of this process -------------------------------------------------------------------------------------
 
@@ -355,7 +361,8 @@ class ManagerProcess:
                 log.info("raft.removed")
                 self.removed.set()
             case words.Restore():
-                pass  # the manager has taken it in
+                for watcher in self.watchers:  # the manager has taken it in; nobody knows what is different
+                    watcher(())
             case words.Persist():
                 self._persist(effect)
             case Changed(changes=changes):
@@ -408,6 +415,14 @@ class ManagerProcess:
 
     def _is_blacklisted(self, node_id: str) -> bool:
         return is_blacklisted(self.store, self.settings.cluster_id, node_id)
+
+
+def erase_log(directory: Path) -> None:
+    """Forget the log and membership of a manager that does not run. Blocks. Raises OSError."""
+    file = directory / LOG_FILE
+    for suffix in ("", "-wal", "-shm"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+    replaced_file.discard(file)
 
 
 def _not_noted(error: SwarmError | None) -> None:

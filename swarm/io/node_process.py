@@ -24,7 +24,7 @@ import structlog
 
 from certs.errors import CertsError
 from certs.keys import identity_of, load_certificates, new_csr, new_private_key, private_key_pem
-from certs.keystore import CERTIFICATE_FILE, KeyStore, Locked, Present
+from certs.keystore import CERTIFICATE_FILE, Kek, KeyStore, Locked, Present
 from certs.renewal import Failed, Renew, Renewal, Renewed, RenewNow
 from certs.root import RootCA
 from certs.tls import ClientTls, Credentials, server_context
@@ -34,8 +34,9 @@ from swarm.agent.agent import Agent
 from swarm.errors import SwarmError, Unavailable
 from swarm.io import bootstrap, rpc_client
 from swarm.io.agent_process import AgentHooks, AgentProcess, Link, LocalLink, RemoteLink
+from swarm.io.autolock import Autolock, NodeLocked
 from swarm.io.disk import TaskJournal
-from swarm.io.manager_process import ManagerProcess, ManagerSettings
+from swarm.io.manager_process import LOG_FILE, ManagerProcess, ManagerSettings, erase_log
 from swarm.io.node_hooks import NodeHooks, Runner
 from swarm.io.process import Clock, Inbox, drive
 from swarm.manager import cluster
@@ -50,7 +51,7 @@ STATE_FILE = "state.json"
 
 
 class NodeProcess:
-    """See the module. Attributes are read by the daemon: state, role, session_error, manager.
+    """See the module. Attributes are read by the daemon: state, role, session_error, manager, autolock.
 
     trouble: why the manager of this node does not run although it should; empty otherwise.
     """
@@ -77,6 +78,7 @@ class NodeProcess:
         self._journal: TaskJournal | None = None
         self._unable = ""
         self._renewals: Inbox[RenewNow | Renewed | Failed] = Inbox()
+        self.autolock = Autolock(self._keys, directory / LOG_FILE, rng, lambda: self._renewals.put(RenewNow()))
         self._tasks: list[asyncio.Task[None]] = []
         self._renewing: asyncio.Task[None] | None = None
         self._role_changed = asyncio.Event()
@@ -95,7 +97,7 @@ class NodeProcess:
         certificate = root.sign(csr, state.node_id, MANAGER_ROLE, state.cluster_id, now, expiry_s)
         credentials = Credentials(certificate, private_key_pem(key))
         self._keys.save_root(root.bundle_pem)
-        self._keys.save(credentials)
+        self._keys.save(credentials, Kek(details.unlock_key))
         self._adopt(root.bundle_pem, credentials)
         self.state = state
         await self._start_manager(create=True)
@@ -141,14 +143,23 @@ class NodeProcess:
             return identity_of((directory / "certificates" / CERTIFICATE_FILE).read_bytes()).node_id
         return ""
 
-    async def resume(self, state: NodeState, force_new_cluster: bool = False) -> None:
-        """Go on from the disk, as the only manager if that is forced. Raises SwarmError, CertsError, OSError."""
+    async def resume(self, state: NodeState, unlock_key: bytes = b"", force_new_cluster: bool = False) -> None:
+        """Go on from the disk, as the only manager if that is forced.
+
+        Raises NodeLocked without the unlock key that is needed, InvalidUnlockKey, SwarmError, CertsError, OSError.
+        """
         found = self._keys.load()
+        await asyncio.to_thread(self.autolock.recover, isinstance(found, Locked))
         if isinstance(found, Locked):
-            raise Unavailable("the node's key is locked")
+            if not unlock_key:
+                raise NodeLocked("the key of this node is encrypted")
+            found = self._keys.load(unlock_key)
         if not isinstance(found, Present):
             raise SwarmError("the node's key or certificate is missing")
         self._adopt(found.root_pem, found.credentials)
+        if self.role != MANAGER_ROLE and state.raft_id:  # killed after its demotion, before it forgot the log
+            await asyncio.to_thread(erase_log, self.directory)
+            state = replace(state, raft_id=0)
         self.state = state
         if self.role == MANAGER_ROLE and state.raft_id:
             # who has no log yet joins the group when the others can be reached (_keep_roles)
@@ -212,6 +223,11 @@ class NodeProcess:
         """This node's ID, empty before it has one."""
         return self.state.node_id if self.state is not None else ""
 
+    @property
+    def unlock_key(self) -> bytes:
+        """What resume() will need; empty: nothing."""
+        return self._keys.kek.key
+
     def known_managers(self) -> tuple[tuple[str, str], ...]:
         """(node ID, "ip:port") of the managers that this node knows."""
         return tuple(self._remotes.managers())
@@ -266,11 +282,15 @@ class NodeProcess:
             listen_port=self.state.listen_port,
             raft_id=self.state.raft_id,
         )
-        manager = ManagerProcess(self.directory, settings, self._tls_context, self._client_tls, self._clock, self._rng)
+        sealer = await self.autolock.sealer()
+        manager = ManagerProcess(
+            self.directory, settings, self._tls_context, self._client_tls, self._clock, self._rng, sealer
+        )
         manager.watchers.append(self._hooks.on_changes)
         others = [addr for node_id, addr in self.state.managers if node_id != self.state.node_id]
         await manager.start(create, others, force_new_cluster)
         self.manager = manager
+        self.autolock.attach(manager)
         self.trouble = ""
         self.state = replace(self.state, raft_id=manager.raft_id)
         if not create:
@@ -280,6 +300,7 @@ class NodeProcess:
 
     def _supervise(self) -> None:
         self._tasks.append(asyncio.create_task(self._keep_roles(), name="roles"))
+        self._tasks.append(asyncio.create_task(self.autolock.run(), name="autolock"))
 
     async def _keep_roles(self) -> None:
         """Run a manager while, and only while, the certificate says so; start one again that failed."""
@@ -321,6 +342,7 @@ class NodeProcess:
             removed.cancel()
         failure = manager.failed.exception() if manager.failed.done() else None
         self.manager = None
+        self.autolock.attach(None)
         if self._agent is not None:
             self._agent.put(words.LocalManager(running=False))
         await manager.close()
@@ -458,7 +480,13 @@ class NodeProcess:
         if issued.root_pem != root_pem:
             self._keys.save_root(issued.root_pem)
             self._root_pem = issued.root_pem
-        self._keys.save(issued.credentials, issued.kek)
+        async with self.autolock.writing:
+            if identity_of(issued.credentials.certificate_pem).role == MANAGER_ROLE:
+                await self.autolock.take(issued.kek)
+                self._keys.save(issued.credentials)
+            else:
+                self.autolock.attach(None)
+                self._keys.save(issued.credentials, Kek(), forget_raft_keys=True)
         self._adopt(self._root_pem, issued.credentials)  # a session may have brought another root meanwhile
         leaf = load_certificates(issued.credentials.certificate_pem)[0]
         valid_from, valid_until = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()

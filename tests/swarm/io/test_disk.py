@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from swarm.api import raftpb
 from swarm.errors import Code
-from swarm.io.disk import DiskCorrupt, DiskError, Loaded, RaftDisk, TaskJournal
+from swarm.io.database import DiskCorrupt, DiskError
+from swarm.io.disk import Loaded, RaftDisk, TaskJournal
 from swarm.raft.records import AesGcmSealer
 from swarm.raft.words import Persist
 from tests.sim.raft_member import Disk, Member
