@@ -160,6 +160,9 @@ class Dispatcher:
             return []
         effects: list[Effect] = []
         for registration in self._registrations.take_expired(now):
+            if self._is_registering(registration.node_id):
+                self._registrations.extend(registration, now)
+                continue
             message = DOWN_MESSAGE if registration.session_id else DOWN_FROM_UNKNOWN_MESSAGE
             effects += self._down_now(registration.node_id, message)
         while self._down and next(iter(self._down.values())) <= now:
@@ -230,6 +233,10 @@ class Dispatcher:
         self._updates.add(ready)
         self._updates.answer(lambda error: self._registered(call.stream, node_id, session_id, error))
         return effects
+
+    def _is_registering(self, node_id: str) -> bool:
+        """Whether the node is about to be answered: it is not silent, and must not be written down as that."""
+        return any(not self._sessions[stream].session_id for stream in self._sessions_of.get(node_id, ()))
 
     def _registered(self, stream: int, node_id: str, session_id: str, error: SwarmError | None) -> list[Effect]:
         """The store says that the node is ready: answer it."""

@@ -86,6 +86,12 @@ class Registrations:
         self._expire_at(node_id, known.expires)
         return period_s
 
+    def extend(self, registration: Registration, now: float) -> None:
+        """Take back one that expired, since the node was heard of after all."""
+        registration.expires = now + self._period() * defaults.HEARTBEAT_GRACE_PERIODS
+        self._nodes[registration.node_id] = registration
+        self._expire_at(registration.node_id, registration.expires)
+
     def drop(self, node_id: str) -> None:
         """Forget a node."""
         self._nodes.pop(node_id, None)

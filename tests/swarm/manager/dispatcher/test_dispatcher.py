@@ -297,6 +297,18 @@ def test_a_node_that_came_back_and_falls_silent_gets_only_three_periods(cluster:
     assert cluster.node().status.state == api.NodeStatus.DOWN
 
 
+def test_a_node_that_comes_back_at_the_last_moment_is_not_down() -> None:
+    for twentieth in range(26 * 20, 34 * 20):  # its time is up somewhere in between
+        cluster = Cluster()
+        cluster.call("Dispatcher/Session", api.SessionRequest(), "n2")  # writes come in batches, this is the first
+        cluster.pass_time(twentieth / 20)
+        cluster.session("n2")
+        stream = cluster.session()
+        cluster.pass_time(1.0)
+        assert cluster.data(stream, api.SessionMessage)[0].session_id
+        assert cluster.node().status.state == api.NodeStatus.READY
+
+
 def test_tasks_of_a_node_that_is_down_for_a_day_become_orphans() -> None:
     down = api.Node(id="n1", status=api.NodeStatus(state=api.NodeStatus.DOWN))
     cluster = Cluster(down)
