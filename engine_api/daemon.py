@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import fcntl
 import gc
 import grp
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -41,6 +43,7 @@ SHUTDOWN_S = 8.0
 REQUESTS_END_S = 2.0
 START_ENDS_S = 2.0
 SOCKET_MODE = 0o660
+PR_SET_DUMPABLE = 4
 GC_ALLOCATIONS = 50_000
 GC_YOUNG_PER_OLDER = 20
 
@@ -229,6 +232,14 @@ def calm_collector() -> None:
     gc.set_threshold(GC_ALLOCATIONS, GC_YOUNG_PER_OLDER, GC_YOUNG_PER_OLDER)
 
 
+def forbid_core_dumps() -> None:
+    """What this process knows, keys and secrets among it, is never written to a disk because of a crash."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # the limit does not count for a kernel that pipes its dumps; this does, and it keeps other users' debuggers out
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+
+
 def insecure_hosts(config: Config) -> list[str]:
     """Warnings for /info about an API that anyone may use (texts as stock engines print them)."""
     if config.tlsverify:
@@ -265,6 +276,7 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"sideswarmd: {error}", file=sys.stderr)  # noqa: T201
         return 1
+    forbid_core_dumps()
     logs.configure(config.log_level, config.log_format)
     with asyncio.Runner(loop_factory=loop_factory(config.event_loop)) as runner:
         try:
