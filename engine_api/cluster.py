@@ -73,7 +73,7 @@ class Cluster:
         self._clock = Clock()
         self._rng = SystemRandom()
         self._directory = config.data_root / "swarm"
-        self._hooks = NodeHooks(self._make_runner, on_changes)
+        self._hooks = NodeHooks(self._make_runner, on_changes, config.allow_mixed_leadership)
         self._node: NodeProcess | None = None
         self._joining: asyncio.Task[None] | None = None
         self._remote = ""
@@ -480,9 +480,9 @@ class Cluster:
                     raise ApiError(f"swarm component could not be started: {start_error(error, state)}") from error
                 raise
             self._node, self._locked = node, False
-        # without a quorum it takes as long as it takes; the swarm is unlocked all the same
+        # the first of several managers has no quorum before the next is unlocked: it is unlocked all the same
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(defaults.JOIN_WAIT_S):
+            async with asyncio.timeout(defaults.NO_LEADER_WAIT_S):
                 await node.ready.wait()
 
 

@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from integration import calls
 from integration.lab import Host, Lab
 from integration.waiting import until
@@ -228,9 +226,8 @@ def _kek_version(host: Host) -> str:
     return next(line for line in lines if line.startswith("kek-version"))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_kills_while_the_lock_goes_on_and_off_lose_nothing(lab: Lab, seed: int) -> None:
-    host, rng = lab.hosts[0], random.Random(seed)
+def test_kills_while_the_lock_goes_on_and_off_lose_nothing(lab: Lab) -> None:
+    host, rng = lab.hosts[0], random.Random(1)
     host.docker("swarm", "init", "--advertise-addr", host.ip)
     make_secret(host)
     known: dict[str, None] = {}
