@@ -29,7 +29,8 @@ class Config:
 
     hosts: where the API listens. engine: DOCKER_HOST of the stock engine. default_listen_addr: used for 2377 where
     the user does not say otherwise. tls*: as dockerd's options, for tcp hosts. event_loop: uvloop, asyncio, or empty
-    for uvloop where it is installed. prefer_offline: use images that are
+    for uvloop where it is installed. allow_mixed_leadership: this manager may lead a group in which stock managers
+    follow. prefer_offline: use images that are
     present without asking a registry (DOCKER_SERVICE_PREFER_OFFLINE_IMAGE=1, as in dockerd).
     """
 
@@ -49,6 +50,7 @@ class Config:
     tlscert: Path | None = None
     tlskey: Path | None = None
     event_loop: str = ""
+    allow_mixed_leadership: bool = False
     prefer_offline: bool = False
 
 
@@ -65,12 +67,14 @@ _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("--log-level", "log-level", "log_level"),
     ("--log-format", "log-format", "log_format"),
     ("--event-loop", "event-loop", "event_loop"),
+    ("--allow-mixed-leadership", "allow-mixed-leadership", "allow_mixed_leadership"),
     ("--tls", "tls", "tls"),
     ("--tlsverify", "tlsverify", "tlsverify"),
     ("--tlscacert", "tlscacert", "tlscacert"),
     ("--tlscert", "tlscert", "tlscert"),
     ("--tlskey", "tlskey", "tlskey"),
 )
+_SWITCHES = ("tls", "tlsverify", "allow_mixed_leadership")
 _CHOICES = {
     "log_level": ("debug", "info", "warn", "error"),
     "log_format": ("text", "json"),
@@ -90,6 +94,7 @@ _HELP = {
     "--log-level": "debug, info, warn or error (default info)",
     "--log-format": "text or json (default text)",
     "--event-loop": "uvloop or asyncio (default uvloop, where it is installed)",
+    "--allow-mixed-leadership": "lead managers of stock engines, too, if elected (see docs/divergence.md)",
     "--tls": "serve tcp:// hosts with TLS",
     "--tlsverify": "serve tcp:// hosts with TLS and demand a client certificate of --tlscacert",
     "--tlscacert": "trust client certificates signed by this CA",
@@ -107,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
     short = {"--host": ("-H",), "--pidfile": ("-p",), "--group": ("-G",), "--log-level": ("-l",)}
     for flag, _, field in _OPTIONS:
         names = (*short.get(flag, ()), flag)
-        if field in ("tls", "tlsverify"):
+        if field in _SWITCHES:
             out.add_argument(*names, dest=field, action=argparse.BooleanOptionalAction, default=None, help=_HELP[flag])
         elif field == "hosts":
             out.add_argument(*names, dest=field, action="append", metavar="HOST", help=_HELP[flag])
@@ -159,7 +164,7 @@ def _check(values: dict[str, Any]) -> Config:
     for host in values.get("hosts", ()):
         check_host(host)
     for _, key, field in _OPTIONS:
-        kind = bool if field in ("tls", "tlsverify") else tuple if field == "hosts" else str
+        kind = bool if field in _SWITCHES else tuple if field == "hosts" else str
         if field in values and not isinstance(values[field], kind):
             raise ConfigError(f"{key} must be {'true or false' if kind is bool else 'a text'}")
     for field in _PATHS:

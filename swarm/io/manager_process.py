@@ -68,7 +68,7 @@ LOG_GONE = (
 class ManagerSettings:
     """Who this manager is. address: "ip:port" that others use; listen: host and port to bind.
 
-    raft_id: the member whose log must be on disk; 0: none is expected.
+    raft_id: the member whose log must be on disk; 0: none is expected. mixed_leadership: it may lead stock managers.
     """
 
     node_id: str
@@ -77,6 +77,7 @@ class ManagerSettings:
     listen_host: str
     listen_port: int
     raft_id: int = 0
+    mixed_leadership: bool = False
 
 
 class ManagerProcess:
@@ -101,7 +102,9 @@ class ManagerProcess:
         self.removed = asyncio.Event()
         self.peers: Peers | None = None
         self._client_tls = client_tls
-        self._parts = assemble.parts(settings.node_id, settings.cluster_id, Group(lambda: self.manager))
+        self._parts = assemble.parts(
+            settings.node_id, settings.cluster_id, Group(lambda: self.manager), settings.mixed_leadership
+        )
         self._clock = clock
         self._rng = rng
         self._inbox: Inbox[ManagerEvent] = Inbox()

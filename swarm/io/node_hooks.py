@@ -39,8 +39,9 @@ class NodeHooks:
     """What a node needs of the daemon around it.
 
     make_runner: the executor for a node ID, feeding events to the agent. on_changes: committed changes of the
-    store, on managers.
+    store, on managers. mixed_leadership: this node's manager may lead stock managers.
     """
 
     make_runner: Callable[[str, AgentProcess], Awaitable[Runner]]
     on_changes: Callable[[Sequence[Change]], None]
+    mixed_leadership: bool = False

@@ -281,6 +281,7 @@ class NodeProcess:
             listen_host=self.state.listen_host,
             listen_port=self.state.listen_port,
             raft_id=self.state.raft_id,
+            mixed_leadership=self._hooks.mixed_leadership,
         )
         sealer = await self.autolock.sealer()
         manager = ManagerProcess(

@@ -76,7 +76,7 @@ class Group:
         )
 
 
-def parts(node_id: str, cluster_id: str, group: Group) -> Parts:
+def parts(node_id: str, cluster_id: str, group: Group, mixed_leadership: bool = False) -> Parts:
     """Everything for the manager on node ``node_id``."""
 
     def stages(store: Store, rng: Random, now: float) -> Sequence[tuple[str, Stage]]:
@@ -108,4 +108,5 @@ def parts(node_id: str, cluster_id: str, group: Group) -> Parts:
         services=services,
         reads={name: handler.function for name, handler in handlers.items() if not handler.write},
         writes={name: handler.function for name, handler in handlers.items() if handler.write},
+        mixed_leadership=mixed_leadership,
     )

@@ -94,6 +94,10 @@ class RaftGroup:
         """Whether every other member is known to be a manager of ours."""
         return all(self._ours.get(raft_id, False) for raft_id in self.members if raft_id != self.raft_id)
 
+    def stock(self) -> list[int]:
+        """The members that are known to be stock managers."""
+        return [raft_id for raft_id in sorted(self.members) if self._ours.get(raft_id) is False]
+
     def undetermined(self) -> bool:
         """Whether it is not known of some member what it is."""
         return any(raft_id not in self._ours for raft_id in self.members if raft_id != self.raft_id)

@@ -71,6 +71,7 @@ class Manager(GroupMember):
                 self._raft(event, now)
             case _:
                 self._raft(event, now)
+        self._yield_leadership(now)
         self._pass(now)
         self._change_group(now)
         out, self._out = self._out, []

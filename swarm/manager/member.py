@@ -35,6 +35,10 @@ from swarm.store.store import Store
 
 log = structlog.get_logger()
 
+NO_STOCK_FOLLOWERS = (
+    "the leader of this swarm is a sideswarm manager without --allow-mixed-leadership: a stock engine may join it as a "
+    "worker only"
+)
 NO_QUORUM_LEFT = "can't remove member from the raft: this would result in a loss of quorum"
 
 
@@ -62,6 +66,7 @@ class GroupMember:
         self._since_snapshot = 0
         self._now = 0.0
         self._leaderless_since: float | None = None
+        self._yield_at = 0.0
         self._out: list[ManagerEffect] = []
 
     @abstractmethod
@@ -297,12 +302,29 @@ class GroupMember:
             self.raft.config,
             tick_s=defaults.RAFT_FAST_TICK_S if fast else defaults.RAFT_TICK_S,
             pre_vote=fast,
+            campaigns=self._may_lead,
             heartbeat_ticks=heartbeat_ticks,
             election_ticks=max(ticks.election_tick or defaults.RAFT_ELECTION_TICKS, heartbeat_ticks + 1),
         )
         if wanted != self.raft.config:
             log.info("raft.pace", election_s=wanted.election_s, pre_vote=wanted.pre_vote)
             self._raft(words.Configure(wanted), now)
+
+    @property
+    def _may_lead(self) -> bool:
+        return self._parts.mixed_leadership or not self.group.stock()
+
+    def _yield_leadership(self, now: float) -> None:
+        """Hand over to a stock manager that stays one; without any there is nobody else who could lead them."""
+        if self.leader is None or self._may_lead or self.raft.transferring or now < self._yield_at:
+            return
+        self._yield_at = now + self.raft.config.election_s
+        for raft_id in self.group.stock():
+            node = self.store.get(api.Node, self.group.members[raft_id].node_id)
+            if node is not None and node.spec.desired_role == api.MANAGER and self.group.reachable(raft_id):
+                log.warning("raft.leadership_yielded", to=f"{raft_id:x}", flag="--allow-mixed-leadership is not set")
+                self._raft(words.TransferLeadership(raft_id), now)
+                return
 
     def _maybe_snapshot(self, now: float) -> None:
         interval, _ = self._snapshot_settings()
@@ -380,6 +402,8 @@ class GroupMember:
         elif event.error:
             text = "could not connect to prospective new cluster member using its advertised address: "
             self._out.append(StreamEnd(call.stream, Unavailable(text + event.error)))
+        elif not (event.ours or self._parts.mixed_leadership):
+            self._out.append(StreamEnd(call.stream, FailedPrecondition(NO_STOCK_FOLLOWERS)))
         elif (member := self.group.by_node(call.peer.node_id)) is not None:
             self.group.update(member, addr, call.stream)
         else:

@@ -105,9 +105,11 @@ class Parts:
     """What a manager is made of besides consensus; factories run once per leadership.
 
     stages: in the order of a pass. services: all gRPC services of a leader. reads, writes: the control API by method.
+    mixed_leadership: stock managers may be led, by this manager as it is made.
     """
 
     stages: Callable[[Store, Random, float], Sequence[tuple[str, Stage]]]
     services: Callable[[Store, Random, float], Sequence[Service]]
     reads: Mapping[str, ReadFunction]
     writes: Mapping[str, WriteFunction]
+    mixed_leadership: bool = False
