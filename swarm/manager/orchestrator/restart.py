@@ -137,9 +137,9 @@ class RestartStage:
             task.job_iteration.index != service.job_status.job_iteration.index
         ):
             return
+        if any(other.id != task.id and t.is_wanted(other) for other in siblings):
+            return  # the slot has another live task already, for example one that an update started first
         if mode in (t.REPLICATED, t.REPLICATED_JOB):
-            if any(other.id != task.id and t.is_wanted(other) for other in siblings):
-                return  # the slot has another live task already
             t.new_task(tx, service, task.slot, ready=True)
             return
         node = tx.get(api.Node, task.node_id)
