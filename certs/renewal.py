@@ -4,7 +4,7 @@ Theory of operation. A certificate is renewed at a random moment between 50 and 
 joined together do not come back together. A manager can ask for it at once (Session: another role, root rotation).
 One attempt runs at a time: Renew goes out, Renewed or Failed comes back. After a failure, and when the new
 certificate has another role than the one that was asked for, the next attempt comes after a random delay that grows
-to an hour.
+to an hour, unless the managers meanwhile want what the certificate says already.
 
     waiting --due or RenewNow--> renewing --Renewed--> waiting
                                     └------Failed----> backing off --due--> renewing
@@ -33,6 +33,11 @@ class RenewNow:
 
 
 @dataclass(frozen=True, slots=True)
+class RightRole:
+    """The role of the certificate in use is the one that managers want: nothing else is expected any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Renewed:
     """A new certificate is in use: its validity in seconds since the epoch, and its role."""
 
@@ -51,7 +56,7 @@ class Renew:
     """Effect: ask a manager for a new certificate, then report Renewed or Failed."""
 
 
-Event = RenewNow | Renewed | Failed
+Event = RenewNow | RightRole | Renewed | Failed
 
 
 def backoff_s(failures: int, base_s: float, factor_s: float, max_s: float, rng: Random) -> float:
@@ -71,7 +76,8 @@ class Renewal:
         self._role = ""
         self._renewing = False
         self._again = False
-        self._due_s = self._planned(valid_from_s, valid_until_s)
+        self._planned_s = self._planned(valid_from_s, valid_until_s)
+        self._due_s = self._planned_s
 
     def handle(self, event: Event | None, now: float) -> list[Renew]:
         """Take one event; None means that the deadline passed."""
@@ -81,12 +87,14 @@ class Renewal:
                 self._again = True
                 if not self._renewing:
                     self._due_s = min(self._due_s, now + RENEW_NOW_DELAY_S)
+            case RightRole():
+                self._expect_nothing()
             case Failed():
                 self._renewing = False
                 self._back_off(now)
             case Renewed(valid_from_s, valid_until_s, role):
                 self._renewing = False
-                self._due_s = self._planned(valid_from_s, valid_until_s)
+                self._due_s = self._planned_s = self._planned(valid_from_s, valid_until_s)
                 self._judge(role, now)
             case None:
                 pass
@@ -102,6 +110,14 @@ class Renewal:
     def _planned(self, valid_from_s: float, valid_until_s: float) -> float:
         share = self._rng.uniform(RENEW_AFTER_LIFE_MIN, RENEW_AFTER_LIFE_MAX)
         return valid_from_s + (valid_until_s - valid_from_s) * share
+
+    def _expect_nothing(self) -> None:
+        """Give up waiting for another role, and the attempts that it would take."""
+        if self._role:
+            self._role = ""
+            self._failures = 0
+            if not self._again:
+                self._due_s = self._planned_s
 
     def _judge(self, role: str, now: float) -> None:
         """Whether the new certificate is what was asked for; a request that came meanwhile wants another one."""

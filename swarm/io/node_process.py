@@ -25,7 +25,7 @@ import structlog
 from certs.errors import CertsError
 from certs.keys import identity_of, load_certificates, new_csr, new_private_key, private_key_pem
 from certs.keystore import CERTIFICATE_FILE, Kek, KeyStore, Locked, Present
-from certs.renewal import Failed, Renew, Renewal, Renewed, RenewNow
+from certs.renewal import Failed, Renew, Renewal, Renewed, RenewNow, RightRole
 from certs.root import RootCA
 from certs.tls import ClientTls, Credentials, server_context
 from swarm import api, defaults
@@ -77,7 +77,7 @@ class NodeProcess:
         self._runner: Runner | None = None
         self._journal: TaskJournal | None = None
         self._unable = ""
-        self._renewals: Inbox[RenewNow | Renewed | Failed] = Inbox()
+        self._renewals: Inbox[RenewNow | RightRole | Renewed | Failed] = Inbox()
         self.autolock = Autolock(self._keys, directory / LOG_FILE, rng, lambda: self._renewals.put(RenewNow()))
         self._tasks: list[asyncio.Task[None]] = []
         self._renewing: asyncio.Task[None] | None = None
@@ -349,9 +349,9 @@ class NodeProcess:
         await manager.close()
         if self.role != MANAGER_ROLE or manager.removed.is_set():
             log.info("manager.stopped", role=self.role, removed=manager.removed.is_set())
-            await asyncio.to_thread(manager.erase)
             assert self.state is not None
-            self._save_state(replace(self.state, raft_id=0))
+            self._save_state(replace(self.state, raft_id=0))  # first: a log that is expected must be there
+            await asyncio.to_thread(manager.erase)
             if self.role == MANAGER_ROLE:
                 # thrown out of the group: no manager again before a new certificate says so
                 self._expelled = True
@@ -444,10 +444,10 @@ class NodeProcess:
                 self._save_state(replace(self.state, managers=update.managers))
         except OSError as error:
             log.error("node.not_saved", error=str(error))  # the next update brings it again
-        wanted = MANAGER_ROLE if update.node.spec.desired_role == api.MANAGER else WORKER_ROLE
-        if wanted != self.role and update.node.role == update.node.spec.desired_role:
-            self._renewals.put(RenewNow(wanted))
-        elif update.node.certificate.status.state == api.IssuanceStatus.ROTATE:
+        if update.node.role == update.node.spec.desired_role:
+            wanted = MANAGER_ROLE if update.node.role == api.MANAGER else WORKER_ROLE
+            self._renewals.put(RenewNow(wanted) if wanted != self.role else RightRole())
+        if update.node.certificate.status.state == api.IssuanceStatus.ROTATE:
             self._renewals.put(RenewNow())
 
     def _take_root(self, root_pem: bytes) -> None:

@@ -16,6 +16,7 @@ from certs.renewal import (
     Renewal,
     Renewed,
     RenewNow,
+    RightRole,
     backoff_s,
 )
 
@@ -111,6 +112,29 @@ def test_a_certificate_with_the_wrong_role_is_a_failure() -> None:
     assert machine.handle(None, due(machine)) == [Renew()]
     machine.handle(fresh(30.0, "swarm-manager"), 30.0)
     assert due(machine) >= 530.0
+
+
+def test_a_role_that_is_not_wanted_any_more_is_not_waited_for() -> None:
+    machine = renewal()
+    machine.handle(RenewNow("swarm-manager"), 100.0)
+    assert machine.handle(None, 101.0) == [Renew()]
+    machine.handle(fresh(102.0), 102.0)
+    assert due(machine) < 200.0, "it came with the old role, so there is another attempt soon"
+    machine.handle(RightRole(), 103.0)
+    assert due(machine) >= 102.0 + 500.0
+    machine.handle(RenewNow(), 104.0)
+    machine.handle(RightRole(), 104.1)
+    assert due(machine) == 104.0 + RENEW_NOW_DELAY_S, "of the role nothing was said"
+
+
+def test_failures_are_backed_off_whatever_the_role_is() -> None:
+    machine = renewal()
+    machine.handle(RenewNow(), 100.0)
+    assert machine.handle(None, 101.0) == [Renew()]
+    machine.handle(Failed(), 102.0)
+    soon = due(machine)
+    machine.handle(RightRole(), 103.0)
+    assert due(machine) == soon
 
 
 def test_success_forgets_earlier_failures() -> None:

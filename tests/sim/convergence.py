@@ -36,12 +36,13 @@ def problems(world: World) -> list[str]:
 def _group_problems(world: World, leader: Manager) -> list[str]:
     out = []
     members = {member.node_id: raft_id for raft_id, member in leader.group.members.items()}
-    wanted = {node.id for node in leader.store.all(api.Node) if node.spec.desired_role == api.MANAGER}
+    wanted = {node.id: None for node in leader.store.all(api.Node) if node.spec.desired_role == api.MANAGER}
     out += [f"member {node_id} is no manager" for node_id in members if node_id not in wanted]
     running = {node.node_id: node for node in world.managing()}
+    present = {node.node_id for node in world.nodes if not node.gone}
     for node in leader.store.all(api.Node):
-        if node.id not in wanted:
-            continue
+        if node.id not in wanted or node.id not in present:
+            continue  # a join that was given up leaves a node behind that never comes
         machine = running[node.id].manager.manager if node.id in running else None  # type: ignore[union-attr]
         if node.id not in members:
             out.append(f"manager {node.id} is no member")
@@ -85,7 +86,8 @@ def _service_problems(store: Store) -> list[str]:
         if mode == "replicated":
             wanted = service.spec.replicated.replicas
             slots = {task.slot for task in fine}
-            if len(slots) != wanted or len(live) != len(fine) or len(fine) != wanted:
+            exact = any(_waits_for_room(task) for task in live) or len(fine) == wanted
+            if len(slots) != wanted or len(live) != len(fine) or not exact:
                 out.append(f"{service.id}: {len(fine)} of {wanted} replicas fine, {len(live)} tasks live")
         elif mode == "global":
             nodes = {task.node_id for task in live if task.status.state == api.RUNNING}

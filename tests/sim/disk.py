@@ -66,6 +66,7 @@ class Disk:
     certificate_pem: bytes = b""
     root_pem: bytes = b""
     managers: tuple[tuple[str, str], ...] = ()
+    raft_id: int = 0  # of state.json: whose log must be there
     saved: bool = False  # state.json exists: init or join was acknowledged
     raft: RaftImage = field(default_factory=RaftImage)
     journal: dict[str, bytes] = field(default_factory=dict)

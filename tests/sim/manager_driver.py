@@ -79,6 +79,8 @@ class ManagerDriver:
         entries: tuple[raftpb.Entry, ...] = ()
         try:
             loaded = image.load()
+            expected = self.process.disk.raft_id
+            assert not expected or expected == image.raft_id, f"{self.process.name}: the log is gone"
             if create:
                 image.raft_id = self._rng.getrandbits(62) + 1
                 member = api.RaftMember(raft_id=image.raft_id, node_id=self.process.node_id, addr=self.addr)
@@ -144,6 +146,14 @@ class ManagerDriver:
             self.peers.close()
         if self.driver is not None:
             self.driver.close()
+
+    def hand_over(self) -> Script:
+        """A leader that stops waits for the next one first."""
+        if self.leadership.leading and self.manager is not None and len(self.manager.group.members) > 1:
+            self.put(words.TransferLeadership())
+            end = self.kernel.now + defaults.HANDOVER_WAIT_S
+            while self.leadership.leading and self.kernel.now < end and not self.closed:
+                yield self.kernel.sleep(0.02)
 
     def die(self, torn: bool) -> None:
         """The process is gone; torn: the write under way reached the disk all the same."""
@@ -307,5 +317,5 @@ class ManagerDriver:
 
     def _check_joiner(self, effect: CheckPeer) -> Script:
         assert self.peers is not None
-        error, _ = yield from self.peers.check(effect.addr)
-        self.put(PeerChecked(effect.stream, error))
+        error, ours = yield from self.peers.check(effect.addr)
+        self.put(PeerChecked(effect.stream, error, ours))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from certs.errors import CertsError
 from certs.keys import identity_of, load_certificates
-from certs.renewal import Failed, Renew, Renewal, Renewed, RenewNow, backoff_s
+from certs.renewal import Failed, Renew, Renewal, Renewed, RenewNow, RightRole, backoff_s
 from swarm import api, defaults
 from swarm.agent import words
 from swarm.agent.agent import Agent, AgentEffect, AgentEvent
@@ -19,6 +19,7 @@ from swarm.io.agent_process import LocalLink
 from swarm.manager import cluster
 from swarm.node.remotes import Remotes
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
+from tests.sim.disk import RaftImage
 from tests.sim.driver import Driver
 from tests.sim.kernel import Future, Scope, Script
 from tests.sim.keys import root
@@ -53,7 +54,7 @@ class Process:
         self.manager: ManagerDriver | None = None
         self._starting: ManagerDriver | None = None
         self.agent: Driver[AgentEvent, AgentEffect] | None = None
-        self.renewal: Driver[RenewNow | Renewed | Failed, Renew] | None = None
+        self.renewal: Driver[RenewNow | RightRole | Renewed | Failed, Renew] | None = None
         self.machine: Agent | None = None
         self.ready = Future()
         self._scope = Scope()
@@ -66,6 +67,8 @@ class Process:
         self._role_changed = Future()
         self._expelled = False
         self._left = Future()
+        self._dice = 0
+        self._present: dict[str, None] = {}
         self._unable = not node.engine.alive
 
     def __repr__(self) -> str:
@@ -74,8 +77,9 @@ class Process:
     # --- time and chance -------------------------------------------------------------------------------------------
 
     def random(self, what: str) -> Random:
-        """Chance of one part of this run."""
-        return Random(f"{self.kernel.seed}/{self.name}/{what}")
+        """Chance for one part of this run; never the same twice."""
+        self._dice += 1
+        return Random(f"{self.kernel.seed}/{self.name}/{what}/{self._dice}")
 
     def clock(self) -> float:
         """Seconds since the epoch as this process sees them: never decreasing while it runs."""
@@ -120,6 +124,7 @@ class Process:
         manager = ManagerDriver(self)
         yield from manager.start(create=True, join=())
         self.manager = manager
+        self.disk.raft_id = self.disk.raft.raft_id
         while not manager.leadership.leading:
             yield self.kernel.sleep(0.01)
         details = cluster.NewCluster(address=self.host)
@@ -146,7 +151,7 @@ class Process:
     def resume(self) -> Script:
         """See NodeProcess.resume."""
         self._adopt(self.disk.certificate_pem)
-        if self.identity.role == MANAGER_ROLE:
+        if self.identity.role == MANAGER_ROLE and self.disk.raft_id:
             yield from self._start_manager()
         self._start_agent()
         self.run(self._keep_roles())
@@ -163,6 +168,17 @@ class Process:
             connection.side_died(self, silent)
         self._scope.close()
 
+    def stop(self) -> Script:
+        """See NodeProcess.close; whoever runs this outlives the process."""
+        self._scope.close()
+        self._drop_link()
+        if self.agent is not None:
+            self.agent.close()
+        if self.manager is not None:
+            yield from self.manager.hand_over()
+        if self.alive:
+            self._end()
+
     def leave(self) -> Script:
         """See NodeProcess.leave; whoever runs this outlives the process."""
         self.disk.saved = False
@@ -173,6 +189,9 @@ class Process:
         if not self.alive:
             return
         self.node.engine.sweep([])
+        self._end()
+
+    def _end(self) -> None:
         self._drop_link()
         for manager in (self.manager, self._starting):
             if manager is not None:
@@ -212,7 +231,7 @@ class Process:
     def _request_certificate(self, addresses: list[str], token: str) -> Script:
         """See bootstrap._Managers: an attempt with each manager in turn, until one is through or says no for good."""
         csr = self.world.requests.new()
-        rng = self.random(f"certificate {self.kernel.now}")
+        rng = self.random("certificate")
         addresses = rng.sample(addresses, len(addresses))
         for attempt in range(_ATTEMPTS):
             try:
@@ -274,6 +293,7 @@ class Process:
         others = [addr for node_id, addr in self.disk.managers if node_id != self.node_id]
         yield from manager.start(create=False, join=others)
         self.manager, self._starting = manager, None
+        self.disk.raft_id = self.disk.raft.raft_id
         self.kernel.say(self.name, "manager starts")
         if self.agent is not None:
             self.agent.put(words.LocalManager(running=True))
@@ -292,7 +312,7 @@ class Process:
                 else:
                     yield self._role_changed
             except SwarmError as error:
-                failures += 1
+                failures = min(failures + 1, 20)
                 self.kernel.say(self.name, "manager not started:", error)
                 yield self.kernel.sleep(min(defaults.ROLE_START_PAUSE_MAX_S, defaults.ROLE_START_PAUSE_S * 2**failures))
 
@@ -307,9 +327,12 @@ class Process:
         self.manager = None
         if self.agent is not None:
             self.agent.put(words.LocalManager(running=False))
+        yield from manager.hand_over()
         manager.close()
         self.kernel.say(self.name, "manager stops", self.identity.role, manager.removed.done)
-        self.disk.raft = type(self.disk.raft)()
+        self.disk.raft_id = 0
+        yield self.kernel.sleep(0.002)
+        self.disk.raft = RaftImage()
         if self.identity.role == MANAGER_ROLE:
             self._expelled = True
             if self.renewal is not None:
@@ -336,9 +359,12 @@ class Process:
         match effect:
             case words.Execute():
                 self.kernel.say(self.name, effect.step.value, effect.task_id)
+                self._present[effect.task_id] = None
                 self.node.engine.execute(effect)
             case words.CancelStep():
                 self.node.engine.cancel(effect)
+            case words.Sweep(task_ids=task_ids):
+                self.run(self._sweep(task_ids))
             case Call():
                 self._call(effect)
             case StreamData() | StreamEnd():
@@ -362,6 +388,14 @@ class Process:
                 self._left.resolve()
             case words.PublishLogs() | words.StopLogs():
                 pass
+
+    def _sweep(self, known: tuple[str, ...]) -> Script:
+        """See Executor.sweep: containers of tasks that begin meanwhile are spared."""
+        yield self.kernel.sleep(0.05)
+        while not self.node.engine.alive:
+            yield self.kernel.sleep(defaults.EXECUTOR_RECHECK_S)
+        for task_id in self.node.engine.sweep([*known, *self._present]):
+            self.kernel.say(self.name, "swept", task_id)
 
     def _call(self, call: Call) -> None:
         assert self.agent is not None
@@ -422,9 +456,8 @@ class Process:
         assert self.renewal is not None
         if update.managers:
             self.disk.managers = update.managers
-        role = self.identity.role
-        wanted = MANAGER_ROLE if update.node.spec.desired_role == api.MANAGER else WORKER_ROLE
-        if wanted != role and update.node.role == update.node.spec.desired_role:
-            self.renewal.put(RenewNow(wanted))
-        elif update.node.certificate.status.state == api.IssuanceStatus.ROTATE:
+        if update.node.role == update.node.spec.desired_role:
+            wanted = MANAGER_ROLE if update.node.role == api.MANAGER else WORKER_ROLE
+            self.renewal.put(RenewNow(wanted) if wanted != self.identity.role else RightRole())
+        if update.node.certificate.status.state == api.IssuanceStatus.ROTATE:
             self.renewal.put(RenewNow())

@@ -23,7 +23,7 @@ from tests.sim.manager_driver import ManagerDriver
 from tests.sim.network import PORT, Network
 from tests.sim.process import Process
 
-NANO_CPUS = 4_000_000_000
+NANO_CPUS = (4_000_000_000, 16_000_000_000, 16_000_000_000)
 BUILD_LIMIT_S = 300.0
 
 Backlog.reraise = True  # an exception in a stage is a failure of the simulation
@@ -45,7 +45,7 @@ class Node:
         self.clock_rate = world.kernel.rng.choice((1.0, 1.0, 0.998, 1.002))
         self.clock_offset = world.kernel.rng.choice((0.0, 0.0, -2.0, 5.0))
         self.disk_factor = 1.0
-        self.cpus = NANO_CPUS
+        self.cpus = world.nano_cpus
 
     def wall_clock(self) -> float:
         """What a process that starts now takes for the time."""
@@ -85,6 +85,7 @@ class World:
         self.faulty = False
         self._disk_s = 0.001
         rng = self.rng
+        self.nano_cpus = rng.choice(NANO_CPUS)
         self.managers = managers or rng.choice((1, 3, 3, 3, 5))
         self.workers = rng.choice((0, 1, 2, 3)) if workers is None else workers
         self.snapshot_interval = rng.choice((10, 40, 10_000))
@@ -211,8 +212,10 @@ class World:
         dice = rng.random()
         if not alive:
             pass
-        elif dice < 0.30:
+        elif dice < 0.25:
             self.crash(rng.choice(alive), power=rng.random() < 0.5)
+        elif dice < 0.30:
+            self.scope.run(self._stop(rng.choice(alive)))
         elif dice < 0.45:
             self.partition()
         elif dice < 0.60:
@@ -246,6 +249,15 @@ class World:
             node.disk.synced()
         delay_s = self.rng.choice((0.01, 0.5, 3.0, 20.0)) * self.rng.random()
         self.kernel.at(delay_s, lambda: self.restart(node))
+
+    def _stop(self, node: Node) -> Script:
+        """The daemon is stopped as it should be, and started again."""
+        process = node.process
+        assert process is not None
+        self.kernel.say("stop", node.name)
+        yield self.scope.run(process.stop())
+        yield self.kernel.sleep(self.rng.choice((0.01, 3.0)) * self.rng.random())
+        self.restart(node)
 
     def restart(self, node: Node) -> None:
         """The daemon starts again if it does not run; a machine that is no node yet stays out."""
