@@ -68,7 +68,8 @@ LOG_GONE = (
 class ManagerSettings:
     """Who this manager is. address: "ip:port" that others use; listen: host and port to bind.
 
-    raft_id: the member whose log must be on disk; 0: none is expected. mixed_leadership: it may lead stock managers.
+    raft_id: the member whose log must be on disk; 0: none is expected. past_raft_ids: members that it was, and must not
+    become again without their log. mixed_leadership: it may lead stock managers.
     """
 
     node_id: str
@@ -77,6 +78,7 @@ class ManagerSettings:
     listen_host: str
     listen_port: int
     raft_id: int = 0
+    past_raft_ids: tuple[int, ...] = ()
     mixed_leadership: bool = False
 
 
@@ -191,6 +193,10 @@ class ManagerProcess:
                 error = problem if isinstance(problem, SwarmError) else Unavailable(str(problem))
                 continue
             assert isinstance(answer, api.JoinResponse)
+            if answer.raft_id in self.settings.past_raft_ids:
+                # told by one who has not heard of our removal; to vote as that member now could undo what it decided
+                error = Unavailable("the group has not removed the member yet that this node was")
+                continue
             node_id, cluster_id = self.settings.node_id, self.settings.cluster_id
             await asyncio.to_thread(self._disk.initialize, answer.raft_id, node_id, cluster_id)
             self._joined = list(answer.members)
@@ -302,6 +308,12 @@ class ManagerProcess:
         """This member of the group; after start()."""
         assert self.manager is not None
         return self.manager.group.raft_id
+
+    def others(self) -> tuple[tuple[str, str], ...]:
+        """(node ID, "ip:port") of the other members as far as the log tells; after start()."""
+        assert self.manager is not None
+        members = [member for key, member in self.manager.group.members.items() if key != self.raft_id]
+        return tuple((member.node_id, member.addr) for member in members)
 
     @property
     def has_leader(self) -> bool:

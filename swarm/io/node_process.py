@@ -281,15 +281,14 @@ class NodeProcess:
             listen_host=self.state.listen_host,
             listen_port=self.state.listen_port,
             raft_id=self.state.raft_id,
+            past_raft_ids=self.state.past_raft_ids,
             mixed_leadership=self._hooks.mixed_leadership,
         )
+        tls = self._tls_context, self._client_tls
         sealer = await self.autolock.sealer()
-        manager = ManagerProcess(
-            self.directory, settings, self._tls_context, self._client_tls, self._clock, self._rng, sealer
-        )
+        manager = ManagerProcess(self.directory, settings, *tls, self._clock, self._rng, sealer)
         manager.watchers.append(self._hooks.on_changes)
-        others = [addr for node_id, addr in self.state.managers if node_id != self.state.node_id]
-        await manager.start(create, others, force_new_cluster)
+        await manager.start(create, self.state.other_managers(), force_new_cluster)
         self.manager = manager
         self.autolock.attach(manager)
         self.trouble = ""
@@ -350,8 +349,9 @@ class NodeProcess:
         if self.role != MANAGER_ROLE or manager.removed.is_set():
             log.info("manager.stopped", role=self.role, removed=manager.removed.is_set())
             assert self.state is not None
-            self._save_state(replace(self.state, raft_id=0))  # first: a log that is expected must be there
-            await asyncio.to_thread(manager.erase)
+            self._save_state(self.state.without_log(manager.raft_id, manager.others()))
+            self._remotes.learn(self.state.managers)
+            await asyncio.to_thread(manager.erase)  # after that: a log that is expected must be there
             if self.role == MANAGER_ROLE:
                 # thrown out of the group: no manager again before a new certificate says so
                 self._expelled = True

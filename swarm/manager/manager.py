@@ -107,6 +107,8 @@ class Manager(GroupMember):
         elif call.method == "Raft/ResolveAddress":
             assert isinstance(call.request, api.ResolveAddressRequest)
             self._resolve(call.stream, call.request.raft_id)
+        elif call.method == "RaftMembership/Join" and (answer := self._known_joiner(call)) is not None:
+            self._out.append(answer)
         elif self.leader is not None:
             self._lead_call(call, now)
         else:

@@ -386,12 +386,20 @@ class GroupMember:
         """RaftMembership/Join: check that the joiner serves, then add it (swarmkit: raft.go Join)."""
         assert isinstance(call.request, api.JoinRequest)
         addr = with_host(call.request.addr, call.peer.host)
-        member = self.group.by_node(call.peer.node_id)
-        if member is not None and member.addr == addr:
-            self._out.append(Reply(call.stream, self._join_answer(member.raft_id)))
-            return
         self._joins[call.stream] = (call, addr)
         self._out.append(CheckPeer(call.stream, addr))
+
+    def _known_joiner(self, call: Call) -> Reply | None:
+        """The answer for one who is a member already: it did not hear the first one, and the group may need its vote.
+
+        No leader is needed for it, and none may be possible without the joiner. That it never was this member before
+        is for the joiner to say.
+        """
+        assert isinstance(call.request, api.JoinRequest)
+        member = self.group.by_node(call.peer.node_id)
+        if member is None or member.addr != with_host(call.request.addr, call.peer.host):
+            return None
+        return Reply(call.stream, self._join_answer(member.raft_id))
 
     def _joiner_checked(self, event: PeerChecked) -> None:
         call, addr = self._joins.pop(event.stream, (None, ""))

@@ -44,6 +44,12 @@ class Remotes:
         before = self._weights.get(manager, 0)
         self._weights[manager] = math.ceil(_SMOOTHING * weight + (1 - _SMOOTHING) * before)
 
+    def learn(self, managers: Iterable[Manager]) -> None:
+        """Note that these are managers, if that is news."""
+        for manager in managers:
+            if manager not in self._weights:
+                self.observe(manager, defaults.MANAGER_WEIGHT)
+
     def observe_if_known(self, manager: Manager, weight: int) -> None:
         """As observe, but a manager that is not known stays so."""
         if manager in self._weights:

@@ -7,11 +7,12 @@ from an attempt that nobody was told had succeeded. (moby: daemon/cluster docker
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from swarm.errors import SwarmError
 
 STATE_VERSION = 1
+PAST_RAFT_IDS_MAX = 100
 
 
 class StateDamaged(SwarmError):
@@ -23,7 +24,7 @@ class NodeState:
     """One node. advertise_host and local_addr may be empty: then the address that managers see counts.
 
     managers: (node ID, "ip:port"). data_path_port: UDP port of VXLAN. raft_id: as which member of the group this node's
-    manager keeps a log, 0: none; so that a log that is gone is noticed.
+    manager keeps a log, 0: none; so that a log that is gone is noticed. past_raft_ids: members whose log it gave up.
     """
 
     node_id: str
@@ -37,6 +38,16 @@ class NodeState:
     data_path_port: int = 0
     managers: tuple[tuple[str, str], ...] = ()
     raft_id: int = 0
+    past_raft_ids: tuple[int, ...] = ()
+
+    def other_managers(self) -> list[str]:
+        """Addresses of the managers but this node."""
+        return [addr for node_id, addr in self.managers if node_id != self.node_id]
+
+    def without_log(self, raft_id: int, others: tuple[tuple[str, str], ...]) -> NodeState:
+        """The log of member ``raft_id`` is given up, as whom this node must never appear again; others: the members."""
+        past = (*self.past_raft_ids, raft_id)[-PAST_RAFT_IDS_MAX:]
+        return replace(self, raft_id=0, past_raft_ids=past, managers=others or self.managers)
 
     def to_json(self) -> str:
         """The file's text."""
@@ -50,6 +61,7 @@ class NodeState:
             if row.pop("version") != STATE_VERSION:
                 raise StateDamaged("state.json was written by another version of sideswarm")
             row["managers"] = tuple((node_id, addr) for node_id, addr in row["managers"])
+            row["past_raft_ids"] = tuple(int(raft_id) for raft_id in row.get("past_raft_ids", ()))
             return cls(**row)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StateDamaged(f"state.json is damaged: {error}") from error

@@ -1,0 +1,96 @@
+"""How one becomes a member of the group, as the manager that is asked sees it."""
+
+from __future__ import annotations
+
+from random import Random
+
+from swarm import api
+from swarm.manager import assemble
+from swarm.manager.manager import Manager
+from swarm.manager.words import CheckPeer, ManagerEffect, PeerChecked
+from swarm.raft import words
+from swarm.raft.membership import bootstrap_entries
+from swarm.raft.raft import Raft
+from swarm.rpc import MANAGER_ROLE, Call, Peer, Reply, StreamEnd
+from swarm.store.store import Store
+
+JOINER = Peer("n2", MANAGER_ROLE, "c1", "10.0.0.2:40000")
+OTHER = Peer("n3", MANAGER_ROLE, "c1", "10.0.0.3:40000")
+
+
+class Lab:
+    """The first manager of a group, whose disk answers at once."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.stream = 0
+        member = api.RaftMember(raft_id=1, node_id="n1", addr="10.0.0.1:2377")
+        entries = bootstrap_entries(1, member.SerializeToString())
+        raft = Raft(words.Config(1), Random(1), None, None, entries, 0, self.now)
+        parts = assemble.parts("n1", "c1", assemble.Group(lambda: self.manager))
+        self.manager = Manager(raft, Store(), parts, Random(1), strict=True)
+        self.tell(None)
+        assert self.manager.leading
+
+    def tell(self, event: object) -> list[ManagerEffect]:
+        """Give an event, and do what is written on disk; what is left for others."""
+        out: list[ManagerEffect] = []
+        waiting = [event]
+        while waiting:
+            for effect in self.manager.handle(waiting.pop(0), self.now):  # type: ignore[arg-type]
+                if isinstance(effect, words.Persist):
+                    waiting.append(words.Persisted(effect.token))
+                else:
+                    out.append(effect)
+        return out
+
+    def join(self, peer: Peer = JOINER, addr: str = "10.0.0.2:2377") -> list[ManagerEffect]:
+        """RaftMembership/Join."""
+        self.stream += 1
+        return self.tell(Call(self.stream, "RaftMembership/Join", api.JoinRequest(addr=addr), peer))
+
+    def joined(self) -> int:
+        """A first join goes through; the raft ID."""
+        assert [effect for effect in self.join() if isinstance(effect, CheckPeer)]
+        return raft_id(self.tell(PeerChecked(self.stream, "", True)))
+
+    def lose_leadership(self) -> None:
+        """The group needs the joiner's vote, which does not come."""
+        while self.manager.leading:
+            self.now += 1.0
+            self.tell(None)
+
+
+def raft_id(effects: list[ManagerEffect]) -> int:
+    replies = [effect.message for effect in effects if isinstance(effect, Reply)]
+    assert len(replies) == 1
+    assert isinstance(replies[0], api.JoinResponse)
+    assert [member.raft_id for member in replies[0].members] == sorted([1, replies[0].raft_id])
+    return replies[0].raft_id
+
+
+def test_a_joiner_that_serves_becomes_a_member() -> None:
+    assert Lab().joined() > 1
+
+
+def test_a_joiner_that_does_not_serve_is_refused() -> None:
+    lab = Lab()
+    lab.join()
+    (refusal,) = [effect for effect in lab.tell(PeerChecked(lab.stream, "refused")) if isinstance(effect, StreamEnd)]
+    assert "advertised address: refused" in str(refusal.error)
+
+
+def test_who_is_a_member_already_is_told_again_even_without_a_leader() -> None:
+    lab = Lab()
+    first = lab.joined()
+    assert raft_id(lab.join()) == first
+    lab.lose_leadership()
+    assert raft_id(lab.join()) == first
+
+
+def test_without_a_leader_nobody_else_is_let_in() -> None:
+    lab = Lab()
+    lab.joined()
+    lab.lose_leadership()
+    for effects in (lab.join(OTHER), lab.join(JOINER, "10.0.0.9:2377")):
+        assert [effect for effect in effects if isinstance(effect, Reply | CheckPeer)] == []
