@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_api.convert.gojson import JsonError, first_value, quote, whole_value
+from engine_api.convert.gojson import JsonError, base64_by_digits, base64_bytes, first_value, quote, whole_value
 
 
 @pytest.mark.parametrize(
@@ -79,3 +80,14 @@ def test_a_damaged_text_is_read_or_refused_but_never_breaks(value: Any, place: i
 
 def test_quoting_is_that_of_go() -> None:
     assert quote('a"b\n\x01é\u2028') == '"a\\"b\\n\\x01é\\u2028"'
+
+
+@given(st.text("AQg=/+\n\ré-_ ", max_size=13))
+def test_the_fast_way_takes_only_what_the_digits_say(text: str) -> None:
+    def outcome(decode: Callable[[str], bytes]) -> bytes | str:
+        try:
+            return decode(text)
+        except JsonError as error:
+            return str(error)
+
+    assert outcome(base64_bytes) == outcome(base64_by_digits)
