@@ -10,6 +10,7 @@ TRANSACTION_BYTES_MAX = 1_572_864  # what stock peers accept in one entry
 # --- Raft (swarmkit: manager/state/raft/raft.go; cluster-wide values live in Cluster.spec.raft) ---
 RAFT_TICK_S = 1.0
 RAFT_FAST_TICK_S = 0.1  # in groups that have no stock member
+RAFT_ANNOUNCE_S = 0.02  # the news of a commit waits so long for an entry to travel with, in the same groups
 RAFT_PEER_QUEUE_MESSAGES_MAX = 4096
 RAFT_PEER_CALLS_MAX = 64  # messages under way to one member
 RAFT_JOIN_TIMEOUT_S = 25.0
@@ -18,6 +19,8 @@ PEER_CHECK_SOON_S = 0.5  # while some are not known
 RAFT_DIAL_TIMEOUT_S = 2.0
 RAFT_SEND_TIMEOUT_S = 2.0
 RAFT_SILENCE_S = 2.0  # a peer whose host confirms nothing for so long is dialled anew
+RAFT_FLOW_CHECK_S = 1.0  # between messages to a manager of ours that wait for an answer
+RAFT_FLOW_BYTES_MAX = 8 << 20  # waiting to be sent to one; what comes then is lost
 RAFT_SNAPSHOT_PIECE_BYTES = 4_000_000  # below the 4 MiB that peers accept, with the message around it
 FORWARD_RETRY_S = 0.1  # before a call that no leader took is tried again
 RAFT_HEARTBEAT_TICKS = 1

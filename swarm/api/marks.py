@@ -19,6 +19,9 @@ OURS = b"sideswarm"
 ENGINE_GONE = b"engine gone"
 """On a heartbeat: this node's engine has ended, and nothing runs here any more that could be relied upon."""
 
+FLOW = b"flow"
+"""On the first, empty request of Raft/StreamRaftMessage: complete messages follow, for as long as the call lives."""
+
 
 def marked(message: M, mark: bytes) -> M:
     """A copy of ``message`` with the mark (shorter than 128 bytes)."""

@@ -152,7 +152,7 @@ class ManagerProcess:
             await self._server.close(0)
             await asyncio.to_thread(self._disk.close)
             raise
-        self.peers = Peers(self._client_tls, self._report, self._parts.reads, join)
+        self.peers = Peers(self._client_tls, self._report, self._parts.reads, self._is_ours, join)
         self.manager = manager
         self._task = asyncio.create_task(self._run(), name="manager")
         self._watch = asyncio.create_task(self._watch_peers(), name="peers")
@@ -246,6 +246,9 @@ class ManagerProcess:
             self._inbox.put(PeerKnown(member.raft_id, ours))
             self._kinds[member.raft_id] = ours
             self._disk.put_blob(PEERS_BLOB, json.dumps(self._kinds).encode(), _not_noted)
+
+    def _is_ours(self, raft_id: int) -> bool:
+        return self._kinds.get(raft_id, False)
 
     def _incoming(self, word: Call | StreamData | StreamEnd) -> None:
         """A word of a caller: on to the leader with it if its call went there, else to the manager."""

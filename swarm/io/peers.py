@@ -1,8 +1,7 @@
 """Connections to the other members of the Raft group: messages of the log, forwarded calls, health checks.
 
-Messages may be lost, so each member has a short queue and the newest wins; what cannot be delivered is reported to the
-core as Unreachable. A snapshot goes out in pieces. A member whose log lags behind may have to answer a leader that the
-log has not told of yet; the address of such a stranger is asked of the managers that are known.
+Each member has its link (peer_link.py). A member whose log lags behind may have to answer a leader that the log has not
+told of yet; the address of such a stranger is asked of the managers that are known.
 
 (swarmkit: manager/state/raft/transport)
 """
@@ -10,12 +9,10 @@ log has not told of yet; the address of such a stranger is asked of the managers
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Container, Coroutine, Sequence
+from collections.abc import Callable, Container, Coroutine, Sequence
 from typing import Any
 
 import structlog
-from google.protobuf.message import Message
 
 from certs.errors import CertsError
 from certs.tls import ClientTls
@@ -24,7 +21,7 @@ from swarm.api import raftpb
 from swarm.errors import Code, NotTaken, SwarmError, Unavailable
 from swarm.io import rpc_client
 from swarm.io.authorize import forwarding_metadata
-from swarm.manager.group import REMOVED_TEXT
+from swarm.io.peer_link import PeerLink, Report
 from swarm.manager.health import is_ours
 from swarm.manager.words import Forward
 from swarm.raft import words
@@ -32,152 +29,27 @@ from swarm.rpc import Call, Reply, StreamData, StreamEnd
 
 log = structlog.get_logger()
 
-Report = Callable[[words.Unreachable | words.Gone | words.SnapshotSent | words.Removed], None]
 Answer = Reply | StreamData | StreamEnd
-
-_LOOKS = 10
-_LOOK_PAUSE_S = 0.05
-
-
-class PeerLink:
-    """One member: its connection is made when there is something to send."""
-
-    def __init__(self, raft_id: int, addr: str, tls: Callable[[], ClientTls], report: Report) -> None:
-        self.addr = addr
-        self._raft_id = raft_id
-        self._tls = tls
-        self._report = report
-        self._connection: rpc_client.Connection | None = None
-        self._queue: deque[raftpb.Message] = deque(maxlen=defaults.RAFT_PEER_QUEUE_MESSAGES_MAX)
-        self._wake = asyncio.Event()
-        self._dialing: asyncio.Task[rpc_client.Connection] | None = None
-        self._look: asyncio.Task[None] | None = None
-        self._failing = False
-        self._task = asyncio.create_task(self._run(), name=f"peer-{raft_id:x}")
-
-    def send(self, message: raftpb.Message) -> None:
-        """Queue a message; when the queue is full the oldest is lost."""
-        self._queue.append(message)
-        self._wake.set()
-
-    async def connection(self) -> rpc_client.Connection:
-        """An open connection; who asks while it is being made shares its fate. Raises SwarmError."""
-        current = self._connection
-        if current is not None and not current.closed.done() and not current.draining:
-            return current
-        if self._dialing is None or self._dialing.done():
-            self._dialing = asyncio.create_task(self._dial(), name=f"dial-{self._raft_id:x}")
-            self._dialing.add_done_callback(_heed)
-        return await asyncio.shield(self._dialing)
-
-    async def _dial(self) -> rpc_client.Connection:
-        """Raises Unavailable."""
-        tls, silence_s = self._tls(), defaults.RAFT_SILENCE_S
-        connection = await rpc_client.connect(self.addr, tls, defaults.RAFT_DIAL_TIMEOUT_S, silence_s=silence_s)
-        self._connection = connection
-        connection.closed.add_done_callback(lambda _: self._lost(connection))
-        return connection
-
-    def _lost(self, connection: rpc_client.Connection) -> None:
-        """A connection ended; when it was not our doing, see whether the process at the other end is gone."""
-        if self._connection is connection and not self._task.done():
-            self._connection = None
-            self._look = asyncio.create_task(self._look_again(), name=f"look-{self._raft_id:x}")
-
-    async def _look_again(self) -> None:
-        for _ in range(_LOOKS):
-            try:
-                await self.connection()
-                return
-            except SwarmError as error:
-                if isinstance(error.__cause__, ConnectionRefusedError):
-                    self._report(words.Gone(self._raft_id))
-                    return
-            await asyncio.sleep(_LOOK_PAUSE_S)  # a dying process may accept, and reset, once more
-
-    async def close(self) -> None:
-        """Drop the connection and what is queued."""
-        tasks = [task for task in (self._task, self._dialing, self._look) if task is not None]
-        for task in tasks:
-            task.cancel()
-        self.drop_connection()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def drop_connection(self) -> None:
-        """Use the next certificate: the next message dials anew."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-    async def _run(self) -> None:
-        inflight: set[asyncio.Task[None]] = set()
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._queue:
-                message = self._queue.popleft()
-                try:
-                    connection = await self.connection()
-                except (SwarmError, CertsError, OSError, TimeoutError) as error:
-                    self._failed(message, error)
-                    self._queue.clear()
-                    continue
-                # order matters to the log's speed, not to its safety: calls go out in order and overlap
-                task = asyncio.create_task(self._deliver(connection, message))
-                inflight.add(task)
-                task.add_done_callback(inflight.discard)
-                if len(inflight) >= defaults.RAFT_PEER_CALLS_MAX:
-                    await asyncio.wait(inflight, return_when=asyncio.FIRST_COMPLETED)
-
-    async def _deliver(self, connection: rpc_client.Connection, message: raftpb.Message) -> None:
-        try:
-            if message.type == raftpb.MsgSnap:
-                await connection.client_stream("Raft/StreamRaftMessage", _pieces(message))
-                self._report(words.SnapshotSent(self._raft_id, ok=True))
-            else:
-                request = api.ProcessRaftMessageRequest(message=message)
-                await connection.unary("Raft/ProcessRaftMessage", request, timeout_s=defaults.RAFT_SEND_TIMEOUT_S)
-            if self._failing:
-                self._failing = False
-                log.info("raft.peer_back", peer=f"{self._raft_id:x}", addr=self.addr)
-        except (SwarmError, OSError, TimeoutError) as error:
-            self._failed(message, error)
-
-    def _failed(self, message: raftpb.Message, error: Exception) -> None:
-        if not self._failing:
-            self._failing = True
-            log.info("raft.peer_lost", peer=f"{self._raft_id:x}", addr=self.addr, error=str(error))
-        if message.type == raftpb.MsgSnap:
-            self._report(words.SnapshotSent(self._raft_id, ok=False))
-        if isinstance(error, SwarmError) and error.message == REMOVED_TEXT:
-            self._report(words.Removed())
-            return
-        self._report(words.Unreachable(self._raft_id))
-
-
-async def _pieces(message: raftpb.Message) -> AsyncIterator[Message]:
-    """The message once for each piece of its snapshot (WIRE: chunks of at most 4 MiB)."""
-    data = message.snapshot.data
-    size = defaults.RAFT_SNAPSHOT_PIECE_BYTES
-    for start in range(0, max(len(data), 1), size):
-        piece = raftpb.Message()
-        piece.CopyFrom(message)
-        piece.snapshot.data = data[start : start + size]
-        yield api.StreamRaftMessageRequest(message=piece)
 
 
 class Peers:
     """All other members of the group."""
 
     def __init__(
-        self, tls: Callable[[], ClientTls], report: Report, reads: Container[str], managers: Sequence[str] = ()
+        self,
+        tls: Callable[[], ClientTls],
+        report: Report,
+        reads: Container[str],
+        is_ours: Callable[[int], bool],
+        managers: Sequence[str] = (),
     ) -> None:
         """report: hears of what was not delivered, and Removed when another member says that we are none any more.
 
-        reads: names of the calls that change nothing, so that another leader may be asked again. managers: addresses
-        of managers that this node has heard of, whatever the log knows.
+        reads: names of the calls that change nothing, so that another leader may be asked again. is_ours: whether
+        a member is known to be a manager of ours. managers: addresses of managers that this node has heard of.
         """
         self._tls = tls
+        self._is_ours = is_ours
         self._managers = managers
         self._strangers: dict[int, api.RaftMember] = {}
         self._searches: dict[int, asyncio.Task[None]] = {}
@@ -232,6 +104,7 @@ class Peers:
             link = None
         if link is None:
             link = self._links[member.raft_id] = PeerLink(member.raft_id, member.addr, self._tls, self._report)
+        link.ours = self._is_ours(member.raft_id)
         return link
 
     def keep_only(self, members: dict[int, api.RaftMember]) -> None:
@@ -387,12 +260,6 @@ class _Forwarded:
         self.again = again
         self.connection: rpc_client.Connection | None = None
         self.early: list[StreamData | StreamEnd] = []
-
-
-def _heed(task: asyncio.Task[rpc_client.Connection]) -> None:
-    """Nobody may be waiting for a dial any more when it fails; that is no mistake."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _not_taken(error: SwarmError | None) -> bool:

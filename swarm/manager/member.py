@@ -15,7 +15,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from swarm import api, defaults
-from swarm.api import raftpb
+from swarm.api import marks, raftpb
 from swarm.errors import FailedPrecondition, NotFound, NotLeader, NotTaken, SwarmError, Unavailable
 from swarm.manager.group import REMOVED_TEXT, RaftGroup
 from swarm.manager.leader import Leader
@@ -59,6 +59,7 @@ class GroupMember:
         self._reads: dict[int, Call] = {}
         self._joins: dict[int, tuple[Call, str]] = {}
         self._pieces: dict[int, raftpb.Message | None] = {}
+        self._flows: dict[int, None] = {}
         self._open: dict[int, Call] = {}
         self._waiting: list[tuple[float, int, Call]] = []
         self._tag = 0
@@ -303,6 +304,7 @@ class GroupMember:
             tick_s=defaults.RAFT_FAST_TICK_S if fast else defaults.RAFT_TICK_S,
             pre_vote=fast,
             campaigns=self._may_lead,
+            announce_s=defaults.RAFT_ANNOUNCE_S if fast else 0.0,
             heartbeat_ticks=heartbeat_ticks,
             election_ticks=max(ticks.election_tick or defaults.RAFT_ELECTION_TICKS, heartbeat_ticks + 1),
         )
@@ -364,14 +366,28 @@ class GroupMember:
         if isinstance(event, StreamData):
             assert isinstance(event.message, api.StreamRaftMessageRequest)
             whole, part = self._pieces[stream], event.message.message
+            if stream in self._flows:
+                if not self._receive(stream, part, now):
+                    self._end_flow(stream)
+                return
+            if not event.message.HasField("message"):
+                if marks.has_mark(event.message, marks.FLOW):
+                    self._flows[stream] = None
+                return
             if whole is None:
                 self._pieces[stream] = part
             else:
                 whole.snapshot.data += part.snapshot.data
             return
         message = self._pieces.pop(stream)
+        if self._flows.pop(stream, False) is None:
+            self._out.append(Reply(stream, api.StreamRaftMessageResponse()))
+            return
         if event.error is None and message is not None and self._receive(stream, message, now):
             self._out.append(Reply(stream, api.StreamRaftMessageResponse()))
+
+    def _end_flow(self, stream: int) -> None:
+        del self._flows[stream], self._pieces[stream]
 
     def _resolve(self, stream: int, raft_id: int) -> None:
         member = self.group.members.get(raft_id)

@@ -117,8 +117,10 @@ class Member:
         if self.role is Role.LEADER or self._removed or self.config.raft_id not in self.membership.voters:
             return False
         log = self.log
+        if self._outbox.restoring or log.applied == log.committed:
+            return not self._outbox.restoring
         unapplied = log.between(log.applied + 1, log.committed)
-        return not self._outbox.restoring and all(entry.Type != raftpb.EntryConfChange for entry in unapplied)
+        return all(entry.Type != raftpb.EntryConfChange for entry in unapplied)
 
     def _new_election_due(self) -> float:
         return self._now + self.config.election_s * (1 + self._rng.random())

@@ -10,6 +10,7 @@ reads that arrive during a round share the next one. (etcd/raft: raft.go stepLea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -60,6 +61,7 @@ class Leadership:
         self.transfer_due = 0.0
         self.heartbeat_due = now + config.heartbeat_s
         self.quorum_due = now + config.election_s
+        self._announce_due = math.inf
         self.progress: dict[int, Progress] = {}
         self._round = 0
         self._round_acks: set[int] = set()
@@ -117,10 +119,17 @@ class Leadership:
     def applied(self, entries: list[raftpb.Entry]) -> None:
         """These were handed to the state machine: tell the followers, serve reads that waited for it."""
         self.uncommitted_bytes = max(0, self.uncommitted_bytes - sum(len(entry.Data) for entry in entries))
-        for raft_id, progress in self.progress.items():
-            self._announce(raft_id, progress)
+        if self.config.announce_s:
+            self._announce_due = min(self._announce_due, self.now + self.config.announce_s)
+        else:
+            self._announce_all()
 
     # --- sending ---
+
+    def _announce_all(self) -> None:
+        self._announce_due = math.inf
+        for raft_id, progress in self.progress.items():
+            self._announce(raft_id, progress)
 
     def _announce(self, raft_id: int, progress: Progress) -> None:
         news = progress.sent_commit < self._log.applied and progress.sent_commit < progress.next - 1
@@ -199,7 +208,8 @@ class Leadership:
                 progress.replicate()
         else:
             progress.free(message.index)
-        self._announce(raft_id, progress)
+        if not self.config.announce_s:
+            self._announce(raft_id, progress)
         while self._send_append(raft_id, progress, even_if_empty=False):
             pass
         if raft_id == self.transferee and progress.match == self._log.last_index:
@@ -253,6 +263,8 @@ class Leadership:
         if now >= self.heartbeat_due:
             self.heartbeat_due = now + self.config.heartbeat_s
             self.broadcast_heartbeat()
+        if now >= self._announce_due:
+            self._announce_all()
         return True
 
     def _is_active(self, raft_id: int) -> bool:
@@ -260,7 +272,7 @@ class Leadership:
 
     def deadline(self) -> float:
         """When wake must be called, in seconds since the epoch. A leader without followers owes no heartbeats."""
-        due = min(self.heartbeat_due, self.quorum_due) if self.progress else self.quorum_due
+        due = min(self.heartbeat_due, self.quorum_due, self._announce_due) if self.progress else self.quorum_due
         return min(due, self.transfer_due) if self.transferee else due
 
     def configure(self, config: Config) -> None:

@@ -54,7 +54,8 @@ class Config:
     A follower campaigns after election_ticks to twice that many ticks of silence; a leader sends heartbeats every
     heartbeat_ticks. pre_vote: ask before raising the term. check_quorum: a leader that hears no majority for
     election_ticks steps down, and followers refuse to vote while they hear their leader. campaigns: without it this
-    member leads only when a leader tells it to (MsgTimeoutNow).
+    member leads only when a leader tells it to (MsgTimeoutNow). announce_s: how long the news of a commit may wait
+    for an entry to travel with; it then goes alone.
     """
 
     raft_id: int
@@ -64,6 +65,7 @@ class Config:
     pre_vote: bool = False
     check_quorum: bool = True
     campaigns: bool = True
+    announce_s: float = 0.0
     message_bytes_max: int = defaults.RAFT_APPEND_BYTES_MAX
     inflight_messages_max: int = defaults.RAFT_INFLIGHT_MESSAGES_MAX
     uncommitted_bytes_max: int = defaults.RAFT_UNCOMMITTED_BYTES_MAX

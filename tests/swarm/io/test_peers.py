@@ -33,7 +33,8 @@ class Members:
         self.addresses = {STRANGER: second.address}
         self.messages: asyncio.Queue[raftpb.Message] = asyncio.Queue()
         credentials = authority.issue("manager2")
-        self.peers = Peers(lambda: authority.client(credentials), self.reports.append, (), [first.address])
+        managers = [first.address]
+        self.peers = Peers(lambda: authority.client(credentials), self.reports.append, (), lambda _: False, managers)
         for served in (first, second):
             served.call = lambda call, served=served: self.answer(served, call)  # type: ignore[method-assign,misc]
 
