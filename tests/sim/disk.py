@@ -67,6 +67,7 @@ class Disk:
     root_pem: bytes = b""
     managers: tuple[tuple[str, str], ...] = ()
     raft_id: int = 0  # of state.json: whose log must be there
+    past_raft_ids: list[int] = field(default_factory=list)
     saved: bool = False  # state.json exists: init or join was acknowledged
     raft: RaftImage = field(default_factory=RaftImage)
     journal: dict[str, bytes] = field(default_factory=dict)

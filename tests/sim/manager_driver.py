@@ -109,6 +109,9 @@ class ManagerDriver:
                 error = problem
                 continue
             assert isinstance(answer, api.JoinResponse)
+            if answer.raft_id in self.process.disk.past_raft_ids:
+                error = Unavailable("the group has not removed the member yet that this node was")
+                continue
             self._joined = list(answer.members)
             return answer.raft_id
         raise error
@@ -146,6 +149,13 @@ class ManagerDriver:
             self.peers.close()
         if self.driver is not None:
             self.driver.close()
+
+    def others(self) -> tuple[tuple[str, str], ...]:
+        """See ManagerProcess.others."""
+        assert self.manager is not None
+        group = self.manager.group
+        members = [member for key, member in group.members.items() if key != group.raft_id]
+        return tuple((member.node_id, member.addr) for member in members)
 
     def hand_over(self) -> Script:
         """A leader that stops waits for the next one first."""

@@ -103,6 +103,10 @@ class Process:
         """Empty before it has one."""
         return self.identity.node_id
 
+    def known_managers(self) -> list[tuple[str, str]]:
+        """See NodeProcess."""
+        return self._remotes.managers() if self.machine is not None else list(self.disk.managers)
+
     @property
     def leads(self) -> bool:
         """Whether its manager believes to lead."""
@@ -330,7 +334,9 @@ class Process:
         yield from manager.hand_over()
         manager.close()
         self.kernel.say(self.name, "manager stops", self.identity.role, manager.removed.done)
-        self.disk.raft_id = 0
+        self.disk.past_raft_ids.append(self.disk.raft.raft_id)
+        self.disk.raft_id, self.disk.managers = 0, manager.others() or self.disk.managers
+        self._remotes.learn(self.disk.managers)
         yield self.kernel.sleep(0.002)
         self.disk.raft = RaftImage()
         if self.identity.role == MANAGER_ROLE:

@@ -264,7 +264,7 @@ class Workload:
     def _set_role(self, node: Node) -> Script:
         try:
             target = yield from self._some_node(node)
-            if target is not None:
+            if target is not None and target.id not in [n.node_id for n in self.world.nodes if n.gone]:
                 demote = target.spec.desired_role == api.MANAGER
                 target.spec.desired_role = api.WORKER if demote else api.MANAGER
                 self.kernel.say("demote" if demote else "promote", target.description.hostname)
@@ -282,7 +282,8 @@ class Workload:
 
     def _remove_node(self, node: Node) -> Script:
         """A worker leaves, and is removed from the list."""
-        workers = [n for n in self.world.alive() if n.process is not None and n.process.identity.role == "swarm-worker"]
+        alive = [n for n in self.world.alive() if not n.gone]
+        workers = [n for n in alive if n.process is not None and n.process.identity.role == "swarm-worker"]
         if not workers:
             return
         leaving = self.rng.choice(workers)
@@ -290,9 +291,13 @@ class Workload:
         node_id = leaving.node_id
         try:
             answer = yield from self.call(node, "GetNode", api.GetNodeRequest(node_id=node_id))
+            if leaving.gone:
+                return
             if answer.node.spec.desired_role == api.MANAGER:
                 return
-            leaving.gone = True
+            leaving.gone = True  # from here on nobody promotes it, and what was asked before is overtaken by this
+            answer.node.spec.availability = api.NodeSpec.DRAIN
+            yield from self._update_node(node, answer.node)
             self.kernel.say("leave", leaving.name)
             yield self.world.scope.run(leaving.process.leave())
             if leaving.process.alive:  # killed meanwhile and about to start again: it stays away all the same
@@ -300,6 +305,8 @@ class Workload:
             yield from self.call(node, "RemoveNode", api.RemoveNodeRequest(node_id=node_id, force=True))
         except SwarmError as error:
             self.kernel.say("node not removed:", error)
+            if leaving.process.alive:
+                leaving.gone = False
 
     # --- the end ---------------------------------------------------------------------------------------------------
 

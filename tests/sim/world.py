@@ -348,3 +348,21 @@ class World:
                 node.manager.disk_fails = False
             self._engine_back(node)
             self.restart(node)
+
+    def rescue(self) -> None:
+        """Tell nodes where the managers are that were away while all they knew were replaced.
+
+        Nobody else can, in stock swarms neither: there one has to leave and to join again.
+        """
+        leader = self.leader()
+        if leader is None or leader.manager is None or leader.manager.manager is None:
+            return
+        members = [(member.node_id, member.addr) for member in leader.manager.manager.group.members.values()]
+        for node in self.alive():
+            known = node.process.known_managers() if node.process is not None and node.node_id else members
+            if not any(manager in members for manager in known):
+                self.kernel.say("rescue", node.name)
+                assert node.process is not None
+                node.process.die(torn=False, silent=False)
+                node.disk.managers = tuple(members)
+                self.restart(node)
