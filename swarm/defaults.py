@@ -11,6 +11,7 @@ TRANSACTION_BYTES_MAX = 1_572_864  # what stock peers accept in one entry
 RAFT_TICK_S = 1.0
 RAFT_FAST_TICK_S = 0.1  # in groups that have no stock member
 RAFT_ANNOUNCE_S = 0.02  # the news of a commit waits so long for an entry to travel with, in the same groups
+RAFT_COMMIT_LAG_ENTRIES = 100  # that a restart has to learn again to be committed
 RAFT_PEER_QUEUE_MESSAGES_MAX = 4096
 RAFT_PEER_CALLS_MAX = 64  # messages under way to one member
 RAFT_JOIN_TIMEOUT_S = 25.0

@@ -82,6 +82,7 @@ class RaftDisk:
         """call_soon: how results reach the loop (call_soon_threadsafe); None: the loop that runs at submit()."""
         self.keep_old_snapshots = keep_old_snapshots
         self._sealer = sealer
+        self._next_index = 0  # after the last entry, if that was written by this process; used by the file's thread
         self._call_soon = call_soon
         self._file = File(path, _RAFT_TABLES, "FULL")
 
@@ -111,6 +112,7 @@ class RaftDisk:
         def work(connection: sqlite3.Connection) -> None:
             for table in ("entries", "snapshots", "hard_state", "blobs"):
                 connection.execute(f"DELETE FROM {table}")
+            self._next_index = 0
             connection.execute("DELETE FROM metadata WHERE key != 'format'")
 
         self._file.call(work)
@@ -179,6 +181,7 @@ class RaftDisk:
     def _write(self, connection: sqlite3.Connection, persist: Persist) -> None:
         if persist.replaces_log:
             connection.execute("DELETE FROM entries")
+            self._next_index = 0
         elif persist.compact_to:
             connection.execute("DELETE FROM entries WHERE idx <= ?", (persist.compact_to,))
         if persist.snapshot is not None:
@@ -192,17 +195,24 @@ class RaftDisk:
 
     def _write_entries(self, connection: sqlite3.Connection, entries: tuple[raftpb.Entry, ...]) -> None:
         first = entries[0].Index
+        if first != self._next_index:
+            self._make_room(connection, first)
+        rows = []
+        for entry in entries:
+            record, crc = self._encode(entry.Data, f"entry {entry.Index} {entry.Term} {int(entry.Type)}")
+            rows.append((entry.Index, entry.Term, int(entry.Type), record, crc))
+        connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", rows)
+        # should the transaction fail, the same entries come again, and they are not these
+        self._next_index = entries[-1].Index + 1
+
+    def _make_room(self, connection: sqlite3.Connection, first: int) -> None:
+        """Drop what these entries replace. Raises FailedPrecondition if they do not follow what is there."""
         connection.execute("DELETE FROM entries WHERE idx >= ?", (first,))
         (last,) = connection.execute(
             "SELECT max(ifnull((SELECT max(idx) FROM entries), 0), ifnull((SELECT max(idx) FROM snapshots), 0))"
         ).fetchone()
         if first > last + 1:
             raise FailedPrecondition(f"entry {first} would leave a gap after {last}")
-        rows = []
-        for entry in entries:
-            record, crc = self._encode(entry.Data, f"entry {entry.Index} {entry.Term} {int(entry.Type)}")
-            rows.append((entry.Index, entry.Term, int(entry.Type), record, crc))
-        connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", rows)
 
     def _write_snapshot(self, connection: sqlite3.Connection, snapshot: raftpb.Snapshot) -> None:
         metadata = snapshot.metadata

@@ -93,10 +93,15 @@ class PeerLink:
 
     # --- the connection --------------------------------------------------------------------------------------------
 
+    @property
+    def open_connection(self) -> rpc_client.Connection | None:
+        """The connection, if there is one that takes calls."""
+        current = self._connection
+        return None if current is None or current.closed.done() or current.draining else current
+
     async def connection(self) -> rpc_client.Connection:
         """An open connection; who asks while it is being made shares its fate. Raises SwarmError."""
-        current = self._connection
-        if current is not None and not current.closed.done() and not current.draining:
+        if (current := self.open_connection) is not None:
             return current
         if self._dialing is None or self._dialing.done():
             self._dialing = asyncio.create_task(self._dial(), name=f"dial-{self._raft_id:x}")

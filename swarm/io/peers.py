@@ -145,13 +145,16 @@ class Peers:
         call = effect.call
         forwarded = _Forwarded(call, effect.leader.raft_id, deliver, again)
         self._forwarded[call.stream] = forwarded
-        self._spawn(self._forward(effect.leader, forwarded))
+        link = self._link(effect.leader)
+        if (connection := link.open_connection) is not None:
+            self._begin(forwarded, connection)
+        else:
+            self._spawn(self._forward(link, forwarded))
 
-    async def _forward(self, leader: api.RaftMember, forwarded: _Forwarded) -> None:
+    async def _forward(self, link: PeerLink, forwarded: _Forwarded) -> None:
         call = forwarded.call
         try:
-            metadata = () if call.peer.local else forwarding_metadata(call.peer)
-            connection = await self._link(leader).connection()
+            connection = await link.connection()
         except (CertsError, OSError, TimeoutError, Unavailable):
             if self._forwarded.pop(call.stream, None) is not None:
                 self._retry(forwarded)
@@ -159,8 +162,12 @@ class Peers:
         except SwarmError as error:
             self._answered(forwarded, StreamEnd(call.stream, error))
             return
-        if self._forwarded.get(call.stream) is not forwarded:
-            return
+        if self._forwarded.get(call.stream) is forwarded:
+            self._begin(forwarded, connection)
+
+    def _begin(self, forwarded: _Forwarded, connection: rpc_client.Connection) -> None:
+        call = forwarded.call
+        metadata = () if call.peer.local else forwarding_metadata(call.peer)
         connection.open(call, lambda answer: self._answered(forwarded, answer), metadata=metadata)
         forwarded.connection = connection
         for word in forwarded.early:

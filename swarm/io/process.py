@@ -34,16 +34,17 @@ class Clock:
 
 
 class Inbox(Generic[E]):
-    """Events for one machine. put() may be called at any time from the loop's thread."""
+    """Events for one machine. put() may be called at any time from the loop's thread; one coroutine waits at a time."""
 
     def __init__(self) -> None:
         self._events: deque[E] = deque()
-        self._wake = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
 
     def put(self, event: E) -> None:
         """Append an event."""
         self._events.append(event)
-        self._wake.set()
+        if self._waiter is not None:
+            _wake(self._waiter)
 
     def __len__(self) -> int:
         return len(self._events)
@@ -56,12 +57,20 @@ class Inbox(Generic[E]):
         """Return when there is an event, or after ``timeout_s``."""
         if self._events:
             return
-        self._wake.clear()
+        loop = asyncio.get_running_loop()
+        waiter = self._waiter = loop.create_future()
+        timer = None if timeout_s is None else loop.call_later(timeout_s, _wake, waiter)
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+            await waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 async def drive(

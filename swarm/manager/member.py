@@ -304,6 +304,7 @@ class GroupMember:
             tick_s=defaults.RAFT_FAST_TICK_S if fast else defaults.RAFT_TICK_S,
             pre_vote=fast,
             campaigns=self._may_lead,
+            commit_lag_entries=defaults.RAFT_COMMIT_LAG_ENTRIES,
             announce_s=defaults.RAFT_ANNOUNCE_S if fast else 0.0,
             heartbeat_ticks=heartbeat_ticks,
             election_ticks=max(ticks.election_tick or defaults.RAFT_ELECTION_TICKS, heartbeat_ticks + 1),

@@ -87,6 +87,7 @@ class Member:
         self._replay_membership(snapshot.metadata.index if snapshot else 0, applied_index)
         self._outbox = Outbox(config.raft_id, self.log, (self.term, self.vote, commit) if hard_state else None)
         self._outbox.vote_is(self.term, self.vote)
+        self._outbox.commit_lag = config.commit_lag_entries
         self.role = Role.FOLLOWER
         self.leader = NO_ONE
         self._announced: tuple[int, int] | None = (self.term, NO_ONE)

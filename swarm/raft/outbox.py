@@ -54,6 +54,8 @@ class Outbox:
         self._snapshot_restores = False
         self._compact_to = 0
         self._commit_wanted = 0
+        self.commit_lag = 0
+        """How far the commit index on disk may be behind; see Config."""
         if durable is None:
             log.submitted = log.stable = 0
 
@@ -118,7 +120,7 @@ class Outbox:
         state_is_dirty = self._state != self._on_disk[:2] or self._commit_wanted > self._on_disk[2]
         if not (state_is_dirty or self._log_is_dirty):
             return
-        state = (term, vote, self._log.committed)
+        state = (term, vote, self._commit_to_write(state_is_dirty))
         entries = self._log.unsubmitted()
         self._token += 1
         self._writing = _Write(
@@ -129,7 +131,7 @@ class Outbox:
             changes_vote=self._state != self._on_disk[:2],
             restores=self._snapshot_restores,
         )
-        hard_state = raftpb.HardState(term=term, vote=vote, commit=self._log.committed)
+        hard_state = raftpb.HardState(term=term, vote=vote, commit=state[2])
         replaces = self._snapshot_restores
         persist = Persist(
             self._token,
@@ -142,6 +144,11 @@ class Outbox:
         self._log.submitted = self._log.last_index
         self._snapshot, self._compact_to, self._snapshot_restores = None, 0, False
         self.effects.append(persist)
+
+    def _commit_to_write(self, state_is_dirty: bool) -> int:
+        on_disk, committed = self._on_disk[2], self._log.committed
+        may_lag = not state_is_dirty and self._snapshot is None and committed - on_disk <= self.commit_lag
+        return on_disk if may_lag else committed
 
     def log_was_cut(self) -> None:
         """Entries were replaced: the write under way vouches for no more than what is left of them."""

@@ -159,6 +159,7 @@ class Raft(Member):
         assert config.raft_id == self.config.raft_id
         slower = config.election_s != self.config.election_s
         self.config = config
+        self._outbox.commit_lag = config.commit_lag_entries
         if self._leadership:
             self._leadership.configure(config)
         elif slower:

@@ -55,7 +55,8 @@ class Config:
     heartbeat_ticks. pre_vote: ask before raising the term. check_quorum: a leader that hears no majority for
     election_ticks steps down, and followers refuse to vote while they hear their leader. campaigns: without it this
     member leads only when a leader tells it to (MsgTimeoutNow). announce_s: how long the news of a commit may wait
-    for an entry to travel with; it then goes alone.
+    for an entry to travel with; it then goes alone. commit_lag_entries: how far the commit index on disk may be behind
+    where nothing depends on it (a restart learns it again), so that not every write has to carry it.
     """
 
     raft_id: int
@@ -66,6 +67,7 @@ class Config:
     check_quorum: bool = True
     campaigns: bool = True
     announce_s: float = 0.0
+    commit_lag_entries: int = 0
     message_bytes_max: int = defaults.RAFT_APPEND_BYTES_MAX
     inflight_messages_max: int = defaults.RAFT_INFLIGHT_MESSAGES_MAX
     uncommitted_bytes_max: int = defaults.RAFT_UNCOMMITTED_BYTES_MAX

@@ -73,6 +73,7 @@ class Theatre:
             pre_vote="pre-vote" in options,
             campaigns="follows" not in options,
             announce_s=float(options.get("announce", "0")),
+            commit_lag_entries=int(options.get("commit-lag", "0")),
             check_quorum="no-check-quorum" not in options,
             message_bytes_max=int(options.get("message", "1000")),
             inflight_messages_max=int(options.get("inflight", "10")),
