@@ -13,6 +13,8 @@ from swarm.manager.orchestrator import tasks as t
 from swarm.store.tx import Tx
 
 _UPDATING, _ROLLING_BACK = api.UpdateStatus.UPDATING, api.UpdateStatus.ROLLBACK_STARTED
+_BACKWARDS = (_ROLLING_BACK, api.UpdateStatus.ROLLBACK_PAUSED)
+PAUSED = (api.UpdateStatus.PAUSED, api.UpdateStatus.ROLLBACK_PAUSED)
 
 
 def _single(number: float) -> float:
@@ -27,11 +29,12 @@ class Rollout:
     over: it was completed, paused or turned round; to be dropped.
     """
 
-    def __init__(self, service: api.Service, rolling_back: bool) -> None:
+    def __init__(self, service: api.Service) -> None:
         self.over = False
+        self._paused = service.update_status.state in PAUSED
+        self._rolling_back = rolling_back = service.update_status.state in _BACKWARDS
         self._service_id = service.id
         self._version = service.spec_version.index
-        self._rolling_back = rolling_back
         spec = service.spec
         part = "rollback" if rolling_back else "update"
         self._has_config = spec.HasField("rollback" if rolling_back else "update")
@@ -63,8 +66,9 @@ class Rollout:
 
     def is_for(self, service: api.Service) -> bool:
         """Whether this still is what the service wants."""
-        rolling_back = service.update_status.state == _ROLLING_BACK
-        return self._version == service.spec_version.index and self._rolling_back == rolling_back
+        state = service.update_status.state
+        same_way = self._rolling_back == (state in _BACKWARDS) and self._paused == (state in PAUSED)
+        return self._version == service.spec_version.index and same_way
 
     # --- begin -------------------------------------------------------------------------------------------------------
 
@@ -78,7 +82,7 @@ class Rollout:
         under_way = state in (_UPDATING, _ROLLING_BACK)
         if not under_way and not service.HasField("previous_spec") and not service.HasField("update_status"):
             return None  # never updated
-        rollout = cls(service, state == _ROLLING_BACK)
+        rollout = cls(service)
         is_dirty = t.DirtyCheck(service)
         for key, slot in sorted(rollout._slots(tx, service).items()):
             if len(slot) > 1 or is_dirty(slot[0], tx.get(api.Node, slot[0].node_id)):
@@ -94,6 +98,16 @@ class Rollout:
             status.message = "update in progress"
             t.stamp(status.started_at, tx.now)
         return rollout
+
+    @classmethod
+    def finish(cls, tx: Tx, service: api.Service) -> Rollout | None:
+        """For a paused one: slots in which a new task was started first are brought to their end, no others begun."""
+        rollout = cls(service)
+        for key, slot in sorted(rollout._slots(tx, service).items()):
+            if len(slot) > 1:
+                rollout._busy[key] = slot[0]
+                rollout._touched[key] = None
+        return rollout if rollout._busy else None
 
     def _take_over(self, tx: Tx, service: api.Service, key: str, slot: list[api.Task]) -> None:
         """Tasks of the new spec that were created since this began count as made by it: a former leader made them, or
@@ -160,7 +174,9 @@ class Rollout:
             del self._todo[key]
             self._busy[key] = example
             self._work_on(tx, service, key)
-        if not self._todo and not self._busy and not self._resting:
+        if self._paused:
+            self.over = not self._busy
+        elif not self._todo and not self._busy and not self._resting:
             if self._idle_since is None:
                 self._idle_since = tx.now if self._made else tx.now - self._watch_s()
             if tx.now >= self._idle_since + self._watch_s():
@@ -175,7 +191,7 @@ class Rollout:
         others = [x for x in live if t.is_wanted(x)]
         if not fit:
             mine = next((x for x in slot if x.id in self._made and x.status.state > api.RUNNING), None)
-            if mine is not None or not live:
+            if mine is not None or not live or self._paused:
                 self._rest(tx, key)  # it failed and is not to be restarted, or the slot was removed
                 return
             old = live[0]

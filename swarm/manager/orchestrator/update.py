@@ -5,6 +5,7 @@ worked on at a time, each until its new task has run (or failed) and the delay i
 created READY and the old one shut down in the same entry; the restart stage lets the new one go when the old one has
 stopped. Start-first: the old one is shut down when the new one runs. A task made by the rollout that ends before it ran
 for the monitoring period is a failure; more of them than the ratio allows pause the rollout or turn it into a rollback.
+Slots that were begun before a pause are finished all the same: no slot keeps two tasks.
 After the last slot the rollout is watched for one more period, then it is complete.
 
 What is dirty, made and running is in the store; since when a task runs, which failures counted and when a delay ends is
@@ -18,11 +19,9 @@ from __future__ import annotations
 from swarm import api
 from swarm.manager.backlog import Backlog, Timers, earliest
 from swarm.manager.orchestrator import tasks as t
-from swarm.manager.orchestrator.rollout import Rollout
+from swarm.manager.orchestrator.rollout import PAUSED, Rollout
 from swarm.store.store import View
 from swarm.store.tx import Tx
-
-_PAUSED = (api.UpdateStatus.PAUSED, api.UpdateStatus.ROLLBACK_PAUSED)
 
 
 class UpdateStage:
@@ -82,9 +81,6 @@ class UpdateStage:
         if rollout is not None and not rollout.is_for(service):
             self._drop(service_id)
             rollout = None
-        if service.update_status.state in _PAUSED:
-            self._drop(service_id)
-            return True
         if rollout is None:
             rollout = self._begin(tx, service)
             if rollout is None:
@@ -105,7 +101,8 @@ class UpdateStage:
         state = service.update_status.state
         if self._settled.get(service.id) == (service.spec_version.index, state):
             return None
-        rollout = Rollout.begin(tx, service, service.id in self._inherited)
+        inherited = service.id in self._inherited
+        rollout = Rollout.finish(tx, service) if state in PAUSED else Rollout.begin(tx, service, inherited)
         self._inherited.pop(service.id, None)
         if rollout is None:
             self._settled[service.id] = (service.spec_version.index, state)
