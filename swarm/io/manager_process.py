@@ -82,6 +82,24 @@ class ManagerSettings:
     mixed_leadership: bool = False
 
 
+class _Router:
+    """The manager as a machine, but what belongs to a call that was passed on goes after it, to the leader."""
+
+    def __init__(self, manager: Manager, peers: Peers) -> None:
+        self._manager = manager
+        self._peers = peers
+
+    def handle(self, event: ManagerEvent | None, now: float) -> list[ManagerEffect]:
+        """See Machine.handle."""
+        if isinstance(event, StreamData | StreamEnd) and self._peers.more(event):
+            return []
+        return self._manager.handle(event, now)
+
+    def deadline(self) -> float | None:
+        """See Machine.deadline."""
+        return self._manager.deadline()
+
+
 class ManagerProcess:
     """One manager. After start() it may be called; close() ends it and leaves the disk as it is."""
 
@@ -251,12 +269,11 @@ class ManagerProcess:
         return self._kinds.get(raft_id, False)
 
     def _incoming(self, word: Call | StreamData | StreamEnd) -> None:
-        """A word of a caller: on to the leader with it if its call went there, else to the manager."""
-        if self.manager is None or self.peers is None:
-            if isinstance(word, Call):
-                self._answer_early(word)
-        elif isinstance(word, Call) or not self.peers.more(word):
+        """A word of a caller. All go through the inbox: more of a call must not overtake its beginning."""
+        if self.manager is not None and self.peers is not None:
             self._inbox.put(word)
+        elif isinstance(word, Call):
+            self._answer_early(word)
 
     def _answer_early(self, call: Call) -> None:
         """While the group takes us in, it asks whether we serve."""
@@ -267,8 +284,9 @@ class ManagerProcess:
 
     async def _run(self) -> None:
         assert self.manager is not None
+        assert self.peers is not None
         try:
-            await drive(self.manager, self._inbox, self._perform, self._clock)
+            await drive(_Router(self.manager, self.peers), self._inbox, self._perform, self._clock)
         except asyncio.CancelledError:
             raise
         except Exception as error:
