@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help setup demo clean-demo test check unit integration proto lock bench-api clean
+.PHONY: help setup demo clean-demo test check unit sim integration proto lock bench-api clean
 
 help: ## what there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,9 @@ check: setup ## style, types, layers, generated files
 
 unit: setup ## tests without root, engines or sleeping
 	@$(PY) -m pytest -q tests
+
+sim: setup ## simulated clusters under faults: SEEDS=200, or MINUTES=60
+	@$(PY) -m tests.sim $(if $(MINUTES),--minutes $(MINUTES),--seeds $(or $(SEEDS),200)) --jobs $(or $(JOBS),2)
 
 integration: setup ## tests with real engines in network namespaces
 	@$(PY) -m pytest -q integration

@@ -25,6 +25,18 @@ from tests.sim.process import Process
 
 NANO_CPUS = (4_000_000_000, 16_000_000_000, 16_000_000_000)
 BUILD_LIMIT_S = 300.0
+FAULTS = (
+    ("crash", 13),
+    ("power", 13),
+    ("stop", 4),
+    ("cut", 15),
+    ("heal", 15),
+    ("stall", 10),
+    ("clock", 7),
+    ("engine", 10),
+    ("disk", 5),
+    ("transfer", 8),
+)
 
 Backlog.reraise = True  # an exception in a stage is a failure of the simulation
 
@@ -208,30 +220,34 @@ class World:
         """One random act of nature."""
         if not self.faulty:
             return
-        rng, alive = self.rng, self.alive()
-        dice = rng.random()
-        if not alive:
-            pass
-        elif dice < 0.25:
-            self.crash(rng.choice(alive), power=rng.random() < 0.5)
-        elif dice < 0.30:
-            self.scope.run(self._stop(rng.choice(alive)))
-        elif dice < 0.45:
-            self.partition()
-        elif dice < 0.60:
-            self.network.cut.clear()
-            self.kernel.say("heal")
-        elif dice < 0.70:
-            self.stall(rng.choice(alive))
-        elif dice < 0.77:
-            self.clock_jump(rng.choice(alive))
-        elif dice < 0.87:
-            self.engine_dies(rng.choice(alive))
-        elif dice < 0.92:
-            self.disk_trouble(rng.choice(alive))
-        else:
-            self.transfer()
-        self.kernel.at(rng.expovariate(0.35), self._fault)
+        alive = self.alive()
+        if alive:
+            kinds, weights = zip(*FAULTS, strict=True)
+            self.inflict(self.rng.choices(kinds, weights)[0], self.rng.choice(alive))
+        self.kernel.at(self.rng.expovariate(0.35), self._fault)
+
+    def inflict(self, kind: str, node: Node) -> None:
+        """One act of nature, on this node where it is on one."""
+        match kind:
+            case "crash" | "power":
+                self.crash(node, power=kind == "power")
+            case "stop":
+                self.scope.run(self._stop(node))
+            case "cut":
+                self.partition()
+            case "heal":
+                self.network.cut.clear()
+                self.kernel.say("heal")
+            case "stall":
+                self.stall(node)
+            case "clock":
+                self.clock_jump(node)
+            case "engine":
+                self.engine_dies(node)
+            case "disk":
+                self.disk_trouble(node)
+            case "transfer":
+                self.transfer()
 
     def crash(self, node: Node, power: bool = False) -> None:
         """The daemon dies, or its whole machine; it comes back after a while."""
