@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help setup demo clean-demo test check unit sim integration proto lock bench-api clean
+.PHONY: help setup demo clean-demo test check unit sim integration proto lock bench-api bench-raft clean
 
 help: ## what there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ lock: setup ## renew requirements/*.lock from pyproject.toml
 
 bench-api: setup ## ours beside the bare engine and stock swarm: requests, service create, idle CPU, memory
 	@$(PY) -m integration.bench_api
+
+bench-raft: setup ## failover, writes and node failure of three managers beside stock's three
+	@$(PY) -m integration.bench_raft
 
 clean: clean-demo ## remove .venv and caches
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
