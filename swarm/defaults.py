@@ -17,6 +17,7 @@ RAFT_PEER_CALLS_MAX = 64  # messages under way to one member
 RAFT_JOIN_TIMEOUT_S = 25.0
 PEER_CHECK_S = 30.0  # between looks at what the other members are
 PEER_CHECK_SOON_S = 0.5  # while some are not known
+PEER_CHECK_LEADERLESS_S = 5.0  # while nobody is known to lead
 RAFT_DIAL_TIMEOUT_S = 2.0
 RAFT_SEND_TIMEOUT_S = 2.0
 RAFT_SILENCE_S = 2.0  # a peer whose host confirms nothing for so long is dialled anew

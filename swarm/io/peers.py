@@ -22,6 +22,7 @@ from swarm.errors import Code, NotTaken, SwarmError, Unavailable
 from swarm.io import rpc_client
 from swarm.io.authorize import forwarding_metadata
 from swarm.io.peer_link import PeerLink, Report
+from swarm.manager.group import REMOVED_TEXT
 from swarm.manager.health import is_ours
 from swarm.manager.words import Forward
 from swarm.raft import words
@@ -70,14 +71,18 @@ class Peers:
             return
         self._link(member).send(message)
 
-    def _search(self, raft_id: int, addresses: Sequence[str]) -> None:
+    def ask_for_us(self, raft_id: int, addresses: Sequence[str]) -> None:
+        """See whether this member is one still; who was removed before it had a log hears of that in no other way."""
+        self._search(raft_id, addresses, ours=True)
+
+    def _search(self, raft_id: int, addresses: Sequence[str], ours: bool = False) -> None:
         """Ask for the address of a member that the log has not told of, at most once at a time."""
         if raft_id not in self._searches:
-            task = asyncio.create_task(self._resolve(raft_id, dict.fromkeys([*addresses, *self._managers])))
+            task = asyncio.create_task(self._resolve(raft_id, dict.fromkeys([*addresses, *self._managers]), ours))
             self._searches[raft_id] = task
             task.add_done_callback(lambda _: self._searches.pop(raft_id, None))
 
-    async def _resolve(self, raft_id: int, addresses: dict[str, None]) -> None:
+    async def _resolve(self, raft_id: int, addresses: dict[str, None], ours: bool) -> None:
         request = api.ResolveAddressRequest(raft_id=raft_id)
         for addr in addresses:
             try:
@@ -89,8 +94,13 @@ class Peers:
                     connection.close()
             except (SwarmError, CertsError, OSError, TimeoutError) as error:
                 log.debug("raft.not_resolved", peer=f"{raft_id:x}", addr=addr, error=str(error))
+                if ours and isinstance(error, SwarmError) and error.message == REMOVED_TEXT:
+                    self._report(words.Removed())
+                    return
                 continue
             assert isinstance(answer, api.ResolveAddressResponse)
+            if ours:
+                return
             if answer.addr:
                 log.info("raft.peer_resolved", peer=f"{raft_id:x}", addr=answer.addr)
                 self._strangers[raft_id] = api.RaftMember(raft_id=raft_id, addr=answer.addr)

@@ -393,7 +393,8 @@ class GroupMember:
     def _resolve(self, stream: int, raft_id: int) -> None:
         member = self.group.members.get(raft_id)
         if member is None:
-            self._out.append(StreamEnd(stream, NotFound(f"member {raft_id:x} not found")))
+            text = REMOVED_TEXT if raft_id in self.group.removed else f"member {raft_id:x} not found"
+            self._out.append(StreamEnd(stream, NotFound(text)))
         else:
             self._out.append(Reply(stream, api.ResolveAddressResponse(addr=member.addr)))
 

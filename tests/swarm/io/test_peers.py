@@ -14,6 +14,7 @@ from swarm.api import raftpb
 from swarm.errors import NotFound
 from swarm.io.authorize import ClusterAuthorizer
 from swarm.io.peers import Peers
+from swarm.manager.group import REMOVED_TEXT
 from swarm.raft import words
 from swarm.rpc import Call, Reply, StreamEnd
 from tests.swarm.io.conftest import MakeServed, Served
@@ -21,7 +22,7 @@ from tests.swarm.io.conftest import MakeServed, Served
 if TYPE_CHECKING:
     from tests.conftest import Authority
 
-LEADER, OTHER, STRANGER = 1, 2, 99
+OWN, STRANGER = 1, 99
 
 
 class Members:
@@ -30,19 +31,27 @@ class Members:
     def __init__(self, authority: Authority, first: Served, second: Served) -> None:
         self.first, self.second = first, second
         self.reports: list[object] = []
+        self.told: asyncio.Queue[object] = asyncio.Queue()
         self.addresses = {STRANGER: second.address}
+        self.removed: dict[int, None] = {}
         self.messages: asyncio.Queue[raftpb.Message] = asyncio.Queue()
         credentials = authority.issue("manager2")
         managers = [first.address]
-        self.peers = Peers(lambda: authority.client(credentials), self.reports.append, (), lambda _: False, managers)
+        self.peers = Peers(lambda: authority.client(credentials), self.report, (), lambda _: False, managers)
         for served in (first, second):
             served.call = lambda call, served=served: self.answer(served, call)  # type: ignore[method-assign,misc]
+
+    def report(self, event: object) -> None:
+        self.reports.append(event)
+        self.told.put_nowait(event)
 
     def answer(self, served: Served, call: Call) -> None:
         match call.request:
             case api.ResolveAddressRequest(raft_id=raft_id) if raft_id in self.addresses:
                 answer = api.ResolveAddressResponse(addr=self.addresses[raft_id])
                 served.server.send(Reply(call.stream, answer))
+            case api.ResolveAddressRequest(raft_id=raft_id) if raft_id in self.removed:
+                served.server.send(StreamEnd(call.stream, NotFound(REMOVED_TEXT)))
             case api.ResolveAddressRequest():
                 served.server.send(StreamEnd(call.stream, NotFound("member not found")))
             case api.ProcessRaftMessageRequest(message=message):
@@ -82,6 +91,21 @@ async def test_what_the_log_tells_counts_more_than_what_was_asked(members: Membe
     members.peers.keep_only(known)
     members.peers.send(message(STRANGER), known)
     assert (await members.messages.get()).to == STRANGER
+
+
+async def test_a_member_without_a_log_asks_whether_it_was_removed(members: Members) -> None:
+    members.removed[OWN] = None
+    members.peers.ask_for_us(OWN, [])
+    assert await members.told.get() == words.Removed()
+
+
+async def test_that_a_stranger_was_removed_says_nothing_about_us(members: Members) -> None:
+    members.removed[STRANGER] = None
+    members.peers.send(message(STRANGER), {})
+    members.addresses[OWN] = "127.0.0.1:1"
+    members.peers.ask_for_us(OWN, [])
+    await members.first.until(lambda: len(members.first.calls) == 2)
+    assert members.reports == [words.Unreachable(STRANGER)]
 
 
 async def test_a_member_that_nobody_knows_is_not_asked_for_again_and_again(members: Members) -> None:
