@@ -67,10 +67,7 @@ class Peers:
         member = members.get(message.to) or self._strangers.get(message.to)
         if member is None:
             self._report(words.Unreachable(message.to))
-            if message.to not in self._searches:
-                self._searches[message.to] = None
-                addresses = [*(known.addr for known in members.values()), *self._managers]
-                self.run(self._resolve(message.to, list(dict.fromkeys(addresses))))
+            self._search(message.to, [known.addr for known in members.values()], ours=False)
         elif message.type == raftpb.MsgSnap:
             self.run(self._send_snapshot(message, member))
         else:
@@ -112,7 +109,16 @@ class Peers:
             return
         self._report(words.SnapshotSent(member.raft_id, ok=True))
 
-    def _resolve(self, raft_id: int, addresses: Sequence[str]) -> Script:
+    def ask_for_us(self, raft_id: int, addresses: Sequence[str]) -> None:
+        """See Peers.ask_for_us."""
+        self._search(raft_id, addresses, ours=True)
+
+    def _search(self, raft_id: int, addresses: Sequence[str], ours: bool) -> None:
+        if raft_id not in self._searches:
+            self._searches[raft_id] = None
+            self.run(self._resolve(raft_id, list(dict.fromkeys([*addresses, *self._managers])), ours))
+
+    def _resolve(self, raft_id: int, addresses: Sequence[str], ours: bool) -> Script:
         request = api.ResolveAddressRequest(raft_id=raft_id)
         try:
             for addr in addresses:
@@ -123,8 +129,13 @@ class Peers:
                         answer = yield from connection.unary("Raft/ResolveAddress", request, limit_s)
                     finally:
                         connection.close()
-                except SwarmError:
+                except SwarmError as error:
+                    if ours and error.message == REMOVED_TEXT:
+                        self._report(words.Removed())
+                        return
                     continue
+                if ours:
+                    return
                 if answer.addr:
                     self._kernel.say(self._process.name, "resolved", f"{raft_id:x}", answer.addr)
                     self._strangers[raft_id] = api.RaftMember(raft_id=raft_id, addr=answer.addr)
