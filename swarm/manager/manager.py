@@ -66,14 +66,17 @@ class Manager(GroupMember):
                     if due is not None and due <= now:
                         self._effects(service, service.wake(now))
                 self._expire(now)
+            case words.TransferLeadership(to=to):
+                self._heir = to
             case words.Unreachable(raft_id=raft_id) | words.Gone(raft_id=raft_id):
                 self.group.lost(raft_id)
                 self._raft(event, now)
             case _:
                 self._raft(event, now)
         self._yield_leadership(now)
-        self._pass(now)
         self._change_group(now)
+        self._hand_over(now)
+        self._pass(now)
         out, self._out = self._out, []
         return out
 

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from swarm import api, defaults
 from swarm.api import marks, raftpb
-from swarm.errors import FailedPrecondition, NotFound, NotLeader, NotTaken, SwarmError, Unavailable
+from swarm.errors import FailedPrecondition, NoLeader, NotFound, NotLeader, NotTaken, SwarmError, Unavailable
 from swarm.manager.group import REMOVED_TEXT, RaftGroup
 from swarm.manager.leader import Leader
 from swarm.manager.service import Effect, Service, Write
@@ -68,6 +68,7 @@ class GroupMember:
         self._now = 0.0
         self._leaderless_since: float | None = None
         self._yield_at = 0.0
+        self._heir: int | None = None
         self._out: list[ManagerEffect] = []
 
     @abstractmethod
@@ -126,6 +127,9 @@ class GroupMember:
 
     def _wait_for_leader(self, call: Call, now: float) -> None:
         """Keep a call until somebody leads, for as long as an election may take since the last leader was lost."""
+        if call.request is None:  # what it sends meanwhile would have to be kept as well
+            self._out.append(StreamEnd(call.stream, NoLeader()))
+            return
         since = now if call.since is None else call.since
         lost = since if self._leaderless_since is None else self._leaderless_since
         give_up = min(since, lost) + self._patience_s
@@ -269,6 +273,7 @@ class GroupMember:
                     if not isinstance(effect, Write):
                         self._out.append(effect)
             old, self.leader = self.leader, None
+            self._heir = None
             self._answer(old.stop())
             reads, self._reads = self._reads, {}
             for call in reads.values():
@@ -326,7 +331,7 @@ class GroupMember:
             node = self.store.get(api.Node, self.group.members[raft_id].node_id)
             if node is not None and node.spec.desired_role == api.MANAGER and self.group.reachable(raft_id):
                 log.warning("raft.leadership_yielded", to=f"{raft_id:x}", flag="--allow-mixed-leadership is not set")
-                self._raft(words.TransferLeadership(raft_id), now)
+                self._heir = raft_id
                 return
 
     def _maybe_snapshot(self, now: float) -> None:
@@ -450,6 +455,12 @@ class GroupMember:
         else:
             self.group.remove(node_id, call.stream)
 
+    def _hand_over(self, now: float) -> None:
+        """Begin to hand over, if that is wanted, between two passes: who waits for one gets its answer."""
+        if self._heir is not None and not (self.leader is not None and self.leader.in_flight):
+            heir, self._heir = self._heir, None
+            self._raft(words.TransferLeadership(heir), now)
+
     def _change_group(self, now: float) -> None:
         """Propose the next change of the group, if one waits and none is under way."""
         if self.leader is None:
@@ -464,7 +475,7 @@ class GroupMember:
             self.group.proposed = None
             if pending.stream is not None:
                 self._out.append(StreamEnd(pending.stream, NotLeader()))
-            self._raft(words.TransferLeadership(), now)
+            self._heir = words.NO_ONE
             return
         self._tag += 1
         pending.tag = self._tag
