@@ -25,7 +25,7 @@ TALK = (
 def pair() -> Iterator[Lab]:
     """node1 with sideswarm and node2 with the stock engine's own swarm mode."""
     lab = Lab(f"sp{os.getpid()}")
-    lab.up(1, stock=1)
+    lab.up(1, stock=1, flags=["--allow-mixed-leadership"])
     yield lab
     lab.down()
 
