@@ -39,7 +39,7 @@ def simulate(seed: int, faults_s: float = FAULTS_S, echo: Callable[[str], None] 
         kernel.advance(kernel.now + faults_s)
         world.heal()
         healed = kernel.now
-        world.scope.run(workload.activate_all())
+        workload.finish()
         convergence.converge(world)
         converged_s = kernel.now - healed
         convergence.nothing_lost(world, workload.history)

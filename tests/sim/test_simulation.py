@@ -74,7 +74,7 @@ def test_any_schedule_of_faults_is_survived(managers: int, workers: int, faults:
             world.inflict(kind, alive[which % len(alive)])
         world.kernel.advance(world.kernel.now + pause_s)
     world.heal()
-    world.scope.run(workload.activate_all())
+    workload.finish()
     convergence.converge(world)
     convergence.nothing_lost(world, workload.history)
 

@@ -14,6 +14,7 @@ from tests.sim.kernel import Script
 from tests.sim.world import Node, World
 
 CALL_LIMIT_S = 15.0
+FINISH_S = 120.0
 SERVICES_MAX = 7
 NODES_MAX = 8
 
@@ -310,7 +311,12 @@ class Workload:
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
-    def activate_all(self) -> Script:
+    def finish(self) -> None:
+        """Let what was begun come to its end; then nothing is drained or paused any more."""
+        self.world.until(lambda: not self.open, "calls without an end", FINISH_S)
+        self.world.scope.run(self._activate_all())
+
+    def _activate_all(self) -> Script:
         """Every node may run tasks again; as often as it takes."""
         while True:
             try:
