@@ -130,15 +130,21 @@ class RaftGroup:
         self._enqueue(removal, member, stream)
 
     def _enqueue(self, kind: raftpb.ConfChangeType, member: api.RaftMember, stream: int | None) -> None:
-        change = raftpb.ConfChange(type=kind, node_id=member.raft_id, context=member.SerializeToString())
-        self._queue.append(Pending(change, stream))
+        self._queue.append(Pending(_change(kind, member), stream))
 
     def next_change(self) -> Pending | None:
-        """The change to propose now, if none is under way."""
+        """The change to propose now, if none is under way; all that were proposed before are applied."""
         if self.proposed is not None or not self._queue:
             return None
-        self.proposed = self._queue.popleft()
-        return self.proposed
+        self.proposed = pending = self._queue.popleft()
+        if pending.change.type == raftpb.ConfChangeAddNode:
+            member = api.RaftMember.FromString(pending.change.context)
+            known = self.by_node(member.node_id)
+            if known is not None:
+                # asked twice, perhaps of two leaders: a node that were two members would have a vote that nobody casts
+                member.raft_id = known.raft_id
+                pending.change = _change(raftpb.ConfChangeUpdateNode, member)
+        return pending
 
     def put_back(self) -> None:
         """The log did not take the change: it comes again."""
@@ -160,3 +166,7 @@ class RaftGroup:
         self.proposed = None
         self._queue.clear()
         return pending
+
+
+def _change(kind: raftpb.ConfChangeType, member: api.RaftMember) -> raftpb.ConfChange:
+    return raftpb.ConfChange(type=kind, node_id=member.raft_id, context=member.SerializeToString())

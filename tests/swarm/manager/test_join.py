@@ -6,6 +6,7 @@ from random import Random
 
 from swarm import api
 from swarm.manager import assemble
+from swarm.manager.group import RaftGroup
 from swarm.manager.manager import Manager
 from swarm.manager.words import CheckPeer, ManagerEffect, PeerChecked
 from swarm.raft import words
@@ -94,3 +95,19 @@ def test_without_a_leader_nobody_else_is_let_in() -> None:
     lab.lose_leadership()
     for effects in (lab.join(OTHER), lab.join(JOINER, "10.0.0.9:2377")):
         assert [effect for effect in effects if isinstance(effect, Reply | CheckPeer)] == []
+
+
+def test_a_node_that_asks_twice_becomes_one_member() -> None:
+    group = RaftGroup(1)
+    for stream, addr in ((5, "10.0.0.2:2377"), (6, "10.0.0.2:2378")):
+        group.add("n2", addr, stream, Random(stream), ours=True)
+    first = group.next_change()
+    assert first is not None
+    group.apply(first.change)
+    first.index = 7
+    assert group.decided(7) is first
+    second = group.next_change()
+    assert second is not None
+    assert (second.stream, second.change.node_id) == (6, first.change.node_id)
+    group.apply(second.change)
+    assert [member.addr for member in group.members.values()] == ["10.0.0.2:2378"]
