@@ -22,6 +22,7 @@ from swarm.manager.certificates import CertificateStage
 from swarm.manager.stage import Stage
 from swarm.manager.words import Parts
 from swarm.raft import words
+from swarm.raft.membership import parse_change
 from swarm.raft.raft import Raft
 from swarm.rpc import Peer
 from swarm.store.store import Action, Change, Store, View
@@ -56,6 +57,8 @@ class Checkers:
         self._leaders: dict[int, str] = {}
         self._entries: dict[tuple[int, int], tuple[int, bytes]] = {}
         self._ids: dict[str, str] = {}
+        self._members: dict[int, str] = {}
+        self._gone: dict[int, None] = {}
         self._judged = 0
 
     # --- the log ---------------------------------------------------------------------------------------------------
@@ -84,6 +87,21 @@ class Checkers:
                 assert entry.Index == self.last_decided + 1, "an index was left out"
                 self.last_decided = entry.Index
                 self.kernel.say("decided", entry.Index, entry.Term, "by", name)
+                self._group_changes(parse_change(entry))
+
+    def _group_changes(self, change: raftpb.ConfChange | None) -> None:
+        """A node is one member at most, and a member that was removed never comes back."""
+        if change is None:
+            return
+        if change.type == raftpb.ConfChangeRemoveNode:
+            self._members.pop(change.node_id, None)
+            self._gone[change.node_id] = None
+            return
+        member = api.RaftMember.FromString(change.context)
+        assert change.node_id not in self._gone, f"member {change.node_id:x} comes back"
+        self._members[change.node_id] = member.node_id
+        nodes = list(self._members.values())
+        assert nodes.count(member.node_id) == 1, f"node {member.node_id} is two members"
 
     # --- the store -------------------------------------------------------------------------------------------------
 
