@@ -474,6 +474,11 @@ async def test_sweep_and_leave_remove_containers_and_secrets(engine: EngineProce
             )
             task.spec.container.secrets.append(reference)
             await b.run(task, secrets={"s": api.Secret(id="s", spec=api.SecretSpec(data=b"x"))})
+        await b.executor.sweep(set())
+        names = engine.docker("ps", "-a", "--format", "{{.Names}}")
+        assert name_of(keep) in names, "a task whose steps this executor has performed is no remnant"
+        assert name_of(forget) in names
+    async with bench(engine) as b:  # the daemon was started again
         await b.executor.sweep({keep.id})
         names = engine.docker("ps", "-a", "--format", "{{.Names}}")
         assert name_of(keep) in names

@@ -333,7 +333,7 @@ def test_faults_under_load_lose_nothing_that_was_acknowledged(
             _restore(group, victim)
             group.whole(rest[0])
             _goes_on(record, victim)
-    assert not record.late
+    assert not record.hung
     assert not record.stale
     assert len(record.acknowledged) > 20
     for host in group.managers:
