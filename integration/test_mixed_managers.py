@@ -41,9 +41,9 @@ def hosts(lab_of_both: Lab) -> tuple[Lab, Host, Host, Host]:
     return lab_of_both, first, second, stock
 
 
-def join(host: Host, through: Host) -> None:
+def join(host: Host, through: Host, *flags: str) -> None:
     token = through.docker("swarm", "join-token", "-q", "manager").strip()
-    answer = host.docker("swarm", "join", "--token", token, "--advertise-addr", host.ip, f"{through.ip}:2377")
+    answer = host.docker("swarm", "join", "--token", token, *flags, f"{through.ip}:2377")
     assert answer == "This node joined a swarm as a manager.\n"
 
 
@@ -71,8 +71,8 @@ def test_leadership_passes_between_stock_and_ours_by_death_and_by_demotion(
 ) -> None:
     lab, ours, follower, stock = hosts
     stock.docker("swarm", "init", "--advertise-addr", stock.ip)
-    join(ours, stock)
-    join(follower, ours)
+    join(ours, stock)  # the only manager: it must find the address of ours by itself
+    join(follower, ours, "--advertise-addr", follower.ip)
     becomes(ours, {stock.name: LEAD, ours.name: FOLLOW, follower.name: FOLLOW})
     create(ours, "one", lab.hosts)
     # death of the stock leader: node2 must not lead stock managers, so node1 does
@@ -106,7 +106,7 @@ def test_a_stock_manager_joins_ours_and_takes_over_when_the_leader_is_demoted(
     lab, ours, follower, stock = hosts
     ours.docker("swarm", "init", "--advertise-addr", ours.ip)
     join(follower, ours)
-    join(stock, follower)
+    join(stock, follower, "--advertise-addr", stock.ip)
     becomes(stock, {stock.name: FOLLOW, ours.name: LEAD, follower.name: FOLLOW})
     create(stock, "kept", lab.hosts)
     # whoever is asked first, node2 hands on to the stock member

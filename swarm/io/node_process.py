@@ -277,7 +277,8 @@ class NodeProcess:
         settings = ManagerSettings(
             node_id=self.state.node_id,
             cluster_id=self.state.cluster_id,
-            address=_host_port(self.state.advertise_host, self.state.advertise_port),
+            # 0.0.0.0: whoever leads sees where we come from; an empty host means themselves to stock leaders
+            address=_host_port(self.state.advertise_host or self.state.listen_host, self.state.advertise_port),
             listen_host=self.state.listen_host,
             listen_port=self.state.listen_port,
             raft_id=self.state.raft_id,
