@@ -125,6 +125,7 @@ class Connection(Flow):
             self._parse(events, now)
         except ConnectionFault as fault:
             self.terminate(fault.code, fault.text)
+            self._input.clear()
             events.append(Terminated(fault.code, fault.text))
         return events
 

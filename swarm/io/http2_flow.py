@@ -11,7 +11,6 @@ block each other half-way. The connection's own window only smooths.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 from swarm import defaults
@@ -85,7 +84,7 @@ class Flow:
         self._peer_window = h2.DEFAULT_WINDOW_BYTES
         self._sendable: dict[int, Stream] = {}
         self._granted = 0
-        self._wanting: deque[tuple[int, int]] = deque()
+        self._wanting: dict[int, int] = {}  # stream to how much more it needs; each once, however often it asks
         self._window_updates_expected = 100
         self._start()
 
@@ -227,6 +226,7 @@ class Flow:
 
     def _end_remote(self, stream: Stream) -> None:
         stream.remote_ended = True
+        self._wanting.pop(stream.id, None)
         if stream.local_ended:
             self._drop(stream)
         elif self.client:
@@ -236,6 +236,7 @@ class Flow:
     def _drop(self, stream: Stream) -> None:
         self.streams.pop(stream.id, None)
         self.discard(stream)
+        self._wanting.pop(stream.id, None)
         stream.local_ended = stream.remote_ended = True
         self._release(stream.granted)
         stream.granted = 0
@@ -261,7 +262,7 @@ class Flow:
         if extra <= 0 or stream.remote_ended:
             return
         if self._wanting or (self._granted and self._granted + extra > self.limits.grant_bytes_max):
-            self._wanting.append((stream.id, extra))
+            self._wanting[stream.id] = extra
         else:
             self._grant(stream, extra)
 
@@ -275,13 +276,11 @@ class Flow:
     def _release(self, extra: int) -> None:
         self._granted -= extra
         while self._wanting and extra:
-            stream_id, size = self._wanting[0]
-            stream = self.streams.get(stream_id)
-            if stream is not None and self._granted and self._granted + size > self.limits.grant_bytes_max:
+            stream_id, size = next(iter(self._wanting.items()))
+            if self._granted and self._granted + size > self.limits.grant_bytes_max:
                 return
-            self._wanting.popleft()
-            if stream is not None:
-                self._grant(stream, size)
+            del self._wanting[stream_id]
+            self._grant(self.streams[stream_id], size)
 
     def ping(self, payload: bytes) -> None:
         """Send a PING of 8 bytes; PongReceived follows."""

@@ -249,3 +249,26 @@ def test_an_unfinished_frame_or_block_is_noticed() -> None:
     assert not connection.awaiting_frames
     connection.receive(h2.frame(h2.HEADERS, 0, 3, BLOCK), 0.0)
     assert connection.awaiting_frames
+
+
+def test_a_stream_waits_for_credit_once_however_often_it_asks() -> None:
+    connection = server(replace(LIMITS, grant_bytes_max=5_000))
+    connection.receive(opened(1) + opened(3) + opened(5), 0.0)
+    first, second, third = (connection.streams[number] for number in (1, 3, 5))
+    connection.want(first, 5_000)
+    for _ in range(1_000):  # as for a message that comes in frames of one byte
+        connection.want(second, 5_000)
+        connection.want(third, 3_000)
+    assert list(connection._wanting) == [3, 5]
+    connection.reset(second, ErrorCode.CANCEL)
+    assert list(connection._wanting) == [5]
+    connection.reset(first, ErrorCode.CANCEL)
+    assert (third.granted, third.receive_window) == (2_000, 3_000)
+    assert not connection._wanting
+
+
+def test_what_came_behind_a_fault_is_not_kept() -> None:
+    connection = server()
+    events = connection.receive(h2.frame(h2.DATA, 0, 0, b"x") + bytes(200_000), 0.0)
+    assert isinstance(events[-1], Terminated)
+    assert not connection._input
