@@ -157,10 +157,10 @@ class NodeProcess:
         if not isinstance(found, Present):
             raise SwarmError("the node's key or certificate is missing")
         self._adopt(found.root_pem, found.credentials)
-        if self.role != MANAGER_ROLE and state.raft_id:  # killed after its demotion, before it forgot the log
-            await asyncio.to_thread(erase_log, self.directory)
-            state = replace(state, raft_id=0)
         self.state = state
+        if self.role != MANAGER_ROLE and state.raft_id:  # killed after its demotion, before it forgot the log
+            self._save_state(state.without_log(state.raft_id, ()))
+            await asyncio.to_thread(erase_log, self.directory)
         if self.role == MANAGER_ROLE and state.raft_id:
             # who has no log yet joins the group when the others can be reached (_keep_roles)
             await self._start_manager(create=False, force_new_cluster=force_new_cluster)
