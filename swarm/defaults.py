@@ -10,6 +10,7 @@ TRANSACTION_BYTES_MAX = 1_572_864  # what stock peers accept in one entry
 # --- Raft (swarmkit: manager/state/raft/raft.go; cluster-wide values live in Cluster.spec.raft) ---
 RAFT_TICK_S = 1.0
 RAFT_FAST_TICK_S = 0.1  # in groups that have no stock member
+RAFT_ROUND_TRIP_SAMPLES = 9
 RAFT_ANNOUNCE_S = 0.02  # the news of a commit waits so long for an entry to travel with, in the same groups
 RAFT_COMMIT_LAG_ENTRIES = 100  # that a restart has to learn again to be committed
 RAFT_PEER_QUEUE_MESSAGES_MAX = 4096
@@ -109,6 +110,12 @@ SCHEDULER_NODE_CHECKS_PER_PASS = 20_000
 ENFORCER_NODES_PER_PASS = 500
 SCHEDULER_MEMORIES_KEPT = 4
 SCHEDULER_RETRY_PAUSE_PER_NODE_S = 1e-5
+
+# --- the API on the network (moby: daemon/command) ---
+API_HANDSHAKES_MAX = 1024  # addresses with TLS handshakes under way
+API_HANDSHAKES_PER_ADDRESS_MAX = 64
+API_REFUSAL_LOG_S = 60.0  # between two lines about one address
+API_INSECURE_PAUSE_S = 1.0  # of a start that opens the API to everybody, so that somebody reads why
 
 # --- certificates (swarmkit: ca/) ---
 NODE_CERT_EXPIRY_S = 90 * 24 * 3600.0

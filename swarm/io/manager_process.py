@@ -28,6 +28,7 @@ from swarm.io import replaced_file, rpc_client
 from swarm.io.authorize import authorize, forwarded_peer, is_forwarded
 from swarm.io.disk import Loaded, RaftDisk
 from swarm.io.local_calls import LocalCalls
+from swarm.io.peer_link import News
 from swarm.io.peers import Peers
 from swarm.io.process import Clock, Inbox, drive
 from swarm.io.rpc_server import RpcServer
@@ -236,7 +237,7 @@ class ManagerProcess:
             manager.group.members.setdefault(member.raft_id, member)
         return manager
 
-    def _report(self, event: words.Unreachable | words.Gone | words.SnapshotSent | words.Removed) -> None:
+    def _report(self, event: News) -> None:
         """What became of a message to another member."""
         if isinstance(event, words.Removed):
             self.removed.set()

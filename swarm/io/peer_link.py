@@ -3,7 +3,7 @@
 Messages may be lost, so there is a short queue and the newest wins; what cannot be delivered is reported to the core as
 Unreachable. A snapshot goes out in pieces. Each message is a call of its own, as stock managers want it; a manager of
 ours takes a flow of them as well, one call for as long as the connection lives, at a third of the cost. Once a second a
-message goes by itself all the same: its answer says that there is still somebody who takes messages.
+message goes by itself all the same: its answer says that there is still somebody who takes messages, and how far away.
 
 (swarmkit: manager/state/raft/transport/peer.go)
 """
@@ -24,12 +24,14 @@ from swarm.api import marks, raftpb
 from swarm.errors import SwarmError, Unavailable
 from swarm.io import rpc_client
 from swarm.manager.group import REMOVED_TEXT
+from swarm.manager.words import PeerAnswered
 from swarm.raft import words
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 
 log = structlog.get_logger()
 
-Report = Callable[[words.Unreachable | words.Gone | words.SnapshotSent | words.Removed], None]
+News = words.Unreachable | words.Gone | words.SnapshotSent | words.Removed | PeerAnswered
+Report = Callable[[News], None]
 
 _FLOW = 0  # the number of the flow's call: forwarded calls have numbers from 1 on
 _LOOKS = 10
@@ -174,7 +176,10 @@ class PeerLink:
                 self._report(words.SnapshotSent(self._raft_id, ok=True))
             else:
                 request = api.ProcessRaftMessageRequest(message=message)
+                began = asyncio.get_running_loop().time()
                 await connection.unary("Raft/ProcessRaftMessage", request, timeout_s=defaults.RAFT_SEND_TIMEOUT_S)
+                if self.ours:
+                    self._report(PeerAnswered(self._raft_id, asyncio.get_running_loop().time() - began))
             self._open_flow(connection)
             if self._failing:
                 self._failing = False

@@ -86,6 +86,10 @@ class RaftGroup:
         left = [raft_id for raft_id, member in self.members.items() if member.node_id != node_id]
         return bool(left) and sum(map(self.reachable, left)) >= quorum(len(left))
 
+    def others(self) -> list[int]:
+        """Raft ids of the other members, in order."""
+        return [raft_id for raft_id in sorted(self.members) if raft_id != self.raft_id]
+
     def known(self, raft_id: int, ours: bool) -> None:
         """What kind of manager a member is."""
         self._ours[raft_id] = ours

@@ -24,7 +24,7 @@ from swarm.errors import Internal, NoLeader, NotTaken, ResourceExhausted, SwarmE
 from swarm.manager import health
 from swarm.manager.member import GroupMember
 from swarm.manager.service import Write
-from swarm.manager.words import Forward, ManagerEffect, ManagerEvent, Parts, PeerChecked, PeerKnown
+from swarm.manager.words import Forward, ManagerEffect, ManagerEvent, Parts, PeerAnswered, PeerChecked, PeerKnown
 from swarm.raft import words
 from swarm.raft.raft import Raft
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
@@ -58,6 +58,9 @@ class Manager(GroupMember):
                 self._joiner_checked(event)
             case PeerKnown(raft_id=raft_id, ours=ours):
                 self.group.known(raft_id, ours)
+                self._set_pace(now)
+            case PeerAnswered(raft_id=raft_id, round_trip_s=round_trip_s):
+                self.pace.measured(raft_id, round_trip_s)
                 self._set_pace(now)
             case None:
                 self._raft(None, now)

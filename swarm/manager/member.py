@@ -19,6 +19,7 @@ from swarm.api import marks, raftpb
 from swarm.errors import FailedPrecondition, NoLeader, NotFound, NotLeader, NotTaken, SwarmError, Unavailable
 from swarm.manager.group import REMOVED_TEXT, RaftGroup
 from swarm.manager.leader import Leader
+from swarm.manager.pace import Pace
 from swarm.manager.service import Effect, Service, Write
 from swarm.manager.words import (
     Changed,
@@ -49,6 +50,7 @@ class GroupMember:
         self.raft = raft
         self.store = store
         self.group = RaftGroup(raft.config.raft_id)
+        self.pace = Pace()
         self.leader: Leader | None = None
         self._parts = parts
         self._rng = rng
@@ -306,7 +308,7 @@ class GroupMember:
         heartbeat_ticks = ticks.heartbeat_tick or defaults.RAFT_HEARTBEAT_TICKS
         wanted = replace(
             self.raft.config,
-            tick_s=defaults.RAFT_FAST_TICK_S if fast else defaults.RAFT_TICK_S,
+            tick_s=self.pace.tick_s(self.group.others(), self.raft.leader) if fast else defaults.RAFT_TICK_S,
             pre_vote=fast,
             campaigns=self._may_lead,
             commit_lag_entries=defaults.RAFT_COMMIT_LAG_ENTRIES,

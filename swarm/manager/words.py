@@ -69,6 +69,14 @@ class PeerKnown:
     ours: bool
 
 
+@dataclass(frozen=True, slots=True)
+class PeerAnswered:
+    """Event: a message to this member was answered after so many seconds."""
+
+    raft_id: int
+    round_trip_s: float
+
+
 ManagerEffect = (
     Reply
     | StreamData
@@ -89,6 +97,7 @@ ManagerEvent = (
     | StreamEnd
     | PeerChecked
     | PeerKnown
+    | PeerAnswered
     | words.Persisted
     | words.Received
     | words.Unreachable

@@ -15,6 +15,7 @@ from swarm.errors import NotFound
 from swarm.io.authorize import ClusterAuthorizer
 from swarm.io.peers import Peers
 from swarm.manager.group import REMOVED_TEXT
+from swarm.manager.words import PeerAnswered
 from swarm.raft import words
 from swarm.rpc import Call, Reply, StreamEnd
 from tests.swarm.io.conftest import MakeServed, Served
@@ -22,7 +23,7 @@ from tests.swarm.io.conftest import MakeServed, Served
 if TYPE_CHECKING:
     from tests.conftest import Authority
 
-OWN, STRANGER = 1, 99
+OWN, OURS, STRANGER = 1, 2, 99
 
 
 class Members:
@@ -37,7 +38,7 @@ class Members:
         self.messages: asyncio.Queue[raftpb.Message] = asyncio.Queue()
         credentials = authority.issue("manager2")
         managers = [first.address]
-        self.peers = Peers(lambda: authority.client(credentials), self.report, (), lambda _: False, managers)
+        self.peers = Peers(lambda: authority.client(credentials), self.report, (), lambda peer: peer == OURS, managers)
         for served in (first, second):
             served.call = lambda call, served=served: self.answer(served, call)  # type: ignore[method-assign,misc]
 
@@ -116,3 +117,16 @@ async def test_a_member_that_nobody_knows_is_not_asked_for_again_and_again(membe
     members.peers.send(message(STRANGER), {})
     assert len(members.first.calls) == 1
     assert len(members.reports) == 101
+
+
+async def test_the_way_to_a_manager_of_ours_is_measured(members: Members) -> None:
+    known = {
+        raft_id: api.RaftMember(raft_id=raft_id, addr=served.address)
+        for raft_id, served in ((STRANGER, members.second), (OURS, members.first))
+    }
+    for raft_id in known:
+        members.peers.send(message(raft_id), known)
+    told = await members.told.get()
+    assert isinstance(told, PeerAnswered)
+    assert told.raft_id == OURS
+    assert told.round_trip_s > 0
