@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help setup demo clean-demo test check unit sim integration proto lock bench-api bench-raft clean
+.PHONY: help setup demo clean-demo test check unit sim integration proto lock bench-api bench-raft kills clean
 
 help: ## what there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,9 @@ bench-api: setup ## ours beside the bare engine and stock swarm: requests, servi
 
 bench-raft: setup ## failover, writes and node failure of three managers beside stock's three
 	@$(PY) -m integration.bench_raft
+
+kills: setup ## managers killed at random under writes: MANAGERS=5 MINUTES=10
+	@$(PY) -m integration.kills --managers $(or $(MANAGERS),3) --minutes $(or $(MINUTES),10)
 
 clean: clean-demo ## remove .venv and caches
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
