@@ -53,19 +53,22 @@ class ClientTls:
 
 
 def server_context(
-    credentials: Credentials, roots_pem: bytes, alpn: Sequence[str] = (HTTP2,), *, require_client: bool = False
+    credentials: Credentials, roots_pem: bytes | None, alpn: Sequence[str] = (HTTP2,), *, require_client: bool = False
 ) -> ssl.SSLContext:
     """A context for servers that verifies a client certificate if one is given, or requires one.
 
-    roots_pem holds every root that is trusted at the moment: both of them during a rotation. Raises InvalidKey,
-    UntrustedCertificate.
+    roots_pem holds every root that is trusted at the moment: both of them during a rotation; None: no client is asked.
+    Raises InvalidKey, UntrustedCertificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(context, alpn)
     _load(context, credentials)
+    context.num_tickets = 0
+    if roots_pem is None:
+        assert not require_client, "a client that is required must be verified"
+        return context
     _trust(context, roots_pem)
     context.verify_mode = ssl.CERT_REQUIRED if require_client else ssl.CERT_OPTIONAL
-    context.num_tickets = 0
     return context
 
 
@@ -83,6 +86,18 @@ def client_context(tls: ClientTls, alpn: Sequence[str] = (HTTP2,)) -> ssl.SSLCon
     return context
 
 
+def https_context(roots_pem: bytes, credentials: Credentials) -> ssl.SSLContext:
+    """A context for HTTPS clients that present ``credentials``; OpenSSL verifies chain and host name.
+
+    Raises InvalidKey, UntrustedCertificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _harden(context, ("http/1.1",))
+    _load(context, credentials)
+    _trust(context, roots_pem)
+    return context
+
+
 def _harden(context: ssl.SSLContext, alpn: Sequence[str]) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
@@ -93,7 +108,7 @@ def _harden(context: ssl.SSLContext, alpn: Sequence[str]) -> None:
 def _trust(context: ssl.SSLContext, roots_pem: bytes) -> None:
     try:
         context.load_verify_locations(cadata=roots_pem.decode("ascii"))
-    except (ssl.SSLError, UnicodeDecodeError) as error:
+    except (ssl.SSLError, ValueError) as error:
         raise UntrustedCertificate("malformed root certificates") from error
 
 

@@ -1,6 +1,11 @@
 """Flags and daemon.json become one frozen Config (names as dockerd's where dockerd has the option).
 
-Precedence: command line, then the file, then the defaults; an option may not be set in both (as dockerd has it).
+Precedence: command line, then the file, then the environment, then the defaults; an option may not be set in both of
+the first two (as dockerd has it). TLS follows dockerd's rules as well: --tlsverify, whatever its value, means TLS, and
+--tls means verification too unless --tlsverify=false says otherwise. A tcp:// host that does not verify its clients is
+refused where dockerd only warns, unless --tls=false or --tlsverify=false asks for it.
+
+(moby: daemon/command/options.go, daemon/command/daemon.go, daemon/pkg/opts/hosts.go)
 """
 
 from __future__ import annotations
@@ -17,6 +22,8 @@ from typing import Any
 DEFAULT_CONFIG_FILE = "/etc/sideswarm/daemon.json"
 DEFAULT_HOST = "unix:///run/sideswarm/docker.sock"
 DEFAULT_ENGINE = "unix:///run/docker.sock"
+HTTP_PORT = 2375
+HTTPS_PORT = 2376
 
 
 class ConfigError(Exception):
@@ -27,11 +34,11 @@ class ConfigError(Exception):
 class Config:
     """Everything the daemon is told at its start.
 
-    hosts: where the API listens. engine: DOCKER_HOST of the stock engine. default_listen_addr: used for 2377 where
-    the user does not say otherwise. tls*: as dockerd's options, for tcp hosts. event_loop: uvloop, asyncio, or empty
-    for uvloop where it is installed. allow_mixed_leadership: this manager may lead a group in which stock managers
-    follow. prefer_offline: use images that are
-    present without asking a registry (DOCKER_SERVICE_PREFER_OFFLINE_IMAGE=1, as in dockerd).
+    hosts: where the API listens, complete with ports. engine: DOCKER_HOST of the stock engine. default_listen_addr:
+    used for 2377 where the user does not say otherwise. tls: tcp hosts speak TLS; tlsverify: and verify their clients;
+    the files as dockerd's options. event_loop: uvloop, asyncio, or empty for uvloop where it is installed.
+    allow_mixed_leadership: this manager may lead a group in which stock managers follow. prefer_offline: use images
+    that are present without asking a registry (DOCKER_SERVICE_PREFER_OFFLINE_IMAGE=1, as in dockerd).
     """
 
     hosts: tuple[str, ...] = (DEFAULT_HOST,)
@@ -52,6 +59,11 @@ class Config:
     event_loop: str = ""
     allow_mixed_leadership: bool = False
     prefer_offline: bool = False
+
+    @property
+    def tcp_hosts(self) -> tuple[str, ...]:
+        """Those of hosts that are on the network."""
+        return tuple(host for host in self.hosts if host.startswith("tcp://"))
 
 
 # flag, name in daemon.json, field of Config
@@ -83,7 +95,8 @@ _CHOICES = {
 _PORT_AT_END = re.compile(r"^(\[[^]]*\]|[^:]*):\d+$")
 _PATHS = ("data_root", "exec_root", "pidfile", "tlscacert", "tlscert", "tlskey")
 _HELP = {
-    "--host": "where the Engine API listens: unix:///path or tcp://address:port; may be repeated",
+    "--host": "where the Engine API listens: unix:///path or tcp://address[:port]; may be repeated (ports: 2376 with "
+    "TLS, 2375 without)",
     "--engine": f"the Docker Engine to stand beside (default {DEFAULT_ENGINE})",
     "--data-root": "where the swarm's state is kept (default /var/lib/sideswarm)",
     "--exec-root": "where run-time files and secrets in memory live (default /run/sideswarm)",
@@ -95,11 +108,11 @@ _HELP = {
     "--log-format": "text or json (default text)",
     "--event-loop": "uvloop or asyncio (default uvloop, where it is installed)",
     "--allow-mixed-leadership": "lead managers of stock engines, too, if elected (see docs/divergence.md)",
-    "--tls": "serve tcp:// hosts with TLS",
-    "--tlsverify": "serve tcp:// hosts with TLS and demand a client certificate of --tlscacert",
-    "--tlscacert": "trust client certificates signed by this CA",
-    "--tlscert": "the server's certificate",
-    "--tlskey": "the server's key",
+    "--tls": "serve tcp:// hosts with TLS; implied by --tlsverify; --tls=false: plainly, for everybody",
+    "--tlsverify": "demand a client certificate of --tlscacert (default with TLS; --tlsverify=false: from nobody)",
+    "--tlscacert": "trust client certificates signed by this CA (default ~/.docker/ca.pem or $DOCKER_CERT_PATH/ca.pem)",
+    "--tlscert": "the server's certificate (default cert.pem in the same directory)",
+    "--tlskey": "the server's key (default key.pem in the same directory)",
 }
 
 
@@ -113,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
     for flag, _, field in _OPTIONS:
         names = (*short.get(flag, ()), flag)
         if field in _SWITCHES:
-            out.add_argument(*names, dest=field, action=argparse.BooleanOptionalAction, default=None, help=_HELP[flag])
+            out.add_argument(*names, dest=field, nargs="?", const=True, type=_switch, metavar="BOOL", help=_HELP[flag])
         elif field == "hosts":
             out.add_argument(*names, dest=field, action="append", metavar="HOST", help=_HELP[flag])
         else:
@@ -137,7 +150,16 @@ def load(argv: list[str] | None = None, environment: dict[str, str] | None = Non
     if settings:
         raise ConfigError(f"the configuration file has unknown settings: {', '.join(sorted(settings))}")
     values["prefer_offline"] = environment.get("DOCKER_SERVICE_PREFER_OFFLINE_IMAGE") == "1"
-    return _check(values)
+    return _check(values, environment)
+
+
+def _switch(text: str) -> bool:
+    """What --flag=text means, in Go's words."""
+    if text in ("1", "t", "T", "true", "TRUE", "True"):
+        return True
+    if text in ("0", "f", "F", "false", "FALSE", "False"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
 def _read_file(name: str | None) -> dict[str, Any]:
@@ -155,14 +177,12 @@ def _read_file(name: str | None) -> dict[str, Any]:
     return settings
 
 
-def _check(values: dict[str, Any]) -> Config:
+def _check(values: dict[str, Any], environment: dict[str, str]) -> Config:
     hosts = values.get("hosts")
     if hosts is not None:
         if not isinstance(hosts, list) or not hosts or not all(isinstance(host, str) for host in hosts):
             raise ConfigError("hosts must be a list of addresses")
-        values["hosts"] = tuple(dict.fromkeys(hosts))
-    for host in values.get("hosts", ()):
-        check_host(host)
+        values["hosts"] = tuple(hosts)
     for _, key, field in _OPTIONS:
         kind = bool if field in _SWITCHES else tuple if field == "hosts" else str
         if field in values and not isinstance(values[field], kind):
@@ -177,13 +197,47 @@ def _check(values: dict[str, Any]) -> Config:
     _check_engine(values.get("engine", DEFAULT_ENGINE))
     if values.get("default_listen_addr"):
         values["default_listen_addr"] = _listen_addr(values["default_listen_addr"])
-    if values.get("tlsverify"):
-        values["tls"] = True
-        if not values.get("tlscacert"):
-            raise ConfigError("--tlsverify needs --tlscacert")
-    if values.get("tls") and not (values.get("tlscert") and values.get("tlskey")):
-        raise ConfigError("--tls needs --tlscert and --tlskey")
+    _complete_tls(values, environment)
     return Config(**values)
+
+
+def _complete_tls(values: dict[str, Any], environment: dict[str, str]) -> None:
+    """Settle tls, tlsverify, their files and the hosts as dockerd does; no open tcp host without a word for it."""
+    tls, verify = values.get("tls"), values.get("tlsverify")
+    open_by_wish = tls is False or verify is False
+    if tls is None and verify is None and environment.get("DOCKER_TLS_VERIFY"):
+        verify = True
+    elif "hosts" not in values and (tls or verify is not None):
+        values["hosts"] = ("tcp://",)  # dockerd's default with these options
+    values["tls"] = bool(tls) or verify is not None
+    values["tlsverify"] = values["tls"] if verify is None else verify
+    if "hosts" in values:
+        values["hosts"] = tuple(dict.fromkeys(_complete_host(host, values["tls"]) for host in values["hosts"]))
+    directory = Path(environment.get("DOCKER_CERT_PATH") or f"{environment.get('HOME') or '/root'}/.docker")
+    for field, name in (("tlscacert", "ca.pem"), ("tlscert", "cert.pem"), ("tlskey", "key.pem")):
+        if values["tls"] and not values.get(field):
+            values[field] = (directory / name).absolute()
+    for host in values.get("hosts", ()):
+        if host.startswith("tcp://") and not values["tlsverify"] and not open_by_wish:
+            raise ConfigError(
+                f"{host} would make everybody who reaches it root on this host: use --tlsverify with certificates, or, "
+                "if that is what you want, --tls=false"
+            )
+
+
+def _complete_host(host: str, tls: bool) -> str:
+    kind, address, port = check_host(host, HTTPS_PORT if tls else HTTP_PORT)
+    if kind == "unix":
+        return f"unix://{address}"
+    return f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
+
+
+def insecure_hosts(config: Config) -> list[tuple[str, str, str]]:
+    """Hosts with an API that anyone may use: scheme, address with port, what it lacks."""
+    if config.tlsverify:
+        return []
+    scheme, lack = ("https", "TLS client verification") if config.tls else ("http", "encryption")
+    return [(scheme, host.removeprefix("tcp://"), lack) for host in config.tcp_hosts]
 
 
 def _check_engine(engine: str) -> None:
@@ -206,18 +260,24 @@ def _listen_addr(text: str) -> str:
     return text if _PORT_AT_END.search(text) else f"{text}:2377"
 
 
-def check_host(host: str) -> tuple[str, str, int]:
-    """("unix", path, 0) or ("tcp", address, port) of a -H value. Raises ConfigError."""
+def check_host(host: str, default_port: int = HTTP_PORT) -> tuple[str, str, int]:
+    """("unix", path, 0) or ("tcp", address, port) of a -H value. Raises ConfigError.
+
+    As in dockerd, no scheme means tcp, no port the default, and no address this host alone.
+    """
     scheme, separator, rest = host.partition("://")
-    if scheme == "unix" and separator and rest.startswith("/"):
+    if not separator:
+        scheme, rest = "tcp", host
+    if scheme == "unix" and rest.startswith("/"):
         return "unix", rest, 0
-    if scheme == "tcp" and separator:
-        address, _, port = rest.rstrip("/").rpartition(":")
+    if scheme == "tcp":
+        rest = rest.removesuffix("/")
+        address, port = rest.rpartition(":")[::2] if _PORT_AT_END.search(rest) else (rest, str(default_port))
+        address = address.removeprefix("[").removesuffix("]")
         try:
-            number = int(port)
-            ipaddress.ip_address(address.strip("[]") or "0.0.0.0")
+            found = ipaddress.ip_address("127.0.0.1" if address in ("", "localhost") else address)
         except ValueError:
             raise ConfigError(f"bad host {host!r}: use tcp://ADDRESS:PORT with an IP address") from None
-        if 0 <= number < 65536:
-            return "tcp", address.strip("[]") or "0.0.0.0", number
+        if int(port) < 65536:
+            return "tcp", str(found), int(port)
     raise ConfigError(f"bad host {host!r}: use unix:///path or tcp://ADDRESS:PORT")

@@ -1,7 +1,8 @@
 """sideswarmd: builds the parts, joins them, and takes them down again.
 
 Started: engine client -> cluster (manager, agent) -> HTTP application -> sockets. The sockets come last, so that
-/_ping answers only when the daemon is ready. SIGINT and SIGTERM end it within SHUTDOWN_S; SIGHUP does not.
+/_ping answers only when the daemon is ready. SIGINT and SIGTERM end it within SHUTDOWN_S; SIGHUP makes it read the
+API's TLS files again.
 """
 
 from __future__ import annotations
@@ -16,24 +17,22 @@ import os
 import resource
 import signal
 import socket
-import ssl
 import stat
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from functools import partial
 from pathlib import Path
 
 import structlog
 
-from certs.stream import TlsStream
 from engine_api import logs
 from engine_api.cluster import Cluster
-from engine_api.config import Config, ConfigError, check_host, load
+from engine_api.config import Config, ConfigError, check_host, insecure_hosts, load
 from engine_api.engine.client import EngineClient
 from engine_api.routes.system import System
 from engine_api.server.app import ROUTES, build_app
 from engine_api.server.backends import Backends, engine_connector, make_runner
+from engine_api.server.door import Door, DoorError
 from engine_api.server.front import Front
 from swarm import defaults
 
@@ -59,13 +58,15 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._engine = EngineClient(config.engine)
+        self._door = Door(config)
         self._fronts: set[Front] = set()
         self._servers: list[asyncio.Server] = []
         self._locks: list[int] = []
         self._sockets: list[Path] = []
+        self._group: int | None = None
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()
-        self.system = System(self._engine, insecure_hosts(config), time.time)
+        self.system = System(self._engine, insecure_warnings(config), time.time)
         self.cluster = Cluster(config, self._engine, self.system.publish)
 
     async def run(self) -> None:
@@ -73,7 +74,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: log.info("daemon.reload_ignored"))
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         try:
             self._prepare()
             if await self._unless_stopped(self._start()):
@@ -93,6 +94,13 @@ class Daemon:
     def stop(self) -> None:
         """What a signal does: run() takes everything down and returns."""
         self._stop.set()
+
+    def _reload(self) -> None:
+        try:
+            self._door.load()
+            log.info("daemon.reloaded")
+        except DoorError as error:
+            log.error("daemon.reload_failed", error=str(error), kept="the TLS files as they were before")
 
     async def _unless_stopped(self, work: Coroutine[None, None, None]) -> bool:
         """Do it, but leave off at a signal; whether it was done."""
@@ -118,11 +126,17 @@ class Daemon:
             routes=(*ROUTES, *self.system.routes),
         )
         runner = await make_runner(app)
+        await self._door.announce()
         await self._listen(runner.server)
 
     # --- start -----------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
+        try:
+            self._door.load()
+        except DoorError as error:
+            raise StartError(str(error)) from None
+        self._group = socket_group(self._config.group)
         for directory in (self._config.data_root, self._config.exec_root):
             directory.mkdir(parents=True, exist_ok=True, mode=0o711)
         self._lock(self._config.data_root, "data root")
@@ -153,12 +167,8 @@ class Daemon:
             try:
                 if kind == "unix":
                     self._servers.append(await loop.create_unix_server(front, sock=self._unix_socket(Path(name))))
-                elif self._config.tls:
-                    over_tls = partial(TlsStream, front, self._api_tls(), server_side=True)
-                    self._servers.append(await loop.create_server(over_tls, name, port))
                 else:
-                    log.warning("daemon.insecure_api", host=host, advice="anyone who reaches it is root on this host")
-                    self._servers.append(await loop.create_server(front, name, port))
+                    self._servers.append(await loop.create_server(self._door.protocols(front), name, port))
             except OSError as error:
                 raise StartError(f"cannot listen on {host}: {error.strerror or error}") from error
 
@@ -177,24 +187,9 @@ class Daemon:
         finally:
             os.umask(mask)
         self._sockets.append(path)
-        try:
-            os.chown(path, -1, grp.getgrnam(self._config.group).gr_gid)
-        except KeyError:
-            log.info("daemon.no_group", group=self._config.group, socket=str(path))
+        if self._group is not None:
+            os.chown(path, -1, self._group)
         return listener
-
-    def _api_tls(self) -> ssl.SSLContext:
-        config = self._config
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_cert_chain(str(config.tlscert), str(config.tlskey))
-            if config.tlsverify:
-                context.load_verify_locations(str(config.tlscacert))
-                context.verify_mode = ssl.CERT_REQUIRED
-        except (OSError, ssl.SSLError) as error:
-            raise StartError(f"cannot use the TLS files: {error}") from error
-        return context
 
     # --- stop ------------------------------------------------------------------------------------------------------
 
@@ -223,6 +218,22 @@ class Daemon:
             os.close(handle)
 
 
+def socket_group(name: str) -> int | None:
+    """The group that may use the unix socket besides root; None: nobody else. Raises StartError.
+
+    As in dockerd, the default group need not exist, but one that was asked for must; a number is taken as it is.
+    """
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        if name.isdecimal():
+            return int(name)
+    if name not in ("", Config.group):
+        raise StartError(f"there is no group {name} (--group)")
+    log.info("daemon.no_group", group=name)
+    return None
+
+
 def calm_collector() -> None:
     """Everything made so far stays: never look at it again, and look less often at what comes.
 
@@ -246,18 +257,14 @@ def forbid_core_dumps() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
 
 
-def insecure_hosts(config: Config) -> list[str]:
+def insecure_warnings(config: Config) -> list[str]:
     """Warnings for /info about an API that anyone may use (texts as stock engines print them)."""
-    if config.tlsverify:
-        return []
-    scheme, lack = ("https", "TLS client verification") if config.tls else ("http", "encryption")
     return [
-        f"WARNING: API is accessible on {scheme}://{host.removeprefix('tcp://')} without {lack}.\n"
+        f"WARNING: API is accessible on {scheme}://{host} without {lack}.\n"
         "         Access to the remote API is equivalent to root access on the host. Refer\n"
         "         to the 'Docker daemon attack surface' section in the documentation for\n"
         "         more information: https://docs.docker.com/go/attack-surface/"
-        for host in config.hosts
-        if host.startswith("tcp://")
+        for scheme, host, lack in insecure_hosts(config)
     ]
 
 

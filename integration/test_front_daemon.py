@@ -17,7 +17,7 @@ import pytest
 
 from integration import processes
 from integration.front_tools import Extra, Raw, buildkit_cli, clis, environment, get, make_certificates, popen, run
-from integration.lab import Host, _spawn, _wait_answer, start_daemon
+from integration.lab import Host, LabError, _spawn, _wait_answer, start_daemon
 from integration.waiting import until
 
 STAY = "trap exit TERM; while sleep 0.2; do :; done"
@@ -42,9 +42,10 @@ def test_the_socket_belongs_to_a_group_and_to_nobody_else(extra: Extra) -> None:
     status = Path(daemon.api.removeprefix("unix://")).stat()
     assert stat.S_ISSOCK(status.st_mode)
     assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o660, os.geteuid(), group.gr_gid)
-    missing = extra.start("nogroup", "--group", "no-such-group")
-    status = Path(missing.api.removeprefix("unix://")).stat()
-    assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o660, os.getegid())
+    number = extra.start("number", "--group", "4242")
+    assert Path(number.api.removeprefix("unix://")).stat().st_gid == 4242
+    nobody = extra.start("nobody", "--group", "")
+    assert Path(nobody.api.removeprefix("unix://")).stat().st_gid == os.getegid()
 
 
 def test_it_answers_only_when_it_is_ready_and_then_knows_its_swarm(extra: Extra) -> None:
@@ -179,11 +180,12 @@ def _cli(
     return done.stdout.decode()
 
 
-def test_plain_tcp_works_and_is_warned_about(extra: Extra) -> None:
+def test_plain_tcp_works_when_asked_for_and_is_warned_about(extra: Extra) -> None:
     address = "tcp://127.0.0.1:3375"
-    daemon = extra.start("plain", "-H", address)
+    daemon = extra.start("plain", "-H", address, "--tls=false")
     warning = "WARNING: API is accessible on http://127.0.0.1:3375 without encryption."
     assert any(text.startswith(warning) for text in get(daemon.api, "/info")["Warnings"])
+    assert warning in run(daemon, "info").stderr.decode()
     assert "anyone who reaches it is root" in (daemon.directory / "daemon.log").read_text()
     assert _cli(daemon, address, "run", "--rm", "busybox", "echo", "hi") == "hi\n"
     assert _cli(daemon, address, "run", "-i", "--rm", "busybox", "cat", data=b"in\n") == "in\n"
@@ -191,6 +193,12 @@ def test_plain_tcp_works_and_is_warned_about(extra: Extra) -> None:
         raw.send(b"PUT /containers/none/archive?path=/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n")
         raw.send(b"x" * 9_000_000)
         assert raw.answer()[0] == 404  # no reset, although nobody wanted that body
+
+
+def test_plain_tcp_that_nobody_asked_for_is_refused(extra: Extra) -> None:
+    daemon = extra.prepare("bare", "-H", "tcp://127.0.0.1:3375")
+    with pytest.raises(LabError, match="would make everybody who reaches it root on this host: use --tlsverify"):
+        start_daemon(daemon)
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])

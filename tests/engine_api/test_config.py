@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine_api.config import DEFAULT_ENGINE, DEFAULT_HOST, ConfigError, check_host, load
-from engine_api.daemon import insecure_hosts
+from engine_api.config import DEFAULT_ENGINE, DEFAULT_HOST, Config, ConfigError, check_host, load
+from engine_api.daemon import insecure_warnings
 
 
 def _load(tmp_path: Path, *flags: str, file: Any = None, environment: dict[str, str] | None = None) -> Any:
@@ -29,7 +29,13 @@ def test_flags_and_file_together_make_the_config(tmp_path: Path) -> None:
     config = _load(
         tmp_path,
         *("-H", "unix:///run/a.sock", "-H", "tcp://127.0.0.1:2375", "-l", "debug", "-G", "wheel", "-p", "/run/a.pid"),
-        file={"data-root": "/srv/swarm", "engine": "tcp://engine:2375", "log-format": "json", "event-loop": "asyncio"},
+        file={
+            "tls": False,
+            "data-root": "/srv/swarm",
+            "engine": "tcp://engine:2375",
+            "log-format": "json",
+            "event-loop": "asyncio",
+        },
         environment={"DOCKER_SERVICE_PREFER_OFFLINE_IMAGE": "1"},
     )
     assert config.hosts == ("unix:///run/a.sock", "tcp://127.0.0.1:2375")
@@ -40,7 +46,7 @@ def test_flags_and_file_together_make_the_config(tmp_path: Path) -> None:
 
 def test_hosts_in_the_file_are_a_list_and_each_counts_once(tmp_path: Path) -> None:
     hosts = ["unix:///run/a.sock", "tcp://[::1]:2375", "unix:///run/a.sock"]
-    assert _load(tmp_path, file={"hosts": hosts}).hosts == tuple(hosts[:2])
+    assert _load(tmp_path, file={"hosts": hosts, "tls": False}).hosts == tuple(hosts[:2])
 
 
 @pytest.mark.parametrize(
@@ -71,8 +77,8 @@ def test_a_listen_address_may_be_an_address_a_port_or_both(tmp_path: Path, text:
         (("--data-root", "/a"), {"data-root": "/b"}, "data-root is set both by --data-root and in the configuration"),
         (("-H", "http://x:1"), {}, "bad host"),
         (("-H", "unix://relative"), {}, "bad host"),
-        (("-H", "tcp://localhost:2375"), {}, "with an IP address"),
-        (("-H", "tcp://127.0.0.1"), {}, "bad host"),
+        (("-H", "tcp://example:2375"), {}, "with an IP address"),
+        (("-H", "tcp://127.0.0.1:"), {}, "bad host"),
         (("-H", "tcp://127.0.0.1:65536"), {}, "bad host"),
         (("--engine", "ssh://me@host"), {}, "bad engine"),
         (("--engine", "unix://relative"), {}, "bad engine"),
@@ -82,8 +88,9 @@ def test_a_listen_address_may_be_an_address_a_port_or_both(tmp_path: Path, text:
         (("--log-level", "loud"), {}, "unknown log level 'loud': use debug, info, warn or error"),
         (("--log-format", "xml"), {}, "unknown log format 'xml': use text or json"),
         (("--event-loop", "trio"), {}, "unknown event loop 'trio': use uvloop or asyncio"),
-        (("--tls",), {}, "--tls needs --tlscert and --tlskey"),
-        (("--tlsverify", "--tlscert", "/c", "--tlskey", "/k"), {}, "--tlsverify needs --tlscacert"),
+        (("-H", "tcp://0.0.0.0:2375"), {}, "everybody who reaches it root on this host: use --tlsverify"),
+        (("-H", "tcp://127.0.0.1:2375"), {}, "if that is what you want, --tls=false"),
+        (("--tls",), {"tls": False}, "tls is set both by --tls and in the configuration"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_its_reason(
@@ -99,24 +106,101 @@ def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
         load(["--config-file", str(tmp_path / "none.json")], {})
 
 
-def test_verifying_clients_implies_tls(tmp_path: Path) -> None:
-    config = _load(tmp_path, "--tlsverify", "--tlscacert", "/ca", "--tlscert", "/c", "--tlskey", "/k")
-    assert config.tls
+CERTIFICATES = ("/me/.docker/ca.pem", "/me/.docker/cert.pem", "/me/.docker/key.pem")
+
+
+def _doors(config: Config) -> tuple[bool, bool, tuple[str, ...]]:
+    return config.tls, config.tlsverify, config.hosts
+
+
+@pytest.mark.parametrize(
+    ("flags", "file", "environment", "doors"),
+    [
+        (("-H", "tcp://"), {"tlsverify": True}, {}, (True, True, ("tcp://127.0.0.1:2376",))),
+        (("-H", "tcp://0.0.0.0", "--tls"), {}, {}, (True, True, ("tcp://0.0.0.0:2376",))),
+        (("-H", ":4243", "--tls", "--tlsverify=false"), {}, {}, (True, False, ("tcp://127.0.0.1:4243",))),
+        (("-H", "10.0.0.1", "--tlsverify=0"), {}, {}, (True, False, ("tcp://10.0.0.1:2376",))),
+        (("-H", "tcp://0.0.0.0", "--tls=false"), {}, {}, (False, False, ("tcp://0.0.0.0:2375",))),
+        (("-H", "tcp://0.0.0.0", "--tls=f", "--tlsverify=T"), {}, {}, (True, True, ("tcp://0.0.0.0:2376",))),
+        (
+            (
+                "-H",
+                "tcp://[::]",
+            ),
+            {"tls": False, "tlsverify": True},
+            {},
+            (True, True, ("tcp://[::]:2376",)),
+        ),
+        (
+            (
+                "-H",
+                "tcp://localhost",
+            ),
+            {},
+            {"DOCKER_TLS_VERIFY": "1"},
+            (True, True, ("tcp://127.0.0.1:2376",)),
+        ),
+        (
+            (
+                "-H",
+                "tcp://",
+            ),
+            {"tls": False},
+            {"DOCKER_TLS_VERIFY": "1"},
+            (False, False, ("tcp://127.0.0.1:2375",)),
+        ),
+        ((), {}, {"DOCKER_TLS_VERIFY": "1"}, (True, True, (DEFAULT_HOST,))),
+        (("--tlsverify",), {}, {}, (True, True, ("tcp://127.0.0.1:2376",))),
+        (("--tls=false",), {}, {}, (False, False, (DEFAULT_HOST,))),
+    ],
+)
+def test_tls_ports_and_verification_follow_dockerds_rules(
+    tmp_path: Path,
+    flags: tuple[str, ...],
+    file: dict[str, Any],
+    environment: dict[str, str],
+    doors: tuple[bool, bool, tuple[str, ...]],
+) -> None:
+    assert _doors(_load(tmp_path, *flags, file=file, environment=environment)) == doors
+
+
+def test_files_that_are_not_named_are_where_the_cli_has_its_own(tmp_path: Path) -> None:
+    config = _load(tmp_path, "--tls", environment={"HOME": "/me"})
+    assert tuple(str(path) for path in (config.tlscacert, config.tlscert, config.tlskey)) == CERTIFICATES
+    flags = ("--tlsverify", "--tlscert", "/etc/docker/server.pem")
+    config = _load(tmp_path, *flags, environment={"HOME": "/me", "DOCKER_CERT_PATH": "/certs"})
+    assert (str(config.tlscacert), str(config.tlscert)) == ("/certs/ca.pem", "/etc/docker/server.pem")
+    assert _load(tmp_path).tlskey is None
+
+
+def test_a_switch_that_is_neither_true_nor_false_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _load(tmp_path, "--tlsverify=maybe")
+    assert "'maybe' is neither true nor false" in capsys.readouterr().err
+
+
+def test_docker_machines_unit_is_understood(tmp_path: Path) -> None:
+    names = ("--tlscacert", "/etc/docker/ca.pem", "--tlscert", "/etc/docker/server.pem")
+    key = ("--tlskey", "/etc/docker/server-key.pem")
+    config = _load(tmp_path, "-H", "tcp://0.0.0.0:2376", "-H", "unix:///run/a.sock", "--tlsverify", *names, *key)
+    assert _doors(config) == (True, True, ("tcp://0.0.0.0:2376", "unix:///run/a.sock"))
+    assert (str(config.tlscacert), str(config.tlskey)) == ("/etc/docker/ca.pem", "/etc/docker/server-key.pem")
+    assert config.tcp_hosts == ("tcp://0.0.0.0:2376",)
 
 
 def test_hosts_are_taken_apart() -> None:
     assert check_host("unix:///run/a.sock") == ("unix", "/run/a.sock", 0)
-    assert check_host("tcp://:2375") == ("tcp", "0.0.0.0", 2375)
+    assert check_host("tcp://:2375") == ("tcp", "127.0.0.1", 2375)
     assert check_host("tcp://[::1]:2376/") == ("tcp", "::1", 2376)
+    assert check_host("tcp://[fe80::1]", 2376) == ("tcp", "fe80::1", 2376)
 
 
 def test_an_open_api_is_warned_about_in_stocks_words(tmp_path: Path) -> None:
     hosts = ("-H", "tcp://0.0.0.0:2375", "-H", "unix:///a")
-    (text,) = insecure_hosts(_load(tmp_path, *hosts))
+    (text,) = insecure_warnings(_load(tmp_path, *hosts, "--tls=false"))
     assert text.splitlines()[0] == "WARNING: API is accessible on http://0.0.0.0:2375 without encryption."
-    keys = ("--tlscert", "/c", "--tlskey", "/k")
-    (text,) = insecure_hosts(_load(tmp_path, *hosts, "--tls", *keys))
+    (text,) = insecure_warnings(_load(tmp_path, *hosts, "--tlsverify=false"))
     first = "WARNING: API is accessible on https://0.0.0.0:2375 without TLS client verification."
     assert text.splitlines()[0] == first
-    assert insecure_hosts(_load(tmp_path, *hosts, "--tlsverify", "--tlscacert", "/ca", *keys)) == []
-    assert insecure_hosts(_load(tmp_path)) == []
+    assert insecure_warnings(_load(tmp_path, *hosts, "--tlsverify")) == []
+    assert insecure_warnings(_load(tmp_path)) == []

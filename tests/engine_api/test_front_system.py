@@ -134,14 +134,23 @@ async def test_a_tcp_port_that_is_taken_is_told(tmp_path: Path) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         host = f"tcp://127.0.0.1:{other.getsockname()[1]}"
-        assert (await _refused(tmp_path, "a", "-H", host)).startswith(f"cannot listen on {host}: ")
+        assert (await _refused(tmp_path, "a", "-H", host, "--tls=false")).startswith(f"cannot listen on {host}: ")
 
 
 async def test_tls_files_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("no key")
-    flags = ("--tls", "--tlscert", str(tmp_path / "key"), "--tlskey", str(tmp_path / "key"))
-    text = await _refused(tmp_path, "a", "-H", "tcp://127.0.0.1:0", *flags)
-    assert text.startswith("cannot use the TLS files")
+    key = str(tmp_path / "key")
+    flags = ("-H", "tcp://127.0.0.1:0", "--tlsverify=false", "--tlscert", key)
+    text = await _refused(tmp_path, "a", *flags, "--tlskey", key)
+    assert text == f"cannot use the TLS files {key} and {key}: certificate and key cannot be used: malformed"
+    text = await _refused(tmp_path, "b", *flags, "--tlskey", f"{key}.pem")
+    assert text == f"cannot read {key}.pem (--tlskey): No such file or directory"
+
+
+async def test_a_group_that_was_asked_for_must_exist(tmp_path: Path) -> None:
+    text = await _refused(tmp_path, "a", "-H", f"unix://{tmp_path}/a.sock", "--group", "no-such-group")
+    assert text == "there is no group no-such-group (--group)"
+    assert not (tmp_path / "a.sock").exists()
 
 
 @pytest.mark.parametrize("shared", ["--data-root", "--exec-root"])
