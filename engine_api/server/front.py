@@ -192,6 +192,7 @@ class Front(asyncio.Protocol):
         self._close_after = self._close_after or head.close
         self._request = Body(head.length, head.chunked)
         self._response, self._response_head = None, b""
+        self._state = State.BUSY
         position = self._request.feed(self._buffer, end + 4)
         data = bytes(self._buffer[:position])
         del self._buffer[:position]
@@ -201,7 +202,6 @@ class Front(asyncio.Protocol):
             self._end_request()
             return True
         self._current = self._choose(head)
-        self._state = State.BUSY
         self._current.send(data)
         if self._client_eof:
             self._pass_eof()

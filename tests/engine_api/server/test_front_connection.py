@@ -106,6 +106,18 @@ async def test_a_bad_chunk_in_the_middle_of_a_body_ends_the_request_at_the_engin
     await ended.wait()
 
 
+async def test_a_refused_head_request_gets_no_body_wherever_the_fault_was_found(place: Place) -> None:
+    head, body = b"HEAD /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"x\r\n"
+    for pieces in ([head, body], [head + body]):
+        client = await place.client()
+        for piece in pieces:
+            client.send(piece)
+            await asyncio.sleep(0)
+        answer = await client.reader.read()
+        assert answer.startswith(b"HTTP/1.1 400 malformed chunk size\r\n")
+        assert answer.endswith(b"\r\n\r\n")
+
+
 async def test_a_head_that_is_too_large_is_refused(place: Place) -> None:
     client = await place.client()
     client.send(b"GET /a HTTP/1.1\r\nA: " + b"a" * (MIB + MIB // 2))
