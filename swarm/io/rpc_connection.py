@@ -50,6 +50,7 @@ class ServerCall:
     __slots__ = (
         "answered",
         "connection",
+        "end_told",
         "h2",
         "half_closed",
         "held",
@@ -79,6 +80,7 @@ class ServerCall:
         self.started = False  # the handler knows of it
         self.answered = False  # the response's headers are sent
         self.half_closed = False
+        self.end_told = not method.client_streaming  # of others the one message tells it
         self.paused = False
         self.held: deque[bytes] = deque()
 
@@ -296,8 +298,7 @@ class ServerConnection(asyncio.Protocol):
         if call.reader.partial:
             self.finish(call, WireError("the request ended in the middle of a message"))
         elif call.method.client_streaming:
-            if not call.held:
-                self._emit(call, StreamEnd(call.stream))
+            self._tell_end(call)
         elif not call.started:
             self.finish(call, WireError(f"{call.method.path} takes one request message"))
 
@@ -310,9 +311,15 @@ class ServerConnection(asyncio.Protocol):
         call.paused = False
         while call.held and not call.paused:
             self._message(call, call.held.popleft())
-        if call.half_closed and not call.held and self.calls.get(call.h2.id) is call:
-            self._emit(call, StreamEnd(call.stream))
+        if call.half_closed and self.calls.get(call.h2.id) is call:
+            self._tell_end(call)
         self._owner.flush_soon(self)
+
+    def _tell_end(self, call: ServerCall) -> None:
+        """The client stream is complete; said once, when everything before it was delivered."""
+        if not call.held and not call.end_told:
+            call.end_told = True
+            self._emit(call, StreamEnd(call.stream))
 
     def _emit(self, call: ServerCall, event: Call | StreamData | StreamEnd) -> None:
         if not call.started:

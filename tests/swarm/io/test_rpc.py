@@ -194,6 +194,24 @@ async def test_a_paused_client_stream_holds_its_client_back(served: Served, conn
     assert served.received == {number: 50}
 
 
+async def test_the_end_of_a_client_stream_is_told_once_however_often_it_is_paused(
+    served: Served, connection: Connection
+) -> None:
+    def keep_open(event: Call | StreamData | StreamEnd) -> None:
+        served.events.append(event)
+        served.changed.set()
+
+    served.server._handler = keep_open
+    connection.open(Call(1, "LogBroker/PublishLogs", None), Listener())
+    connection.send(StreamEnd(1))
+    await served.until(lambda: bool(served.ends))
+    number = served.calls[0].stream
+    for _ in range(2):
+        served.server.pause(number)
+        served.server.resume(number)
+    assert served.ends == [StreamEnd(number)]
+
+
 async def test_a_long_status_text_comes_as_far_as_headers_may_go(served: Served, connection: Connection) -> None:
     listener = Listener()
     connection.open(Call(5, "Health/Check", NEVER), listener)
