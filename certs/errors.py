@@ -112,6 +112,14 @@ class NoSigningKey(CertsError):
         super().__init__("no valid signer found")
 
 
+class ExternalUnusable(CertsError):
+    """An external authority could not be asked, or gave no sensible answer; it may later."""
+
+
+class ExternalRefused(CertsError):
+    """An external authority read the request and refused it, or signed something else than it was asked for."""
+
+
 # --- key files -----------------------------------------------------------------------------------------------------
 
 

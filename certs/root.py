@@ -229,6 +229,24 @@ class RootCA:
                 builder = builder.add_extension(extension.value, extension.critical)
         return _sign(builder, self._key, self._deterministic)
 
+    def request(self) -> bytes:
+        """A certificate request (PEM) for the first root's own name, key and extensions, for others to sign.
+
+        Raises NoSigningKey.
+        """
+        if self._key is None:
+            raise NoSigningKey
+        root = self.roots[0]
+        builder = x509.CertificateSigningRequestBuilder().subject_name(root.subject)
+        for extension in root.extensions:
+            builder = builder.add_extension(extension.value, extension.critical)
+        if isinstance(self._key, ec.EllipticCurvePrivateKey):
+            algorithm = _HASH_OF_CURVE[self._key.curve.name]
+            request = builder.sign(self._key, algorithm, ecdsa_deterministic=True if self._deterministic else None)
+        else:
+            request = builder.sign(self._key, _rsa_hash(self._key.key_size))
+        return request.public_bytes(serialization.Encoding.PEM)
+
     def verify(self, chain_pem: bytes, now: float, allow_expired: bool = False) -> Issuer:
         """Check a node's chain against this bundle; return who issued its first certificate. See verify_chain."""
         return Issuer.of(verify_chain(load_certificates(chain_pem), self.roots, now, allow_expired))

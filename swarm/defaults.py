@@ -134,6 +134,11 @@ CERTIFICATE_POLL_FACTOR_S = 1.0
 CERTIFICATE_POLL_MAX_S = 30.0
 ROOT_ROTATION_PERIOD_S = 3.0
 ROOT_ROTATION_BATCH_NODES = 30
+ROOT_ROTATION_REPORT_S = 60.0  # between lines about the nodes that a rotation still waits for
+EXTERNAL_CA_TIMEOUT_S = 5.0  # for each server
+EXTERNAL_CA_REQUESTS_MAX = 8  # at once, while it works; after a failure one
+EXTERNAL_CA_RETRY_BASE_S = 1.0  # doubled after each failure
+EXTERNAL_CA_RETRY_MAX_S = 10.0
 
 # --- objects ---
 SECRET_BYTES_MAX = 512_000  # exclusive

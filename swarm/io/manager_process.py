@@ -27,6 +27,7 @@ from swarm.errors import SwarmError, Unavailable
 from swarm.io import replaced_file, rpc_client
 from swarm.io.authorize import authorize, forwarded_peer, is_forwarded
 from swarm.io.disk import Loaded, RaftDisk
+from swarm.io.external_authority import ask_authority
 from swarm.io.local_calls import LocalCalls
 from swarm.io.peer_link import News
 from swarm.io.peers import Peers
@@ -35,9 +36,12 @@ from swarm.io.rpc_server import RpcServer
 from swarm.manager import assemble, health
 from swarm.manager.assemble import Group
 from swarm.manager.certificates import is_blacklisted
+from swarm.manager.external_ca import Outcome
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
 from swarm.manager.words import (
+    AskAuthority,
+    AuthorityAnswered,
     Changed,
     CheckPeer,
     Forward,
@@ -310,7 +314,7 @@ class ManagerProcess:
         await self._server.close(1.0)
         if self._retry is not None:
             self._retry.cancel()
-        for task in (self._task, self._watch):
+        for task in (self._task, self._watch, *self._checks):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -393,6 +397,10 @@ class ManagerProcess:
                 task = asyncio.create_task(self._check(effect))
                 self._checks.add(task)
                 task.add_done_callback(self._checks.discard)
+            case AskAuthority():
+                asking = asyncio.create_task(self._ask_authority(effect))
+                self._checks.add(asking)
+                asking.add_done_callback(self._checks.discard)
             case words.MembershipChanged():
                 self._members_changed.set()
                 if self.manager is not None and self.peers is not None:
@@ -430,6 +438,13 @@ class ManagerProcess:
         assert self.peers is not None
         error, ours = await self.peers.check(effect.addr)
         self._inbox.put(PeerChecked(effect.stream, error, ours))
+
+    async def _ask_authority(self, effect: AskAuthority) -> None:
+        """As this node: external authorities know it by its certificate."""
+        credentials, outcome = self._client_tls().credentials, Outcome(error="this node has no certificate")
+        if credentials is not None:
+            outcome = await ask_authority(effect.question, credentials)
+        self._inbox.put(AuthorityAnswered(effect.tag, outcome))
 
     def _persist(self, effect: words.Persist) -> None:
         self._disk.submit(effect, lambda error: self._persisted(effect, error))

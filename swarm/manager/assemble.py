@@ -9,8 +9,10 @@ from swarm import api, defaults
 from swarm.manager.allocator.allocator import AllocatorStage
 from swarm.manager.certificates import CertificateAuthority, CertificateStage
 from swarm.manager.cluster import ClusterStage
+from swarm.manager.cluster_updates import ClusterUpdates
 from swarm.manager.controlapi.methods import control
 from swarm.manager.dispatcher.dispatcher import Dispatcher
+from swarm.manager.external_signing import ExternalSigning
 from swarm.manager.logbroker import LogBroker
 from swarm.manager.manager import Manager
 from swarm.manager.orchestrator.enforcer import EnforcerStage
@@ -99,6 +101,8 @@ def parts(node_id: str, cluster_id: str, group: Group, mixed_leadership: bool = 
         return (
             Dispatcher(store, now, rng, node_id, group.addresses),
             CertificateAuthority(store, cluster_id, group.may_grow),
+            ClusterUpdates(),
+            ExternalSigning(store, cluster_id, rng, now),
             LogBroker(store, now, rng, node_id),
         )
 

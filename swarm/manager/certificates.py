@@ -2,8 +2,9 @@
 
 Theory of operation. A node asks with a CSR (IssueNodeCertificate). Its proof is either a certificate of this cluster,
 then the Node object gets the CSR and the state RENEW, or a join token, then a Node object is made with the state
-PENDING; nothing else makes Node objects but the birth of the cluster. CertificateStage signs both in the same pass.
-The node meanwhile waits for the outcome (NodeCertificateStatus), which is answered as soon as it is committed:
+PENDING; nothing else makes Node objects but the birth of the cluster. CertificateStage signs both in the same pass,
+unless there are external authorities for the root that signs (swarm/manager/external_signing.py). The node
+meanwhile waits for the outcome (NodeCertificateStatus), which is answered as soon as it is committed:
 
     PENDING, RENEW --signed--> ISSUED --root rotation--> ROTATE --node asks--> RENEW
            └--the CSR is unfit--> FAILED
@@ -35,6 +36,7 @@ from swarm.errors import (
     SwarmError,
 )
 from swarm.manager.cluster import node_cert_expiry_s
+from swarm.manager.external_ca import signing_urls
 from swarm.manager.root_rotation import RootRotation, as_swarm_error, authority_of
 from swarm.manager.service import Effect, Event, Write
 from swarm.manager.stage import DUE_NOW
@@ -45,7 +47,7 @@ from swarm.store.tx import Tx
 log = structlog.get_logger()
 
 _STATES_FINAL = (api.IssuanceStatus.ISSUED, api.IssuanceStatus.FAILED, api.IssuanceStatus.ROTATE)
-_ROLE_NAMES = {api.MANAGER: MANAGER_ROLE, api.WORKER: WORKER_ROLE}
+ROLE_NAMES = {api.MANAGER: MANAGER_ROLE, api.WORKER: WORKER_ROLE}
 _ID_COLLISIONS_MAX = 3
 NO_MORE_MANAGERS = (
     f"the swarm has {defaults.MANAGERS_MAX} managers, as many as it may have; join as a worker, with the command that "
@@ -291,7 +293,7 @@ class CertificateStage:
         signed = 0
         for node_id in list(self._dirty):
             node = tx.get(api.Node, node_id)
-            if node is None or not _wants_signature(node):
+            if node is None or not wants_signature(node):
                 del self._dirty[node_id]
                 continue
             if self._blocked or signed == defaults.CERTIFICATES_PER_PASS_MAX or not tx.room():
@@ -310,9 +312,9 @@ class CertificateStage:
         return DUE_NOW if self._dirty and not self._blocked else self._rotation.deadline()
 
     def _signer(self, tx: Tx) -> tuple[RootCA | None, float]:
-        """Who signs now and for how many seconds; nobody while the cluster has no usable signing key."""
+        """Who signs now and for how many seconds; nobody while others do, or while there is no usable key."""
         cluster = tx.get(api.Cluster, self._cluster_id)
-        if cluster is None:
+        if cluster is None or signing_urls(cluster.spec.ca_config, cluster.root_ca):
             return None, 0.0
         if cluster.root_ca != self._root_ca:
             self._root_ca = api.RootCA()
@@ -333,7 +335,7 @@ class CertificateStage:
 
     def _sign(self, tx: Tx, node_id: str, authority: RootCA, expiry_s: float) -> None:
         certificate = tx.edit(api.Node, node_id).certificate
-        role = _ROLE_NAMES.get(certificate.role)
+        role = ROLE_NAMES.get(certificate.role)
         try:
             if role is None:
                 raise InvalidCertificate(f"failed to parse api role: {certificate.role}")
@@ -349,7 +351,8 @@ class CertificateStage:
         log.info("certificate.issued", node=node_id, role=role)
 
 
-def _wants_signature(node: api.Node) -> bool:
+def wants_signature(node: api.Node) -> bool:
+    """Whether this node waits for a certificate that nobody has signed yet."""
     state = node.certificate.status.state
     if state == api.IssuanceStatus.RENEW:
         return True

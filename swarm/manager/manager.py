@@ -24,7 +24,16 @@ from swarm.errors import Internal, NoLeader, NotTaken, ResourceExhausted, SwarmE
 from swarm.manager import health
 from swarm.manager.member import GroupMember
 from swarm.manager.service import Write
-from swarm.manager.words import Forward, ManagerEffect, ManagerEvent, Parts, PeerAnswered, PeerChecked, PeerKnown
+from swarm.manager.words import (
+    AuthorityAnswered,
+    Forward,
+    ManagerEffect,
+    ManagerEvent,
+    Parts,
+    PeerAnswered,
+    PeerChecked,
+    PeerKnown,
+)
 from swarm.raft import words
 from swarm.raft.raft import Raft
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
@@ -56,6 +65,10 @@ class Manager(GroupMember):
                 self._submit(event)
             case PeerChecked():
                 self._joiner_checked(event)
+            case AuthorityAnswered(tag=tag, outcome=outcome):
+                done = self._asked.pop(tag, None)
+                if done is not None:
+                    self._perform(done(outcome, now))
             case PeerKnown(raft_id=raft_id, ours=ours):
                 self.group.known(raft_id, ours)
                 self._set_pace(now)
@@ -67,7 +80,7 @@ class Manager(GroupMember):
                 for service in self._services:
                     due = service.deadline()
                     if due is not None and due <= now:
-                        self._effects(service, service.wake(now))
+                        self._perform(service.wake(now))
                 self._expire(now)
             case words.TransferLeadership(to=to):
                 self._heir = to
@@ -129,7 +142,7 @@ class Manager(GroupMember):
         elif (service := self._routes.get(method)) is not None:
             self._streams[call.stream] = service
             self._remember(call)
-            self._effects(service, service.handle(call, now))
+            self._perform(service.handle(call, now))
         elif (write := self._parts.writes.get(method)) is not None and call.request is not None:
             request = call.request
             self._remember(call)
@@ -174,7 +187,7 @@ class Manager(GroupMember):
             if isinstance(event, StreamEnd) and event.error is not None:
                 self._streams.pop(stream, None)
                 self._open.pop(stream, None)
-            self._effects(service, service.handle(event, now))
+            self._perform(service.handle(event, now))
             return
         if isinstance(event, StreamEnd):
             if self._waiting:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -17,11 +17,13 @@ from google.protobuf.message import DecodeError
 from swarm import api, defaults
 from swarm.api import marks, raftpb
 from swarm.errors import FailedPrecondition, NoLeader, NotFound, NotLeader, NotTaken, SwarmError, Unavailable
+from swarm.manager.external_ca import Outcome
 from swarm.manager.group import REMOVED_TEXT, RaftGroup
 from swarm.manager.leader import Leader
 from swarm.manager.pace import Pace
-from swarm.manager.service import Effect, Service, Write
+from swarm.manager.service import Ask, Effect, Service, Write
 from swarm.manager.words import (
+    AskAuthority,
     Changed,
     CheckPeer,
     Leadership,
@@ -63,6 +65,7 @@ class GroupMember:
         self._pieces: dict[int, raftpb.Message | None] = {}
         self._flows: dict[int, None] = {}
         self._open: dict[int, Call] = {}
+        self._asked: dict[int, Callable[[Outcome, float], Sequence[Effect]]] = {}
         self._waiting: list[tuple[float, int, Call]] = []
         self._tag = 0
         self._proposed = 0
@@ -87,11 +90,16 @@ class GroupMember:
 
     # --- effects of services and writes ----------------------------------------------------------------------------
 
-    def _effects(self, service: Service, effects: Sequence[Effect]) -> None:
+    def _perform(self, effects: Sequence[Effect]) -> None:
+        """What services and finished writes want, which may be further writes."""
         for effect in effects:
             match effect:
                 case Write():
                     self._submit(effect)
+                case Ask(question=question, done=done):
+                    self._tag += 1
+                    self._asked[self._tag] = done
+                    self._out.append(AskAuthority(self._tag, question))
                 case StreamData():
                     self._out.append(effect)
                 case Reply() | StreamEnd():
@@ -109,21 +117,11 @@ class GroupMember:
 
     def _submit(self, write: Write) -> None:
         if self.leader is not None:
-            self._answer(self.leader.submit(write))
+            self._perform(self.leader.submit(write))
         elif write.done is not None:
-            self._answer(write.done(None, NotLeader()))
+            self._perform(write.done(None, NotLeader()))
         elif write.stream is not None:
             self._finish(StreamEnd(write.stream, NotTaken()))
-
-    def _answer(self, effects: Sequence[Effect]) -> None:
-        """Effects of finished writes, which may contain further writes of services."""
-        for effect in effects:
-            if isinstance(effect, Write):
-                self._submit(effect)
-            elif isinstance(effect, StreamData):
-                self._out.append(effect)
-            else:
-                self._finish(effect)
 
     # --- calls without a leader ------------------------------------------------------------------------------------
 
@@ -153,7 +151,7 @@ class GroupMember:
         if self.leader is None or self.raft.transferring:
             return
         data, effects = self.leader.next_pass(now)
-        self._answer(effects)
+        self._perform(effects)
         if data is not None:
             self._tag += 1
             self._proposed = self._tag
@@ -211,10 +209,10 @@ class GroupMember:
         if self.leader is None:
             self._out.append(Changed(changes))
             return
-        self._answer(self.leader.committed())
+        self._perform(self.leader.committed())
         self._out.append(Changed(changes))
         for service in self._services:
-            self._effects(service, service.committed(changes, now))
+            self._perform(service.committed(changes, now))
 
     def _apply_membership(self, change: raftpb.ConfChange, index: int, now: float) -> None:
         self.group.apply(change)
@@ -224,7 +222,7 @@ class GroupMember:
             answer = api.LeaveResponse() if removal else self._join_answer(change.node_id)
             self._out.append(Reply(pending.stream, answer))
         for service in self._services:
-            self._effects(service, service.committed((), now))
+            self._perform(service.committed((), now))
         if self.leader is not None:
             self.leader.wake()
 
@@ -244,7 +242,7 @@ class GroupMember:
                 self._out.append(StreamEnd(pending.stream, Unavailable(f"raft: {reason.value}")))
         elif self.leader is not None and tag == self._proposed:
             moves = reason in (words.Reason.NOT_LEADER, words.Reason.TRANSFERRING)
-            self._answer(self.leader.refused(NotTaken() if moves else Unavailable(f"raft: {reason.value}")))
+            self._perform(self.leader.refused(NotTaken() if moves else Unavailable(f"raft: {reason.value}")))
 
     def _ask_again(self, call: Call, now: float) -> None:
         """A read did no harm: whoever leads next may answer it, if the caller is still there."""
@@ -272,11 +270,11 @@ class GroupMember:
         if self.leader is not None:
             for service in self._services:
                 for effect in service.stop():
-                    if not isinstance(effect, Write):
-                        self._out.append(effect)
+                    if not isinstance(effect, Write | Ask):
+                        self._perform((effect,))
             old, self.leader = self.leader, None
             self._heir = None
-            self._answer(old.stop())
+            self._perform(old.stop())
             reads, self._reads = self._reads, {}
             for call in reads.values():
                 self._ask_again(call, now)
@@ -286,6 +284,7 @@ class GroupMember:
             self._services, self._routes = [], {}
             self._streams.clear()
             self._open.clear()
+            self._asked.clear()
         self._out.append(Leadership(False, leader, term))
         if leader in self.group.members:
             for call in self._take_waiting():

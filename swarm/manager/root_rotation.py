@@ -20,12 +20,14 @@ from collections.abc import Callable
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from certs.errors import CertsError, InvalidRoot
+from certs import cfssl
+from certs.errors import CertsError, ExternalUnusable, InvalidRoot
 from certs.keys import new_private_key, normalize_pem
 from certs.root import Issuer, RootCA, desired_root
 from certs.tokens import new_join_token
 from swarm import api, defaults
 from swarm.errors import Code, Internal, InvalidArgument, SwarmError
+from swarm.manager.external_ca import Answers, Sign, urls_for
 from swarm.store.store import View
 from swarm.store.tx import Tx
 
@@ -80,72 +82,107 @@ def rotate_join_tokens(cluster: api.Cluster, tx: Tx, worker: bool = True, manage
 
 
 def update_root_ca(
-    cluster: api.Cluster, now: float, new_key: KeyMaker = new_private_key, deterministic: bool = False
+    cluster: api.Cluster,
+    now: float,
+    new_key: KeyMaker = new_private_key,
+    deterministic: bool = False,
+    answers: Answers | None = None,
 ) -> None:
     """Bring root_ca of a cluster that is being edited in line with its spec.ca_config, starting a rotation if needed.
 
-    Raises InvalidArgument with the texts that users know; the cluster is unchanged then.
+    answers: what is known of external authorities. Raises InvalidArgument or Internal with the texts that users know,
+    Unanswered when something must be asked first; the cluster is unchanged then.
     """
     try:
-        _update_root_ca(cluster, now, new_key, deterministic)
+        _Wish(cluster, now, new_key, deterministic, answers or Answers()).fulfil()
     except CertsError as error:
         raise InvalidArgument(error.message) from error
 
 
-def _update_root_ca(cluster: api.Cluster, now: float, new_key: KeyMaker, deterministic: bool) -> None:
-    config, root_ca = cluster.spec.ca_config, cluster.root_ca
-    wanted_cert, wanted_key = normalize_pem(config.signing_ca_cert), config.signing_ca_key
-    if wanted_key and not wanted_cert:
-        raise InvalidArgument("if a signing CA key is provided, the signing CA cert must also be provided")
-    current_cert = normalize_pem(root_ca.ca_cert)
-    adds_the_key = wanted_cert == current_cert and bool(wanted_key)
-    if not root_ca.ca_key and not adds_the_key:
-        raise _no_external("current")
-    if not wanted_cert:
-        if config.force_rotate != root_ca.last_forced_rotation:
-            root = RootCA.create(now, new_key(), deterministic)
-            _start_rotation(root_ca, root, config.force_rotate)
-        elif root_ca.HasField("root_rotation") and not root_ca.root_rotation.ca_key:
-            raise _no_external("next")
-        return
-    if adds_the_key and not root_ca.ca_key:
-        root = RootCA(wanted_cert, wanted_key)
-    else:
-        root = desired_root(wanted_cert, wanted_key, now, deterministic)
-    if not wanted_key:
-        raise _no_external("desired")
-    if wanted_cert == current_cert:
-        root_ca.ca_key = wanted_key
-        root_ca.ClearField("root_rotation")
-        root_ca.last_forced_rotation = config.force_rotate
-        return
-    if wanted_key == root_ca.ca_key:
-        raise InvalidRoot("Cannot update to a cert with an identical key")
-    rotation = root_ca.root_rotation
-    if root_ca.HasField("root_rotation") and normalize_pem(rotation.ca_cert) == wanted_cert:
-        rotation.ca_key = wanted_key
-        root_ca.last_forced_rotation = config.force_rotate
-        return
-    _start_rotation(root_ca, root, config.force_rotate)
+class _Wish:
+    """What the user wants of the root, beside what there is."""
 
+    def __init__(
+        self, cluster: api.Cluster, now: float, new_key: KeyMaker, deterministic: bool, answers: Answers
+    ) -> None:
+        self._config, self._root_ca = cluster.spec.ca_config, cluster.root_ca
+        self._now, self._new_key, self._deterministic = now, new_key, deterministic
+        self._answers = answers
+        self._cert, self._key = normalize_pem(self._config.signing_ca_cert), self._config.signing_ca_key
+        self._current_cert = normalize_pem(self._root_ca.ca_cert)
 
-def _no_external(which: str) -> InvalidRoot:
-    return InvalidRoot(
-        f"there must be at least one valid, reachable external CA corresponding to the {which} CA certificate"
-    )
+    def fulfil(self) -> None:
+        """See update_root_ca; the checks come in SwarmKit's order."""
+        config, root_ca = self._config, self._root_ca
+        if self._key and not self._cert:
+            raise InvalidArgument("if a signing CA key is provided, the signing CA cert must also be provided")
+        if not root_ca.ca_key:
+            if self._cert == self._current_cert and self._key:
+                self._keep_root(RootCA(self._cert, self._key))
+                return
+            self._require_external("current", self._current_cert)
+        if not self._cert:
+            if config.force_rotate != root_ca.last_forced_rotation:
+                self._start_rotation(self._answers.new_root(self._make_root))
+            elif root_ca.HasField("root_rotation") and not root_ca.root_rotation.ca_key:
+                self._require_external("next", root_ca.root_rotation.ca_cert)
+            return
+        root = desired_root(self._cert, self._key, self._now, self._deterministic)
+        if not self._key:
+            self._require_external("desired", self._cert)
+        rotation = root_ca.root_rotation
+        if self._cert == self._current_cert:
+            self._keep_root(root)
+        elif self._key and self._key == root_ca.ca_key:
+            raise InvalidRoot("Cannot update to a cert with an identical key")
+        elif root_ca.HasField("root_rotation") and normalize_pem(rotation.ca_cert) == self._cert:
+            rotation.ca_key = self._key
+            root_ca.last_forced_rotation = config.force_rotate
+        else:
+            self._start_rotation(root)
 
+    def _make_root(self) -> RootCA:
+        return RootCA.create(self._now, self._new_key(), self._deterministic)
 
-def _start_rotation(root_ca: api.RootCA, root: RootCA, forced: int) -> None:
-    """Towards ``root``, from the root that is trusted now, whatever rotation was under way."""
-    try:
-        crossed = RootCA(root_ca.ca_cert, root_ca.ca_key).cross_sign(root.bundle_pem)
-    except CertsError as error:
-        raise Internal("unable to generate a cross-signed certificate for root rotation") from error
-    rotation = api.RootRotation(
-        ca_cert=root.bundle_pem, ca_key=root.key_pem or b"", cross_signed_ca_cert=normalize_pem(crossed)
-    )
-    root_ca.root_rotation.CopyFrom(rotation)
-    root_ca.last_forced_rotation = forced
+    def _keep_root(self, root: RootCA) -> None:
+        """The root that is trusted now is wanted, with this key or, without one, with external authorities."""
+        self._root_ca.ca_key = root.key_pem or b""
+        self._root_ca.ClearField("root_rotation")
+        self._root_ca.last_forced_rotation = self._config.force_rotate
+
+    def _require_external(self, which: str, root_pem: bytes) -> None:
+        root_pem = normalize_pem(root_pem)
+        urls = urls_for(self._config, root_pem, self._current_cert)
+        if not self._answers.reachable(urls, root_pem):
+            raise InvalidRoot(
+                f"there must be at least one valid, reachable external CA corresponding to the {which} CA certificate"
+            )
+
+    def _start_rotation(self, root: RootCA) -> None:
+        """Towards ``root``, from the root that is trusted now, whatever rotation was under way."""
+        root_ca = self._root_ca
+        if not root_ca.ca_key and not root.can_sign:
+            raise InvalidRoot("rotating from one external CA to a different external CA is not supported")
+        try:
+            old = RootCA(root_ca.ca_cert, root_ca.ca_key)
+            crossed = old.cross_sign(root.bundle_pem) if old.can_sign else self._crossed_outside(old, root)
+        except CertsError as error:
+            log.error("root_rotation.not_cross_signed", error=str(error))
+            text = "unable to generate a cross-signed certificate for root rotation"
+            raise Internal(text if root_ca.ca_key else f"{text}: {error}") from error
+        rotation = api.RootRotation(
+            ca_cert=root.bundle_pem, ca_key=root.key_pem or b"", cross_signed_ca_cert=normalize_pem(crossed)
+        )
+        root_ca.root_rotation.CopyFrom(rotation)
+        root_ca.last_forced_rotation = self._config.force_rotate
+
+    def _crossed_outside(self, old: RootCA, new: RootCA) -> bytes:
+        urls = urls_for(self._config, old.bundle_pem, self._current_cert)
+        outcome = self._answers.ask(Sign(urls, old.bundle_pem, f"cross {new.digest}", cfssl.cross_sign_request(new)))
+        if outcome.error:
+            raise ExternalUnusable(outcome.error)
+        cfssl.check_cross_signed(outcome.certificate_pem, new, old)
+        return outcome.certificate_pem
 
 
 # --- seeing it through ---------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Protocol
 from google.protobuf.message import Message
 
 from swarm.errors import SwarmError
+from swarm.manager.external_ca import Outcome, Question
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from swarm.store.store import Change
 from swarm.store.tx import Tx
@@ -31,7 +32,18 @@ class Write:
     done: Callable[[Message | None, SwarmError | None], Sequence[Effect]] | None = None
 
 
-Effect = Reply | StreamData | StreamEnd | Write
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question that only the world outside can answer.
+
+    done: called with the answer and the time, unless leadership ends before; returns further effects.
+    """
+
+    question: Question
+    done: Callable[[Outcome, float], Sequence[Effect]]
+
+
+Effect = Reply | StreamData | StreamEnd | Write | Ask
 Event = Call | StreamData | StreamEnd
 
 

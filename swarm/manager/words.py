@@ -9,6 +9,7 @@ from random import Random
 from google.protobuf.message import Message
 
 from swarm import api
+from swarm.manager.external_ca import Outcome, Question
 from swarm.manager.service import Service, Write
 from swarm.manager.stage import Stage
 from swarm.raft import words
@@ -77,6 +78,22 @@ class PeerAnswered:
     round_trip_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class AskAuthority:
+    """Effect: put this question to the external authorities that it names, then tell with AuthorityAnswered."""
+
+    tag: int
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityAnswered:
+    """Event: the answer to AskAuthority."""
+
+    tag: int
+    outcome: Outcome
+
+
 ManagerEffect = (
     Reply
     | StreamData
@@ -85,6 +102,7 @@ ManagerEffect = (
     | Leadership
     | Forward
     | CheckPeer
+    | AskAuthority
     | words.Persist
     | words.Send
     | words.Restore
@@ -97,6 +115,7 @@ ManagerEvent = (
     | StreamEnd
     | PeerChecked
     | PeerKnown
+    | AuthorityAnswered
     | PeerAnswered
     | words.Persisted
     | words.Received

@@ -18,9 +18,12 @@ from swarm.io.local_calls import LocalCalls
 from swarm.manager import assemble, health
 from swarm.manager.assemble import Group
 from swarm.manager.certificates import is_blacklisted
+from swarm.manager.external_ca import Question
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
 from swarm.manager.words import (
+    AskAuthority,
+    AuthorityAnswered,
     Changed,
     CheckPeer,
     Forward,
@@ -257,6 +260,8 @@ class ManagerDriver:
                 self.peers.forward(effect, self.deliver, self.put)
             case CheckPeer():
                 self.peers.run(self._check_joiner(effect))
+            case AskAuthority(tag=tag, question=question):
+                self.network.kernel.at(self.network.delay(), lambda: self._asked(tag, question))
             case words.MembershipChanged():
                 self.peers.keep_only(members)
                 self._members_changed.resolve()
@@ -273,6 +278,11 @@ class ManagerDriver:
                     self.kernel.say(self.process.name, "leads", term)
             case Changed() | words.Restore():
                 pass
+
+    def _asked(self, tag: int, question: Question) -> None:
+        """See ManagerProcess._ask_authority."""
+        outcome = self.process.world.authority.answer(question, self.process.clock())
+        self.kernel.at(self.network.delay(), lambda: self.put(AuthorityAnswered(tag, outcome)))
 
     def deliver(self, answer: Answer) -> None:
         """To the caller, wherever it is."""

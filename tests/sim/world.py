@@ -14,6 +14,7 @@ from swarm import api
 from swarm.errors import Code, SwarmError
 from swarm.manager.backlog import Backlog
 from swarm.raft import words
+from tests.sim.authority import ExternalAuthority
 from tests.sim.checkers import Checkers
 from tests.sim.disk import Disk
 from tests.sim.engine import SimEngine
@@ -92,6 +93,7 @@ class World:
         self.network = Network(self.kernel)
         self.checkers = Checkers(self.kernel)
         self.requests = Requests(self.kernel)
+        self.authority = ExternalAuthority()
         self.scope = Scope()
         self.nodes: list[Node] = []
         self.faulty = False

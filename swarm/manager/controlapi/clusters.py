@@ -13,6 +13,7 @@ from certs.tokens import new_unlock_key
 from swarm import api, defaults
 from swarm.manager.controlapi.common import annotation_tests, find_one, require, select, spec_labels, spec_name
 from swarm.manager.controlapi.validate import check_cluster, check_present
+from swarm.manager.external_ca import Answers
 from swarm.manager.root_rotation import rotate_join_tokens, update_root_ca
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
@@ -53,8 +54,13 @@ def redacted(cluster: api.Cluster) -> api.Cluster:
     return out
 
 
-def update_cluster(tx: Tx, request: api.UpdateClusterRequest) -> api.UpdateClusterResponse:
-    """UpdateCluster: replaces the spec as a whole; rotates what ``rotation`` names."""
+def update_cluster(
+    tx: Tx, request: api.UpdateClusterRequest, answers: Answers | None = None
+) -> api.UpdateClusterResponse:
+    """UpdateCluster: replaces the spec as a whole; rotates what ``rotation`` names.
+
+    answers: what is known of external authorities. Raises Unanswered when one must be asked first.
+    """
     require(request.cluster_id and request.HasField("cluster_version"))
     check_present(request.HasField("spec"))
     check_cluster(request.spec)
@@ -62,7 +68,7 @@ def update_cluster(tx: Tx, request: api.UpdateClusterRequest) -> api.UpdateClust
     # A wrong CA configuration is reported before a stale version; it is tried out on a copy.
     wanted = copy_of(before)
     wanted.spec.CopyFrom(request.spec)
-    update_root_ca(wanted, tx.now)
+    update_root_ca(wanted, tx.now, answers=answers)
 
     cluster = tx.edit(api.Cluster, before.id, request.cluster_version.index)
     cluster.spec.CopyFrom(wanted.spec)

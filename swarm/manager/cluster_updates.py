@@ -1,0 +1,79 @@
+"""UpdateCluster, which may have to ask external certificate authorities before it can be decided.
+
+Theory of operation. The update is tried as a write. When it lacks an answer the pass keeps nothing of it, the question
+goes out, and with the answer the update is tried again: at most once for each of the few questions that it can have.
+
+    call -> write --decided--> reply
+              ^  └-Unanswered-> ask the authority
+              └------answer---------┘
+
+(swarmkit: manager/controlapi/cluster.go UpdateCluster)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.message import Message
+
+from swarm import api
+from swarm.errors import NotTaken, SwarmError
+from swarm.manager.controlapi.clusters import update_cluster
+from swarm.manager.external_ca import Answers, Outcome, Unanswered
+from swarm.manager.service import Ask, Effect, Event, Write
+from swarm.rpc import Call, Reply, StreamEnd
+from swarm.store.store import Change
+
+
+class ClusterUpdates:
+    """A Service: Control/UpdateCluster."""
+
+    methods = frozenset({"Control/UpdateCluster"})
+
+    def __init__(self) -> None:
+        self._asking: dict[int, None] = {}
+
+    def handle(self, event: Event, now: float) -> Sequence[Effect]:
+        """See Service.handle."""
+        if isinstance(event, StreamEnd):
+            self._asking.pop(event.stream, None)
+        if not isinstance(event, Call):
+            return ()
+        assert isinstance(event.request, api.UpdateClusterRequest)
+        return (self._attempt(event.stream, event.request, Answers()),)
+
+    def _attempt(self, stream: int, request: api.UpdateClusterRequest, answers: Answers) -> Write:
+        def done(message: Message | None, error: SwarmError | None) -> Sequence[Effect]:
+            if isinstance(error, Unanswered):
+                question = error.question
+
+                def answered(outcome: Outcome, _: float) -> Sequence[Effect]:
+                    answers.learn(question, outcome)
+                    if self._asking.pop(stream, stream) is not None:
+                        return ()  # the caller went away
+                    return (self._attempt(stream, request, answers),)
+
+                self._asking[stream] = None
+                return (Ask(question, answered),)
+            if message is None:
+                return (StreamEnd(stream, error),)
+            return (Reply(stream, message),)
+
+        return Write(lambda tx: update_cluster(tx, request, answers), done=done)
+
+    def committed(self, changes: Sequence[Change], now: float) -> Sequence[Effect]:
+        """Nothing follows from changes."""
+        return ()
+
+    def wake(self, now: float) -> Sequence[Effect]:
+        """There is nothing to do at a time."""
+        return ()
+
+    def deadline(self) -> float | None:
+        """See Service.deadline."""
+        return None
+
+    def stop(self) -> Sequence[Effect]:
+        """What waits for an authority was not taken: another leader may take it."""
+        streams, self._asking = self._asking, {}
+        return [StreamEnd(stream, NotTaken()) for stream in streams]
