@@ -28,6 +28,7 @@ RECORD_BYTES_MAX = 16_384
 Verify = Callable[[list[bytes]], None]
 Admit = Callable[[Any], bool]
 HandshakeFailed = Callable[[Any, Exception], None]
+Explain = Callable[[Exception], bytes]
 
 
 class TlsTransport(asyncio.Transport):
@@ -119,17 +120,20 @@ class TlsStream(asyncio.Protocol):
         handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
         admit: Admit | None = None,
         on_failed: HandshakeFailed | None = None,
+        explain: Explain | None = None,
     ) -> None:
         """verify is given the peer's chain after the handshake and raises to refuse it.
 
         admit is asked with the peername before the handshake; False drops the connection. on_failed is told
-        (peername, error), once, when the handshake of an admitted connection does not succeed.
+        (peername, error), once, when the handshake of an admitted connection does not succeed. explain gives what a
+        peer whose bytes are not TLS is told, in plain text.
         """
         self._factory = factory
         self._context = context
         self._verify = verify
         self._admit = admit
         self._on_failed = on_failed
+        self._explain = explain
         self._handshake_timeout_s = handshake_timeout_s
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -217,6 +221,8 @@ class TlsStream(asyncio.Protocol):
             return
         except (ssl.SSLError, OSError) as error:
             self._flush()  # the alert, so that the peer learns why
+            if self._explain is not None and self._raw is not None:
+                self._raw.write(self._explain(error))
             self._fail(error)
             return
         self._flush()

@@ -93,7 +93,9 @@ class Door:
             self._end(address)
             self._tell("api.tls_refused", address, error=getattr(error, "reason", None) or str(error))
 
-        return TlsStream(established, self._context, server_side=True, admit=admit, on_failed=failed)
+        return TlsStream(
+            established, self._context, server_side=True, admit=admit, on_failed=failed, explain=_explanation
+        )
 
     def _begin(self, address: str) -> bool:
         count = self._shaking.get(address, 0)
@@ -116,6 +118,14 @@ class Door:
             self._told.clear()
         self._told[address] = now + defaults.API_REFUSAL_LOG_S
         log.warning(event, peer=address, **more)
+
+
+def _explanation(error: Exception) -> bytes:
+    """For clients that speak plain HTTP: the words that Go's servers have for them, and that the CLI shows."""
+    if getattr(error, "reason", None) != "HTTP_REQUEST":
+        return b""
+    text = b"Client sent an HTTP request to an HTTPS server.\n"
+    return b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n" + text
 
 
 def _read(flag: str, path: Path | None) -> bytes:

@@ -166,6 +166,16 @@ async def test_a_stranger_is_told_of_once_a_minute(place: Place) -> None:
     assert logs[0]["error"] == "PEER_DID_NOT_RETURN_A_CERTIFICATE"
 
 
+async def test_a_client_that_speaks_plain_http_is_told(place: Place) -> None:
+    async with place.open():
+        reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+        with closing(writer):
+            writer.write(b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n")
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.0 400 Bad Request\r\n")
+        assert answer.endswith(b"\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+
+
 async def test_an_address_has_only_so_many_handshakes_under_way(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "API_HANDSHAKES_PER_ADDRESS_MAX", 3)
     client = place.authority.issue()
