@@ -93,6 +93,7 @@ class Member:
         self._announced: tuple[int, int] | None = (self.term, NO_ONE)
         self._leadership: Leadership | None = None
         self._votes: dict[int, bool] = {}
+        self._is_ahead = False
         self._heard_at = now - config.election_s
         self._spared = False
         self._removed = False
@@ -285,7 +286,9 @@ class Member:
         is_question = message.type == raftpb.MsgPreVote
         free = self.vote == candidate or (self.vote == NO_ONE and self.leader == NO_ONE)
         free = free or (is_question and message.term > self.term)
-        grant = free and self.log.is_up_to_date(message.index, message.logTerm)
+        up_to_date = self.log.is_up_to_date(message.index, message.logTerm)
+        self._is_ahead = self._is_ahead or not up_to_date
+        grant = free and up_to_date
         if grant and not is_question:
             self._vote_for(candidate)
             self._election_due = self._new_election_due()
@@ -299,6 +302,7 @@ class Member:
         if self.role is not Role.FOLLOWER:
             self._become_follower(self.term, leader)
         self._follow(leader)
+        self._is_ahead = False
         self._heard_at = self._now
         self._spared = False
         self._election_due = self._new_election_due()

@@ -136,7 +136,7 @@ class Raft(Member):
             if not leadership.wake(now):
                 self._become_follower(self.term, NO_ONE)
         elif self._may_campaign and now >= self._election_due:
-            if self.config.campaigns:
+            if self.config.campaigns or self._is_ahead:
                 self._campaign(b"")
             else:
                 self._become_follower(self.term, NO_ONE)

@@ -54,7 +54,8 @@ class Config:
     A follower campaigns after election_ticks to twice that many ticks of silence; a leader sends heartbeats every
     heartbeat_ticks. pre_vote: ask before raising the term. check_quorum: a leader that hears no majority for
     election_ticks steps down, and followers refuse to vote while they hear their leader. campaigns: without it this
-    member leads only when a leader tells it to (MsgTimeoutNow). announce_s: how long the news of a commit may wait
+    member leads only when a leader tells it to (MsgTimeoutNow), or when somebody stands for election whose log is
+    behind this one, who may never be elected. announce_s: how long the news of a commit may wait
     for an entry to travel with; it then goes alone. commit_lag_entries: how far the commit index on disk may be behind
     where nothing depends on it (a restart learns it again), so that not every write has to carry it.
     """

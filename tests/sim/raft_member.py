@@ -52,9 +52,11 @@ class StateMachine:
 class Member:
     """One process: its core, its state machine, its disk, its clock and its queue."""
 
-    def __init__(self, raft_id: int, clock_rate: float) -> None:
-        self.raft_id = raft_id
+    def __init__(self, config: words.Config, clock_rate: float) -> None:
+        self.raft_id = config.raft_id
+        self.config = config
         self.clock_rate = clock_rate
+        self.clock_ahead_s = 0.0
         self.disk = Disk()
         self.raft: Raft | None = None
         self.machine = StateMachine()
@@ -71,10 +73,20 @@ class Member:
 
     def clock(self, now: float) -> float:
         """This process's idea of the time."""
-        return 1_000_000.0 + now * self.clock_rate
+        return 1_000_000.0 + self.clock_ahead_s + now * self.clock_rate
 
     def world_time(self, clock: float) -> float:
-        return (clock - 1_000_000.0) / self.clock_rate
+        """When its clock shows this."""
+        return (clock - 1_000_000.0 - self.clock_ahead_s) / self.clock_rate
+
+    def end(self) -> None:
+        """The process is gone, with everything that is not on its disk."""
+        self.raft = None
+        self.writing = None
+        self.queue.clear()
+        self.reads.clear()
+        self.was_leader_of = 0
+        self.run += 1
 
 
 def copy_entry(entry: raftpb.Entry) -> raftpb.Entry:

@@ -2,7 +2,7 @@
 
 Everything is drawn from the seed: the same seed gives the same trace. Checked while it runs: one leader per term, logs
 match, what was decided stays decided and is in every later leader's log, members apply the same sequence, reads are
-never stale. After the faults stop: everybody converges. ``python -m tests.sim.raft_world 1000`` runs many seeds.
+never stale. What happens to the group: raft_story.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
-import sys
 from collections import deque
 from collections.abc import Callable
 from random import Random
@@ -18,7 +17,7 @@ from random import Random
 from swarm.api import raftpb
 from swarm.raft import words
 from swarm.raft.log import Log
-from swarm.raft.membership import bootstrap_entries, parse_change
+from swarm.raft.membership import Membership, bootstrap_entries, parse_change
 from swarm.raft.raft import Raft
 from tests.sim.raft_member import Member, StateMachine, copy_entry
 
@@ -26,7 +25,7 @@ TICK_S = 0.1
 
 
 class World:
-    """Members, network, faults, workload and checkers."""
+    """Members, network and checkers."""
 
     def __init__(self, seed: int, size: int | None = None) -> None:
         self.rng = Random(f"{seed}/world")
@@ -35,6 +34,7 @@ class World:
         self.events = 0
         self.trace = hashlib.blake2b(digest_size=16)
         self.story: deque[str] = deque(maxlen=300)
+        self.echo: Callable[[str], None] | None = None
         self.members: dict[int, Member] = {}
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = itertools.count()
@@ -44,13 +44,14 @@ class World:
         self._entries: dict[tuple[int, int], tuple[int, bytes]] = {}
         self.decided: dict[int, tuple[int, bytes]] = {}
         self.decided_max = 0
+        self.group = Membership()  # as decided
         self._decided_in: dict[int, int] = {}
         self._digests: dict[int, bytes] = {}
         self.removed: dict[int, float] = {}
-        self.joined: dict[int, bool] = {}
         self._accepted: dict[tuple[int, int], int] = {}
         self.acknowledged: dict[int, int] = {}
         self.reads_answered = 0
+        self.epoch = 0  # messages of former ones do not arrive
         self.faulty = False
         self.cut: dict[tuple[int, int], bool] = {}
         rng = self.rng
@@ -64,6 +65,9 @@ class World:
         self.crashes_in_writes = rng.choice((0.0, 0.01, 0.1))
         self.membership_work = rng.choice((0.02, 0.02, 0.3))
         self.inflight = rng.choice((1, 3, 256))
+        self.announce_s = rng.choice((0.0, 0.0, 0.05))
+        self.commit_lag = rng.choice((0, 0, 3, 100))
+        self.some_only_follow = rng.random() < 0.25
         self.size = size or rng.choice((1, 2, 3, 3, 3, 5, 5))
 
     # --- the clock ---
@@ -83,6 +87,8 @@ class World:
         line = f"{self.now:.4f} " + " ".join(str(word) for word in what)
         self.story.append(line)
         self.trace.update(line.encode())
+        if self.echo is not None:
+            self.echo(line)
 
     # --- processes ---
 
@@ -93,6 +99,9 @@ class World:
             election_ticks=10,
             heartbeat_ticks=2,
             pre_vote=self.pre_vote and raft_id % 3 != 0,
+            campaigns=not (self.some_only_follow and raft_id % 3 != 1),
+            announce_s=self.announce_s,
+            commit_lag_entries=self.commit_lag,
             message_bytes_max=200,
             inflight_messages_max=self.inflight,
         )
@@ -100,7 +109,7 @@ class World:
     def spawn(self, first: bool = False) -> Member:
         """A new process with an empty disk: the first member of the group, or one that will be added to it."""
         raft_id = next(self._ids)
-        member = Member(raft_id, self.rng.choice((0.95, 1.0, 1.05)))
+        member = Member(self.config(raft_id), self.rng.choice((0.95, 1.0, 1.05)))
         self.members[raft_id] = member
         self.start(member, bootstrap_entries(raft_id, b"") if first else ())
         return member
@@ -116,7 +125,7 @@ class World:
         rng = Random(f"{self.seed}/raft/{member.raft_id}/{member.run}")
         stored = entries or tuple(copy_entry(entry) for entry in disk.entries)
         member.raft = Raft(
-            self.config(member.raft_id),
+            member.config,
             rng,
             disk.hard_state,
             snapshot,
@@ -134,16 +143,21 @@ class World:
         self.say("crash", member.raft_id)
         if member.writing and self.rng.random() < 0.5:
             member.disk.write(member.writing)
-        member.raft = None
-        member.writing = None
-        member.queue.clear()
-        member.reads.clear()
-        member.was_leader_of = 0
-        member.run += 1
+        self.end(member)
         if self.rng.random() < 0.8:
             self.at(self.rng.choice((0.001, 0.05, 1.0, 5.0)) * self.rng.random(), lambda: self.restart(member))
 
+    def end(self, member: Member) -> None:
+        """The process is gone; others notice, unless its host went with it."""
+        member.end()
+        if self.rng.random() < 0.5:
+            for other in self.members.values():
+                if other is not member and (other.raft_id, member.raft_id) not in self.cut:
+                    delay_s = self.rng.expovariate(1 / self.delay_s)
+                    self.at(delay_s, lambda other=other: self.deliver(other, words.Gone(member.raft_id)))  # type: ignore[misc]
+
     def restart(self, member: Member) -> None:
+        """From its disk, unless that is gone or it is no member any more."""
         if member.raft is None and not member.retired:
             self.start(member)
 
@@ -253,19 +267,23 @@ class World:
         delay = self.rng.expovariate(1 / self.delay_s)
         arrives = not lost and target.raft is not None
         if message.type == raftpb.MsgSnap:
-            report = words.SnapshotSent(target.raft_id, arrives)
-            self.at(2 * delay, lambda: self.deliver(member, report, run))
+            sent = words.SnapshotSent(target.raft_id, arrives)
+            self.at(2 * delay, lambda: self.deliver(member, sent, run))
         elif not arrives and self.rng.random() < 0.5:
-            self.at(2 * delay, lambda: self.deliver(member, words.Unreachable(target.raft_id), run))
+            gone = not lost and self.rng.random() < 0.3  # refused: the machine is there, and nobody listens
+            report = words.Gone(target.raft_id) if gone else words.Unreachable(target.raft_id)
+            self.at(2 * delay, lambda: self.deliver(member, report, run))
         if lost:
             return
-        wire = message.SerializeToString()
-        self.at(delay, lambda: self.receive(target, wire))
+        wire, epoch = message.SerializeToString(), self.epoch
+        self.at(delay, lambda: self.receive(target, wire, epoch))
         if self.faulty and self.rng.random() < self.duplication:
-            self.at(delay + self.rng.expovariate(1.0), lambda: self.receive(target, wire))
+            self.at(delay + self.rng.expovariate(1.0), lambda: self.receive(target, wire, epoch))
 
-    def receive(self, target: Member, wire: bytes) -> None:
+    def receive(self, target: Member, wire: bytes, epoch: int) -> None:
         """At the receiver's door, where messages of removed members are answered with a refusal that ends them."""
+        if epoch != self.epoch:
+            return
         message = raftpb.Message.FromString(wire)
         if words.sender(message) not in target.knows_removed:  # the transport refuses removed members
             self.deliver(target, words.Received(message))
@@ -279,6 +297,8 @@ class World:
             assert entry.Index == self.decided_max + 1
             self.decided_max = entry.Index
             self._decided_in[entry.Index] = member.raft.term if member.raft else 0
+            if decided := parse_change(entry):
+                self.group.apply(decided)
         member.machine.apply(entry)
         member.since_snapshot += 1
         self.check_digest(member)
@@ -289,16 +309,13 @@ class World:
         if change and change.type == raftpb.ConfChangeRemoveNode:
             member.knows_removed[change.node_id] = True
             self.removed.setdefault(change.node_id, self.now)
-        if change and change.type == raftpb.ConfChangeAddNode:
-            self.joined[change.node_id] = True
 
     def retire(self, member: Member) -> None:
         """Removed from the group: the process ends for good."""
         if not member.retired:
             self.say("retired", member.raft_id)
             member.retired = True
-            member.raft = None
-            member.run += 1
+            member.end()
 
     def maybe_snapshot(self, member: Member) -> None:
         if member.since_snapshot >= self.snapshot_every:
@@ -335,166 +352,3 @@ class World:
     def check_digest(self, member: Member) -> None:
         index, digest = member.machine.index, member.machine.digest
         assert self._digests.setdefault(index, digest) == digest, "state machines differ"
-
-    # --- workload and faults ---
-
-    def leader(self) -> Member | None:
-        """A process that believes it leads; the one of the newest term."""
-        leading = [m for m in self.members.values() if m.raft is not None and m.raft.role is words.Role.LEADER]
-        return max(leading, key=lambda m: m.raft.term if m.raft else 0, default=None)
-
-    def alive(self) -> list[Member]:
-        return [member for member in self.members.values() if member.raft is not None]
-
-    def propose(self, member: Member, data: bytes | None = None) -> None:
-        tag = next(self._tags)
-        self.deliver(member, words.Propose(tag, data if data is not None else b"%d" % tag))
-
-    def read(self, member: Member) -> None:
-        tag = next(self._tags)
-        member.reads[tag] = self.decided_max
-        self.deliver(member, words.ReadBarrier(tag))
-
-    def change(self, member: Member, kind: raftpb.ConfChangeType, raft_id: int) -> None:
-        change = raftpb.ConfChange(type=kind, node_id=raft_id, context=b"%d" % raft_id)
-        self.deliver(member, words.ProposeMembership(next(self._tags), change))
-
-    def work(self) -> None:
-        """One random act of a client or an operator, at whoever believes to lead (or at anybody)."""
-        rng, alive = self.rng, self.alive()
-        leading = [member for member in alive if member.raft and member.raft.role is words.Role.LEADER]
-        target = rng.choice(alive if rng.random() < 0.05 else leading) if leading else None
-        if target is not None and target.raft is not None:
-            dice = rng.random()
-            if dice < self.membership_work:
-                for _ in range(rng.choice((1, 1, 2)) if self.size > 1 else 0):
-                    self.work_membership(target, target.raft)
-            elif dice < 0.75:
-                for _ in range(rng.choice((1, 1, 5))):
-                    self.propose(target)
-            elif dice < 0.95:
-                self.read(target)
-            elif dice < 0.98:
-                self.deliver(target, words.TransferLeadership(rng.choice((0, *self.members))))
-            else:
-                self.deliver(rng.choice(alive), words.Campaign(rng.random() < 0.5))
-        if self.faulty:
-            self.at(rng.expovariate(8.0), self.work)
-
-    def work_membership(self, target: Member, raft: Raft) -> None:
-        voters = raft.membership.voters
-        if len(voters) > 1 and self.rng.random() < 0.5:
-            self.change(target, raftpb.ConfChangeRemoveNode, self.rng.choice(voters))
-        elif len(voters) < 7:
-            newcomer = self.spawn()
-            self.change(target, raftpb.ConfChangeAddNode, newcomer.raft_id)
-
-    def fault(self) -> None:
-        """One random act of nature."""
-        if not self.faulty:
-            return
-        rng, alive = self.rng, self.alive()
-        dice = rng.random()
-        if dice < 0.35 and alive:
-            self.crash(rng.choice(alive))
-        elif dice < 0.6:
-            self.partition()
-        elif dice < 0.85:
-            self.cut.clear()
-            self.say("heal")
-        elif alive:
-            member = rng.choice(alive)
-            self.say("stall", member.raft_id)
-            member.stalled_until = self.now + rng.choice((0.3, 1.5, 4.0))
-            self.at(member.stalled_until - self.now, lambda: self.drain(member))
-        self.at(rng.expovariate(0.6), self.fault)
-
-    def partition(self) -> None:
-        """Cut the network in two, in both directions or one."""
-        side = {raft_id: self.rng.random() < 0.5 for raft_id in self.members}
-        one_way = self.rng.random() < 0.3
-        self.say("partition", side, one_way)
-        for a in self.members:
-            for b in self.members:
-                if side[a] != side[b] and not (one_way and side[a]):
-                    self.cut[a, b] = True
-
-    def grow(self) -> None:
-        """From one member to the wanted size, as a cluster does."""
-        self.spawn(first=True)
-        self.advance(1.0)
-        for _ in range(self.size - 1):
-            newcomer = self.spawn()
-            for _ in range(300):
-                leader = self.leader()
-                if newcomer.raft_id in self.joined:
-                    break
-                if leader is not None:
-                    self.change(leader, raftpb.ConfChangeAddNode, newcomer.raft_id)
-                self.advance(self.now + 1.0)
-            assert newcomer.raft_id in self.joined, "a group that does not grow"
-
-    # --- whole runs ---
-
-    def run(self, faults_s: float = 12.0) -> None:
-        """Grow, suffer, heal, and converge."""
-        try:
-            self.grow()
-            self.faulty = True
-            self.at(0.1, self.work)
-            self.at(0.5, self.fault)
-            self.advance(self.now + faults_s)
-            self.heal()
-            self.converge()
-        except Exception as error:
-            error.add_note(f"seed {self.seed}\n" + "\n".join(self.story))
-            raise
-
-    def heal(self) -> None:
-        """Faults stop, every process that is not removed runs."""
-        self.say("faults stop")
-        self.faulty = False
-        self.cut.clear()
-        self.disk_s = min(self.disk_s, 0.01)
-        self.delay_s = min(self.delay_s, 0.02)
-        for member in self.members.values():
-            self.restart(member)
-
-    def converge(self) -> None:
-        """A leader is found, takes a write, and everybody who belongs to the group has it."""
-        marker = b"the end"
-        for _ in range(60):
-            self.advance(self.now + 1.0)
-            leader = self.leader()
-            if leader is None or leader.raft is None:
-                continue
-            if not any(data == marker for _, data in self.decided.values()):
-                self.propose(leader, marker)
-                continue
-            voters = [self.members[raft_id] for raft_id in leader.raft.membership.voters]
-            if all(voter.machine.index == self.decided_max for voter in voters):
-                break
-        else:
-            raise AssertionError("no convergence")
-        assert sorted(self.decided) == list(range(1, self.decided_max + 1))
-        for tag, index in self.acknowledged.items():
-            assert index in self.decided, f"lost {tag}"
-
-
-def main(seeds: int, first: int = 0) -> None:
-    """Run many seeds and print what was done."""
-    events, virtual_s, decided, reads = 0, 0.0, 0, 0
-    for seed in range(first, first + seeds):
-        world = World(seed)
-        world.run()
-        events += world.events
-        virtual_s += world.now
-        decided += world.decided_max
-        reads += world.reads_answered
-    print(  # noqa: T201
-        f"{seeds} seeds, {virtual_s / 3600:.1f} virtual hours, {events} events, {decided} decisions, {reads} reads"
-    )
-
-
-if __name__ == "__main__":
-    main(*(int(word) for word in sys.argv[1:]))

@@ -1,29 +1,15 @@
-"""One seed from the beginning to the end, and many seeds with a summary."""
+"""One seed of a whole cluster from the beginning to the end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from tests.sim import convergence
+from tests.sim.outcome import Outcome
 from tests.sim.workload import Workload
 from tests.sim.world import World
 
 FAULTS_S = 60.0
-
-
-@dataclass
-class Outcome:
-    """What one seed did."""
-
-    seed: int
-    trace: str
-    virtual_s: float
-    events: int
-    decided: int
-    acknowledged: int
-    reads: int
-    converged_s: float
 
 
 def simulate(seed: int, faults_s: float = FAULTS_S, echo: Callable[[str], None] | None = None) -> Outcome:

@@ -20,7 +20,7 @@ from swarm.io.disk import Loaded, RaftDisk, TaskJournal
 from swarm.raft.records import AesGcmSealer
 from swarm.raft.words import Persist
 from tests.sim.raft_member import Disk, Member
-from tests.sim.raft_world import World
+from tests.sim.raft_story import Story
 
 
 def entry(index: int, term: int = 1, data: bytes = b"data") -> raftpb.Entry:
@@ -317,7 +317,7 @@ def test_a_crash_between_submit_and_done_loses_all_or_nothing(tmp_path: Path) ->
 
 @pytest.mark.parametrize("seed", range(4))
 def test_it_holds_what_the_simulated_disk_holds(seed: int, tmp_path: Path) -> None:
-    world = World(seed, 3)
+    world = Story(seed, 3)
     written: dict[int, list[Persist]] = {}
     persisted = world.persisted
 

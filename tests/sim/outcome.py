@@ -1,0 +1,19 @@
+"""What one seed of a simulation did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Outcome:
+    """virtual_s: how long it took in the simulated world. converged_s: of that, after the last fault."""
+
+    seed: int
+    trace: str
+    virtual_s: float
+    events: int
+    decided: int
+    acknowledged: int
+    reads: int
+    converged_s: float
