@@ -5,20 +5,24 @@ from __future__ import annotations
 import base64
 import operator
 import random
+import shutil
 import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+from certs.keystore import KeyStore
 from integration import calls
 from integration.lab import Host, Lab
 from integration.waiting import until
+from integration.writers import Load, Record, missing
 
 SECRET = "the-value-of-this-secret-is-on-no-disk"
 LOCKED = (
     'Swarm is encrypted and needs to be unlocked before it can be used. Please use "docker swarm unlock" to unlock it.'
 )
 KEY_FILE = "swarm/swarm/certificates/swarm-node.key"
+CLEAR_KEYS = ("BEGIN EC PRIVATE KEY", "BEGIN PRIVATE KEY")
 WRONG_KEY = "SWMKEY-1-" + "A" * 43
 
 
@@ -100,8 +104,7 @@ def test_one_manager_from_its_first_moment_to_the_end_of_the_lock(lab: Lab) -> N
     assert key in host.docker("swarm", "unlock-key")
     assert sealed(host)
     make_secret(host)
-    clear_keys = ("BEGIN EC PRIVATE KEY", "BEGIN PRIVATE KEY")
-    assert shown_on_disk(host, SECRET, key, *clear_keys) == []
+    assert shown_on_disk(host, SECRET, key, *CLEAR_KEYS) == []
     assert _limit_of_core_dumps(host) == "0"
     assert unlock(host, key) == "Error: swarm is not locked"
     status, body = calls.call(host, "POST", "/swarm/unlock", {"UnlockKey": key})
@@ -128,7 +131,7 @@ def test_one_manager_from_its_first_moment_to_the_end_of_the_lock(lab: Lab) -> N
     assert unlock(host, key).endswith("invalid key provided")
     assert unlock(host, newer) == ""
     active(host)
-    assert shown_on_disk(host, SECRET, key, newer, *clear_keys) == []
+    assert shown_on_disk(host, SECRET, key, newer, *CLEAR_KEYS) == []
 
     host.docker("swarm", "update", "--autolock=false")
     all_sealed([host], wanted=False)
@@ -245,3 +248,112 @@ def test_kills_while_the_lock_goes_on_and_off_lose_nothing(lab: Lab) -> None:
         all_sealed([host], wanted)
         if wanted:
             until(lambda: shown_on_disk(host, SECRET), lambda seen: not seen, what="nothing on the disk")
+
+
+# --- three managers under load -------------------------------------------------------------------------------------
+
+
+def _data_key(host: Host, scratch: Path) -> bytes:
+    """The key of an unlocked manager's log, as its key file has it; empty before the first lock."""
+    copy = scratch / f"{host.name}-{time.monotonic_ns()}"
+    shutil.copytree((host.directory / KEY_FILE).parent, copy)
+    store = KeyStore(copy)
+    store.load()
+    return store.raft_keys.current if store.raft_keys is not None else b""
+
+
+def _goes_on(record: Record, host: Host) -> None:
+    """The manager takes writes from now on."""
+    before = record.writes_through(host)
+    until(partial(record.writes_through, host), lambda count: count > before + 3, what=f"writes through {host.name}")
+
+
+def _one_kek(hosts: list[Host], besides: str) -> str:
+    """Until all key files have one and the same version of the unlock key, and not that."""
+    seen = until(
+        lambda: {_kek_version(host) for host in hosts},
+        lambda versions: len(versions) == 1 and besides not in versions,
+        what="one unlock key on all managers",
+    )
+    return seen.pop()
+
+
+def test_each_of_three_managers_is_locked_and_unlocked_under_load_and_no_write_is_lost(
+    lab: Lab, tmp_path: Path
+) -> None:
+    lab.swarm(3)
+    hosts = lab.hosts
+    make_secret(hosts[0])
+    tokens = [hosts[0].docker("swarm", "join-token", "-q", role).strip() for role in ("worker", "manager")]
+    open_book = (SECRET, *tokens, *CLEAR_KEYS[:1])
+    for host in hosts:
+        until(partial(shown_on_disk, host, *open_book), lambda seen: len(seen) >= len(open_book), what="the open log")
+    with Load(hosts) as record:
+        hosts[1].docker("swarm", "update", "--autolock=true")
+        keys = [unlock_key(hosts[2])]
+        all_sealed(hosts)
+        version = _one_kek(hosts, "")
+        for number, host in enumerate(hosts):
+            hidden = (SECRET, *tokens, *keys, *CLEAR_KEYS)
+            until(partial(shown_on_disk, host, *hidden), operator.not_, what="nothing on the disk")
+            (lab.stop if number else lab.kill)(host)
+            lab.start(host)
+            assert state(host) == "locked"
+            assert shown_on_disk(host, *hidden) == []
+            for rest in hosts:
+                if rest is not host:
+                    _goes_on(record, rest)
+            assert unlock(host, WRONG_KEY).endswith("invalid key provided")
+            assert unlock(host, keys[-1]) == ""
+            _goes_on(record, host)
+            keys.append(unlock_key(host, "--rotate"))
+            version = _one_kek(hosts, version)
+        assert len(set(keys)) == 4
+        hosts[0].docker("swarm", "update", "--autolock=false")
+        all_sealed(hosts, wanted=False)
+        data_keys = [_data_key(host, tmp_path) for host in hosts]
+        hosts[0].docker("swarm", "update", "--autolock=true")
+        all_sealed(hosts)
+        assert unlock_key(hosts[0]) not in keys
+        hosts[0].docker("swarm", "update", "--autolock=false")
+        all_sealed(hosts, wanted=False)
+        data_keys += [_data_key(host, tmp_path) for host in hosts]
+        for host in hosts:
+            _goes_on(record, host)
+    assert [len(key) for key in data_keys] == [32] * 6
+    assert len(set(data_keys)) == 6, "every manager has a data key of its own for every time that it is locked"
+    assert not record.hung
+    assert not record.stale
+    for host in hosts:
+        assert missing(host, record) == []
+
+
+def test_a_new_cluster_is_forced_only_by_a_manager_that_is_unlocked_and_stays_locked(lab: Lab) -> None:
+    first, second = lab.hosts[:2]
+    first.docker("swarm", "init", "--autolock", "--advertise-addr", first.ip)
+    token = first.docker("swarm", "join-token", "-q", "manager").strip()
+    second.docker("swarm", "join", "--token", token, "--advertise-addr", second.ip, f"{first.ip}:2377")
+    make_secret(first)
+    key = unlock_key(first)
+    before = calls.swarm_info(first)["Cluster"]["ID"]
+    lab.kill(second)
+    assert restart(lab, first) == "locked"
+    forced = ("swarm", "init", "--force-new-cluster", "--advertise-addr", first.ip)
+    sealed_files = {file: file.read_bytes() for file in _swarm_files(first)}
+    assert LOCKED in first.docker_run(*forced).stderr
+    assert state(first) == "locked"
+    assert {file: file.read_bytes() for file in _swarm_files(first)} == sealed_files
+    assert unlock(first, key) == ""
+    first.docker(*forced)
+    active(first)
+    assert calls.swarm_info(first)["Cluster"]["ID"] == before
+    assert unlock_key(first) == key
+    assert sealed(first)
+    assert shown_on_disk(first, SECRET, key, *CLEAR_KEYS) == []
+    assert restart(lab, first) == "locked"
+    assert unlock(first, key) == ""
+    active(first)
+
+
+def _swarm_files(host: Host) -> list[Path]:
+    return [file for file in (host.directory / "swarm" / "swarm").rglob("*") if file.is_file()]
