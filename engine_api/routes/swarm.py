@@ -38,6 +38,7 @@ from engine_api.server.request import (
     version_message,
 )
 from swarm import api, defaults
+from swarm.api.marks import NETWORK_KEYS, has_mark, marked
 
 ALREADY_IN_SWARM = (
     'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
@@ -46,6 +47,10 @@ NOT_IN_SWARM = "This node is not part of a swarm"
 WORKER = (
     "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. "
     "Please run this command on a manager node or promote the current node to a manager."
+)
+STOCK_KEYS = (
+    "The settings were updated, but the keys of the networks were not changed: the leader of this swarm is a stock "
+    "engine, which changes them every twelve hours and in no other way."
 )
 
 # --- the cluster ------------------------------------------------------------------------------------------------------
@@ -147,7 +152,10 @@ async def leave(request: ApiRequest) -> web.StreamResponse:
 
 
 async def update_swarm(request: ApiRequest) -> web.StreamResponse:
-    """POST /swarm/update: replaces the whole spec; what is absent becomes zero."""
+    """POST /swarm/update: replaces the whole spec; what is absent becomes zero.
+
+    rotateNetworkKeys is ours: stock engines know no way to ask for it, and ignore it.
+    """
     parsed = await request.json(CLUSTER_SPEC)
     index = request.object_version("swarm")
     rotation = api.KeyRotation(
@@ -155,16 +163,17 @@ async def update_swarm(request: ApiRequest) -> web.StreamResponse:
         manager_join_token=request.strict_flag("rotateManagerToken", reason=False),
         manager_unlock_key=request.strict_flag("rotateManagerUnlockKey", reason=False),
     )
+    network_keys = request.strict_flag("rotateNetworkKeys", reason=False)
     cluster = await _cluster(request)
     check_cluster_name(parsed)
     spec = api.ClusterSpec()
     CLUSTER_SPEC.fill(spec, parsed)
-    await request.call(
-        "Control/UpdateCluster",
-        api.UpdateClusterRequest(
-            cluster_id=cluster.id, cluster_version=version_message(index), spec=spec, rotation=rotation
-        ),
+    update = api.UpdateClusterRequest(
+        cluster_id=cluster.id, cluster_version=version_message(index), spec=spec, rotation=rotation
     )
+    answer = await request.call("Control/UpdateCluster", marked(update, NETWORK_KEYS) if network_keys else update)
+    if network_keys and not has_mark(answer, NETWORK_KEYS):
+        raise ServiceUnavailable(STOCK_KEYS)
     return empty_answer()
 
 

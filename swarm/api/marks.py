@@ -22,6 +22,9 @@ ENGINE_GONE = b"engine gone"
 FLOW = b"flow"
 """On the first, empty request of Raft/StreamRaftMessage: complete messages follow, for as long as the call lives."""
 
+NETWORK_KEYS = b"network keys"
+"""On Control/UpdateCluster: change the keys of the networks as well; on the answer: they were changed."""
+
 
 def marked(message: M, mark: bytes) -> M:
     """A copy of ``message`` with the mark (shorter than 128 bytes)."""

@@ -1,10 +1,8 @@
 """The cluster object: what a new cluster contains, and the keys of its networks.
 
 bootstrap stages everything that a cluster is born with. ClusterStage keeps up what must always be there: the
-node-local networks "bridge" and "host", which services may name, and the network keys. Three keys are kept for each
-of gossip and IPsec: nodes encrypt with the middle one, so that everybody knows a key before anybody uses it and
-still knows it for a while after. Every twelve hours a new key comes and the oldest goes. Nodes tell keys apart by
-their Lamport time alone, so one clock counts for both.
+node-local networks "bridge" and "host", which services may name, and the keys of the networks (network_keys.py), which
+change every twelve hours.
 
 (swarmkit: manager/manager.go becomeLeader, manager/keymanager/keymanager.go)
 """
@@ -13,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from random import Random
 
 import structlog
 
@@ -21,6 +18,7 @@ from certs.keys import MANAGER_ROLE
 from certs.root import RootCA
 from swarm import api, defaults
 from swarm.manager.controlapi.networks import PREDEFINED_LABEL
+from swarm.manager.network_keys import complete_keys, incomplete, rotate_keys
 from swarm.manager.root_rotation import rotate_join_tokens
 from swarm.manager.stage import DUE_NOW
 from swarm.store.store import View
@@ -29,13 +27,6 @@ from swarm.store.tx import Tx
 log = structlog.get_logger()
 
 PREDEFINED_NETWORKS = (("bridge", "bridge"), ("host", "host"))
-SUBSYSTEM_GOSSIP = "networking:gossip"
-SUBSYSTEM_IPSEC = "networking:ipsec"
-
-_SUBSYSTEMS = (SUBSYSTEM_GOSSIP, SUBSYSTEM_IPSEC)
-_KEY_BYTES = 16
-_CLOCK_START_BITS = 16
-
 
 # --- birth ---------------------------------------------------------------------------------------------------------
 
@@ -155,64 +146,6 @@ def create_predefined_networks(tx: Tx) -> None:
         tx.create(network)
 
 
-# --- network keys --------------------------------------------------------------------------------------------------
-
-
-def complete_keys(cluster: api.Cluster, rng: Random) -> bool:
-    """Give a cluster that is being edited keys for those of gossip and IPsec that have none; whether any were missing.
-
-    Fewer than two keys for one of them make stock nodes crash, so such a set is completed as well.
-    """
-    keys = list(cluster.network_bootstrap_keys)
-    missing = [
-        subsystem for subsystem in _SUBSYSTEMS for _ in range(_missing(sum(key.subsystem == subsystem for key in keys)))
-    ]
-    if not missing:
-        return False
-    if not keys and not cluster.encryption_key_lamport_clock:
-        cluster.encryption_key_lamport_clock = rng.getrandbits(_CLOCK_START_BITS)
-    for subsystem in missing:
-        _add_key(cluster, subsystem, rng)
-    return True
-
-
-def rotate_keys(cluster: api.Cluster, rng: Random) -> None:
-    """Add a key for each of gossip and IPsec and drop the oldest beyond three. ``cluster`` is being edited."""
-    complete_keys(cluster, rng)
-    kept: list[api.EncryptionKey] = []
-    for subsystem in _SUBSYSTEMS:
-        ring = [key for key in cluster.network_bootstrap_keys if key.subsystem == subsystem]
-        ring.sort(key=lambda key: key.lamport_time)
-        kept += ring[1 - defaults.NETWORK_KEYS_KEPT :]
-    kept += [key for key in cluster.network_bootstrap_keys if key.subsystem not in _SUBSYSTEMS]
-    clock = _clock(cluster)
-    del cluster.network_bootstrap_keys[:]
-    cluster.network_bootstrap_keys.extend(kept)
-    cluster.encryption_key_lamport_clock = clock
-    for subsystem in _SUBSYSTEMS:
-        _add_key(cluster, subsystem, rng)
-
-
-def _missing(count: int) -> int:
-    return 0 if count >= 2 else defaults.NETWORK_KEYS_KEPT - count
-
-
-def _clock(cluster: api.Cluster) -> int:
-    times = (key.lamport_time for key in cluster.network_bootstrap_keys)
-    return max(cluster.encryption_key_lamport_clock, *times, 0)
-
-
-def _add_key(cluster: api.Cluster, subsystem: str, rng: Random) -> None:
-    clock = _clock(cluster) + 1
-    cluster.encryption_key_lamport_clock = clock
-    cluster.network_bootstrap_keys.add(
-        subsystem=subsystem,
-        algorithm=api.EncryptionKey.AES_128_GCM,
-        key=rng.randbytes(_KEY_BYTES),
-        lamport_time=clock,
-    )
-
-
 # --- the stage -----------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +199,5 @@ class ClusterStage:
         return DUE_NOW if self._check else self._rotation_due_s
 
     def _complete(self, tx: Tx, cluster: api.Cluster) -> None:
-        present = [key.subsystem for key in cluster.network_bootstrap_keys]
-        if any(_missing(present.count(subsystem)) for subsystem in _SUBSYSTEMS):
+        if incomplete(cluster):
             complete_keys(tx.edit(api.Cluster, self._cluster_id), tx.rng)

@@ -1,4 +1,4 @@
-"""The cluster object: read without its secrets, update settings, rotate join tokens and the unlock key.
+"""The cluster object: read without its secrets, update settings, rotate join tokens, unlock key and network keys.
 
 Key material never leaves through this API: readers get a copy without the CA keys and without the keys that encrypt
 logs and networks. The unlock key has a method of its own (CA/GetUnlockKey), which only managers may call.
@@ -11,9 +11,11 @@ from __future__ import annotations
 from certs.keys import MANAGER_ROLE
 from certs.tokens import new_unlock_key
 from swarm import api, defaults
+from swarm.api.marks import NETWORK_KEYS, has_mark, marked
 from swarm.manager.controlapi.common import annotation_tests, find_one, require, select, spec_labels, spec_name
 from swarm.manager.controlapi.validate import check_cluster, check_present
 from swarm.manager.external_ca import Answers
+from swarm.manager.network_keys import rotate_keys
 from swarm.manager.root_rotation import rotate_join_tokens, update_root_ca
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
@@ -77,7 +79,11 @@ def update_cluster(
     rotation = request.rotation
     rotate_join_tokens(cluster, tx, rotation.worker_join_token, rotation.manager_join_token)
     _update_unlock_key(tx, cluster, rotation.manager_unlock_key)
-    return api.UpdateClusterResponse(cluster=redacted(tx.stamped(cluster)))
+    new_network_keys = has_mark(request, NETWORK_KEYS)
+    if new_network_keys:
+        rotate_keys(cluster, tx.rng)
+    answer = api.UpdateClusterResponse(cluster=redacted(tx.stamped(cluster)))
+    return marked(answer, NETWORK_KEYS) if new_network_keys else answer
 
 
 def _update_unlock_key(tx: Tx, cluster: api.Cluster, rotate: bool) -> None:

@@ -9,6 +9,7 @@ import pytest
 from certs.keys import certificates_pem, load_certificates, new_csr, new_private_key, private_key_pem
 from certs.root import RootCA
 from swarm import api, defaults
+from swarm.api.marks import NETWORK_KEYS, has_mark, marked
 from swarm.manager.controlapi.clusters import redacted
 from swarm.manager.orchestrator.reaper import ReaperStage
 
@@ -70,6 +71,22 @@ def test_join_tokens_rotate_one_by_one(lab: Any) -> None:
     assert after.worker != before.worker
     assert after.manager == before.manager
     assert after.worker.rpartition("-")[0] == before.worker.rpartition("-")[0]
+
+
+def test_the_keys_of_the_networks_change_when_a_mark_asks_for_it_and_never_show(lab: Any) -> None:
+    plain = lab.call("UpdateCluster", _update(lab))
+    assert not has_mark(plain, NETWORK_KEYS)
+    assert not _cluster(lab).network_bootstrap_keys
+    newest = 0
+    for _ in range(2):
+        answer = lab.call("UpdateCluster", marked(_update(lab), NETWORK_KEYS))
+        assert has_mark(answer, NETWORK_KEYS)
+        keys = _cluster(lab).network_bootstrap_keys
+        assert len(keys) == 6
+        assert not any(key.key in answer.SerializeToString() for key in keys)
+        assert max(key.lamport_time for key in keys) > newest
+        newest = max(key.lamport_time for key in keys)
+    assert _cluster(lab).encryption_key_lamport_clock == newest
 
 
 def test_the_unlock_key_lives_as_long_as_the_lock(lab: Any) -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from certs.tokens import parse_join_token, root_digest
 from swarm import api
-from swarm.manager import cluster as clusters
-from swarm.manager.cluster import ClusterStage, NewCluster, bootstrap, complete_spec, node_cert_expiry_s, rotate_keys
+from swarm.manager.cluster import ClusterStage, NewCluster, bootstrap, complete_spec, node_cert_expiry_s
+from swarm.manager.network_keys import SUBSYSTEM_GOSSIP, rotate_keys
 from swarm.store.store import Store
 from swarm.store.tx import Tx
 from tests.swarm.manager.trust.conftest import CLUSTER, CSR, MANAGER, NOW, ROOT, Lab
@@ -154,6 +154,15 @@ def test_any_number_of_rotations_keeps_three_keys_each_and_two_of_the_ones_befor
     assert len({key.lamport_time for key in cluster.network_bootstrap_keys}) == 6
 
 
+def test_three_rotations_leave_nothing_of_what_was_known_before() -> None:
+    cluster = cluster_in(born())
+    known = {key.key for key in cluster.network_bootstrap_keys}
+    for left in (4, 2, 0):
+        rotate_keys(cluster, Random(left))
+        check_keys(cluster)
+        assert len(known & {key.key for key in cluster.network_bootstrap_keys}) == left
+
+
 def test_keys_change_every_twelve_hours() -> None:
     lab = Lab()
     lab.run_pass()
@@ -196,7 +205,7 @@ def test_a_clock_ahead_of_ours_does_not_put_off_the_keys_for_long(lab: Lab) -> N
 def test_missing_keys_and_networks_are_made_good(lab: Lab, left: int) -> None:
     def damage(tx: Tx) -> None:
         cluster = tx.edit(api.Cluster, CLUSTER)
-        gossip = [key for key in cluster.network_bootstrap_keys if key.subsystem == clusters.SUBSYSTEM_GOSSIP]
+        gossip = [key for key in cluster.network_bootstrap_keys if key.subsystem == SUBSYSTEM_GOSSIP]
         for key in gossip[left:]:
             cluster.network_bootstrap_keys.remove(key)
         for network in list(tx.all(api.Network)):
