@@ -35,6 +35,8 @@ RAFT_MESSAGE_BYTES_MAX = 4 << 20
 RAFT_INFLIGHT_MESSAGES_MAX = 256
 RAFT_APPEND_BYTES_MAX = 1 << 20  # entries in one message; a larger entry goes alone
 RAFT_UNCOMMITTED_BYTES_MAX = 64 << 20
+RAFT_NUMBER_MAX = 1 << 62  # of terms and indexes in messages; disks keep 63 bits
+RAFT_TERMS_AHEAD_MAX = 1 << 32  # elections that a member may have missed
 
 # --- manager ---
 MANAGERS_MAX = 51  # members that a Raft group may have; more only make it slower

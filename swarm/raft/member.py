@@ -30,6 +30,7 @@ from swarm.raft.words import (
     Refused,
     Role,
     Status,
+    is_plausible,
     sender,
 )
 
@@ -232,7 +233,8 @@ class Member:
     def _receive(self, message: raftpb.Message) -> None:
         """Take a peer's message, unless it cannot be one for us."""
         own = self.config.raft_id
-        if message.type in _KINDS and message.to == own and sender(message) not in (own, NO_ONE) and message.term:
+        ours = message.type in _KINDS and message.to == own and sender(message) not in (own, NO_ONE)
+        if ours and message.term and is_plausible(message, self.term):
             self._step(message)
 
     def _step(self, message: raftpb.Message) -> None:

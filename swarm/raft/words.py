@@ -339,3 +339,16 @@ def sender(message: raftpb.Message) -> int:
     """Whose message this is: the field "from", which is a keyword of Python."""
     raft_id: int = getattr(message, "from")
     return raft_id
+
+
+def is_plausible(message: raftpb.Message, own_term: int) -> bool:
+    """Whether these numbers can be true: others would end in terms and indexes that nothing can follow, or be kept.
+
+    own_term: of the member that is asked; without a log (0) it may come to a group of any age.
+    """
+    metadata = message.snapshot.metadata
+    indexes = (message.index, message.commit, message.rejectHint, metadata.index)
+    terms = (message.term, message.logTerm, metadata.term)
+    if max(indexes) > defaults.RAFT_NUMBER_MAX or max(terms) > defaults.RAFT_NUMBER_MAX:
+        return False
+    return not own_term or message.term <= own_term + defaults.RAFT_TERMS_AHEAD_MAX

@@ -101,6 +101,31 @@ def test_a_second_leader_of_the_same_term_is_never_followed() -> None:
         raft.handle(message("MsgHeartbeat", 2, raft.term), 0.0)
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"term": (1 << 64) - 1},
+        {"term": 2 + (1 << 32)},
+        {"term": 1, "index": 1 << 63},
+        {"term": 1, "commit": (1 << 63) - 1},
+        {"term": 1, "logTerm": (1 << 64) - 1},
+    ],
+)
+def test_numbers_that_no_group_comes_to_are_dropped(numbers: dict[str, int]) -> None:
+    raft = restart(1, 2, 3)
+    play(raft, None)
+    for kind in ("MsgHeartbeat", "MsgApp", "MsgVote", "MsgAppResp"):
+        assert play(raft, message(kind, 2, **numbers)) == []
+    assert raft.status().term == 1
+
+
+def test_a_new_member_may_come_to_a_group_of_any_age() -> None:
+    raft = Raft(words.Config(1), Random(1), None, None, (), 0, 0.0)
+    raft.handle(None, 0.0)
+    raft.handle(message("MsgHeartbeat", 2, 1 << 40), 0.0)
+    assert raft.status().term == 1 << 40
+
+
 def test_messages_for_somebody_else_are_dropped() -> None:
     raft = restart(1, 2, 3)
     play(raft, None)
