@@ -33,7 +33,8 @@ COMMAND = ("sh", "-c", "trap exit TERM; while sleep 0.2; do :; done")
 def gather(managers: Sequence[Host]) -> None:
     """One swarm of all hosts, every one a manager."""
     first = managers[0]
-    first.docker("swarm", "init", "--advertise-addr", first.ip)
+    # with the heartbeat of every day, a node that is killed twice in a row is rightly given up, and its tasks replaced
+    first.docker("swarm", "init", "--advertise-addr", first.ip, "--dispatcher-heartbeat", "1m")
     token = first.docker("swarm", "join-token", "-q", "manager").strip()
     for host in managers[1:]:
         host.docker("swarm", "join", "--token", token, "--advertise-addr", host.ip, f"{first.ip}:2377")
@@ -129,9 +130,7 @@ def main() -> int:
     parser.add_argument("--managers", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
-    parser.add_argument(
-        "--pause", type=float, default=8.0, help="longest pause before a kill or a start, in s"
-    )
+    parser.add_argument("--pause", type=float, default=8.0, help="longest pause before a kill or a start, in s")
     args = parser.parse_args()
     if args.managers < 3:
         parser.error("fewer than three managers cannot lose one")

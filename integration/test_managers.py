@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -386,6 +387,28 @@ def test_all_managers_at_once_start_again_where_they_were(group: Group) -> None:
     group.running("kept", 4, group.managers[2])
     until(lambda: set(calls.node_states(group.managers[0]).values()), lambda states: states == {"ready"})
     assert {host.name: calls.containers(host) for host in group.lab.hosts} == before
+
+
+def test_a_manager_whose_address_changed_is_found_where_it_calls_from(group: Group) -> None:
+    leader = group.leader()
+    moved = group.others(leader)[0]
+    elsewhere = moved.ip.rpartition(".")[0] + ".77"
+    shown = partial(_manager_address, leader, calls.node_of(leader, moved)["ID"])
+    for old, new in ((moved.ip, elsewhere), (elsewhere, moved.ip)):
+        group.lab.kill(moved)
+        for verb, addr in (("del", old), ("add", new)):
+            done = moved.inside("ip", "addr", verb, f"{addr}/24", "dev", "eth0")
+            assert not done.returncode, done.stderr
+        group.lab.start(moved)
+        until(shown, partial(operator.eq, ("reachable", f"{new}:2377")), what=f"the manager at {new}")
+        group.whole(moved)
+        moved.docker("config", "create", "--label", f"at={new}", f"from-{new}", "/etc/hostname")
+    assert len(leader.docker("config", "ls", "-q", "--filter", "label=at").split()) == 2
+
+
+def _manager_address(through: Host, node_id: str) -> tuple[str, str]:
+    manager = calls.get(through, f"/nodes/{node_id}")["ManagerStatus"]
+    return manager["Reachability"], manager["Addr"]
 
 
 def test_a_manager_without_its_log_does_not_come_back_as_the_member_it_was(group: Group) -> None:

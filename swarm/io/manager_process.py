@@ -255,7 +255,7 @@ class ManagerProcess:
         group = self.manager.group
         while True:
             self._members_changed.clear()
-            others = [member for raft_id, member in group.members.items() if raft_id != group.raft_id]
+            others = [member for raft_id, member in group.peers.items() if raft_id != group.raft_id]
             await asyncio.gather(*(self._look_at(self.peers, member) for member in others))
             pause_s = defaults.PEER_CHECK_SOON_S if group.undetermined() else defaults.PEER_CHECK_S
             if not self.has_leader:
@@ -389,7 +389,7 @@ class ManagerProcess:
             case words.Send(message=message):
                 assert self.manager is not None
                 assert self.peers is not None
-                self.peers.send(message, self.manager.group.members)
+                self.peers.send(message, self.manager.group.peers)
             case Forward():
                 assert self.peers is not None
                 self.peers.forward(effect, self._deliver, self._inbox.put)

@@ -9,7 +9,7 @@ told of yet; the address of such a stranger is asked of the managers that are kn
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Coroutine, Sequence
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -62,7 +62,7 @@ class Peers:
         self._forwarded: dict[int, _Forwarded] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def send(self, message: raftpb.Message, members: dict[int, api.RaftMember]) -> None:
+    def send(self, message: raftpb.Message, members: Mapping[int, api.RaftMember]) -> None:
         """Send a message to ``message.to``; while nobody knows where that is, it is lost."""
         member = members.get(message.to) or self._strangers.get(message.to)
         if member is None:

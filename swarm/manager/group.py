@@ -9,12 +9,16 @@ answer on its advertised address, since the group will count on it).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
+
+from google.protobuf.message import DecodeError
 
 from swarm import api
 from swarm.api import raftpb
 from swarm.raft.progress import quorum
+from swarm.rpc import Peer
 
 REMOVED_TEXT = "raft: member was removed from the cluster"
 
@@ -37,6 +41,7 @@ class RaftGroup:
         self.members: dict[int, api.RaftMember] = {}
         self.removed: dict[int, None] = {}
         self._unreachable: dict[int, None] = {}
+        self._moved: dict[int, api.RaftMember] = {}
         self._ours: dict[int, bool] = {}
         self._queue: deque[Pending] = deque()
         self.proposed: Pending | None = None
@@ -45,18 +50,20 @@ class RaftGroup:
 
     def apply(self, change: raftpb.ConfChange) -> None:
         """A committed change."""
+        self._moved.pop(change.node_id, None)
         if change.type == raftpb.ConfChangeRemoveNode:
             self.members.pop(change.node_id, None)
             self.removed[change.node_id] = None
             self._unreachable.pop(change.node_id, None)
         else:
-            self.members[change.node_id] = api.RaftMember.FromString(change.context)
+            self.members[change.node_id] = _member_of(change)
             self.removed.pop(change.node_id, None)
 
     def restore(self, membership: api.ClusterSnapshot) -> None:
         """What a snapshot says."""
         self.members = {member.raft_id: member for member in membership.members}
         self.removed = dict.fromkeys(membership.removed)
+        self._moved.clear()
 
     def save(self) -> api.ClusterSnapshot:
         """For a snapshot."""
@@ -69,9 +76,36 @@ class RaftGroup:
 
     # --- who can be reached ----------------------------------------------------------------------------------------
 
-    def heard(self, raft_id: int) -> None:
-        """A message of this member arrived."""
+    def heard(self, raft_id: int, sender: Peer) -> bool:
+        """A message of this member arrived; returns whether it has moved.
+
+        A member that cannot be reached where it should be, and now calls from elsewhere, is to be found there; the
+        leader tells everybody (readdress). One that can be reached may call from any of its addresses.
+        """
+        unreachable = raft_id in self._unreachable
         self._unreachable.pop(raft_id, None)
+        member = self.members.get(raft_id)
+        if not unreachable or member is None or not sender.host or sender.node_id != member.node_id:
+            return False
+        addr = at_host(sender.host, member.addr)
+        if addr == self.peers[raft_id].addr:
+            return False
+        self._moved.pop(raft_id, None)
+        if addr != member.addr:
+            self._moved[raft_id] = api.RaftMember(raft_id=raft_id, node_id=member.node_id, addr=addr)
+        return True
+
+    @property
+    def peers(self) -> Mapping[int, api.RaftMember]:
+        """The members with the addresses at which they can be reached."""
+        return {**self.members, **self._moved} if self._moved else self.members
+
+    def readdress(self) -> None:
+        """Queue the new addresses of members that have moved, if that is not under way."""
+        pending = [*self._queue, *((self.proposed,) if self.proposed else ())]
+        for raft_id, moved in self._moved.items():
+            if not any(p.change.node_id == raft_id for p in pending):
+                self._enqueue(raftpb.ConfChangeUpdateNode, moved, None)
 
     def lost(self, raft_id: int) -> None:
         """A message to this member could not be delivered."""
@@ -170,6 +204,22 @@ class RaftGroup:
         self.proposed = None
         self._queue.clear()
         return pending
+
+
+def at_host(host: str, addr: str) -> str:
+    """``addr`` ("ip:port") with ``host`` for its IP address."""
+    port = addr.rpartition(":")[2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _member_of(change: raftpb.ConfChange) -> api.RaftMember:
+    """Who is added or moved; what the change itself says counts, and nothing else if its context cannot be read."""
+    try:
+        member = api.RaftMember.FromString(change.context)
+    except DecodeError:
+        member = api.RaftMember()
+    member.raft_id = change.node_id
+    return member
 
 
 def _change(kind: raftpb.ConfChangeType, member: api.RaftMember) -> raftpb.ConfChange:

@@ -119,10 +119,10 @@ class Manager(GroupMember):
             self._out.append(health.answer(call))
         elif call.method == "Raft/ProcessRaftMessage":
             assert isinstance(call.request, api.ProcessRaftMessageRequest)
-            if self._receive(call.stream, call.request.message, now):
+            if self._receive(call.stream, call.request.message, call.peer, now):
                 self._out.append(Reply(call.stream, api.ProcessRaftMessageResponse()))
         elif call.method == "Raft/StreamRaftMessage":
-            self._pieces[call.stream] = None
+            self._incoming.begin(call)
         elif call.method == "Raft/ResolveAddress":
             assert isinstance(call.request, api.ResolveAddressRequest)
             self._resolve(call.stream, call.request.raft_id)
@@ -161,7 +161,7 @@ class Manager(GroupMember):
 
     def _pass_on(self, call: Call, now: float) -> None:
         """This manager does not lead: the leader answers, and while there is none the call waits for an election."""
-        leader = self.group.members.get(self.raft.leader)
+        leader = self.group.peers.get(self.raft.leader)
         if call.peer.forwarder or (not call.peer.local and call.method.startswith("Control/")):
             self._out.append(StreamEnd(call.stream, NotTaken()))
         elif call.since is not None and now >= call.since + self._patience_s:
@@ -179,8 +179,8 @@ class Manager(GroupMember):
             self._out.append(StreamEnd(call.stream, NoLeader()))
 
     def _more(self, stream: int, event: StreamData | StreamEnd, now: float) -> None:
-        if stream in self._pieces:
-            self._piece(stream, event, now)
+        if stream in self._incoming:
+            self._more_of_messages(stream, event, now)
             return
         service = self._streams.get(stream)
         if service is not None:

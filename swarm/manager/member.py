@@ -15,10 +15,20 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from swarm import api, defaults
-from swarm.api import marks, raftpb
-from swarm.errors import FailedPrecondition, NoLeader, NotFound, NotLeader, NotTaken, SwarmError, Unavailable
+from swarm.api import raftpb
+from swarm.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NoLeader,
+    NotFound,
+    NotLeader,
+    NotTaken,
+    SwarmError,
+    Unavailable,
+)
 from swarm.manager.external_ca import Outcome
-from swarm.manager.group import REMOVED_TEXT, RaftGroup
+from swarm.manager.group import REMOVED_TEXT, RaftGroup, at_host
+from swarm.manager.incoming import Incoming
 from swarm.manager.leader import Leader
 from swarm.manager.pace import Pace
 from swarm.manager.service import Ask, Effect, Service, Write
@@ -32,8 +42,9 @@ from swarm.manager.words import (
     PeerChecked,
 )
 from swarm.raft import words
+from swarm.raft.membership import parse_change
 from swarm.raft.raft import Raft
-from swarm.rpc import Call, Reply, StreamData, StreamEnd
+from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
 from swarm.store.store import Store
 
 log = structlog.get_logger()
@@ -62,8 +73,7 @@ class GroupMember:
         self._streams: dict[int, Service] = {}
         self._reads: dict[int, Call] = {}
         self._joins: dict[int, tuple[Call, str]] = {}
-        self._pieces: dict[int, raftpb.Message | None] = {}
-        self._flows: dict[int, None] = {}
+        self._incoming = Incoming()
         self._open: dict[int, Call] = {}
         self._asked: dict[int, Callable[[Outcome, float], Sequence[Effect]]] = {}
         self._waiting: list[tuple[float, int, Call]] = []
@@ -190,7 +200,7 @@ class GroupMember:
         self._since_snapshot += 1
         if entry.Type == raftpb.EntryConfChange:
             self.store.index = entry.Index
-            self._apply_membership(raftpb.ConfChange.FromString(entry.Data), entry.Index, now)
+            self._apply_membership(parse_change(entry), entry.Index, now)
         elif entry.Data:
             self._apply_actions(entry, now)
         else:
@@ -214,10 +224,13 @@ class GroupMember:
         for service in self._services:
             self._perform(service.committed(changes, now))
 
-    def _apply_membership(self, change: raftpb.ConfChange, index: int, now: float) -> None:
-        self.group.apply(change)
+    def _apply_membership(self, change: raftpb.ConfChange | None, index: int, now: float) -> None:
+        if change is None:
+            log.error("raft.entry_skipped", index=index, error="a change of the group that cannot be read")
+        else:
+            self.group.apply(change)
         pending = self.group.decided(index)
-        if pending is not None and pending.stream is not None:
+        if change is not None and pending is not None and pending.stream is not None:
             removal = change.type == raftpb.ConfChangeRemoveNode
             answer = api.LeaveResponse() if removal else self._join_answer(change.node_id)
             self._out.append(Reply(pending.stream, answer))
@@ -358,43 +371,29 @@ class GroupMember:
 
     # --- messages of other members ---------------------------------------------------------------------------------
 
-    def _receive(self, stream: int, message: raftpb.Message, now: float) -> bool:
+    def _receive(self, stream: int, message: raftpb.Message, sender: Peer, now: float) -> bool:
         """Take a message, unless its sender was removed: it is told so, and stops (the exact text counts)."""
-        if words.sender(message) in self.group.removed:
+        raft_id = words.sender(message)
+        if raft_id in self.group.removed:
             self._out.append(StreamEnd(stream, NotFound(REMOVED_TEXT)))
             return False
-        self.group.heard(words.sender(message))
+        if self.group.heard(raft_id, sender):
+            log.info("raft.peer_moved", peer=f"{raft_id:x}", addr=self.group.peers[raft_id].addr)
+        if message.type == raftpb.MsgSnap and not _is_readable(message.snapshot):
+            self._out.append(StreamEnd(stream, InvalidArgument("raft: the snapshot cannot be read")))
+            return False
         if message.to == self.group.raft_id and message.type != raftpb.MsgProp:
             self._raft(words.Received(message), now)
         return True
 
-    def _piece(self, stream: int, event: StreamData | StreamEnd, now: float) -> None:
-        """A large message comes in pieces of snapshot data, the rest of it repeated with each."""
-        if isinstance(event, StreamData):
-            assert isinstance(event.message, api.StreamRaftMessageRequest)
-            whole, part = self._pieces[stream], event.message.message
-            if stream in self._flows:
-                if not self._receive(stream, part, now):
-                    self._end_flow(stream)
-                return
-            if not event.message.HasField("message"):
-                if marks.has_mark(event.message, marks.FLOW):
-                    self._flows[stream] = None
-                return
-            if whole is None:
-                self._pieces[stream] = part
-            else:
-                whole.snapshot.data += part.snapshot.data
-            return
-        message = self._pieces.pop(stream)
-        if self._flows.pop(stream, False) is None:
-            self._out.append(Reply(stream, api.StreamRaftMessageResponse()))
-            return
-        if event.error is None and message is not None and self._receive(stream, message, now):
-            self._out.append(Reply(stream, api.StreamRaftMessageResponse()))
-
-    def _end_flow(self, stream: int) -> None:
-        del self._flows[stream], self._pieces[stream]
+    def _more_of_messages(self, stream: int, event: StreamData | StreamEnd, now: float) -> None:
+        """A word of a stream of messages."""
+        sender, message = self._incoming.sender(stream), self._incoming.take(stream, event)
+        taken = message is None or self._receive(stream, message, sender, now)
+        if not taken or isinstance(event, StreamEnd):
+            self._incoming.end(stream)
+            if taken:
+                self._out.append(Reply(stream, api.StreamRaftMessageResponse()))
 
     def _resolve(self, stream: int, raft_id: int) -> None:
         member = self.group.members.get(raft_id)
@@ -466,6 +465,7 @@ class GroupMember:
         """Propose the next change of the group, if one waits and none is under way."""
         if self.leader is None:
             return
+        self.group.readdress()
         pending = self.group.next_change()
         if pending is None:
             return
@@ -484,9 +484,15 @@ class GroupMember:
         self._raft(words.ProposeMembership(pending.tag, change), now)
 
 
+def _is_readable(snapshot: raftpb.Snapshot) -> bool:
+    """Whether the store could be restored from it; asked before consensus takes it, because then it is too late."""
+    try:
+        api.Snapshot.FromString(snapshot.data)
+    except DecodeError:
+        return False
+    return True
+
+
 def with_host(addr: str, host: str) -> str:
     """``addr`` ("ip:port") with an unspecified address replaced by ``host``: what the leader sees of a joiner."""
-    given, _, port = addr.rpartition(":")
-    if given in ("", "0.0.0.0", "[::]"):
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return addr
+    return at_host(host, addr) if addr.rpartition(":")[0] in ("", "0.0.0.0", "[::]") else addr
