@@ -7,6 +7,9 @@ at a time: whoever wants another one first cancels the step and waits for its en
 tries the same step again, later each time; any other error ends the task: REJECTED before STARTING, else FAILED.
 A task that is no longer assigned is shut down and removed, of which nothing is reported.
 
+The login at a registry that comes with a task is never journaled: after a restart, a task that still needs its image
+waits for the managers to say it again, as it waits for secrets.
+
 (swarmkit: agent/exec/controller.go, agent/task.go)
 """
 
@@ -46,6 +49,8 @@ MOVES: dict[int, Move] = {
     api.RUNNING: Move(Step.WAIT, api.COMPLETE, "finished"),
 }
 STOP = Move(Step.SHUTDOWN, api.SHUTDOWN, "shutdown")
+
+_ASSIGNED, _HAD_LOGIN = 1, 2  # bits of a record's first byte
 
 _UNINTERRUPTED = (Step.SHUTDOWN, Step.REMOVE)
 _NEED_DEPENDENCIES = (Step.PREPARE, Step.START)
@@ -91,12 +96,19 @@ class TaskRun:
         self._retries = 0
         self._refresh = False
         self._stopped = False
+        self._lacks_login = False
 
     # --- the journal -----------------------------------------------------------------------------------------------
 
     def record(self) -> bytes:
         """What the journal must hold to go on after a restart of this process."""
-        return (b"\x01" if self.assigned else b"\x00") + self.task.SerializeToString()
+        task = self.task
+        had_login = bool(task.spec.container.pull_options.registry_auth)
+        if had_login:
+            task = copy_of(task)
+            task.spec.container.pull_options.ClearField("registry_auth")
+        first = _ASSIGNED * self.assigned | _HAD_LOGIN * (had_login or self._lacks_login)
+        return bytes([first]) + task.SerializeToString()
 
     @classmethod
     def from_record(cls, record: bytes) -> TaskRun | None:
@@ -106,9 +118,10 @@ class TaskRun:
             task.ParseFromString(record[1:])
         except DecodeError:
             return None
-        if record[:1] not in (b"\x00", b"\x01") or not task.id:
+        if not task.id or record[0] > _ASSIGNED | _HAD_LOGIN:
             return None
-        run = cls(task, assigned=record[:1] == b"\x01")
+        run = cls(task, assigned=bool(record[0] & _ASSIGNED))
+        run._lacks_login = bool(record[0] & _HAD_LOGIN)
         run.dirty = False
         return run
 
@@ -119,6 +132,9 @@ class TaskRun:
         if not self.assigned:
             self.again = copy_of(task)
             return
+        if self._lacks_login:
+            self._lacks_login = False
+            self.task.spec.container.pull_options.registry_auth = task.spec.container.pull_options.registry_auth
         if task.desired_state < self.task.desired_state or same_task(task, self.task):
             return
         stopping = task.desired_state >= api.SHUTDOWN
@@ -200,6 +216,8 @@ class TaskRun:
             if move.step is None:
                 self._set_status(move.then, move.message, "", now)
                 continue
+            if move.step is Step.PREPARE and self._lacks_login:
+                return []
             missing = dependencies.missing(self.task) if move.step in _NEED_DEPENDENCIES else ""
             if not missing:
                 return self._execute(move.step, move, dependencies)

@@ -313,3 +313,39 @@ def test_a_journal_record_gives_back_the_task() -> None:
     assert not again.assigned
     effects = again.advance(1.0, Dependencies(), False)
     assert [e.step for e in effects if isinstance(e, Execute)] == [Step.SHUTDOWN]
+
+
+def _private_task(state: int) -> api.Task:
+    task = new_task(state)
+    task.spec.container.image = "private"
+    task.spec.container.pull_options.registry_auth = "the login"
+    return task
+
+
+def _steps(run: TaskRun) -> list[Step]:
+    return [e.step for e in run.advance(1.0, Dependencies(), True) if isinstance(e, Execute)]
+
+
+def test_a_login_at_a_registry_is_not_journaled_and_awaited_where_it_is_needed() -> None:
+    run = TaskRun(_private_task(api.PREPARING))
+    assert b"the login" not in run.record()
+    assert run.task.spec.container.pull_options.registry_auth == "the login"
+    again = TaskRun.from_record(run.record())
+    assert again is not None
+    twice = TaskRun.from_record(again.record())
+    assert twice is not None
+    assert _steps(twice) == []
+    twice.assign(_private_task(api.ASSIGNED))
+    (effect,) = twice.advance(1.0, Dependencies(), True)
+    assert isinstance(effect, Execute)
+    assert effect.step is Step.PREPARE
+    assert effect.task.spec.container.pull_options.registry_auth == "the login"
+
+
+def test_a_task_that_runs_goes_on_without_its_login_and_does_not_take_it_for_news() -> None:
+    again = TaskRun.from_record(TaskRun(_private_task(api.RUNNING)).record())
+    assert again is not None
+    assert _steps(again) == [Step.WAIT]
+    again.assign(_private_task(api.ASSIGNED))
+    assert (again.dirty, again.advance(1.0, Dependencies(), True)) == (False, [])
+    assert again.task.spec.container.pull_options.registry_auth == "the login"
