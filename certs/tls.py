@@ -29,10 +29,15 @@ from certs.keys import load_certificates
 
 CHAIN_CERTIFICATES_MAX = 10
 HTTP2 = "h2"
+_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which Python has no name for
 
 
 class UntrustedCertificate(CertsError):
     """The peer's certificate chain does not lead to a trusted root, has expired, or names somebody else."""
+
+
+class OutsideValidity(UntrustedCertificate):
+    """The peer's certificate has expired or is not valid yet; or a clock is wrong."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,16 @@ def server_context(
         return context
     _trust(context, roots_pem)
     context.verify_mode = ssl.CERT_REQUIRED if require_client else ssl.CERT_OPTIONAL
+    return context
+
+
+def member_context(credentials: Credentials, roots_pem: bytes) -> ssl.SSLContext:
+    """A server_context that leaves it to the caller whether certificates count at this moment (certs/standing.py).
+
+    OpenSSL would refuse an expired one with an alert that says little, and so a node that only wants another one.
+    """
+    context = server_context(credentials, roots_pem)
+    context.verify_flags = ssl.VerifyFlags(context.verify_flags | _NO_CHECK_TIME)
     return context
 
 
@@ -110,6 +125,8 @@ def _trust(context: ssl.SSLContext, roots_pem: bytes) -> None:
         context.load_verify_locations(cadata=roots_pem.decode("ascii"))
     except (ssl.SSLError, ValueError) as error:
         raise UntrustedCertificate("malformed root certificates") from error
+    # a root that the user chose may be signed by another one, which nobody needs to know
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
 
 
 def _load(context: ssl.SSLContext, credentials: Credentials) -> None:
@@ -203,7 +220,7 @@ def _check_time(certificate: x509.Certificate, at: datetime) -> None:
         return
     before = at < certificate.not_valid_before_utc
     bound = certificate.not_valid_before_utc if before else certificate.not_valid_after_utc
-    raise UntrustedCertificate(
+    raise OutsideValidity(
         f"x509: certificate has expired or is not yet valid: current time {_rfc3339(at)} is "
         f"{'before' if before else 'after'} {_rfc3339(bound)}"
     )

@@ -167,7 +167,7 @@ class Cluster:
         if node is None:
             return LocalNode()
         managers = node.known_managers() or ((("", self._remote),) if self._remote else ())
-        error = node.trouble or node.autolock.trouble
+        error = node.trouble or node.autolock.trouble or node.certificate_trouble
         if node.manager is not None and not node.manager.has_leader:
             error = NoLeader().rpc_text
         return LocalNode(

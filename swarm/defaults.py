@@ -122,6 +122,10 @@ API_INSECURE_PAUSE_S = 1.0  # of a start that opens the API to everybody, so tha
 # --- certificates (swarmkit: ca/) ---
 NODE_CERT_EXPIRY_S = 90 * 24 * 3600.0
 NODE_CERT_EXPIRY_MIN_S = 3600.0
+EXPIRED_RENEWAL_WINDOW_MAX_S = 30 * 24 * 3600.0  # after its end, and no longer than the certificate lived
+LAPSE_REPORT_S = 60.0  # between lines of the log about one node whose certificate does not count
+LAPSE_NODES_MAX = 1000  # remembered for that
+CLOCK_ASK_TIMEOUT_S = 2.0
 JOIN_WAIT_S = 20.0
 JOIN_RETRY_BASE_S = 0.1  # a join that nobody waits for any more; doubled after each failure
 JOIN_RETRY_MAX_S = 30.0

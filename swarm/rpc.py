@@ -22,7 +22,8 @@ class Peer:
 
     node_id, role and org come from the certificate (CN, OU, O) and are empty without one. ``local`` marks calls of
     this process itself (its API front, its control socket); they need no certificate. ``forwarder`` is the ID of the
-    manager that passed the call on, else empty.
+    manager that passed the call on, else empty. lapse: why the certificate does not count at this moment, as a text for
+    its owner; empty: it counts. renewable: it may be exchanged for another one all the same.
     """
 
     node_id: str = ""
@@ -31,6 +32,13 @@ class Peer:
     addr: str = ""
     local: bool = False
     forwarder: str = ""
+    lapse: str = ""
+    renewable: bool = False
+
+    @property
+    def certified(self) -> bool:
+        """Whether it proved who it is by a certificate that counts."""
+        return bool(self.node_id) and not self.lapse
 
     @property
     def host(self) -> str:

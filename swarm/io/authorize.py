@@ -5,7 +5,8 @@ for whom, with empty values for somebody without a certificate; that counts only
 of this cluster that was not removed. Methods that need no certificate still get a judged identity: one that does
 not hold (another cluster, a removed node, a false forwarder) is dropped, and the caller is a stranger.
 
-Unlike stock managers, which look only at the forwarder, a forwarded node that was removed is refused as well.
+Unlike stock managers, which look only at the forwarder, a forwarded node that was removed is refused as well. And a
+node whose certificate expired a short while ago may renew it, and nothing else (certs/standing.py).
 
 (swarmkit: ca/auth.go, ca/forward.go; protobuf/plugin/authenticatedwrapper, raftproxy)
 """
@@ -84,6 +85,8 @@ def authorize(
     direct is the connection's peer, forwarded what its metadata says, if it says so. is_blacklisted tells whether the
     certificates of a node ID are void because the node was removed.
     """
+    if direct.lapse:
+        return _lapsed(method, direct, forwarded, cluster_id, is_blacklisted)
     if method.insecure:
         return _known_or_stranger(direct, forwarded, cluster_id, is_blacklisted)
     expected = _listed(method.roles)
@@ -121,6 +124,22 @@ def _refusal(
     if peer.org != cluster_id:
         return PermissionDenied(f"Permission denied: remote certificate not part of organization: {cluster_id}")
     return None
+
+
+_RENEWAL = ("NodeCA/IssueNodeCertificate", "NodeCA/NodeCertificateStatus")
+
+
+def _lapsed(
+    method: Method, direct: Peer, forwarded: Peer | None, cluster_id: str, is_blacklisted: Callable[[str], bool]
+) -> Peer:
+    """Who comes with a certificate that has expired may at most get another one; it speaks for nobody else."""
+    if method.insecure and method.name not in _RENEWAL:
+        return Peer(addr=direct.addr)
+    if not direct.renewable or method.name not in _RENEWAL or forwarded is not None:
+        raise PermissionDenied(f"Permission denied: {direct.lapse}")
+    if is_blacklisted(direct.node_id):
+        raise _removed(direct.node_id)
+    return _known_or_stranger(direct, None, cluster_id, is_blacklisted)
 
 
 def _removed(node_id: str) -> PermissionDenied:

@@ -25,7 +25,14 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message import Message
 
-from certs.errors import CertsError, FingerprintMismatch, FipsRequired, InvalidCertificate, UnknownAuthority
+from certs.errors import (
+    CertificateExpired,
+    CertsError,
+    FingerprintMismatch,
+    FipsRequired,
+    InvalidCertificate,
+    UnknownAuthority,
+)
 from certs.keys import (
     CA_ROLE,
     MANAGER_ROLE,
@@ -38,7 +45,8 @@ from certs.keys import (
 )
 from certs.keystore import Kek
 from certs.renewal import backoff_s
-from certs.root import RootCA
+from certs.root import NODE_BACKDATE_S, RootCA
+from certs.standing import apart
 from certs.tls import ClientTls, Credentials
 from certs.tokens import parse_join_token, root_digest
 from swarm import api, defaults
@@ -252,8 +260,14 @@ class _Managers:
             connection.close()
 
     def _check(self, root_pem: bytes, certificate_pem: bytes, key: ec.EllipticCurvePrivateKey) -> None:
-        RootCA(root_pem, None).verify(certificate_pem, self._world.now())
-        if load_certificates(certificate_pem)[0].public_key() != key.public_key():
+        leaf, now = load_certificates(certificate_pem)[0], self._world.now()
+        try:
+            RootCA(root_pem, None).verify(certificate_pem, now)
+        except CertificateExpired as error:
+            # it was made just now: its beginning tells what the manager took for the time
+            signed_s = leaf.not_valid_before_utc.timestamp() + NODE_BACKDATE_S
+            raise CertificateExpired(f"{error}; {apart(now, signed_s, 'the manager')}") from error
+        if leaf.public_key() != key.public_key():
             raise InvalidCertificate("tls: private key does not match public key")
 
     async def _fetch_kek(self, root_pem: bytes, credentials: Credentials) -> Kek:

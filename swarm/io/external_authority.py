@@ -11,6 +11,7 @@ from certs import external
 from certs.errors import CertsError, ExternalRefused
 from certs.tls import Credentials
 from swarm import defaults
+from swarm.io import counters
 from swarm.manager.external_ca import FindReachable, Outcome, Question
 
 log = structlog.get_logger()
@@ -18,6 +19,13 @@ log = structlog.get_logger()
 
 async def ask_authority(question: Question, credentials: Credentials) -> Outcome:
     """The answer, or why there is none. Raises nothing: who asks decides what an error means."""
+    outcome = await _ask(question, credentials)
+    result = "refused" if outcome.refused else "failed" if outcome.error else "answered"
+    counters.EXTERNAL_CA.labels(outcome=result).inc()
+    return outcome
+
+
+async def _ask(question: Question, credentials: Credentials) -> Outcome:
     timeout_s = defaults.EXTERNAL_CA_TIMEOUT_S
     try:
         if isinstance(question, FindReachable):

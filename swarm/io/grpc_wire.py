@@ -126,6 +126,18 @@ def percent_decode(value: bytes) -> str:
 
 RESPONSE_BLOCK = h2.STATUS_200 + h2.literal("content-type", CONTENT_TYPE)
 OK_BLOCK = h2.literal("grpc-status", "0")
+_CLOCK = b"sideswarm-clock"
+
+
+def clock_block(now: float) -> bytes:
+    """A header that tells our clock, in seconds since the epoch, to peers who may have another one."""
+    return h2.literal(_CLOCK.decode(), f"{now:.0f}")
+
+
+def peer_clock(fields: Iterable[Field]) -> float | None:
+    """What a response says about its sender's clock, if anything."""
+    value = first(fields, _CLOCK)
+    return float(value) if value is not None and re.fullmatch(rb"[0-9]{1,12}", value) else None
 
 
 def status_block(error: SwarmError | None) -> bytes:

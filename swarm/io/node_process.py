@@ -23,16 +23,16 @@ from typing import Any
 import structlog
 
 from certs.errors import CertsError
-from certs.keys import identity_of, load_certificates, new_csr, new_private_key, private_key_pem
+from certs.keys import identity_of, new_csr, new_private_key, private_key_pem
 from certs.keystore import CERTIFICATE_FILE, Kek, KeyStore, Locked, Present
 from certs.renewal import Failed, Renew, Renewal, Renewed, RenewNow, RightRole
 from certs.root import RootCA
-from certs.tls import ClientTls, Credentials, server_context
+from certs.tls import ClientTls, Credentials, member_context
 from swarm import api, defaults
 from swarm.agent import words
 from swarm.agent.agent import Agent
 from swarm.errors import SwarmError, Unavailable
-from swarm.io import bootstrap, rpc_client
+from swarm.io import bootstrap, counters, own_certificate, rpc_client
 from swarm.io.agent_process import AgentHooks, AgentProcess, Link, LocalLink, RemoteLink
 from swarm.io.autolock import Autolock, NodeLocked
 from swarm.io.disk import TaskJournal
@@ -42,7 +42,7 @@ from swarm.io.process import Clock, Inbox, drive
 from swarm.manager import cluster
 from swarm.manager.root_rotation import trusted_roots
 from swarm.node.remotes import Remotes
-from swarm.node.state import NodeState
+from swarm.node.state import NodeState, host_port
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Peer
 
 log = structlog.get_logger()
@@ -53,7 +53,8 @@ STATE_FILE = "state.json"
 class NodeProcess:
     """See the module. Attributes are read by the daemon: state, role, session_error, manager, autolock.
 
-    trouble: why the manager of this node does not run although it should; empty otherwise.
+    trouble: why the manager of this node does not run although it should; empty otherwise. certificate_trouble: why
+    managers do not accept this node, when it is a matter of its certificate's time or of clocks; empty otherwise.
     """
 
     def __init__(self, directory: Path, hooks: NodeHooks, clock: Clock, rng: Random) -> None:
@@ -62,6 +63,7 @@ class NodeProcess:
         self.role = ""
         self.session_error = ""
         self.trouble = ""
+        self.certificate_trouble = ""
         self.manager: ManagerProcess | None = None
         self.ready = asyncio.Event()
         self._hooks = hooks
@@ -264,7 +266,7 @@ class NodeProcess:
         found = next(self.manager.store.all(api.Cluster), None) if self.manager is not None else None
         trusted = trusted_roots(self._root_pem, found.root_ca if found is not None else api.RootCA())
         if self._context is None or self._context[:2] != (trusted, self._credentials):
-            self._context = (trusted, self._credentials, server_context(self._credentials, trusted))
+            self._context = (trusted, self._credentials, member_context(self._credentials, trusted))
         return self._context[2]
 
     def _client_tls(self) -> ClientTls:
@@ -278,7 +280,7 @@ class NodeProcess:
             node_id=self.state.node_id,
             cluster_id=self.state.cluster_id,
             # 0.0.0.0: whoever leads sees where we come from; an empty host means themselves to stock leaders
-            address=_host_port(self.state.advertise_host or self.state.listen_host, self.state.advertise_port),
+            address=host_port(self.state.advertise_host or self.state.listen_host, self.state.advertise_port),
             listen_host=self.state.listen_host,
             listen_port=self.state.listen_port,
             raft_id=self.state.raft_id,
@@ -373,8 +375,7 @@ class NodeProcess:
         self._agent.start()
         self._agent.put(words.LocalManager(running=self.manager is not None))
         assert self._credentials is not None
-        leaf = load_certificates(self._credentials.certificate_pem)[0]
-        renewal = Renewal(leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp(), self._rng)
+        renewal = Renewal(*own_certificate.validity(self._credentials.certificate_pem), self._rng)
         self._tasks = [
             asyncio.create_task(self._describe(), name="describe"),
             asyncio.create_task(drive(renewal, self._renewals, self._renew, self._clock), name="renewal"),
@@ -384,6 +385,7 @@ class NodeProcess:
         """Keep telling the agent what this node has, at once after a change of its certificate or root."""
         assert self._runner is not None
         assert self._agent is not None
+        assert self._credentials is not None
         while True:
             try:
                 description = await self._runner.describe()
@@ -392,21 +394,12 @@ class NodeProcess:
                 await asyncio.sleep(1.0)
                 continue
             self._changed.clear()
-            description.tls_info.CopyFrom(self._tls_info())
+            certificate_pem = self._credentials.certificate_pem
+            description.tls_info.CopyFrom(own_certificate.tls_info(self._root_pem, certificate_pem, self._clock.now()))
             self._agent.put(words.Described(description))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(defaults.DESCRIPTION_REFRESH_S):
                     await self._changed.wait()
-
-    def _tls_info(self) -> api.NodeTLSInfo:
-        assert self._credentials is not None
-        root = RootCA(self._root_pem, None)
-        issuer = root.verify(self._credentials.certificate_pem, self._clock.now(), allow_expired=True)
-        return api.NodeTLSInfo(
-            trust_root=self._root_pem,
-            cert_issuer_subject=issuer.subject_der,
-            cert_issuer_public_key=issuer.public_key_der,
-        )
 
     # --- the agent's wishes ----------------------------------------------------------------------------------------
 
@@ -416,7 +409,7 @@ class NodeProcess:
         if not effect.manager_addr:
             if self.manager is None or self.state is None:
                 raise Unavailable("this node's manager is not running")
-            addr = _host_port(self.state.advertise_host, self.state.advertise_port)
+            addr = host_port(self.state.advertise_host, self.state.advertise_port)
             peer = Peer(self.state.node_id, self.role, self.state.cluster_id, addr)
             return LocalLink(self.manager.local, peer)
         connection = await rpc_client.connect(effect.manager_addr, self._client_tls(), defaults.RPC_DIAL_TIMEOUT_S)
@@ -432,7 +425,9 @@ class NodeProcess:
         self.session_error = session.error
         if session.error:
             log.warning("session.failed", error=session.error)
+            self._note_trouble(session.error)
         else:
+            self.certificate_trouble = ""
             log.info("session.established", session=session.session_id)
             self.ready.set()
 
@@ -462,6 +457,10 @@ class NodeProcess:
         self._keys.save_root(root_pem)
         self._adopt(root_pem, self._credentials)
 
+    def _note_trouble(self, error: str) -> None:
+        assert self._credentials is not None
+        self.certificate_trouble = own_certificate.trouble(error, self._credentials.certificate_pem, self._clock.now())
+
     # --- certificates ----------------------------------------------------------------------------------------------
 
     def _renew(self, _: Renew) -> None:
@@ -472,13 +471,17 @@ class NodeProcess:
             await self._replace_certificate()
         except (SwarmError, CertsError, OSError, TimeoutError) as error:
             log.warning("certificate.not_renewed", error=str(error))
+            counters.RENEWALS.labels(outcome="failed").inc()
+            self._note_trouble(str(error))
             self._renewals.put(Failed())
 
     async def _replace_certificate(self) -> None:
         assert self._credentials is not None
         addresses = [addr for _, addr in self._remotes.managers()]
         root_pem = self._root_pem
-        issued = await bootstrap.renew(addresses, root_pem, self._credentials, self._rng)
+        issued = await own_certificate.renew(
+            self.manager, addresses, root_pem, self._credentials, self._rng, self._clock.now()
+        )
         if issued.root_pem != root_pem:
             self._keys.save_root(issued.root_pem)
             self._root_pem = issued.root_pem
@@ -490,11 +493,7 @@ class NodeProcess:
                 self.autolock.attach(None)
                 self._keys.save(issued.credentials, Kek(), forget_raft_keys=True)
         self._adopt(self._root_pem, issued.credentials)  # a session may have brought another root meanwhile
-        leaf = load_certificates(issued.credentials.certificate_pem)[0]
-        valid_from, valid_until = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
-        log.info("certificate.renewed", role=self.role, until=leaf.not_valid_after_utc.isoformat())
-        self._renewals.put(Renewed(valid_from, valid_until, self.role))
-
-
-def _host_port(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        valid_from_s, valid_until_s = own_certificate.validity(issued.credentials.certificate_pem)
+        log.info("certificate.renewed", role=self.role, days=round((valid_until_s - self._clock.now()) / 86400, 2))
+        counters.RENEWALS.labels(outcome="renewed").inc()
+        self._renewals.put(Renewed(valid_from_s, valid_until_s, self.role))

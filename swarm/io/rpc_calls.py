@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import cast
 
 from google.protobuf.message import DecodeError, Message
 
+from certs.standing import apart
 from swarm import defaults
 from swarm.api.methods import Method
-from swarm.errors import DeadlineExceeded, ResourceExhausted, SwarmError, Unavailable
+from swarm.errors import Code, DeadlineExceeded, ResourceExhausted, SwarmError, Unavailable
 from swarm.io import grpc_wire, http2
 from swarm.io.grpc_wire import MessageReader, Metadata, WireError
 from swarm.io.http2_flow import Limits, Stream
@@ -80,11 +82,12 @@ class ClientCall:
 class ClientProtocol(asyncio.Protocol):
     """The application protocol of a client connection."""
 
-    def __init__(self, authority: str, *, secure: bool, limits: Limits) -> None:
+    def __init__(self, authority: str, *, secure: bool, limits: Limits, now: Callable[[], float] = time.time) -> None:
         self._loop = asyncio.get_running_loop()
         self._authority = authority
         self._secure = secure
         self._limits = limits
+        self._now = now
         self._transport: asyncio.Transport | None = None
         self._h2 = http2.Connection(client=True, limits=limits)
         self._calls: dict[int, ClientCall] = {}
@@ -98,6 +101,7 @@ class ClientProtocol(asyncio.Protocol):
         self._keepalive: asyncio.TimerHandle | None = None
         self._received_at = self._pinged_at = self._loop.time()
         self._ping_unanswered = False
+        self.peer_clock_s: float | None = None
         self.closed: asyncio.Future[SwarmError] = self._loop.create_future()
 
     # --- the transport's side ---
@@ -383,8 +387,17 @@ class ClientProtocol(asyncio.Protocol):
         except WireError as error:
             self._fail(call, error)
             return
+        clock_s = grpc_wire.peer_clock(event.fields)
+        self.peer_clock_s = self.peer_clock_s if clock_s is None else clock_s
         if event.end:
-            self._complete(call, grpc_wire.outcome(event.fields))
+            self._complete(call, self._with_clocks(grpc_wire.outcome(event.fields), clock_s))
+
+    def _with_clocks(self, error: SwarmError | None, clock_s: float | None) -> SwarmError | None:
+        """Who is refused by a peer with another idea of the time is told so."""
+        if error is None or clock_s is None or error.code != Code.PERMISSION_DENIED:
+            return error
+        difference = apart(self._now(), clock_s, "the manager")
+        return SwarmError(f"{error.message}; {difference}", error.code) if difference else error
 
     def _data(self, event: http2.DataReceived) -> None:
         call = self._calls.get(event.stream)

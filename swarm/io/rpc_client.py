@@ -18,9 +18,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from google.protobuf.message import Message
 
 from certs.errors import CertsError
+from certs.keys import CA_ROLE
+from certs.standing import apart
 from certs.stream import open_tls
-from certs.tls import ClientTls, client_context, verify_chain
-from swarm import defaults
+from certs.tls import ClientTls, OutsideValidity, client_context, verify_chain
+from swarm import api, defaults
 from swarm.api.methods import METHODS
 from swarm.errors import SwarmError, Unavailable
 from swarm.io.grpc_wire import Metadata
@@ -42,18 +44,23 @@ async def connect(
     timeout_s: float = defaults.RPC_DIAL_TIMEOUT_S,
     limits: Limits | None = None,
     silence_s: float = 0.0,
+    now: Callable[[], float] = time.time,
 ) -> Connection:
     """Connect to "ip:port"; tls None: without TLS. Raises Unavailable with the texts that Go's peers print.
 
     silence_s: the connection is lost when the peer's host confirms nothing of what was sent for so long, so that after
     a cut a new one is dialled soon (TCP_USER_TIMEOUT; a host that is only slow confirms). 0: as the system pleases.
+    now: this node's clock.
     """
     loop = asyncio.get_running_loop()
     host, _, port = addr.rpartition(":")
     verified = tls is None or tls.roots_pem is not None
     authority = addr if tls is None else tls.server_name
     protocol = ClientProtocol(
-        authority, secure=tls is not None, limits=limits or (_VERIFIED_LIMITS if verified else _UNVERIFIED_LIMITS)
+        authority,
+        secure=tls is not None,
+        limits=limits or (_VERIFIED_LIMITS if verified else _UNVERIFIED_LIMITS),
+        now=now,
     )
     try:
         async with asyncio.timeout(timeout_s):
@@ -66,24 +73,42 @@ async def connect(
                     int(port),
                     client_context(tls),
                     server_name=tls.server_name,
-                    verify=_verifier(tls),
+                    verify=_verifier(tls, now),
                     handshake_timeout_s=timeout_s,
                 )
             await protocol.ready()
             protocol.expect_signs_of_life(silence_s)
     except BaseException as error:
         protocol.close(Unavailable("the connection is closing"))
+        if isinstance(error, OutsideValidity):
+            error = OutsideValidity(error.message + await _clocks(addr, now))
         if isinstance(error, OSError | CertsError | ValueError):  # TimeoutError and ssl.SSLError are OSErrors
             raise _dial_error(addr, error) from error
         raise
     return Connection(protocol)
 
 
-def _verifier(tls: ClientTls) -> Callable[[list[bytes]], None] | None:
+def _verifier(tls: ClientTls, now: Callable[[], float]) -> Callable[[list[bytes]], None] | None:
     roots_pem = tls.roots_pem
     if roots_pem is None:
         return None
-    return lambda chain_der: verify_chain(chain_der, roots_pem, tls.server_name, time.time())
+    return lambda chain_der: verify_chain(chain_der, roots_pem, tls.server_name, now())
+
+
+async def _clocks(addr: str, now: Callable[[], float]) -> str:
+    """What there is to say about the clock of a manager whose certificate does not count by ours; it may be lying."""
+    try:
+        connection = await connect(addr, ClientTls(CA_ROLE, roots_pem=None), defaults.CLOCK_ASK_TIMEOUT_S)
+        try:
+            request = api.GetRootCACertificateRequest()
+            await connection.unary("CA/GetRootCACertificate", request, defaults.CLOCK_ASK_TIMEOUT_S)
+        finally:
+            connection.close()
+    except SwarmError:
+        return ""
+    told_s = connection.peer_clock_s
+    difference = apart(now(), told_s, addr) if told_s is not None else ""
+    return f"; {difference}" if difference else ""
 
 
 def _dial_error(addr: str, error: Exception) -> Unavailable:
@@ -113,6 +138,11 @@ class Connection:
     def closed(self) -> asyncio.Future[SwarmError]:
         """Set, once the connection is gone, to why: what calls that were open failed with."""
         return self._protocol.closed
+
+    @property
+    def peer_clock_s(self) -> float | None:
+        """What the peer last said about its clock, seconds since the epoch; members of the cluster are not told."""
+        return self._protocol.peer_clock_s
 
     @property
     def draining(self) -> bool:

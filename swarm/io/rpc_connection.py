@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
@@ -18,6 +19,7 @@ from google.protobuf.message import DecodeError, Message
 
 from certs.errors import InvalidCertificate
 from certs.keys import identity_of
+from certs.standing import Standing, standing
 from swarm import defaults
 from swarm.api.methods import BY_PATH, Method
 from swarm.errors import Code, DeadlineExceeded, ResourceExhausted, SwarmError, Unimplemented
@@ -40,6 +42,7 @@ MANAGER_LIMITS = Limits(
     control_frames_per_s_max=defaults.RPC_RESETS_MANAGER_PER_S_MAX,
 )
 DRAIN_PING = b"draining"
+RENEWAL_WINDOW_MAX_S = defaults.EXPIRED_RENEWAL_WINDOW_MAX_S
 KEEPALIVE_PING = b"alive?\0\0"
 _TIMER_MAX_S = 30 * 24 * 3600.0
 
@@ -157,8 +160,9 @@ class ServerConnection(asyncio.Protocol):
         if chain is None:
             self.limits = MANAGER_LIMITS  # no TLS: whoever listens without it says who may come
         elif chain:
-            self.peer = _certified(chain[0], address)
-            if self.peer.node_id:
+            context = transport.get_extra_info("sslcontext")
+            self.peer = _certified(chain, address, standing(chain, context, time.time(), RENEWAL_WINDOW_MAX_S))
+            if self.peer.certified:
                 self.limits = MANAGER_LIMITS if self.peer.role == MANAGER_ROLE else WORKER_LIMITS
         if not self._owner.established(self):
             self.transport.abort()
@@ -244,7 +248,7 @@ class ServerConnection(asyncio.Protocol):
             self.h2.send(stream, b"", grpc_wire.http_error_block(error.status))
             return
         except SwarmError as error:
-            self.h2.send(stream, b"", grpc_wire.RESPONSE_BLOCK + grpc_wire.status_block(error))
+            self.h2.send(stream, b"", self._response_block() + grpc_wire.status_block(error))
             return
         call = ServerCall(self, stream, self._owner.next_stream(), method, peer, now)
         self.calls[stream.id] = call
@@ -379,7 +383,7 @@ class ServerConnection(asyncio.Protocol):
             return
         if not call.answered:
             call.answered = True
-            self.h2.send_headers(call.h2, grpc_wire.RESPONSE_BLOCK)
+            self.h2.send_headers(call.h2, self._response_block())
         data = grpc_wire.frame_message(message.SerializeToString())
         self.h2.send(call.h2, data, grpc_wire.OK_BLOCK if last else None)
         if last:
@@ -390,9 +394,15 @@ class ServerConnection(asyncio.Protocol):
         """The status of a call, after what was sent of it."""
         if self.h2 is not None:
             block = grpc_wire.status_block(error)
-            self.h2.send(call.h2, b"", block if call.answered else grpc_wire.RESPONSE_BLOCK + block)
+            self.h2.send(call.h2, b"", block if call.answered else self._response_block() + block)
         self._forget(call)
         self._changed()
+
+    def _response_block(self) -> bytes:
+        """The headers of an answer; who has no certificate that counts may have a wrong clock, and is told ours."""
+        if self.peer.certified:
+            return grpc_wire.RESPONSE_BLOCK
+        return grpc_wire.RESPONSE_BLOCK + grpc_wire.clock_block(time.time())
 
     def _changed(self) -> None:
         if not self._receiving and not self.dirty:
@@ -434,12 +444,13 @@ class ServerConnection(asyncio.Protocol):
 _UNREAD_BYTES_MAX = defaults.RPC_CONTROL_BUFFER_BYTES_MAX + 2 * defaults.RPC_OUTPUT_CHUNK_BYTES
 
 
-def _certified(leaf_der: bytes, address: str) -> Peer:
+def _certified(chain_der: list[bytes], address: str, judged: Standing) -> Peer:
     try:
-        identity = identity_of(leaf_der)
+        identity = identity_of(chain_der[0])
     except InvalidCertificate:
         return Peer(addr=address)  # of our CA, but no node's: as good as none
-    return Peer(identity.node_id, identity.role, identity.org, address)
+    lapse, renewable = judged.reason, judged.renewable
+    return Peer(identity.node_id, identity.role, identity.org, address, lapse=lapse, renewable=renewable)
 
 
 def format_address(peername: Any) -> str:

@@ -26,6 +26,7 @@ from certs.stream import serve_tls
 from swarm import defaults
 from swarm.api.methods import Method
 from swarm.errors import DeadlineExceeded, Internal, Unavailable
+from swarm.io.lapses import LapseReports
 from swarm.io.rpc_connection import KEEPALIVE_PING, ServerCall, ServerConnection, format_address
 from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
 
@@ -71,6 +72,7 @@ class RpcServer:
         self._calls: dict[int, ServerCall] = {}
         self._incomplete: dict[int, ServerCall] = {}
         self._dirty: list[ServerConnection] = []
+        self._lapses = LapseReports()
         self._stalled: dict[ServerConnection, tuple[int, float]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
@@ -205,7 +207,9 @@ class RpcServer:
             self._leave(host, anonymous=True)
             return False
         self._connections[connection] = host
-        if connection.peer.node_id or self._tls_context is None:
+        if connection.peer.lapse:
+            self._lapses.report(connection.peer, asyncio.get_running_loop().time())
+        if connection.peer.certified or self._tls_context is None:
             self._per_address[host].anonymous -= 1
         return True
 
@@ -214,7 +218,7 @@ class RpcServer:
         host = self._connections.pop(connection, None)
         self._stalled.pop(connection, None)
         if host is not None:
-            self._leave(host, anonymous=self._tls_context is not None and not connection.peer.node_id)
+            self._leave(host, anonymous=self._tls_context is not None and not connection.peer.certified)
         if not self._connections and self._empty is not None:
             self._empty.set()
 
@@ -292,7 +296,7 @@ class RpcServer:
         if h2.streams:
             connection.active_at = now
         elif now - connection.active_at > (
-            defaults.RPC_IDLE_S if connection.peer.node_id else defaults.RPC_IDLE_ANONYMOUS_S
+            defaults.RPC_IDLE_S if connection.peer.certified else defaults.RPC_IDLE_ANONYMOUS_S
         ):
             connection.drain()
         if connection.pinged_at is not None:

@@ -65,3 +65,8 @@ class NodeState:
             return cls(**row)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StateDamaged(f"state.json is damaged: {error}") from error
+
+
+def host_port(host: str, port: int) -> str:
+    """ "ip:port", with brackets where the address needs them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

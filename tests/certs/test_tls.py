@@ -18,6 +18,7 @@ from certs.tls import (
     Credentials,
     UntrustedCertificate,
     client_context,
+    member_context,
     server_context,
     verify_chain,
 )
@@ -147,3 +148,31 @@ def test_a_server_with_both_roots_takes_peers_that_a_stock_leader_certified_in_a
 
 def test_secrets_do_not_show(authority: Authority) -> None:
     assert "PRIVATE" not in repr(ClientTls("swarm-manager", None, authority.issue()))
+
+
+def test_a_root_that_another_one_signed_is_a_root_all_the_same(
+    authority: Authority, other_authority: Authority
+) -> None:
+    """A company may give a cluster an intermediate of its own as root; nobody needs to know who is above it."""
+    root = authority.cross_sign(other_authority)
+    server = server_context(other_authority.issue(), root)
+    shake_hands(server, client_context(ClientTls("swarm-manager", root, other_authority.issue())))
+    with pytest.raises(ssl.SSLError):
+        shake_hands(server, client_context(ClientTls("swarm-manager", root, authority.issue())))
+
+
+@pytest.mark.parametrize("days", [(-100, -10), (10, 100)])
+def test_only_members_contexts_leave_the_time_to_others(authority: Authority, days: tuple[int, int]) -> None:
+    start, end = (authority.now + timedelta(days=number) for number in days)
+    client = client_context(authority.client(authority.issue(not_before=start, not_after=end)))
+    shake_hands(member_context(authority.issue(), authority.pem), client)
+    with pytest.raises(ssl.SSLError):
+        shake_hands(server_context(authority.issue(), authority.pem), client)
+
+
+def test_a_members_context_still_wants_the_right_root(authority: Authority, other_authority: Authority) -> None:
+    with pytest.raises(ssl.SSLError):
+        shake_hands(
+            member_context(authority.issue(), authority.pem),
+            client_context(authority.client(other_authority.issue())),
+        )

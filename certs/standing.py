@@ -1,0 +1,123 @@
+"""Whether a certificate counts at this moment, and what to say when clocks or certificates are wrong.
+
+A node that was off while its certificate expired may come back: for a while its old certificate is good for one thing,
+to get a new one. The while is as long as the certificate lived, and limited; short-lived certificates are wanted by
+those who want lost keys to be useless soon. Everything but the time of such a certificate must be right.
+
+Texts begin as Go's do, name both clocks where both are known, and say how far they are apart.
+
+(swarmkit: ca/certificates.go ValidateCertChain, which allows expired certificates to nobody that calls from outside)
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography import x509
+
+from certs.errors import CertsError
+from certs.keys import identity_of, load_certificates
+from certs.root import verify_chain
+
+NOT_NOW = "x509: certificate has expired or is not yet valid"
+SKEW_WORTH_TELLING_S = 60.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """reason: why a certificate does not count now, empty when it does. renewable: it may be exchanged all the same."""
+
+    reason: str = ""
+    renewable: bool = False
+
+
+def standing(chain_der: Sequence[bytes], context: ssl.SSLContext, now: float, window_max_s: float) -> Standing:
+    """The standing of a client whose chain (leaf first) ``context`` has verified but for times.
+
+    now: this side's clock, seconds since the epoch. window_max_s: for how many seconds at most after its end a
+    certificate may be renewed.
+    """
+    chain = [x509.load_der_x509_certificate(der) for der in chain_der]
+    roots = [x509.load_der_x509_certificate(der) for der in context.get_ca_certs(binary_form=True)]
+    at = datetime.fromtimestamp(now, UTC)
+    if all(it.not_valid_before_utc <= at <= it.not_valid_after_utc for it in (*chain, *roots)):
+        return Standing()
+    leaf = chain[0]
+    late_s = now - leaf.not_valid_after_utc.timestamp()
+    early_s = leaf.not_valid_before_utc.timestamp() - now
+    clock = f"this manager's clock ({_shown(now)})"
+    if early_s > 0:
+        since = _shown(leaf.not_valid_before_utc.timestamp())
+        return Standing(
+            f"{NOT_NOW}: the certificate of {_owner(leaf)} is valid from {since}, but that is {span(early_s)} ahead of "
+            f"{clock}: the clocks of the managers differ"
+        )
+    window_s = min(window_max_s, (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds())
+    expired = ""
+    if late_s > 0:
+        end = _shown(leaf.not_valid_after_utc.timestamp())
+        expired = f"{NOT_NOW}: the certificate of {_owner(leaf)} expired at {end}, {span(late_s)} before {clock}"
+        if late_s > window_s:
+            return Standing(
+                f"{expired}, and it could be renewed for {span(window_s)} after its end only: let that node leave the "
+                "swarm and join again, unless one of the clocks is wrong"
+            )
+    try:
+        verify_chain(chain, roots, now, allow_expired=bool(expired))
+    except CertsError as error:
+        return Standing(str(error))
+    return Standing(f"{expired}: it can only be renewed", renewable=True) if expired else Standing()
+
+
+def own_trouble(certificate_pem: bytes, now: float) -> str:
+    """What is wrong with the time of a node's own certificate by its own clock; empty: nothing."""
+    leaf = load_certificates(certificate_pem)[0]
+    start, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
+    if now > end:
+        return (
+            f"{NOT_NOW}: this node's certificate expired at {_shown(end)}, {span(now - end)} before this node's clock "
+            f"({_shown(now)}), and has not been renewed"
+        )
+    if now < start:
+        return (
+            f"{NOT_NOW}: this node's certificate is valid from {_shown(start)}, but that is {span(start - now)} ahead "
+            f"of this node's clock ({_shown(now)})"
+        )
+    return ""
+
+
+def apart(own_s: float, other_s: float, other: str) -> str:
+    """How far this node's clock is from the ``other`` one's (seconds since the epoch each); empty when they agree."""
+    ahead_s = other_s - own_s
+    if abs(ahead_s) < SKEW_WORTH_TELLING_S:
+        return ""
+    return (
+        f"the clocks differ: this node's says {_shown(own_s)}, that of {other} {_shown(other_s)}, "
+        f"{span(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'}"
+    )
+
+
+def span(seconds: float) -> str:
+    """A length of time as people say it, in its two largest units: ``3d4h``, ``2h5m``, ``1m10s``, ``0s``."""
+    left, parts = round(seconds), []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        amount, left = divmod(left, size)
+        if amount:
+            parts.append(f"{amount}{unit}")
+        if parts and (len(parts) == 2 or not amount):
+            break
+    return "".join(parts) or "0s"
+
+
+def _owner(leaf: x509.Certificate) -> str:
+    try:
+        return f"node {identity_of(leaf).node_id}"
+    except CertsError:
+        return "the caller"
+
+
+def _shown(seconds: float) -> str:
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,34 @@
+"""Tells, without flooding the log, of nodes that come with a certificate that does not count now.
+
+Such a node comes back every few seconds until it has another certificate, perhaps for ever.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from swarm import defaults
+from swarm.io import counters
+from swarm.rpc import Peer
+
+log = structlog.get_logger()
+
+
+class LapseReports:
+    """Counts every connection, logs a node's first one and then one a minute."""
+
+    def __init__(self) -> None:
+        self._reported: dict[tuple[str, bool], float] = {}
+
+    def report(self, peer: Peer, now: float) -> None:
+        """``peer`` connected with a lapsed certificate. now: the loop's clock, in seconds."""
+        counters.LAPSED.labels(renewable=str(peer.renewable).lower()).inc()
+        key = (peer.node_id, peer.renewable)
+        if now - self._reported.get(key, -defaults.LAPSE_REPORT_S) < defaults.LAPSE_REPORT_S:
+            return
+        self._reported.pop(key, None)
+        self._reported[key] = now
+        while len(self._reported) > defaults.LAPSE_NODES_MAX:
+            del self._reported[next(iter(self._reported))]
+        event = "certificate.expired" if peer.renewable else "certificate.refused"
+        log.warning(event, node=peer.node_id, role=peer.role, peer=peer.addr, error=peer.lapse)
