@@ -78,11 +78,12 @@ async def drive(
 ) -> None:
     """Run a machine for ever: events in, effects out, in order. Ends only by cancellation or a bug.
 
-    The loop yields to others at least every EVENTS_PER_TURN_MAX events, so that a busy machine never starves sockets.
+    The first step is the machine's own: it knows what its disk says before it hears anybody. The loop yields to others
+    at least every EVENTS_PER_TURN_MAX events, so that a busy machine never starves sockets.
     """
     turns = 0
     while True:
-        event = inbox.pop()
+        event = inbox.pop() if started else None
         now = clock.now()
         deadline = machine.deadline()
         if event is None and started and (deadline is None or deadline > now):

@@ -88,7 +88,8 @@ def force_new_cluster(
     All other members are removed, and this one is updated (or added where it was missing) with ``context``, its
     RaftMember, possibly with a new address. Write the entries and the hard state in one Persist, load again, start.
     The whole log counts as committed: the hard state's commit index lags behind, and entries after it may have been
-    acknowledged to clients. (Stock swarm gives them up.)
+    acknowledged to clients. (Stock swarm gives them up.) What is appended gets a term of its own, so that nothing that
+    a former leader may still send fits to it.
     """
     snapshot_index = snapshot.metadata.index if snapshot else 0
     last = max(entries[-1].Index, snapshot_index) if entries else snapshot_index
@@ -97,10 +98,10 @@ def force_new_cluster(
         change = parse_change(entry) if entry.Index > snapshot_index else None
         if change:
             members.apply(change)
-    term = max(hard_state.term, 1)
+    term = hard_state.term + 1
     kind = raftpb.ConfChangeUpdateNode if raft_id in members.voters else raftpb.ConfChangeAddNode
     added = [_change_entry(kind, raft_id, context, term, last + 1)]
     for other in members.voters:
         if other != raft_id:
             added.append(_change_entry(raftpb.ConfChangeRemoveNode, other, b"", term, last + 1 + len(added)))
-    return raftpb.HardState(term=term, vote=hard_state.vote, commit=last + len(added)), tuple(added)
+    return raftpb.HardState(term=term, vote=raft_id, commit=last + len(added)), tuple(added)

@@ -136,7 +136,7 @@ class Raft(Member):
             if not leadership.wake(now):
                 self._become_follower(self.term, NO_ONE)
         elif self._may_campaign and now >= self._election_due:
-            if self.config.campaigns or self._is_ahead:
+            if self.config.campaigns or self._is_ahead or self.membership.alone(self.config.raft_id):
                 self._campaign(b"")
             else:
                 self._become_follower(self.term, NO_ONE)
@@ -203,6 +203,8 @@ class Raft(Member):
                 self._leadership.membership_changed()
         if change.type == raftpb.ConfChangeRemoveNode and change.node_id == self.config.raft_id:
             self._leave()
+        elif change.type == raftpb.ConfChangeAddNode and change.node_id == self.config.raft_id:
+            self._stay()
         self._campaign_if_alone()
 
     def _leave(self) -> None:
@@ -215,6 +217,11 @@ class Raft(Member):
             self._farewell_due = self._now + _FAREWELL_ELECTIONS * self.config.election_s
         else:  # the leader told us, and it forgets nothing that it tells
             self._emit(Removed())
+
+    def _stay(self) -> None:
+        """Taken in, or taken back: by force_new_cluster, after a removal that its log holds as well."""
+        self._removed = self._led_at_removal = False
+        self._farewell_due = None
 
     def _maybe_part(self) -> None:
         """Emit Removed when enough others know that they can do without us, or after waiting long enough."""

@@ -96,7 +96,7 @@ class Driver(Generic[E, X]):
             self._soon()
             return
         while not self.closed:
-            event = self._inbox.popleft() if self._inbox else None
+            event = self._inbox.popleft() if self._inbox and self._started else None
             if event is None and self._started:
                 deadline = self.machine.deadline()
                 if deadline is None or deadline > self._process.clock():

@@ -165,9 +165,12 @@ class Story(World):
         return any(raft_id in self.lost for raft_id in self.group.voters)
 
     def may_lose(self, member: Member) -> bool:
-        """Whether the group can do without this disk, and what is under way does not change that."""
+        """Whether the group can do without this disk: all others know the group as it is, and it will not change."""
         voters = self.group.voters
-        return member.raft_id in voters and len(voters) > 2 and not self.mourning and not self.changes()
+        if member.raft_id not in voters or len(voters) < 3 or self.mourning or self.changes():
+            return False
+        others = [self.members[raft_id].raft for raft_id in voters if raft_id != member.raft_id]
+        return all(raft is not None and raft.membership.voters == voters for raft in others)
 
     def changes(self) -> bool:
         """Whether a change of the group is under way that may yet be decided."""
@@ -282,11 +285,16 @@ class Story(World):
         self.cut.clear()
         self.disk_s = min(self.disk_s, 0.01)
         self.delay_s = min(self.delay_s, 0.02)
-        left = [raft_id for raft_id in self.group.voters if raft_id not in self.lost]
-        self.some_only_follow &= any(self.config(raft_id).campaigns for raft_id in left)
+        for member in self.members.values():
+            self.restart(member)
+        self.some_only_follow &= any(self.may_stand(raft_id) for raft_id in self.group.voters)
         for member in self.members.values():
             self.configure(member, self.config(member.raft_id))
-            self.restart(member)
+
+    def may_stand(self, raft_id: int) -> bool:
+        """Whether this member stands for election by itself: it knows that it votes, and does not only follow."""
+        raft = self.members[raft_id].raft
+        return raft is not None and raft_id in raft.membership.voters and self.config(raft_id).campaigns
 
     def converge(self) -> None:
         """A leader is found, takes a write, and everybody who belongs to the group has it."""

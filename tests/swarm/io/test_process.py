@@ -57,9 +57,9 @@ async def test_a_machine_is_woken_once_for_each_deadline() -> None:
     assert inbox.waits == 6  # the last one has no end
 
 
-async def test_events_come_in_order_before_what_is_due() -> None:
-    machine, inbox = Alarm(times=4, period_s=60.0), CountingInbox()
+async def test_a_machine_starts_before_it_hears_anybody_and_events_come_in_order_before_what_is_due() -> None:
+    machine, inbox = Alarm(times=5, period_s=60.0), CountingInbox()
     for event in ("a", "b", "c", "d"):
         inbox.put(event)
     await _drive(machine, inbox)
-    assert machine.turns == ["a", "b", "c", "d"]
+    assert machine.turns == [None, "a", "b", "c", "d"]

@@ -267,6 +267,33 @@ def test_a_forced_new_cluster_keeps_the_whole_log_and_leads_alone() -> None:
     assert raft.status().role is words.Role.LEADER
 
 
+def test_a_forced_new_cluster_takes_back_a_member_whose_removal_its_log_holds() -> None:
+    removal = raftpb.ConfChange(type=raftpb.ConfChangeRemoveNode, node_id=1).SerializeToString()
+    entries = (raftpb.Entry(Type=raftpb.EntryConfChange, Term=1, Index=2, Data=removal),)
+    snapshot = raftpb.Snapshot(data=b"state", metadata=metadata(1, 1, 1, 2, 3))
+    state, added = force_new_cluster(1, b"me", raftpb.HardState(term=1, commit=1), snapshot, entries)
+    raft = Raft(CONFIG, Random(1), state, snapshot, entries + added, 1, 0.0)
+    effects = play(raft, None)
+    assert raft.status().role is words.Role.LEADER
+    assert words.Removed() not in effects + play(raft, None, 100 * CONFIG.election_s)
+    assert raft.membership.voters == (1,)
+
+
+def test_the_last_member_leads_even_if_it_only_follows() -> None:
+    follower = restart(1, 2, 3)
+    play(follower, words.Configure(words.Config(1, tick_s=0.1, campaigns=False)))
+    play(follower, message("MsgHeartbeat", 2, 1))
+    for index, gone in ((2, 3), (3, 2)):
+        removal = raftpb.ConfChange(type=raftpb.ConfChangeRemoveNode, node_id=gone).SerializeToString()
+        change = raftpb.Entry(Type=raftpb.EntryConfChange, Term=1, Index=index, Data=removal)
+        play(follower, message("MsgApp", 2, 1, index=index - 1, logTerm=1, entries=[change], commit=index))
+    assert follower.status().leader == 2
+    due = follower.deadline()
+    assert due is not None
+    play(follower, None, due)
+    assert follower.status().role is words.Role.LEADER
+
+
 def test_a_forced_new_cluster_adds_a_member_that_was_missing() -> None:
     state, added = force_new_cluster(7, b"me", raftpb.HardState(), None, bootstrap_entries(1, b"other"))
     raft = Raft(words.Config(7), Random(1), state, None, (*bootstrap_entries(1, b"other"), *added), 0, 0.0)
