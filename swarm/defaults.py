@@ -73,11 +73,13 @@ STATUS_BATCH_S = 0.1
 STATUS_BATCH_UPDATES_MAX = 10_000
 STATUS_TEXT_CHARS_MAX = 4096
 NODE_DESCRIPTION_BYTES_MAX = 256 << 10
+TASK_STATUS_BYTES_MAX = 64 << 10
 SESSIONS_PER_NODE_MAX = 4
 MANAGER_WEIGHT = 10
 
 # --- log broker (swarmkit: manager/logbroker) ---
 LOG_SUBSCRIPTIONS_MAX = 1000
+LOG_LISTENERS_PER_NODE_MAX = 4
 LOG_RECONNECT_WAIT_S = 10.0
 
 # --- agent (swarmkit: agent/) ---
@@ -185,7 +187,7 @@ LOG_CLOSE_TIMEOUT_S = 5.0
 
 # --- gRPC on port 2377 (grpc-go's defaults where peers depend on them: message size, windows) ---
 RPC_MESSAGE_BYTES_MAX = 4 << 20
-RPC_MESSAGE_ANONYMOUS_BYTES_MAX = 64 << 10  # without a certificate one can only ask for one
+RPC_MESSAGE_ANONYMOUS_BYTES_MAX = 32 << 10  # without a certificate one can only ask for one
 RPC_RESPONSE_BYTES_MAX = 256 << 20  # what a client takes from a verified manager: a list of all tasks is one message
 RPC_GRANT_BYTES_MAX = 16 << 20  # of messages longer than a window, at once on one connection
 RPC_STREAM_WINDOW_BYTES = 64 << 10
@@ -205,11 +207,23 @@ RPC_CONNECTION_BUFFER_BYTES_MAX = 64 << 20
 RPC_CLIENT_BUFFER_BYTES_MAX = 256 << 20
 RPC_CONTROL_BUFFER_BYTES_MAX = 1 << 20  # answers that a peer causes but does not read
 RPC_OUTPUT_CHUNK_BYTES = 256 << 10
+RPC_REFUSALS_PER_S_MAX = 500  # calls on one connection that are not allowed or do not exist
 RPC_CONNECTIONS_MAX = 20_000
 RPC_CONNECTIONS_PER_ADDRESS_MAX = 10_000
-RPC_ANONYMOUS_PER_ADDRESS_MAX = 256  # without a certificate, or still shaking hands
+RPC_CONNECTIONS_PER_NODE_MAX = 64
+RPC_ANONYMOUS_MAX = 4_096  # without a certificate, or still shaking hands: the oldest of them goes when one more comes
+RPC_ANONYMOUS_PER_ADDRESS_MAX = 256
+RPC_STRANGERS_PER_ADDRESS_PER_S_MAX = 200  # arrivals that turn out to be nobody; a handshake costs 1 ms
+RPC_ANONYMOUS_CALLS_PER_ADDRESS_PER_S_MAX = 500
+RPC_UNFINISHED_ANONYMOUS_BYTES_MAX = 2 << 20  # of requests that are not complete, of one address
+RPC_UNFINISHED_WORKER_BYTES_MAX = 16 << 20  # of one node
+RPC_UNFINISHED_MANAGER_BYTES_MAX = 256 << 20
+RPC_STREAM_MESSAGES_AT_ONCE = 4  # of one client stream that wait for the manager: then its client is held back
+RPC_STREAM_FORWARDED_BYTES_MAX = 1 << 20  # of one client stream that wait for the leader
+RPC_STREAM_RECHECK_S = 0.05
 RPC_HANDSHAKE_TIMEOUT_S = 10.0
 RPC_REQUEST_TIMEOUT_S = 60.0  # from a call's headers to its complete request
+RPC_READ_TIMEOUT_S = 60.0  # for a client that reads nothing of what waits for it
 RPC_IDLE_ANONYMOUS_S = 60.0
 RPC_IDLE_S = 1_800.0
 RPC_SWEEP_PERIOD_S = 5.0
@@ -241,3 +255,5 @@ assert HEARTBEAT_JITTER_S < HEARTBEAT_PERIOD_S
 assert HEARTBEAT_GRACE_PERIODS < HEARTBEAT_GRACE_UNKNOWN_PERIODS
 assert RAFT_MESSAGE_BYTES_MAX <= RPC_MESSAGE_BYTES_MAX < RPC_STREAM_BUFFER_BYTES_MAX < RPC_CONNECTION_BUFFER_BYTES_MAX
 assert RPC_MESSAGE_BYTES_MAX <= RPC_GRANT_BYTES_MAX
+assert CSR_BYTES_MAX < RPC_MESSAGE_ANONYMOUS_BYTES_MAX < RPC_UNFINISHED_ANONYMOUS_BYTES_MAX
+assert RPC_MESSAGE_BYTES_MAX <= RPC_UNFINISHED_WORKER_BYTES_MAX < RPC_UNFINISHED_MANAGER_BYTES_MAX

@@ -52,6 +52,7 @@ class _Omit:
 OMIT = _Omit()
 ZERO_TIME = "0001-01-01T00:00:00Z"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECONDS_MIN, _SECONDS_MAX = -62_135_596_800, 253_402_300_799  # the years 1 to 9999
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
 
 
@@ -265,7 +266,12 @@ def duration(key: str, path: str, *, pointer: bool = False) -> Row:
 
 
 def rfc3339(value: Any) -> str:
-    """A protobuf Timestamp, UTC, trailing zeros of the fraction dropped; an unset one is 1970, as in stock engines."""
+    """A protobuf Timestamp, UTC, trailing zeros of the fraction dropped; an unset one is 1970, as in stock engines.
+
+    What no calendar knows (a stock leader stores whatever a node reports) becomes Go's zero time.
+    """
+    if not (_SECONDS_MIN <= value.seconds <= _SECONDS_MAX and 0 <= value.nanos < 1_000_000_000):
+        return ZERO_TIME
     text = (_EPOCH + timedelta(seconds=value.seconds)).isoformat()[:19]
     if value.nanos:
         return f"{text}.{value.nanos:09d}".rstrip("0") + "Z"

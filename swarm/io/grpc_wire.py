@@ -53,15 +53,20 @@ class MessageReader:
         """Whether the direction must not end now."""
         return bool(self._buffer)
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Messages that are complete now. Raises WireError."""
-        if not self._buffer and len(data) >= PREFIX_BYTES and len(data) == self._size(data):
+    @property
+    def unfinished_bytes(self) -> int:
+        """What is kept of a message that is not complete."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes, messages_max: int = 1 << 31) -> list[bytes]:
+        """Messages that are complete now; what goes beyond ``messages_max`` is kept. Raises WireError."""
+        if not self._buffer and len(data) >= PREFIX_BYTES and messages_max and len(data) == self._size(data):
             return [data[PREFIX_BYTES:]]
         buffer = self._buffer
         buffer += data
-        messages = []
+        messages: list[bytes] = []
         position = 0
-        while len(buffer) - position >= PREFIX_BYTES:
+        while len(buffer) - position >= PREFIX_BYTES and len(messages) < messages_max:
             self._need = self._size(buffer[position : position + PREFIX_BYTES])
             if len(buffer) - position < self._need:
                 break

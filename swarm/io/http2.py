@@ -73,7 +73,7 @@ class Terminated:
 Event = HeadersReceived | DataReceived | StreamClosed | GoAwayReceived | PongReceived | Terminated
 
 
-class _Rate:
+class Rate:
     """Counts per second."""
 
     __slots__ = ("_count", "_maximum", "_since")
@@ -84,6 +84,7 @@ class _Rate:
         self._since = 0.0
 
     def exceeded_by(self, now: float) -> bool:
+        """Count one more; whether it is one too many."""
         if now - self._since >= 1.0:
             self._since, self._count = now, 0
         self._count += 1
@@ -102,8 +103,8 @@ class Connection(Flow):
         self._settings_seen = False
         self._headers: tuple[int, int, list[bytes]] | None = None  # stream, flags, fragments: CONTINUATION must follow
         self._unannounced = 0
-        self._control_frames = _Rate(limits.control_frames_per_s_max)
-        self._resets = _Rate(limits.resets_per_s_max)
+        self._control_frames = Rate(limits.control_frames_per_s_max)
+        self._resets = Rate(limits.resets_per_s_max)
 
     @property
     def greeted(self) -> bool:

@@ -72,6 +72,8 @@ class Flow:
         """Set while the transport takes no more: DATA stays in the outboxes."""
         self.buffered = 0
         """Bytes in all outboxes."""
+        self.data_bytes_sent = 0
+        """Of what had to wait in an outbox."""
         self.peer_streams_max = 100 if client else 0
         self.last_remote_stream = 0
         self.peer_closing = False
@@ -133,6 +135,7 @@ class Flow:
             stream.send_window -= size
             self._send_window -= size
             self.buffered -= size
+            self.data_bytes_sent += size
             self._window_updates_expected += 4
             ends = stream.trailers == b"" and not stream.outbox
             self._write(h2.frame(h2.DATA, h2.END_STREAM if ends else 0, stream.id, payload))

@@ -26,6 +26,7 @@ from swarm.api.methods import Method
 from swarm.errors import SwarmError, Unavailable
 from swarm.io import replaced_file, rpc_client
 from swarm.io.authorize import authorize, forwarded_peer, is_forwarded
+from swarm.io.backpressure import Backpressure, Router
 from swarm.io.disk import Loaded, RaftDisk
 from swarm.io.external_authority import ask_authority
 from swarm.io.local_calls import LocalCalls
@@ -87,24 +88,6 @@ class ManagerSettings:
     mixed_leadership: bool = False
 
 
-class _Router:
-    """The manager as a machine, but what belongs to a call that was passed on goes after it, to the leader."""
-
-    def __init__(self, manager: Manager, peers: Peers) -> None:
-        self._manager = manager
-        self._peers = peers
-
-    def handle(self, event: ManagerEvent | None, now: float) -> list[ManagerEffect]:
-        """See Machine.handle."""
-        if isinstance(event, StreamData | StreamEnd) and self._peers.more(event):
-            return []
-        return self._manager.handle(event, now)
-
-    def deadline(self) -> float | None:
-        """See Machine.deadline."""
-        return self._manager.deadline()
-
-
 class ManagerProcess:
     """One manager. After start() it may be called; close() ends it and leaves the disk as it is."""
 
@@ -138,6 +121,7 @@ class ManagerProcess:
         self._file = directory / LOG_FILE
         self._disk = RaftDisk(self._file, sealer)
         self._server = RpcServer(self._incoming, tls_context, self._authorize, self._streams)
+        self._flow = Backpressure(self._server.pause, self._server.resume, self._waiting_bytes)
         self._leading = asyncio.Event()
         self._deposed = asyncio.Event()
         self._members_changed = asyncio.Event()
@@ -280,8 +264,13 @@ class ManagerProcess:
         """A word of a caller. All go through the inbox: more of a call must not overtake its beginning."""
         if self.manager is not None and self.peers is not None:
             self._inbox.put(word)
+            if isinstance(word, StreamData):
+                self._flow.came(word.stream)
         elif isinstance(word, Call):
             self._answer_early(word)
+
+    def _waiting_bytes(self, stream: int) -> int:
+        return 0 if self.peers is None else self.peers.waiting_bytes(stream)
 
     def _answer_early(self, call: Call) -> None:
         """While the group takes us in, it asks whether we serve."""
@@ -294,7 +283,7 @@ class ManagerProcess:
         assert self.manager is not None
         assert self.peers is not None
         try:
-            await drive(_Router(self.manager, self.peers), self._inbox, self._perform, self._clock)
+            await drive(Router(self.manager, self.peers, self._flow), self._inbox, self._perform, self._clock)
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -312,6 +301,7 @@ class ManagerProcess:
                     await self._deposed.wait()
         self.local.fail_all(Unavailable("the manager is stopping"))
         await self._server.close(1.0)
+        self._flow.stop()
         if self._retry is not None:
             self._retry.cancel()
         for task in (self._task, self._watch, *self._checks):
@@ -409,13 +399,11 @@ class ManagerProcess:
                 log.info("raft.removed")
                 self.removed.set()
             case words.Restore():
-                for watcher in self.watchers:  # the manager has taken it in; nobody knows what is different
-                    watcher(())
+                self._changed(None)  # the manager has taken it in; nobody knows what is different
             case words.Persist():
                 self._persist(effect)
             case Changed(changes=changes):
-                for watcher in self.watchers:
-                    watcher(changes)
+                self._changed(changes)
             case Leadership(leading=leading, leader=leader):
                 self.leadership = effect
                 if self.peers is not None:
@@ -429,6 +417,13 @@ class ManagerProcess:
                     self._deposed.set()
             case _:
                 log.warning("manager.effect_without_effect", effect=type(effect).__name__)
+
+    def _changed(self, changes: Sequence[Change] | None) -> None:
+        for watcher in self.watchers:
+            watcher(changes or ())
+        if changes is None or any(change.kind == "cluster" for change in changes):
+            # later, so that the dispatcher's own last word to a node that was removed comes first
+            asyncio.get_running_loop().call_soon(self._server.drop_nodes, self._is_blacklisted)
 
     def _deliver(self, answer: Reply | StreamData | StreamEnd) -> None:
         if not self.local.deliver(answer):

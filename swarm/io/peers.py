@@ -246,6 +246,15 @@ class Peers:
             forwarded.connection.send(word)
         return True
 
+    def waiting_bytes(self, stream: int) -> int:
+        """What the leader has not taken yet of a call that was passed on to it; 0 for any other call."""
+        forwarded = self._forwarded.get(stream)
+        if forwarded is None:
+            return 0
+        if forwarded.connection is None:
+            return sum(word.message.ByteSize() for word in forwarded.early if isinstance(word, StreamData))
+        return forwarded.connection.buffered(stream)
+
     # --- health ----------------------------------------------------------------------------------------------------
 
     async def check(self, addr: str) -> tuple[str, bool]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+<<<<<<< Updated upstream
 import time
 from collections import deque
+=======
+>>>>>>> Stashed changes
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
-import structlog
 from google.protobuf.message import DecodeError, Message
 
 from certs.errors import InvalidCertificate
@@ -24,68 +26,17 @@ from swarm import defaults
 from swarm.api.methods import BY_PATH, Method
 from swarm.errors import Code, DeadlineExceeded, ResourceExhausted, SwarmError, Unimplemented
 from swarm.io import grpc_wire, http2
-from swarm.io.grpc_wire import HttpError, MessageReader, WireError
-from swarm.io.http2_flow import Limits, Stream
+from swarm.io.admission import Guest
+from swarm.io.grpc_wire import HttpError, WireError
+from swarm.io.http2_flow import Stream
 from swarm.io.http2_frames import ErrorCode
+from swarm.io.server_call import ANONYMOUS_LIMITS, MANAGER_LIMITS, WORKER_LIMITS, ServerCall
 from swarm.rpc import MANAGER_ROLE, Call, Peer, StreamData, StreamEnd
 
-log = structlog.get_logger()
-
-ANONYMOUS_LIMITS = Limits(
-    streams_max=defaults.RPC_STREAMS_ANONYMOUS_MAX, message_bytes_max=defaults.RPC_MESSAGE_ANONYMOUS_BYTES_MAX
-)
-WORKER_LIMITS = Limits(streams_max=defaults.RPC_STREAMS_WORKER_MAX)
-MANAGER_LIMITS = Limits(
-    streams_max=defaults.RPC_STREAMS_MANAGER_MAX,
-    stream_window_bytes=defaults.RPC_MANAGER_STREAM_WINDOW_BYTES,
-    resets_per_s_max=defaults.RPC_RESETS_MANAGER_PER_S_MAX,
-    control_frames_per_s_max=defaults.RPC_RESETS_MANAGER_PER_S_MAX,
-)
 DRAIN_PING = b"draining"
 RENEWAL_WINDOW_MAX_S = defaults.EXPIRED_RENEWAL_WINDOW_MAX_S
 KEEPALIVE_PING = b"alive?\0\0"
 _TIMER_MAX_S = 30 * 24 * 3600.0
-
-
-class ServerCall:
-    """One call. ``stream`` is its number in swarm/rpc.py's words, ``h2`` its HTTP/2 stream."""
-
-    __slots__ = (
-        "answered",
-        "connection",
-        "end_told",
-        "h2",
-        "half_closed",
-        "held",
-        "method",
-        "opened_at",
-        "paused",
-        "peer",
-        "reader",
-        "started",
-        "stream",
-        "timeout_s",
-        "timer",
-    )
-
-    def __init__(
-        self, connection: ServerConnection, h2: Stream, stream: int, method: Method, peer: Peer, now: float
-    ) -> None:
-        self.connection = connection
-        self.h2 = h2
-        self.stream = stream
-        self.method = method
-        self.peer = peer
-        self.opened_at = now
-        self.reader = MessageReader(connection.limits.message_bytes_max)
-        self.timeout_s: float | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.started = False  # the handler knows of it
-        self.answered = False  # the response's headers are sent
-        self.half_closed = False
-        self.end_told = not method.client_streaming  # of others the one message tells it
-        self.paused = False
-        self.held: deque[bytes] = deque()
 
 
 class Owner(Protocol):
@@ -123,6 +74,18 @@ class Owner(Protocol):
         """A connection is gone."""
         ...
 
+    def misbehaved(self, connection: ServerConnection, reason: str, code: str) -> None:
+        """A connection is about to be ended because of what its client did."""
+        ...
+
+    def may_call(self, connection: ServerConnection, now: float) -> bool:
+        """Whether there may be one more call now."""
+        ...
+
+    def hold(self, connection: ServerConnection, difference: int) -> bool:
+        """So many bytes more (or less) of incomplete requests are kept; whether that is acceptable."""
+        ...
+
     def flush_soon(self, connection: ServerConnection) -> None:
         """Call connection.flush() in this turn of the loop."""
         ...
@@ -131,8 +94,9 @@ class Owner(Protocol):
 class ServerConnection(asyncio.Protocol):
     """The application protocol on top of TLS."""
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, guest: Guest) -> None:
         self._owner = owner
+        self.guest = guest
         self._loop = asyncio.get_running_loop()
         self._receiving = False
         self._timed: list[ServerCall] = []
@@ -147,6 +111,7 @@ class ServerConnection(asyncio.Protocol):
         self.active_at = self.received_at
         self.pinged_at: float | None = None
         self.dirty = False
+        self._refusals = http2.Rate(defaults.RPC_REFUSALS_PER_S_MAX)
 
     # --- the transport's side ---
 
@@ -164,6 +129,8 @@ class ServerConnection(asyncio.Protocol):
             self.peer = _certified(chain, address, standing(chain, context, time.time(), RENEWAL_WINDOW_MAX_S))
             if self.peer.certified:
                 self.limits = MANAGER_LIMITS if self.peer.role == MANAGER_ROLE else WORKER_LIMITS
+        if self.limits is MANAGER_LIMITS:
+            self._refusals = http2.Rate(self.limits.control_frames_per_s_max)
         if not self._owner.established(self):
             self.transport.abort()
             return
@@ -187,7 +154,7 @@ class ServerConnection(asyncio.Protocol):
             elif type(event) is http2.PongReceived:
                 self._pong(event.payload)
             elif type(event) is http2.Terminated:
-                log.info("rpc.connection_refused", peer=self.peer.addr, code=event.code.name, reason=event.text)
+                self._owner.misbehaved(self, event.text, event.code.name)
         self._receiving = False
         if self._timed:
             self._set_timers()
@@ -225,7 +192,7 @@ class ServerConnection(asyncio.Protocol):
         if self.h2.terminated:
             self.transport.close()
         elif self.h2.blocked and self.transport.get_write_buffer_size() > _UNREAD_BYTES_MAX:
-            log.info("rpc.connection_refused", peer=self.peer.addr, reason="the client does not read its answers")
+            self._owner.misbehaved(self, "the client does not read its answers", ErrorCode.ENHANCE_YOUR_CALM.name)
             self.transport.abort()
         elif self.draining and not self.h2.streams:
             self.transport.close()
@@ -235,20 +202,28 @@ class ServerConnection(asyncio.Protocol):
     def _request(self, event: http2.HeadersReceived, now: float) -> None:
         assert self.h2 is not None
         stream = self.h2.streams.get(event.stream)
-        if stream is None:
+        if stream is None or self.h2.terminated:
             return
         self.active_at = now
+        if not self._owner.may_call(self, now):
+            self.refuse("too many calls without a certificate from this address")
+            return
         try:
             request = grpc_wire.parse_request(event.fields)
             method = BY_PATH.get(request.path)
             if method is None:
                 raise _unknown_method(request.path)
             peer = self._owner.authorize(method, self.peer, request.metadata)
+<<<<<<< Updated upstream
         except HttpError as error:
             self.h2.send(stream, b"", grpc_wire.http_error_block(error.status))
             return
         except SwarmError as error:
             self.h2.send(stream, b"", self._response_block() + grpc_wire.status_block(error))
+=======
+        except (HttpError, SwarmError) as error:
+            self._refuse_call(stream, error, now)
+>>>>>>> Stashed changes
             return
         call = ServerCall(self, stream, self._owner.next_stream(), method, peer, now)
         self.calls[stream.id] = call
@@ -261,27 +236,45 @@ class ServerConnection(asyncio.Protocol):
         if event.end:
             self._half_closed(call)
 
+    def _refuse_call(self, stream: Stream, error: HttpError | SwarmError, now: float) -> None:
+        assert self.h2 is not None
+        if isinstance(error, HttpError):
+            self.h2.send(stream, b"", grpc_wire.http_error_block(error.status))
+        else:
+            self.h2.send(stream, b"", grpc_wire.RESPONSE_BLOCK + grpc_wire.status_block(error))
+        if self._refusals.exceeded_by(now):
+            self.refuse("too many calls that are not allowed")
+
     def _data(self, event: http2.DataReceived) -> None:
         call = self.calls.get(event.stream)
         if call is None or self.h2 is None:
             return
-        try:
-            messages = call.reader.feed(event.data)
-            if messages and not call.method.client_streaming and (call.started or len(messages) > 1):
-                raise WireError(f"{call.method.path} takes one request message")
-        except WireError as error:
-            self.finish(call, error)
-            return
-        if not messages:
-            if call.reader.missing:
-                self.h2.want(call.h2, call.reader.missing)
-        elif call.paused:
-            call.held.extend(messages)
-        else:
-            for message in messages:
-                self._message(call, message)
+        self._take(call, event.data)
         if event.end and self.calls.get(event.stream) is call:
             self._half_closed(call)
+
+    def _take(self, call: ServerCall, data: bytes) -> None:
+        """More of a request, and what waits of it: messages are delivered until the call is paused, or over."""
+        reader = call.reader
+        try:
+            while messages := reader.feed(data, 0 if call.paused else _MESSAGES_AT_ONCE):
+                data = b""
+                if not call.method.client_streaming and (call.started or len(messages) > 1):
+                    raise WireError(f"{call.method.path} takes one request message")
+                for message in messages:
+                    self._message(call, message)
+        except WireError as error:
+            self.finish(call, error)
+        if self.h2 is None or self.calls.get(call.h2.id) is not call:
+            return
+        more = reader.unfinished_bytes - call.unfinished_bytes
+        if more:
+            call.unfinished_bytes += more
+            if not self._owner.hold(self, more):
+                self.finish(call, ResourceExhausted("too much of this client's requests is incomplete"))
+                return
+        if reader.missing and not call.paused:
+            self.h2.want(call.h2, reader.missing)
 
     def _message(self, call: ServerCall, data: bytes) -> None:
         if self.h2 is None or self.calls.get(call.h2.id) is not call:
@@ -299,10 +292,13 @@ class ServerConnection(asyncio.Protocol):
 
     def _half_closed(self, call: ServerCall) -> None:
         call.half_closed = True
+        if call.paused:
+            return
         if call.reader.partial:
             self.finish(call, WireError("the request ended in the middle of a message"))
-        elif call.method.client_streaming:
-            self._tell_end(call)
+        elif not call.end_told:
+            call.end_told = True
+            self._emit(call, StreamEnd(call.stream))
         elif not call.started:
             self.finish(call, WireError(f"{call.method.path} takes one request message"))
 
@@ -311,19 +307,12 @@ class ServerConnection(asyncio.Protocol):
         call.paused = True
 
     def resume(self, call: ServerCall) -> None:
-        """Deliver what was held, and go on."""
+        """Deliver what waited, and go on."""
         call.paused = False
-        while call.held and not call.paused:
-            self._message(call, call.held.popleft())
+        self._take(call, b"")
         if call.half_closed and self.calls.get(call.h2.id) is call:
-            self._tell_end(call)
+            self._half_closed(call)
         self._owner.flush_soon(self)
-
-    def _tell_end(self, call: ServerCall) -> None:
-        """The client stream is complete; said once, when everything before it was delivered."""
-        if not call.held and not call.end_told:
-            call.end_told = True
-            self._emit(call, StreamEnd(call.stream))
 
     def _emit(self, call: ServerCall, event: Call | StreamData | StreamEnd) -> None:
         if not call.started:
@@ -365,7 +354,9 @@ class ServerConnection(asyncio.Protocol):
 
     def _forget(self, call: ServerCall) -> None:
         del self.calls[call.h2.id]
-        call.held.clear()
+        if call.unfinished_bytes:
+            self._owner.hold(self, -call.unfinished_bytes)
+            call.unfinished_bytes = 0
         if call.timer is not None:
             call.timer.cancel()
         self._owner.ended(call)
@@ -436,11 +427,12 @@ class ServerConnection(asyncio.Protocol):
     def refuse(self, reason: str) -> None:
         """End the connection because the client does not keep up with the protocol."""
         if self.h2 is not None:
-            log.info("rpc.connection_refused", peer=self.peer.addr, reason=reason)
+            self._owner.misbehaved(self, reason, ErrorCode.ENHANCE_YOUR_CALM.name)
             self.h2.terminate(ErrorCode.ENHANCE_YOUR_CALM, reason)
             self.flush()
 
 
+_MESSAGES_AT_ONCE = defaults.RPC_STREAM_MESSAGES_AT_ONCE
 _UNREAD_BYTES_MAX = defaults.RPC_CONTROL_BUFFER_BYTES_MAX + 2 * defaults.RPC_OUTPUT_CHUNK_BYTES
 
 

@@ -6,9 +6,10 @@ StreamData, StreamEnd(None) when a client stream is complete, and StreamEnd(erro
 answered yet: cancelled, out of time, its connection lost, or its answers not read. No answer is expected then, and
 answers to streams that are gone are dropped.
 
-Strangers may connect, so everything is limited: connections (more strictly without a certificate), time for the
+Strangers may connect, so everything is limited: connections and unfinished requests (admission.py), time for the
 handshake and for a request, streams, memory (see http2.py), and idle time. One sweep every few seconds serves all
-limits of time, so that a call costs a timer only when it is not answered at once.
+limits of time, so that a call costs a timer only when it is not answered at once. What a peer does wrong is logged once
+a minute per address, with how often it happened.
 
 (swarmkit: manager/manager.go; grpc-go: server.go, internal/transport/http2_server.go)
 """
@@ -25,25 +26,24 @@ import structlog
 from certs.stream import serve_tls
 from swarm import defaults
 from swarm.api.methods import Method
+<<<<<<< Updated upstream
 from swarm.errors import DeadlineExceeded, Internal, Unavailable
 from swarm.io.lapses import LapseReports
 from swarm.io.rpc_connection import KEEPALIVE_PING, ServerCall, ServerConnection, format_address
+=======
+from swarm.errors import DeadlineExceeded, Internal, PermissionDenied, Unavailable
+from swarm.io.admission import Admission, Guest
+from swarm.io.http2 import Connection
+from swarm.io.rpc_connection import KEEPALIVE_PING, ServerConnection, format_address
+from swarm.io.server_call import ServerCall
+from swarm.repeats import Repeats
+>>>>>>> Stashed changes
 from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
 
 log = structlog.get_logger()
 
 Handler = Callable[[Call | StreamData | StreamEnd], None]
 Authorizer = Callable[[Method, Peer, Mapping[str, tuple[str, ...]]], Peer]
-
-
-class _Address:
-    """Connections from one IP address."""
-
-    __slots__ = ("anonymous", "total")
-
-    def __init__(self) -> None:
-        self.total = 0
-        self.anonymous = 0
 
 
 class RpcServer:
@@ -65,15 +65,15 @@ class RpcServer:
         self._authorizer = authorizer
         self._streams = next_stream
         self._servers: list[asyncio.Server] = []  # uvloop closes a server that nobody refers to
-        self._connections: dict[ServerConnection, str] = {}
-        self._per_address: dict[str, _Address] = {}
-        self.connection_count = 0
-        """TCP connections, those included that still shake hands."""
+        self._connections: dict[ServerConnection, None] = {}
+        self._admission = Admission()
+        self._repeats = Repeats()
         self._calls: dict[int, ServerCall] = {}
         self._incomplete: dict[int, ServerCall] = {}
         self._dirty: list[ServerConnection] = []
         self._lapses = LapseReports()
         self._stalled: dict[ServerConnection, tuple[int, float]] = {}
+        self._unread: dict[ServerConnection, tuple[int, float]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
         self._closed = False
@@ -86,6 +86,11 @@ class RpcServer:
         self._servers.append(await loop.create_server(self._accept, host, port, backlog=1024))
         if self._sweep_timer is None:
             self._sweep_timer = loop.call_later(defaults.RPC_SWEEP_PERIOD_S, self._sweep_and_rearm)
+
+    @property
+    def connection_count(self) -> int:
+        """TCP connections, those included that still shake hands."""
+        return self._admission.connections
 
     @property
     def addresses(self) -> list[str]:
@@ -152,57 +157,53 @@ class RpcServer:
 
     def _accept(self) -> asyncio.BaseProtocol:
         if self._tls_context is None:
-            return ServerConnection(self)
-        accept = serve_tls(
-            lambda: ServerConnection(self),
+            return ServerConnection(self, Guest(lambda: None))
+        guest = Guest(lambda: stream.abort())
+        stream = serve_tls(
+            lambda: ServerConnection(self, guest),
             self._tls_context,
             handshake_timeout_s=defaults.RPC_HANDSHAKE_TIMEOUT_S,
-            admit=self._admit,
-            on_failed=self._handshake_failed,
-        )
-        return accept()
+            admit=lambda peername: self._admit(guest, peername),
+            on_failed=lambda peername, error: self._handshake_failed(guest, peername, error),
+        )()
+        return stream
 
-    def _admit(self, peername: Any) -> bool:
+    def _admit(self, guest: Guest, peername: Any) -> bool:
         """Count a connection that begins its handshake, or refuse it."""
-        host = _host(peername)
-        address = self._per_address.get(host)
-        if address is None:
-            address = _Address()
-        if (
-            self._closed
-            or self.connection_count >= defaults.RPC_CONNECTIONS_MAX
-            or address.total >= defaults.RPC_CONNECTIONS_PER_ADDRESS_MAX
-            or address.anonymous >= defaults.RPC_ANONYMOUS_PER_ADDRESS_MAX
-        ):
-            log.warning("rpc.too_many_connections", peer=format_address(peername), open=address.total)
+        if self._closed:
             return False
-        self._per_address[host] = address
-        address.total += 1
-        address.anonymous += 1
-        self.connection_count += 1
-        return True
+        reason = self._admission.enter(guest, _host(peername), asyncio.get_running_loop().time())
+        if reason:
+            self._warn("rpc.not_admitted", peername, reason=reason)
+        return not reason
 
-    def _leave(self, host: str, anonymous: bool) -> None:
-        address = self._per_address[host]
-        self.connection_count -= 1
-        address.total -= 1
-        if anonymous:
-            address.anonymous -= 1
-        if not address.total:
-            del self._per_address[host]
+    def _warn(self, event: str, peername: Any, **details: object) -> None:
+        """Log what a peer did, if it was not logged a short time ago."""
+        times = self._repeats.times((event, _host(peername)), asyncio.get_running_loop().time())
+        if times:
+            log.warning(event, peer=format_address(peername), **details, times=times)
 
-    def _handshake_failed(self, peername: Any, error: Exception) -> None:
-        self._leave(_host(peername), anonymous=True)
+    def _handshake_failed(self, guest: Guest, peername: Any, error: Exception) -> None:
+        displaced = guest.address is None
+        self._admission.leave(guest)
         reason = getattr(error, "reason", None) or str(error)
-        log.warning("rpc.handshake_failed", peer=format_address(peername), error=reason)
+        self._warn("rpc.handshake_failed", peername, error="displaced by a newer connection" if displaced else reason)
 
     def established(self, connection: ServerConnection) -> bool:
         """See Owner."""
         assert connection.transport is not None
         peername = connection.transport.get_extra_info("peername")
-        host = _host(peername)
-        if self._tls_context is None and not self._admit(peername):
+        guest, trusted = connection.guest, self._tls_context is None
+        if trusted:
+            guest.abort = connection.transport.abort
+            if not self._admit(guest, peername):
+                return False
+        reason = "the server is stopping" if self._closed else self._admission.identify(guest, connection.peer, trusted)
+        if reason:
+            self._admission.leave(guest)
+            self._warn("rpc.not_admitted", peername, node=connection.peer.node_id, reason=reason)
             return False
+<<<<<<< Updated upstream
         if self._closed:
             self._leave(host, anonymous=True)
             return False
@@ -211,16 +212,46 @@ class RpcServer:
             self._lapses.report(connection.peer, asyncio.get_running_loop().time())
         if connection.peer.certified or self._tls_context is None:
             self._per_address[host].anonymous -= 1
+=======
+        self._connections[connection] = None
+>>>>>>> Stashed changes
         return True
 
     def lost(self, connection: ServerConnection) -> None:
         """See Owner."""
-        host = self._connections.pop(connection, None)
+        self._connections.pop(connection, None)
         self._stalled.pop(connection, None)
+<<<<<<< Updated upstream
         if host is not None:
             self._leave(host, anonymous=self._tls_context is not None and not connection.peer.certified)
+=======
+        self._unread.pop(connection, None)
+        self._admission.leave(connection.guest)
+>>>>>>> Stashed changes
         if not self._connections and self._empty is not None:
             self._empty.set()
+
+    def misbehaved(self, connection: ServerConnection, reason: str, code: str) -> None:
+        """See Owner."""
+        assert connection.transport is not None
+        peername = connection.transport.get_extra_info("peername")
+        self._warn("rpc.connection_refused", peername, node=connection.peer.node_id, code=code, reason=reason)
+
+    def may_call(self, connection: ServerConnection, now: float) -> bool:
+        """See Owner."""
+        return self._admission.may_call(connection.guest, now)
+
+    def hold(self, connection: ServerConnection, difference: int) -> bool:
+        """See Owner."""
+        return self._admission.hold(connection.guest, difference)
+
+    def drop_nodes(self, is_removed: Callable[[str], bool]) -> None:
+        """End the connections of nodes that were removed from the cluster, with their calls."""
+        for connection in list(self._connections):
+            node_id = connection.peer.node_id
+            if node_id and is_removed(node_id):
+                log.info("rpc.node_dropped", node=node_id, peer=connection.peer.addr)
+                connection.stop(PermissionDenied(f"Permission denied: node {node_id} was removed from swarm"))
 
     # --- calls ---
 
@@ -279,30 +310,38 @@ class RpcServer:
                 call.connection.finish(call, DeadlineExceeded("the request did not come in time"))
         for connection in list(self._connections):
             self._sweep_connection(connection, now)
+        self._admission.sweep(now)
 
     def _sweep_connection(self, connection: ServerConnection, now: float) -> None:
         h2 = connection.h2
         if h2 is None:
             return
-        if h2.awaiting_frames:
-            frames, since = self._stalled.get(connection, (-1, now))
-            if frames != h2.frames:
-                self._stalled[connection] = (h2.frames, now)
-            elif now - since > defaults.RPC_HANDSHAKE_TIMEOUT_S:
-                connection.refuse("frame or preface not completed in time")
-                return
+        if _stands_still(self._stalled, connection, h2.frames, h2.awaiting_frames, now, _FRAME_TIMEOUT_S):
+            connection.refuse("frame or preface not completed in time")
+        elif _stands_still(self._unread, connection, h2.data_bytes_sent, h2.buffered > 0, now, _READ_TIMEOUT_S):
+            connection.refuse("the client does not read its answers")
         else:
-            self._stalled.pop(connection, None)
+            self._sweep_idle(connection, h2, now)
+
+    def _sweep_idle(self, connection: ServerConnection, h2: Connection, now: float) -> None:
+        assert connection.transport is not None
+        idle_s = defaults.RPC_IDLE_S if connection.peer.node_id else defaults.RPC_IDLE_ANONYMOUS_S
         if h2.streams:
             connection.active_at = now
+<<<<<<< Updated upstream
         elif now - connection.active_at > (
             defaults.RPC_IDLE_S if connection.peer.certified else defaults.RPC_IDLE_ANONYMOUS_S
         ):
+=======
+        elif now - connection.active_at > idle_s + defaults.RPC_KEEPALIVE_TIMEOUT_S:
+            connection.transport.close()  # it was asked to leave, and does not
+            return
+        elif now - connection.active_at > idle_s:
+>>>>>>> Stashed changes
             connection.drain()
         if connection.pinged_at is not None:
             if now - connection.pinged_at > defaults.RPC_KEEPALIVE_TIMEOUT_S:
                 log.info("rpc.connection_silent", peer=connection.peer.addr)
-                assert connection.transport is not None
                 connection.transport.abort()
         elif now - connection.received_at > defaults.RPC_KEEPALIVE_S:
             connection.pinged_at = now
@@ -310,6 +349,27 @@ class RpcServer:
             connection.flush()
 
 
+def _stands_still(
+    since: dict[ServerConnection, tuple[int, float]],
+    connection: ServerConnection,
+    progress: int,
+    expected: bool,
+    now: float,
+    timeout_s: float,
+) -> bool:
+    """Whether progress was expected and did not come for ``timeout_s``; ``since`` remembers what there was when."""
+    if not expected:
+        since.pop(connection, None)
+        return False
+    before, at = since.get(connection, (-1, now))
+    if before != progress:
+        since[connection] = (progress, now)
+        return False
+    return now - at > timeout_s
+
+
+_FRAME_TIMEOUT_S = defaults.RPC_HANDSHAKE_TIMEOUT_S
+_READ_TIMEOUT_S = defaults.RPC_READ_TIMEOUT_S
 _LAST_BYTES_S = 1.0
 
 

@@ -40,6 +40,7 @@ from swarm.manager.external_ca import signing_urls
 from swarm.manager.root_rotation import RootRotation, as_swarm_error, authority_of
 from swarm.manager.service import Effect, Event, Write
 from swarm.manager.stage import DUE_NOW
+from swarm.repeats import Repeats
 from swarm.rpc import Call, Peer, Reply, StreamEnd
 from swarm.store.store import Change, View
 from swarm.store.tx import Tx
@@ -53,6 +54,7 @@ NO_MORE_MANAGERS = (
     f"the swarm has {defaults.MANAGERS_MAX} managers, as many as it may have; join as a worker, with the command that "
     '"docker swarm join-token worker" prints on a manager'
 )
+NO_TOKEN = "A valid join token is necessary to join this cluster"
 _UNLOCK_SUBSYSTEM = MANAGER_ROLE
 
 
@@ -84,6 +86,7 @@ class CertificateAuthority:
         self._may_grow = may_grow
         self._waiting: dict[str, dict[int, None]] = {}
         self._node_of: dict[int, str] = {}
+        self._repeats = Repeats()
 
     def handle(self, event: Event, now: float) -> Sequence[Effect]:
         """See Service.handle."""
@@ -92,7 +95,7 @@ class CertificateAuthority:
         if not isinstance(event, Call):
             return ()
         try:
-            return self._answer(event)
+            return self._answer(event, now)
         except SwarmError as error:
             return (StreamEnd(event.stream, error),)
 
@@ -126,7 +129,7 @@ class CertificateAuthority:
         self._node_of.clear()
         return [StreamEnd(stream, Aborted("CA signer is stopped")) for stream in streams]
 
-    def _answer(self, call: Call) -> Sequence[Effect]:
+    def _answer(self, call: Call, now: float) -> Sequence[Effect]:
         match call.request:
             case api.GetRootCACertificateRequest():
                 root_ca = _cluster(self._view, self._cluster_id).root_ca
@@ -136,7 +139,7 @@ class CertificateAuthority:
             case api.NodeCertificateStatusRequest() as request:
                 return self._certificate_status(call.stream, request)
             case api.IssueNodeCertificateRequest() as request:
-                return (self._issue(call.stream, request, call.peer),)
+                return (self._issue(call.stream, request, call.peer, now),)
             case _:
                 raise InvalidArgument("InvalidArgument")
 
@@ -170,9 +173,16 @@ class CertificateAuthority:
             if not streams:
                 del self._waiting[node_id]
 
-    def _issue(self, stream: int, request: api.IssueNodeCertificateRequest, peer: Peer) -> Write:
+    def _issue(self, stream: int, request: api.IssueNodeCertificateRequest, peer: Peer, now: float) -> Write:
         if not request.csr:
             raise InvalidArgument("InvalidArgument")
+        cluster = _cluster(self._view, self._cluster_id)
+        if not _is_member(peer, cluster) and _role_of(request.token, cluster) is None:
+            # looked at again in the pass; but guessing must not cost one
+            times = self._repeats.times(peer.host, now)
+            if times:
+                log.warning("certificate.token_refused", peer=peer.host, times=times)
+            raise InvalidArgument(NO_TOKEN)
 
         def run(tx: Tx) -> Message:
             cluster = _cluster(tx, self._cluster_id)
@@ -213,15 +223,11 @@ def _renew(tx: Tx, node_id: str, csr: bytes) -> api.IssueNodeCertificateResponse
 def _join(
     tx: Tx, cluster: api.Cluster, request: api.IssueNodeCertificateRequest, may_grow: bool
 ) -> api.IssueNodeCertificateResponse:
-    tokens = cluster.root_ca.join_tokens
-    if same_token(tokens.manager, request.token):
-        if not may_grow:
-            raise FailedPrecondition(NO_MORE_MANAGERS)
-        role = api.MANAGER
-    elif same_token(tokens.worker, request.token):
-        role = api.WORKER
-    else:
-        raise InvalidArgument("A valid join token is necessary to join this cluster")
+    role = _role_of(request.token, cluster)
+    if role is None:
+        raise InvalidArgument(NO_TOKEN)
+    if role == api.MANAGER and not may_grow:
+        raise FailedPrecondition(NO_MORE_MANAGERS)
     _check_csr(request.csr)
     if request.availability not in api.NodeSpec.Availability.values():
         raise InvalidArgument(f"unknown availability {request.availability}")
@@ -241,6 +247,13 @@ def _join(
             if attempt == _ID_COLLISIONS_MAX:
                 raise
     return api.IssueNodeCertificateResponse(node_id=node.id, node_membership=api.NodeSpec.ACCEPTED)
+
+
+def _role_of(token: str, cluster: api.Cluster) -> api.NodeRole | None:
+    """What a join token allows; both are compared whatever is given, so that the time tells nothing."""
+    tokens = cluster.root_ca.join_tokens
+    manager, worker = same_token(tokens.manager, token), same_token(tokens.worker, token)
+    return api.MANAGER if manager else api.WORKER if worker else None
 
 
 def _check_csr(csr: bytes) -> None:

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from swarm import api, defaults
 from swarm.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted, SwarmError
 from swarm.ids import new_id
@@ -263,8 +265,13 @@ class LogBroker:
     def _listen(self, call: Call) -> list[Effect]:
         node_id = self._node_id(call)
         self._listeners[call.stream] = node_id
-        self._listeners_of.setdefault(node_id, {})[call.stream] = None
+        streams = self._listeners_of.setdefault(node_id, {})
+        streams[call.stream] = None
         effects: list[Effect] = []
+        if len(streams) > defaults.LOG_LISTENERS_PER_NODE_MAX:
+            oldest = next(iter(streams))
+            del streams[oldest], self._listeners[oldest]
+            effects.append(StreamEnd(oldest, Aborted("the node listens elsewhere")))
         for stream in list(self._asked.get(node_id, ())):
             subscription = self._subscriptions[stream]
             subscription.lost.pop(node_id, None)
@@ -295,6 +302,11 @@ class LogBroker:
         for line in message.messages:
             if line.context.node_id != node_id:
                 raise PermissionDenied(f"invalid NodeID: expected={node_id};received={line.context.node_id}")
+            task = self._store.get(api.Task, line.context.task_id)
+            if task is not None and task.node_id != node_id:
+                raise PermissionDenied(f"task {task.id} does not run on node {node_id}")
+            if not _is_moment(line.timestamp):
+                raise InvalidArgument("the time of a log line is not valid")
         lines = [line for line in message.messages if self._is_new(self._subscriptions[stream], line)]
         return [StreamData(stream, api.SubscribeLogsMessage(messages=lines))] if lines else []
 
@@ -358,6 +370,10 @@ class LogBroker:
         if stream is not None:
             effects += self._node_done(stream, publication.node_id, "")
         return effects
+
+
+def _is_moment(timestamp: Timestamp) -> bool:
+    return 0 <= timestamp.seconds < 1 << 33 and 0 <= timestamp.nanos < 1_000_000_000
 
 
 def _follow_keys(selector: api.LogSelector) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ from swarm.api.methods import METHODS
 from swarm.errors import Internal, NoLeader, NotTaken, ResourceExhausted, SwarmError, Unimplemented
 from swarm.manager import health
 from swarm.manager.member import GroupMember
-from swarm.manager.service import Write
+from swarm.manager.service import Service, Write
 from swarm.manager.words import (
     AuthorityAnswered,
     Forward,
@@ -40,6 +40,8 @@ from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from swarm.store.store import Store
 
 log = structlog.get_logger()
+
+_LOG_SAYS_WHY = "the manager could not carry out this request; its log says why"
 
 
 class Manager(GroupMember):
@@ -142,7 +144,7 @@ class Manager(GroupMember):
         elif (service := self._routes.get(method)) is not None:
             self._streams[call.stream] = service
             self._remember(call)
-            self._perform(service.handle(call, now))
+            self._serve(service, call, now)
         elif (write := self._parts.writes.get(method)) is not None and call.request is not None:
             request = call.request
             self._remember(call)
@@ -153,6 +155,17 @@ class Manager(GroupMember):
             self._raft(words.ReadBarrier(self._tag), now)
         else:
             self._out.append(StreamEnd(call.stream, Unimplemented(f"{method} is not available in this version")))
+
+    def _serve(self, service: Service, event: Call | StreamData | StreamEnd, now: float) -> None:
+        """A service that fails costs the call that it failed on; whatever a node sends must not stop the manager."""
+        try:
+            effects = service.handle(event, now)
+        except Exception:
+            if self._strict:
+                raise
+            log.exception("service.failed", service=type(service).__name__, word=type(event).__name__)
+            effects = [StreamEnd(event.stream, Internal(_LOG_SAYS_WHY))]
+        self._perform(effects)
 
     def _remember(self, call: Call) -> None:
         """Until a call with one request and one answer is answered, another leader could take it as well."""
@@ -187,7 +200,7 @@ class Manager(GroupMember):
             if isinstance(event, StreamEnd) and event.error is not None:
                 self._streams.pop(stream, None)
                 self._open.pop(stream, None)
-            self._perform(service.handle(event, now))
+            self._serve(service, event, now)
             return
         if isinstance(event, StreamEnd):
             if self._waiting:
@@ -208,5 +221,4 @@ class Manager(GroupMember):
             if self._strict:
                 raise
             log.exception("read.failed", method=call.method)
-            message = "the manager could not carry out this request; its log says why"
-            self._out.append(StreamEnd(call.stream, Internal(message)))
+            self._out.append(StreamEnd(call.stream, Internal(_LOG_SAYS_WHY)))

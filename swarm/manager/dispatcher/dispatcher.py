@@ -27,7 +27,15 @@ from swarm.api import marks
 from swarm.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, SwarmError
 from swarm.manager.dispatcher.assignments import AssignmentSet
 from swarm.manager.dispatcher.nodes import Registrations
-from swarm.manager.dispatcher.updates import NodeState, Orphaned, TaskReport, Updates, VolumeUnpublished, is_news
+from swarm.manager.dispatcher.updates import (
+    NodeState,
+    Orphaned,
+    TaskReport,
+    Updates,
+    VolumeUnpublished,
+    check_status,
+    is_news,
+)
 from swarm.manager.service import Effect, Event
 from swarm.manager.stage import DUE_NOW
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
@@ -336,6 +344,7 @@ class Dispatcher:
                 continue
             if task.node_id != node_id:
                 raise PermissionDenied("cannot update a task not assigned this node")
+            check_status(update.status)
             if is_news(task.status, update.status):
                 reports.append(TaskReport(update.task_id, node_id, update.status, self._own_node_id))
         for report in reports:

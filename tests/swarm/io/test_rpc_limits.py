@@ -14,6 +14,7 @@ from swarm import api, defaults
 from swarm.errors import SwarmError, Unavailable
 from swarm.io import http2_frames as h2
 from swarm.io import rpc_client
+from swarm.io.grpc_wire import frame_message
 from swarm.io.rpc_client import Connection
 from swarm.io.rpc_connection import format_address
 
@@ -105,12 +106,17 @@ async def test_a_silent_client_is_pinged_and_then_dropped(served: Served) -> Non
 async def test_a_client_that_reads_no_answers_is_dropped(served: Served) -> None:
     raw = await Raw.connect(served)
     raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
-    block = h2.METHOD_POST + h2.literal(":path", "/" + "x" * 200) + h2.literal("content-type", "application/grpc")
+    path = h2.literal(":path", "/docker.swarmkit.v1.Health/Check")
+    block = h2.METHOD_POST + path + h2.literal("content-type", "application/grpc")
+    request = frame_message(api.HealthCheckRequest(service="missing").SerializeToString())
     with capture_logs() as logs:
         number = 1
         while not logs:
             raw.writer.write(
-                b"".join(h2.header_frames(n, block, True, 16_384) for n in range(number, number + 1000, 2))
+                b"".join(
+                    h2.header_frames(n, block, False, 16_384) + h2.frame(h2.DATA, h2.END_STREAM, n, request)
+                    for n in range(number, number + 1000, 2)
+                )
             )
             number += 1000
             await asyncio.sleep(0)
@@ -119,18 +125,33 @@ async def test_a_client_that_reads_no_answers_is_dropped(served: Served) -> None
     await raw.close()
 
 
-@pytest.mark.parametrize("limit", ["RPC_ANONYMOUS_PER_ADDRESS_MAX", "RPC_CONNECTIONS_PER_ADDRESS_MAX"])
 async def test_one_address_gets_only_so_many_connections(
-    authority: Authority, cluster: Served, monkeypatch: pytest.MonkeyPatch, limit: str
+    authority: Authority, cluster: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(defaults, limit, 3)
+    monkeypatch.setattr(defaults, "RPC_CONNECTIONS_PER_ADDRESS_MAX", 3)
     connections = [await rpc_client.connect(cluster.address, authority.client()) for _ in range(3)]
-    with capture_logs() as logs, pytest.raises(Unavailable):
-        await rpc_client.connect(cluster.address, authority.client())
-    assert logs[0]["event"] == "rpc.too_many_connections"
+    with capture_logs() as logs:
+        for _ in range(5):
+            with pytest.raises(Unavailable):
+                await rpc_client.connect(cluster.address, authority.client())
+    assert [entry["event"] for entry in logs] == ["rpc.not_admitted"]
     connections.pop().close()
     await turns_until(lambda: cluster.server.connection_count == 2)
     connections.append(await rpc_client.connect(cluster.address, authority.client()))
+    for connection in connections:
+        connection.close()
+
+
+@pytest.mark.parametrize("limit", ["RPC_ANONYMOUS_PER_ADDRESS_MAX", "RPC_ANONYMOUS_MAX"])
+async def test_the_oldest_stranger_makes_room_for_the_newest(
+    authority: Authority, cluster: Served, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(defaults, limit, 3)
+    connections = [await rpc_client.connect(cluster.address, authority.client()) for _ in range(5)]
+    for displaced in connections[:2]:
+        await displaced.closed
+    assert cluster.server.connection_count == 3
+    assert not any(connection.closed.done() for connection in connections[2:])
     for connection in connections:
         connection.close()
 

@@ -1,0 +1,257 @@
+"""Who may call what on the cluster port: every method of every service, with every certificate an attacker may have."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import time
+from collections.abc import Iterator
+
+import pytest
+from google.protobuf.descriptor import MethodDescriptor
+from structlog.testing import capture_logs
+
+import swarm.api
+from certs.keys import new_csr, new_private_key
+from certs.tls import Credentials
+from swarm import api
+from swarm.api import authorization_pb2
+from swarm.api.methods import BY_PATH, METHODS
+from swarm.errors import Code
+from swarm.store.tx import Tx
+from tests.security.fort import (
+    CLUSTER,
+    DAY_S,
+    MANAGER,
+    MANAGER_ROLE,
+    OTHER_MANAGER,
+    OTHER_WORKER,
+    REMOVED,
+    WORKER,
+    WORKER_ROLE,
+    Fort,
+    Pki,
+    framed,
+    session_of,
+)
+
+PROBE = framed(b"")
+REFUSED = (int(Code.PERMISSION_DENIED), "Permission denied: unauthorized peer role:")
+FALSE_FORWARDER = "Permission denied: unauthorized forwarder role:"
+ISSUE = METHODS["NodeCA/IssueNodeCertificate"]
+_AT_ONCE = 10  # fewer than the streams that a stranger may have
+
+
+def descriptors() -> Iterator[MethodDescriptor]:
+    """All methods of all services that our descriptors know, found without the server's own table."""
+    for module in pkgutil.iter_modules(swarm.api.__path__):
+        if module.name.endswith("_pb2"):
+            file = importlib.import_module(f"swarm.api.{module.name}").DESCRIPTOR
+            for service in file.services_by_name.values():
+                yield from service.methods
+
+
+def rule(method: MethodDescriptor) -> authorization_pb2.TLSAuthorization:
+    found: authorization_pb2.TLSAuthorization = method.GetOptions().Extensions[authorization_pb2.tls_authorization]  # type: ignore[index]
+    return found
+
+
+ROWS = [(f"/{method.containing_service.full_name}/{method.name}", rule(method)) for method in descriptors()]
+
+
+def forwarded(node_id: str, role: str, org: str = CLUSTER) -> tuple[tuple[str, str], ...]:
+    """What a follower adds to a call of this node."""
+    return (
+        ("redirect", "10.0.0.9:4000"),
+        ("forwarded_cert", "true"),
+        ("forwarded_cert_cn", node_id),
+        ("forwarded_cert_org", org),
+        ("forwarded_cert_ou", role),
+        ("remote_addr", "10.0.0.9:4000"),
+    )
+
+
+async def refusals(
+    fort: Fort, credentials: Credentials | None, metadata: tuple[tuple[str, str], ...] = ()
+) -> dict[str, str]:
+    """Why each method is refused to this caller; methods that are not refused are missing."""
+    found = {}
+    for start in range(0, len(ROWS), _AT_ONCE):
+        rows = ROWS[start : start + _AT_ONCE]
+        intruder = await fort.intrude(credentials)
+        for number, (path, _) in enumerate(rows):
+            intruder.request(2 * number + 1, BY_PATH[path], PROBE, metadata)
+        await intruder.alive()
+        for number, (path, _) in enumerate(rows):
+            status = intruder.outcome.status.get(2 * number + 1)
+            if status is not None and status[0] == Code.PERMISSION_DENIED:
+                found[path] = status[1]
+        intruder.close()
+    return found
+
+
+def test_every_method_of_every_service_has_a_rule_and_is_served_by_it() -> None:
+    assert len(ROWS) >= 65
+    assert {path for path, _ in ROWS} == set(BY_PATH)
+    for path, found in ROWS:
+        assert bool(found.roles) != found.insecure, path
+        assert (frozenset(found.roles), found.insecure) == (BY_PATH[path].roles, BY_PATH[path].insecure)
+    assert {path.rpartition("/")[2] for path, found in ROWS if found.insecure} == {
+        "GetRootCACertificate",
+        "IssueNodeCertificate",
+        "NodeCertificateStatus",
+    }
+
+
+@pytest.mark.parametrize("role", ["", WORKER_ROLE, MANAGER_ROLE, "swarm-ca", "swarm-managers"])
+async def test_each_role_gets_exactly_the_methods_that_the_descriptors_give_it(fort: Fort, role: str) -> None:
+    refused = await refusals(fort, fort.pki.issue("node", role) if role else None)
+    assert set(refused) == {path for path, found in ROWS if not (found.insecure or role in found.roles)}
+    assert all(text.startswith(REFUSED[1]) for text in refused.values())
+    if role == WORKER_ROLE:
+        assert {path.split("/")[1].rpartition(".")[2] for path in refused} >= {"Control", "Raft", "Watch", "Health"}
+
+
+@pytest.mark.parametrize("role", [WORKER_ROLE, MANAGER_ROLE])
+async def test_a_node_of_another_cluster_and_a_removed_node_get_nothing(fort: Fort, role: str) -> None:
+    secured = {path for path, found in ROWS if not found.insecure}
+    other = await refusals(fort, fort.pki.issue("node", role, org="anothercluster"))
+    removed = await refusals(fort, fort.pki.issue(REMOVED, role))
+    assert set(other) == set(removed) == secured
+    of_role = [path for path, found in ROWS if role in found.roles]
+    assert all("not part of organization" in other[path] for path in of_role)
+    assert all(f"node {REMOVED} was removed from swarm" in removed[path] for path in of_role)
+
+
+async def test_a_manager_lends_a_forwarded_node_nothing_but_that_nodes_own_rights(fort: Fort) -> None:
+    refused = await refusals(fort, fort.manager(), forwarded(WORKER, WORKER_ROLE))
+    assert set(refused) == {path for path, found in ROWS if not (found.insecure or WORKER_ROLE in found.roles)}
+    assert all(text.startswith("Permission denied: unauthorized forwarded role") for text in refused.values())
+
+
+@pytest.mark.parametrize(
+    ("claimed", "text"),
+    [
+        (forwarded("", ""), "missing information in forwarded request"),
+        (forwarded(WORKER, ""), "missing information in forwarded request"),
+        (forwarded(REMOVED, MANAGER_ROLE), f"node {REMOVED} was removed from swarm"),
+        (forwarded("node", MANAGER_ROLE, "anothercluster"), f"organization mismatch, expecting: {CLUSTER}"),
+    ],
+)
+async def test_strangers_removed_nodes_and_other_clusters_get_nothing_through_a_follower(
+    fort: Fort, claimed: tuple[tuple[str, str], ...], text: str
+) -> None:
+    refused = await refusals(fort, fort.manager(), claimed)
+    assert set(refused) == {path for path, found in ROWS if not found.insecure}
+    assert all(text in refusal for refusal in refused.values())
+
+
+@pytest.mark.parametrize("forwarder", ["stranger", WORKER, REMOVED, "foreign manager"])
+async def test_only_a_manager_of_this_cluster_may_speak_for_others(fort: Fort, forwarder: str) -> None:
+    credentials = {
+        "stranger": None,
+        WORKER: fort.worker(),
+        REMOVED: fort.pki.issue(REMOVED, MANAGER_ROLE),
+        "foreign manager": fort.pki.issue("node", MANAGER_ROLE, org="anothercluster"),
+    }[forwarder]
+    refused = await refusals(fort, credentials, forwarded(MANAGER, MANAGER_ROLE))
+    assert set(refused) == {path for path, found in ROWS if not found.insecure}
+    assert all(text.startswith(FALSE_FORWARDER) for text in refused.values())
+
+
+async def test_a_forwarded_call_that_is_replayed_by_a_worker_is_refused(fort: Fort) -> None:
+    key = new_csr(new_private_key())
+    ask = framed(api.IssueNodeCertificateRequest(csr=key))
+    genuine = await fort.intrude(fort.manager())
+    genuine.request(1, ISSUE, ask, forwarded(OTHER_WORKER, WORKER_ROLE))
+    assert await genuine.answer() == (0, "")
+    for credentials in (fort.worker(), None):
+        thief = await fort.intrude(credentials)
+        thief.request(1, ISSUE, ask, forwarded(OTHER_WORKER, WORKER_ROLE))
+        assert (await thief.answer())[0] == Code.INVALID_ARGUMENT  # taken for a stranger, who needs a token
+        thief.request(3, "Dispatcher/Heartbeat", PROBE, forwarded(OTHER_WORKER, WORKER_ROLE))
+        assert (await thief.answer(3))[1].startswith(FALSE_FORWARDER)
+    assert fort.process.store.get(api.Node, WORKER).certificate.csr == b""  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        (("forwarded_cert", "True"),),
+        (("forwarded_cert", "true "),),
+        (("forwarded_cert", "true,true"),),
+        (("forwarded_cert", "true"), ("forwarded_cert", "true")),
+        (("forwarded_cert-bin", "dHJ1ZQ"),),
+    ],
+)
+async def test_a_worker_gains_nothing_by_misspelt_or_doubled_forwarding(
+    fort: Fort, spoiled: tuple[tuple[str, str], ...]
+) -> None:
+    claimed = (*forwarded(MANAGER, MANAGER_ROLE)[2:], *spoiled)
+    refused = await refusals(fort, fort.worker(), claimed)
+    assert set(refused) == {path for path, found in ROWS if not (found.insecure or WORKER_ROLE in found.roles)}
+
+
+async def test_a_certificate_of_another_authority_fails_the_handshake(fort: Fort) -> None:
+    with capture_logs() as logs:
+        for _ in range(5):
+            intruder = await fort.intrude(Pki().issue(MANAGER, MANAGER_ROLE))
+            intruder.request(1, "Control/ListNodes", PROBE)
+            assert (await intruder.end()).status == {}
+    assert [entry["event"] for entry in logs] == ["rpc.handshake_failed"]
+
+
+async def test_an_expired_certificate_and_one_of_the_future_get_nothing(fort: Fort) -> None:
+    for made_at in (time.time() - DAY_S, time.time() + DAY_S):
+        for node_id, role in ((WORKER, WORKER_ROLE), (OTHER_MANAGER, MANAGER_ROLE)):
+            intruder = await fort.intrude(fort.pki.issue(node_id, role, made_at=made_at))
+            for number, (path, found) in enumerate(ROWS[:10]):
+                if not found.insecure:
+                    intruder.request(2 * number + 1, BY_PATH[path], PROBE)
+            await intruder.until(lambda seen: seen.closed or len(seen.status) >= 7)
+            assert all(code == Code.PERMISSION_DENIED for code, _ in intruder.outcome.status.values())
+
+
+async def test_a_certificate_signed_by_a_nodes_own_key_is_refused(fort: Fort) -> None:
+    """A node certificate is no authority: what its key signs does not lead to the root."""
+    forged = Pki()
+    leaf = forged.issue(MANAGER, MANAGER_ROLE)
+    chain = Credentials(leaf.certificate_pem + fort.worker().certificate_pem, leaf.key_pem)
+    intruder = await fort.intrude(chain)
+    intruder.request(1, "Control/ListNodes", PROBE)
+    assert (await intruder.end()).status == {}
+
+
+async def test_a_node_that_is_removed_loses_its_open_connections_at_once(fort: Fort) -> None:
+    connection = await fort.connect(fort.worker())
+    await session_of(connection)
+    listening = await fort.intrude(fort.worker())
+    listening.request(1, "LogBroker/ListenSubscriptions", PROBE)
+    listening.request(3, "LogBroker/PublishLogs", b"", end=False)
+    await listening.alive()
+    bystander = await fort.connect(fort.worker(OTHER_WORKER))
+    await session_of(bystander)
+
+    def remove(tx: Tx) -> None:
+        tx.remove(api.Node, WORKER)
+        tx.edit(api.Cluster, CLUSTER).blacklisted_certificates[WORKER].SetInParent()
+
+    await fort.write(remove)
+    await listening.end()
+    await connection.closed
+    assert not bystander.closed.done()
+    again = await fort.intrude(fort.worker())
+    again.request(1, "Dispatcher/Session", PROBE)
+    assert "was removed from swarm" in (await again.answer())[1]
+
+
+async def test_a_worker_that_asks_for_a_managers_certificate_gets_a_workers(fort: Fort) -> None:
+    connection = await fort.connect(fort.worker())
+    request = api.IssueNodeCertificateRequest(csr=new_csr(new_private_key()), role=api.MANAGER)
+    answer = await connection.unary("NodeCA/IssueNodeCertificate", request)
+    assert isinstance(answer, api.IssueNodeCertificateResponse)
+    assert answer.node_id == WORKER
+    status = await connection.unary("NodeCA/NodeCertificateStatus", api.NodeCertificateStatusRequest(node_id=WORKER))
+    assert isinstance(status, api.NodeCertificateStatusResponse)
+    assert status.certificate.role == api.WORKER
+    assert b"CERTIFICATE" in status.certificate.certificate
