@@ -91,16 +91,16 @@ class Admission:
         guest.abort()
 
     def identify(self, guest: Guest, peer: Peer, trusted: bool = False) -> str:
-        """The handshake is done; who has no node ID then stays a stranger. Returns "", or why the guest must go.
+        """The handshake is done; who has no certificate that counts stays a stranger. Returns "", or why it must go.
 
         trusted: it came where only friends come, and needs no certificate.
         """
         address = guest.address
         if address is None:
             return "its place was taken by a newer connection"
-        if not (peer.node_id or trusted):
+        if not (peer.certified or trusted):
             return ""
-        if peer.node_id:
+        if peer.certified:
             node = self._nodes.setdefault(peer.node_id, _Account(peer.node_id))
             if node.connections >= defaults.RPC_CONNECTIONS_PER_NODE_MAX:
                 return "too many connections of this node"

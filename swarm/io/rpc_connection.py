@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-<<<<<<< Updated upstream
 import time
-from collections import deque
-=======
->>>>>>> Stashed changes
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
@@ -214,16 +210,8 @@ class ServerConnection(asyncio.Protocol):
             if method is None:
                 raise _unknown_method(request.path)
             peer = self._owner.authorize(method, self.peer, request.metadata)
-<<<<<<< Updated upstream
-        except HttpError as error:
-            self.h2.send(stream, b"", grpc_wire.http_error_block(error.status))
-            return
-        except SwarmError as error:
-            self.h2.send(stream, b"", self._response_block() + grpc_wire.status_block(error))
-=======
         except (HttpError, SwarmError) as error:
             self._refuse_call(stream, error, now)
->>>>>>> Stashed changes
             return
         call = ServerCall(self, stream, self._owner.next_stream(), method, peer, now)
         self.calls[stream.id] = call
@@ -241,7 +229,7 @@ class ServerConnection(asyncio.Protocol):
         if isinstance(error, HttpError):
             self.h2.send(stream, b"", grpc_wire.http_error_block(error.status))
         else:
-            self.h2.send(stream, b"", grpc_wire.RESPONSE_BLOCK + grpc_wire.status_block(error))
+            self.h2.send(stream, b"", self._response_block() + grpc_wire.status_block(error))
         if self._refusals.exceeded_by(now):
             self.refuse("too many calls that are not allowed")
 

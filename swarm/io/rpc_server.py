@@ -26,18 +26,13 @@ import structlog
 from certs.stream import serve_tls
 from swarm import defaults
 from swarm.api.methods import Method
-<<<<<<< Updated upstream
-from swarm.errors import DeadlineExceeded, Internal, Unavailable
-from swarm.io.lapses import LapseReports
-from swarm.io.rpc_connection import KEEPALIVE_PING, ServerCall, ServerConnection, format_address
-=======
 from swarm.errors import DeadlineExceeded, Internal, PermissionDenied, Unavailable
 from swarm.io.admission import Admission, Guest
 from swarm.io.http2 import Connection
+from swarm.io.lapses import LapseReports
 from swarm.io.rpc_connection import KEEPALIVE_PING, ServerConnection, format_address
 from swarm.io.server_call import ServerCall
 from swarm.repeats import Repeats
->>>>>>> Stashed changes
 from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
 
 log = structlog.get_logger()
@@ -203,31 +198,17 @@ class RpcServer:
             self._admission.leave(guest)
             self._warn("rpc.not_admitted", peername, node=connection.peer.node_id, reason=reason)
             return False
-<<<<<<< Updated upstream
-        if self._closed:
-            self._leave(host, anonymous=True)
-            return False
-        self._connections[connection] = host
+        self._connections[connection] = None
         if connection.peer.lapse:
             self._lapses.report(connection.peer, asyncio.get_running_loop().time())
-        if connection.peer.certified or self._tls_context is None:
-            self._per_address[host].anonymous -= 1
-=======
-        self._connections[connection] = None
->>>>>>> Stashed changes
         return True
 
     def lost(self, connection: ServerConnection) -> None:
         """See Owner."""
         self._connections.pop(connection, None)
         self._stalled.pop(connection, None)
-<<<<<<< Updated upstream
-        if host is not None:
-            self._leave(host, anonymous=self._tls_context is not None and not connection.peer.certified)
-=======
         self._unread.pop(connection, None)
         self._admission.leave(connection.guest)
->>>>>>> Stashed changes
         if not self._connections and self._empty is not None:
             self._empty.set()
 
@@ -325,19 +306,13 @@ class RpcServer:
 
     def _sweep_idle(self, connection: ServerConnection, h2: Connection, now: float) -> None:
         assert connection.transport is not None
-        idle_s = defaults.RPC_IDLE_S if connection.peer.node_id else defaults.RPC_IDLE_ANONYMOUS_S
+        idle_s = defaults.RPC_IDLE_S if connection.peer.certified else defaults.RPC_IDLE_ANONYMOUS_S
         if h2.streams:
             connection.active_at = now
-<<<<<<< Updated upstream
-        elif now - connection.active_at > (
-            defaults.RPC_IDLE_S if connection.peer.certified else defaults.RPC_IDLE_ANONYMOUS_S
-        ):
-=======
         elif now - connection.active_at > idle_s + defaults.RPC_KEEPALIVE_TIMEOUT_S:
             connection.transport.close()  # it was asked to leave, and does not
             return
         elif now - connection.active_at > idle_s:
->>>>>>> Stashed changes
             connection.drain()
         if connection.pinged_at is not None:
             if now - connection.pinged_at > defaults.RPC_KEEPALIVE_TIMEOUT_S:
