@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -218,6 +222,34 @@ def _promotion(swarm: Mixed) -> None:
     assert swarm.running("web") == tasks
 
 
+GOSSIP_KEY = r"(Adding|Primary|Remove) [Kk]ey (\w+)"
+IPSEC_KEYS = r"New: .*tag: (\w+)\), Primary: .*tag: (\w+)\), Pruned: .*tag: (\w+)\)"
+
+
+def _as_many_as(count: int, found: list[Any]) -> bool:
+    return len(found) == count
+
+
+def _debug(stock: Host, on: bool) -> None:
+    """Let a stock engine tell more, or less, in its log."""
+    settings, log = stock.directory / "daemon.json", stock.directory / "engine.log"
+    settings.write_text('{"debug": true}' if on else "{}")
+    before = len(_said(log, "(Reloaded configuration)"))
+    os.kill(stock.engine_pid, signal.SIGHUP)
+    until(lambda: len(_said(log, "(Reloaded configuration)")) > before)
+
+
+def _said(log: Path, pattern: str) -> list[Any]:
+    """What the groups of a pattern matched in the lines of a log."""
+    return re.findall(pattern, log.read_text())
+
+
+def _new_network_keys(manager: Host) -> None:
+    shown = calls.get(manager, "/swarm")
+    target = f"/swarm/update?version={shown['Version']['Index']}&rotateNetworkKeys=true"
+    assert calls.call(manager, "POST", target, shown["Spec"]) == (200, None)
+
+
 class TestStockWorker:
     """Our manager, a stock worker."""
 
@@ -260,6 +292,26 @@ class TestStockWorker:
 
     def test_it_is_promoted_takes_part_as_a_manager_and_is_demoted(self, swarm: Mixed) -> None:
         _promotion(swarm)
+
+    def test_it_takes_the_keys_of_the_networks_and_all_their_changes(self, swarm: Mixed) -> None:
+        log = swarm.worker.directory / "engine.log"
+        _debug(swarm.worker, True)
+        try:
+            ring: list[str] = []  # of gossip, oldest first, as far as it is known
+            for count in range(1, 6):
+                _new_network_keys(swarm.manager)
+                adding, primary, remove = until(partial(_said, log, GOSSIP_KEY), partial(_as_many_as, 3 * count))[-3:]
+                ring.append(adding[1])
+                assert [word for word, _ in (adding, primary, remove)] == ["Adding", "Primary", "Remove"]
+                assert primary[1] == ring[-2] if count > 1 else primary[1] not in ring
+                assert remove[1] == ring[-4] if count > 3 else remove[1] not in ring
+                before = sorted(int(tag, 16) for tag in re.findall(r"tag: (\w+)", _said(log, "Current: (.*)")[-1]))
+                added, used, removed = (int(tag, 16) for tag in _said(log, IPSEC_KEYS)[-1])
+                assert (removed, used) == (before[0], before[2])
+                assert (len(before), added > before[2]) == (3, True)
+            swarm.ready()
+        finally:
+            _debug(swarm.worker, False)
 
     def test_it_leaves_is_removed_and_joins_again(self, swarm: Mixed) -> None:
         swarm.create("web")
