@@ -41,6 +41,7 @@ from engine_api.convert.gotypes import BOOL, INTS, STRING, STRINGS, string_type
 from engine_api.convert.service import PLATFORM, RESOURCES
 from engine_api.errors import BadParameter
 from swarm import api, defaults
+from swarm.manager.root_rotation import waited_for
 
 # --- the cluster's spec -----------------------------------------------------------------------------------------------
 
@@ -391,9 +392,26 @@ def info_section(
     if managers:
         shown["Managers"] = managers
     shown["Cluster"] = CLUSTER_INFO.show(cluster) if cluster is not None else _no_cluster()
+    warnings = _rotation_warnings(cluster, nodes or ())
     if managers == 2 and local.state in (LocalNodeState.ACTIVE, LocalNodeState.PENDING):
-        shown["Warnings"] = [TWO_MANAGERS_WARNING]
+        warnings.append(TWO_MANAGERS_WARNING)
+    if warnings:
+        shown["Warnings"] = warnings
     return shown
+
+
+def _rotation_warnings(cluster: api.Cluster | None, nodes: Sequence[api.Node]) -> list[str]:
+    """Nodes that are away and keep a rotation of the root from its end."""
+    if cluster is None or not cluster.root_ca.HasField("root_rotation"):
+        return []
+    away = [node for node in waited_for(cluster.root_ca, nodes) if node.status.state != api.NodeStatus.READY]
+    if not away:
+        return []
+    names = ", ".join(sorted(node.description.hostname or node.id for node in away))
+    return [
+        f"WARNING: The rotation of the root CA waits for nodes that are away: {names}\n"
+        "         Bring them back, or remove them from the swarm with docker node rm."
+    ]
 
 
 def _no_cluster() -> dict[str, Any]:

@@ -5,7 +5,8 @@ puts the new root, its key, and its certificate cross-signed by the old key into
 then on node certificates are signed by the new key, while everybody still trusts the old root only. RootRotation asks
 node after node for a new certificate (Certificate.status ROTATE), thirty at a time every three seconds. A node has
 converged when its description says that the new root issued its certificate. When all have, the new root takes the
-place of the old one and both join tokens change, as they name the root.
+place of the old one and both join tokens change, as they name the root. A node that is away keeps the rotation open
+until it comes back or is removed; the log and `docker info` say which.
 
     no rotation --update_root_ca--> rotating --all nodes converged or removed--> no rotation
                                      └--another desired root: starts over; the old root again: abandoned
@@ -15,7 +16,7 @@ place of the old one and both join tokens change, as they name the root.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -35,6 +36,7 @@ log = structlog.get_logger()
 
 KeyMaker = Callable[[], ec.EllipticCurvePrivateKey]
 
+_NODES_SHOWN_MAX = 10
 _ON_THE_WAY = (api.IssuanceStatus.RENEW, api.IssuanceStatus.PENDING, api.IssuanceStatus.ROTATE)
 
 
@@ -67,6 +69,12 @@ def issued_by(node: api.Node, issuer: Issuer) -> bool:
     """Whether a node says that ``issuer`` signed its certificate."""
     info = node.description.tls_info
     return (info.cert_issuer_subject, info.cert_issuer_public_key) == (issuer.subject_der, issuer.public_key_der)
+
+
+def waited_for(root_ca: api.RootCA, nodes: Iterable[api.Node]) -> list[api.Node]:
+    """Those nodes that have no certificate yet of the root that is rotated to. Raises CertsError."""
+    target = issuer_of(root_ca)
+    return [node for node in nodes if not issued_by(node, target)]
 
 
 def rotate_join_tokens(cluster: api.Cluster, tx: Tx, worker: bool = True, manager: bool = True) -> None:
@@ -198,6 +206,7 @@ class RootRotation:
         self._dirty: dict[str, None] = {}
         self._batch_due_s: float | None = None
         self._next_batch_s = 0.0
+        self._report_s = 0.0
 
     def rebuild(self, view: View, now: float) -> None:
         """See Stage.rebuild."""
@@ -212,8 +221,10 @@ class RootRotation:
             self._dirty[object_id] = None
 
     def deadline(self) -> float | None:
-        """When the next nodes may be asked; None when there are none to ask."""
-        return self._batch_due_s
+        """When the next nodes may be asked, or it is time to say who is waited for; None without a rotation."""
+        if self._target is None:
+            return self._batch_due_s
+        return self._report_s if self._batch_due_s is None else min(self._batch_due_s, self._report_s)
 
     def run(self, tx: Tx) -> None:
         """See Stage.run."""
@@ -228,6 +239,7 @@ class RootRotation:
         self._look(tx, issuer_of(cluster.root_ca))
         if self._unconverged:
             self._ask(tx)
+            self._report(tx)
         else:
             self._finish(tx)
 
@@ -235,6 +247,7 @@ class RootRotation:
         """Who has not converged yet: all nodes are looked at for a new target, then only those that changed."""
         if target != self._target:
             self._target, self._next_batch_s = target, tx.now
+            self._report_s = tx.now + defaults.ROOT_ROTATION_REPORT_S
             self._unconverged = {node.id: None for node in tx.all(api.Node) if not issued_by(node, target)}
         for node_id in self._dirty:
             node = tx.get(api.Node, node_id)
@@ -261,6 +274,18 @@ class RootRotation:
             asked += 1
         if asked:
             self._next_batch_s = tx.now + defaults.ROOT_ROTATION_PERIOD_S
+
+    def _report(self, tx: Tx) -> None:
+        """Say from time to time who keeps the rotation from its end."""
+        if tx.now < self._report_s:
+            return
+        self._report_s = tx.now + defaults.ROOT_ROTATION_REPORT_S
+        nodes = [node for node_id in self._unconverged if (node := tx.get(api.Node, node_id)) is not None]
+        shown = [
+            f"{node.description.hostname or node.id} ({api.NodeStatus.State.Name(node.status.state).lower()})"
+            for node in nodes[:_NODES_SHOWN_MAX]
+        ]
+        log.warning("root_rotation.waiting", nodes=", ".join(shown), count=len(nodes))
 
     def _finish(self, tx: Tx) -> None:
         cluster = tx.edit(api.Cluster, self._cluster_id)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from certs.root import RootCA
 from engine_api.backend import LocalNode, LocalNodeState
 from engine_api.convert.cluster import NODE, SWARM, info_section
 from engine_api.convert.objects import CONFIG, SECRET, TASK
@@ -109,3 +110,22 @@ def test_the_info_of_a_manager_is_as_recorded(name: str) -> None:
     for node in nodes[: shown["Managers"]]:
         node.manager_status.SetInParent()
     assert info_section(_local(shown), cluster, nodes) == shown
+
+
+def test_a_rotation_that_waits_for_nodes_that_are_away_shows_which() -> None:
+    new = RootCA.create(1_795_362_749.0)
+    cluster = api.Cluster(root_ca=api.RootCA(root_rotation=api.RootRotation(ca_cert=new.bundle_pem)))
+    nodes = []
+    for name, state, done in (("here", "READY", False), ("done", "DOWN", True), ("attic", "DOWN", False)):
+        node = api.Node(id=name, description=api.NodeDescription(hostname=name))
+        node.status.state = api.NodeStatus.State.Value(state)
+        if done:
+            info = node.description.tls_info
+            info.cert_issuer_subject, info.cert_issuer_public_key = new.issuer.subject_der, new.issuer.public_key_der
+        nodes.append(node)
+    local = _local(_info("info_manager"))
+    (warning,) = info_section(local, cluster, nodes)["Warnings"]
+    assert "waits for nodes that are away: attic\n" in warning
+    assert "Warnings" not in info_section(local, cluster, nodes[:2])
+    cluster.root_ca.ClearField("root_rotation")
+    assert "Warnings" not in info_section(local, cluster, nodes)
