@@ -59,9 +59,16 @@ class Checkers:
         self._ids: dict[str, str] = {}
         self._members: dict[int, str] = {}
         self._gone: dict[int, None] = {}
+        self._made_anew: dict[int, None] = {}
         self._judged = 0
 
     # --- the log ---------------------------------------------------------------------------------------------------
+
+    def made_anew(self, raft_id: int) -> None:
+        """The cluster goes on from this member alone: what others wrote and nobody decided never was."""
+        self._leaders.clear()
+        self._entries.clear()
+        self._made_anew[raft_id] = None
 
     def leads(self, raft: Raft, name: str) -> None:
         """A member is leader of its term."""
@@ -98,7 +105,8 @@ class Checkers:
             self._gone[change.node_id] = None
             return
         member = api.RaftMember.FromString(change.context)
-        assert change.node_id not in self._gone, f"member {change.node_id:x} comes back"
+        back = change.node_id in self._gone and change.node_id not in self._made_anew
+        assert not back, f"member {change.node_id:x} comes back"
         self._members[change.node_id] = member.node_id
         nodes = list(self._members.values())
         assert nodes.count(member.node_id) == 1, f"node {member.node_id} is two members"

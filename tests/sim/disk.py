@@ -73,6 +73,11 @@ class Disk:
     journal: dict[str, bytes] = field(default_factory=dict)
     _undo: deque[dict[str, bytes | None]] = field(default_factory=deque)
 
+    def without_log(self, others: tuple[tuple[str, str], ...]) -> None:
+        """See NodeState.without_log; the log itself goes after this is on disk."""
+        self.past_raft_ids.append(self.raft_id)
+        self.raft_id, self.managers = 0, others or self.managers
+
     def write_journal(self, puts: dict[str, bytes], drops: tuple[str, ...]) -> None:
         """One transaction of the journal."""
         before = {task_id: self.journal.get(task_id) for task_id in (*drops, *puts)}

@@ -34,7 +34,7 @@ from swarm.manager.words import (
     PeerKnown,
 )
 from swarm.raft import words
-from swarm.raft.membership import bootstrap_entries
+from swarm.raft.membership import bootstrap_entries, force_new_cluster
 from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
 from swarm.store.tx import Tx
 from tests.sim.checkers import CheckedParts, CheckedRaft, CheckedStore
@@ -75,7 +75,7 @@ class ManagerDriver:
 
     # --- life ------------------------------------------------------------------------------------------------------
 
-    def start(self, create: bool, join: Sequence[str]) -> Script:
+    def start(self, create: bool, join: Sequence[str], force_new_cluster: bool = False) -> Script:
         """See ManagerProcess.start."""
         self.network.listeners[self.addr] = self
         image = self.process.disk.raft
@@ -84,6 +84,8 @@ class ManagerDriver:
             loaded = image.load()
             expected = self.process.disk.raft_id
             assert not expected or expected == image.raft_id, f"{self.process.name}: the log is gone"
+            if force_new_cluster:
+                loaded = self._force_new_cluster(loaded)
             if create:
                 image.raft_id = self._rng.getrandbits(62) + 1
                 member = api.RaftMember(raft_id=image.raft_id, node_id=self.process.node_id, addr=self.addr)
@@ -92,10 +94,22 @@ class ManagerDriver:
                 entries = loaded.entries
             else:
                 image.raft_id = yield from self._join(join)
+                yield self.kernel.sleep(0.002)  # a crash here leaves a log of nothing, that nobody expects
         except SwarmError:
             self.close()
             raise
         self._make(loaded, image.raft_id, entries, join)
+
+    def _force_new_cluster(self, loaded: Loaded) -> Loaded:
+        """See ManagerProcess._force_new_cluster."""
+        assert loaded.hard_state is not None
+        image = self.process.disk.raft
+        member = api.RaftMember(raft_id=image.raft_id, node_id=self.process.node_id, addr=self.addr)
+        hard_state, entries = force_new_cluster(
+            image.raft_id, member.SerializeToString(), loaded.hard_state, loaded.snapshot, loaded.entries
+        )
+        image.write(words.Persist(0, hard_state, entries))
+        return image.load()
 
     def _join(self, managers: Sequence[str]) -> Script:
         error: SwarmError = Unavailable("no manager is known to join the group through")
@@ -295,7 +309,7 @@ class ManagerDriver:
 
     def _persist(self, effect: words.Persist) -> None:
         if not self.closed:
-            mean_s = self.process.world.disk_s(self.process.host)
+            mean_s = self.process.world.disk_s(self.process.node)
             self.kernel.at(self.kernel.rng.expovariate(1 / mean_s), lambda: self._persisted(effect))
 
     def _persisted(self, effect: words.Persist) -> None:

@@ -152,11 +152,18 @@ class Process:
         self._start_agent()
         self.run(self._keep_roles())
 
-    def resume(self) -> Script:
+    def resume(self, force_new_cluster: bool = False) -> Script:
         """See NodeProcess.resume."""
         self._adopt(self.disk.certificate_pem)
+        if self.identity.role != MANAGER_ROLE and self.disk.raft_id:
+            self.disk.without_log(())
+            yield self.kernel.sleep(0.002)
+            self.disk.raft = RaftImage()
         if self.identity.role == MANAGER_ROLE and self.disk.raft_id:
-            yield from self._start_manager()
+            yield from self._start_manager(force_new_cluster)
+        if force_new_cluster:
+            while not self.leads:
+                yield self.kernel.sleep(0.01)
         self._start_agent()
         self.run(self._keep_roles())
 
@@ -212,11 +219,12 @@ class Process:
             if driver is not None:
                 driver.close()
 
-    def set_able(self, able: bool) -> None:
+    def set_able(self, able: bool, certain: bool) -> None:
         """See NodeProcess.set_able."""
-        self._unable = not able
-        if not able:
-            self._lose_connection("Cannot connect to the Docker daemon")
+        before, self._unable = self._unable, not able
+        if self.agent is not None and before == able:
+            gone = words.EngineGone("Cannot connect to the Docker daemon", certain)
+            self.agent.put(words.EngineBack() if able else gone)
 
     # --- identity --------------------------------------------------------------------------------------------------
 
@@ -292,10 +300,10 @@ class Process:
 
     # --- roles -----------------------------------------------------------------------------------------------------
 
-    def _start_manager(self) -> Script:
+    def _start_manager(self, force_new_cluster: bool = False) -> Script:
         manager = self._starting = ManagerDriver(self)
         others = [addr for node_id, addr in self.disk.managers if node_id != self.node_id]
-        yield from manager.start(create=False, join=others)
+        yield from manager.start(create=False, join=others, force_new_cluster=force_new_cluster)
         self.manager, self._starting = manager, None
         self.disk.raft_id = self.disk.raft.raft_id
         self.kernel.say(self.name, "manager starts")
@@ -334,8 +342,7 @@ class Process:
         yield from manager.hand_over()
         manager.close()
         self.kernel.say(self.name, "manager stops", self.identity.role, manager.removed.done)
-        self.disk.past_raft_ids.append(self.disk.raft.raft_id)
-        self.disk.raft_id, self.disk.managers = 0, manager.others() or self.disk.managers
+        self.disk.without_log(manager.others())
         self._remotes.learn(self.disk.managers)
         yield self.kernel.sleep(0.002)
         self.disk.raft = RaftImage()

@@ -71,7 +71,7 @@ def test_any_schedule_of_faults_is_survived(managers: int, workers: int, faults:
     for kind, which, pause_s in faults:
         alive = world.alive()
         if alive:
-            world.inflict(kind, alive[which % len(alive)])
+            world.nature.inflict(kind, alive[which % len(alive)])
         world.kernel.advance(world.kernel.now + pause_s)
     world.heal()
     workload.finish()

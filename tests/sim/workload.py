@@ -1,4 +1,4 @@
-"""Clients and operators: random calls of the control API through random managers."""
+"""Clients: random calls of the control API through random managers, and operators beside them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 from google.protobuf.message import Message
 
 from swarm import api
-from swarm.errors import NotFound, OutOfSequence, SwarmError
+from swarm.errors import NotFound, SwarmError
 from tests.sim.checkers import OP_LABEL
 from tests.sim.history import History, Known
 from tests.sim.kernel import Script
+from tests.sim.operators import Operators
 from tests.sim.world import Node, World
 
 CALL_LIMIT_S = 15.0
 FINISH_S = 120.0
 SERVICES_MAX = 7
-NODES_MAX = 8
 
 
 class Workload:
@@ -27,6 +27,7 @@ class Workload:
         self.rng = world.rng
         self.kernel = world.kernel
         self.history = History(world.checkers)
+        self.operators = Operators(world, self.call)
         self.open = 0
         self._names = 0
         self._rate = self.rng.choice((1.0, 3.0, 6.0))
@@ -37,14 +38,17 @@ class Workload:
         self.kernel.at(0.1, self._act)
 
     def _act(self) -> None:
+        for care in self.operators.cares():
+            self.spawn(care)
         if not self.world.faulty:
             return
         managing = self.world.managing()
         if managing:
-            self._spawn(self._choose(self.rng.choice(managing)))
+            self.spawn(self._choose(self.rng.choice(managing)))
         self.kernel.at(self.rng.expovariate(self._rate), self._act)
 
-    def _spawn(self, script: Script) -> None:
+    def spawn(self, script: Script) -> None:
+        """Run something that must come to its end before the cluster is judged."""
         self.open += 1
 
         def ended() -> None:
@@ -58,7 +62,7 @@ class Workload:
         others = [*history.of_kind("config"), *history.of_kind("secret")]
         dice = rng.random()
         if rng.random() < self._operates:
-            return self._operate(node)
+            return self.operators.act(node)
         if dice < 0.12 and len(services) < SERVICES_MAX:
             return self._create_service(node)
         if dice < 0.22 and len(others) < 12:
@@ -236,99 +240,11 @@ class Workload:
             return
         self.history.removed(known)
 
-    # --- operators -------------------------------------------------------------------------------------------------
-
-    def _operate(self, node: Node) -> Script:
-        dice = self.rng.random()
-        if dice < 0.4:
-            return self._set_availability(node)
-        if dice < 0.75:
-            return self._set_role(node)
-        if dice < 0.85 and len([n for n in self.world.nodes if not n.gone]) < NODES_MAX:
-            return self._join()
-        return self._remove_node(node)
-
-    def _some_node(self, node: Node) -> Script:
-        answer = yield from self.call(node, "ListNodes", api.ListNodesRequest())
-        return self.rng.choice(list(answer.nodes)) if answer.nodes else None
-
-    def _set_availability(self, node: Node) -> Script:
-        try:
-            target = yield from self._some_node(node)
-            if target is not None:
-                values = (api.NodeSpec.ACTIVE, api.NodeSpec.PAUSE, api.NodeSpec.DRAIN)
-                target.spec.availability = self.rng.choice(values)
-                yield from self._update_node(node, target)
-        except SwarmError:
-            return
-
-    def _set_role(self, node: Node) -> Script:
-        try:
-            target = yield from self._some_node(node)
-            if target is not None and target.id not in [n.node_id for n in self.world.nodes if n.gone]:
-                demote = target.spec.desired_role == api.MANAGER
-                target.spec.desired_role = api.WORKER if demote else api.MANAGER
-                self.kernel.say("demote" if demote else "promote", target.description.hostname)
-                yield from self._update_node(node, target)
-        except SwarmError as error:
-            self.kernel.say("role not changed:", error)
-
-    def _update_node(self, node: Node, target: api.Node) -> Script:
-        request = api.UpdateNodeRequest(node_id=target.id, node_version=target.meta.version, spec=target.spec)
-        return (yield from self.call(node, "UpdateNode", request))
-
-    def _join(self) -> Script:
-        self.world.join(self.rng.choice(self.world.tokens))
-        yield self.kernel.sleep(0.0)
-
-    def _remove_node(self, node: Node) -> Script:
-        """A worker leaves, and is removed from the list."""
-        alive = [n for n in self.world.alive() if not n.gone]
-        workers = [n for n in alive if n.process is not None and n.process.identity.role == "swarm-worker"]
-        if not workers:
-            return
-        leaving = self.rng.choice(workers)
-        assert leaving.process is not None
-        node_id = leaving.node_id
-        try:
-            answer = yield from self.call(node, "GetNode", api.GetNodeRequest(node_id=node_id))
-            if leaving.gone:
-                return
-            if answer.node.spec.desired_role == api.MANAGER:
-                return
-            leaving.gone = True  # from here on nobody promotes it, and what was asked before is overtaken by this
-            answer.node.spec.availability = api.NodeSpec.DRAIN
-            yield from self._update_node(node, answer.node)
-            self.kernel.say("leave", leaving.name)
-            yield self.world.scope.run(leaving.process.leave())
-            if leaving.process.alive:  # killed meanwhile and about to start again: it stays away all the same
-                leaving.process.die(torn=False, silent=False)
-            yield from self.call(node, "RemoveNode", api.RemoveNodeRequest(node_id=node_id, force=True))
-        except SwarmError as error:
-            self.kernel.say("node not removed:", error)
-            if leaving.process.alive:
-                leaving.gone = False
-
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
         """Let what was begun come to its end; then nothing is drained or paused any more."""
+        for care in self.operators.cares():
+            self.spawn(care)
         self.world.until(lambda: not self.open, "calls without an end", FINISH_S)
-        self.world.scope.run(self._activate_all())
-
-    def _activate_all(self) -> Script:
-        """Every node may run tasks again; as often as it takes."""
-        while True:
-            try:
-                leader = self.world.leader()
-                if leader is not None:
-                    answer = yield from self.call(leader, "ListNodes", api.ListNodesRequest())
-                    drained = [n for n in answer.nodes if n.spec.availability != api.NodeSpec.ACTIVE]
-                    if not drained:
-                        return
-                    for target in drained:
-                        target.spec.availability = api.NodeSpec.ACTIVE
-                        yield from self._update_node(leader, target)
-            except (OutOfSequence, SwarmError) as error:
-                self.kernel.say("not activated:", error)
-            yield self.kernel.sleep(1.0)
+        self.world.scope.run(self.operators.activate_all())

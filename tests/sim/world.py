@@ -13,7 +13,6 @@ from random import Random
 from swarm import api
 from swarm.errors import Code, SwarmError
 from swarm.manager.backlog import Backlog
-from swarm.raft import words
 from tests.sim.authority import ExternalAuthority
 from tests.sim.checkers import Checkers
 from tests.sim.disk import Disk
@@ -21,40 +20,31 @@ from tests.sim.engine import SimEngine
 from tests.sim.kernel import Kernel, Scope, Script
 from tests.sim.keys import EPOCH, Requests
 from tests.sim.manager_driver import ManagerDriver
+from tests.sim.nature import Nature
 from tests.sim.network import PORT, Network
 from tests.sim.process import Process
 
 NANO_CPUS = (4_000_000_000, 16_000_000_000, 16_000_000_000)
 BUILD_LIMIT_S = 300.0
-FAULTS = (
-    ("crash", 13),
-    ("power", 13),
-    ("stop", 4),
-    ("cut", 15),
-    ("heal", 15),
-    ("stall", 10),
-    ("clock", 7),
-    ("engine", 10),
-    ("disk", 5),
-    ("transfer", 8),
-)
-
 Backlog.reraise = True  # an exception in a stage is a failure of the simulation
 
 
 class Node:
     """A machine: its disk, its engine, and the daemon while it runs."""
 
-    def __init__(self, world: World, number: int) -> None:
+    def __init__(self, world: World, number: int, host: str = "") -> None:
+        """host: the address of a machine that was there before; empty: a new one."""
         self.world = world
         self.number = number
         self.name = f"n{number}"
-        self.host = f"10.0.0.{number}"
+        self.host = host or f"10.0.0.{number}"
         self.disk = Disk()
         self.engine = SimEngine(Random(f"{world.kernel.seed}/{self.name}/engine"), world.kernel.at)
         self.process: Process | None = None
         self.runs = 0
-        self.gone = False  # left or removed: never started again
+        self.gone = False  # left, removed or without its disk: never started again
+        self.forced = False  # an operator makes a new cluster of it, and starts it
+        self.buried_id = ""  # which node it was before its disk was lost
         self.clock_rate = world.kernel.rng.choice((1.0, 1.0, 0.998, 1.002))
         self.clock_offset = world.kernel.rng.choice((0.0, 0.0, -2.0, 5.0))
         self.disk_factor = 1.0
@@ -111,12 +101,12 @@ class World:
             "disk_s": rng.choice((0.0005, 0.005, 0.05)),
         }
         self.tokens = ("", "")
+        self.nature = Nature(self)
 
     # --- what the processes ask ------------------------------------------------------------------------------------
 
-    def disk_s(self, host: str) -> float:
+    def disk_s(self, node: Node) -> float:
         """How long a write takes on average."""
-        node = next(node for node in self.nodes if node.host == host)
         return self._disk_s * node.disk_factor
 
     # --- looking ---------------------------------------------------------------------------------------------------
@@ -136,13 +126,13 @@ class World:
 
     # --- building --------------------------------------------------------------------------------------------------
 
-    def add_node(self) -> Node:
+    def add_node(self, host: str = "") -> Node:
         """A machine that is no node yet."""
-        node = Node(self, len(self.nodes) + 1)
+        node = Node(self, len(self.nodes) + 1, host)
         self.nodes.append(node)
         return node
 
-    def start(self, node: Node) -> Process:
+    def start(self, node: Node, force_new_cluster: bool = False) -> Process:
         """Start the daemon; what it does then is up to the caller, unless its disk says that it is a node."""
         node.runs += 1
         if not node.disk.saved:
@@ -150,7 +140,7 @@ class World:
         process = node.process = Process(self, node, node.runs)
         self.kernel.say("start", node.name)
         if node.disk.saved:
-            process.run(process.resume())
+            process.run(process.resume(force_new_cluster))
         return process
 
     def build(self) -> None:
@@ -171,18 +161,18 @@ class World:
             self.join(self.tokens[0] if number < self.managers - 1 else self.tokens[1])
         self.until(self._all_ready, "nodes do not become ready")
 
-    def join(self, token: str) -> Node:
-        """A new machine joins, as often as it takes."""
-        node = self.add_node()
+    def join(self, token: str, host: str = "") -> Node:
+        """A new machine joins, as often as it takes; or one that was there before and has lost its disk."""
+        node = self.add_node(host)
         process = self.start(node)
-        remotes = [f"{other.host}:{PORT}" for other in self.managing()]
-        self.scope.run(self._join(process, remotes, token))
+        self.scope.run(self._join(process, token))
         return node
 
-    def _join(self, process: Process, remotes: list[str], token: str) -> Script:
+    def _join(self, process: Process, token: str) -> Script:
         while process.alive:
             try:
-                yield process.run(process.join(list(remotes), token))
+                remotes = [f"{other.host}:{PORT}" for other in self.managing()]
+                yield process.run(process.join(remotes, token))
                 return
             except SwarmError as error:
                 self.kernel.say(process.name, "does not join:", error)
@@ -216,141 +206,25 @@ class World:
         network.duplication, self._disk_s = self._evil["duplication"], self._evil["disk_s"]
         for node in self.nodes:
             node.engine.chaos = self.rng.choice((0.0, 0.05, 0.2))
-        self.kernel.at(self.rng.expovariate(0.5), self._fault)
-
-    def _fault(self) -> None:
-        """One random act of nature."""
-        if not self.faulty:
-            return
-        alive = self.alive()
-        if alive:
-            kinds, weights = zip(*FAULTS, strict=True)
-            self.inflict(self.rng.choices(kinds, weights)[0], self.rng.choice(alive))
-        self.kernel.at(self.rng.expovariate(0.35), self._fault)
-
-    def inflict(self, kind: str, node: Node) -> None:
-        """One act of nature, on this node where it is on one."""
-        match kind:
-            case "crash" | "power":
-                self.crash(node, power=kind == "power")
-            case "stop":
-                self.scope.run(self._stop(node))
-            case "cut":
-                self.partition()
-            case "heal":
-                self.network.cut.clear()
-                self.kernel.say("heal")
-            case "stall":
-                self.stall(node)
-            case "clock":
-                self.clock_jump(node)
-            case "engine":
-                self.engine_dies(node)
-            case "disk":
-                self.disk_trouble(node)
-            case "transfer":
-                self.transfer()
-
-    def crash(self, node: Node, power: bool = False) -> None:
-        """The daemon dies, or its whole machine; it comes back after a while."""
-        process = node.process
-        if process is None or not process.alive:
-            return
-        self.kernel.say("power" if power else "crash", node.name)
-        process.die(torn=self.rng.random() < 0.5, silent=power)
-        if power:
-            node.engine.die()
-            node.engine.revive()
-            node.disk.lose_power(self.rng)
-            node.clock_offset += self.rng.choice((0.0, 0.0, -3.0, 10.0))
-        else:
-            node.disk.synced()
-        delay_s = self.rng.choice((0.01, 0.5, 3.0, 20.0)) * self.rng.random()
-        self.kernel.at(delay_s, lambda: self.restart(node))
-
-    def _stop(self, node: Node) -> Script:
-        """The daemon is stopped as it should be, and started again."""
-        process = node.process
-        assert process is not None
-        self.kernel.say("stop", node.name)
-        yield self.scope.run(process.stop())
-        yield self.kernel.sleep(self.rng.choice((0.01, 3.0)) * self.rng.random())
-        self.restart(node)
+        self.nature.start()
 
     def restart(self, node: Node) -> None:
         """The daemon starts again if it does not run; a machine that is no node yet stays out."""
-        if not node.gone and (node.process is None or not node.process.alive):
+        if not (node.gone or node.forced) and (node.process is None or not node.process.alive):
             if node.disk.saved:
                 self.start(node)
             else:
                 node.gone = True
 
-    def partition(self) -> None:
-        """Cut the network in two, in both directions or one, or cut one node off."""
-        rng = self.rng
-        lonely = rng.choice(self.nodes) if rng.random() < 0.4 else None
-        side = {node.host: node is lonely if lonely is not None else rng.random() < 0.5 for node in self.nodes}
-        one_way = rng.random() < 0.3
-        self.kernel.say("partition", *side.values(), one_way)
-        for a in side:
-            for b in side:
-                if side[a] != side[b] and not (one_way and side[a]):
-                    self.network.cut[a, b] = True
-
-    def stall(self, node: Node) -> None:
-        """The process does not run for a while, but nobody hangs up."""
-        assert node.process is not None
-        node.process.stalled_until = self.kernel.now + self.rng.choice((0.3, 2.0, 8.0))
-        self.kernel.say("stall", node.name)
-
-    def clock_jump(self, node: Node) -> None:
-        """Its clock goes forward."""
-        assert node.process is not None
-        seconds = self.rng.choice((1.0, 7.0, 60.0))
-        self.kernel.say("clock", node.name, seconds)
-        node.clock_offset += seconds
-        node.process.jump(seconds)
-
-    def engine_dies(self, node: Node) -> None:
-        """The engine crashes with its containers; the daemon notices soon, and when it is back."""
-        if not node.engine.alive:
-            return
-        self.kernel.say("engine dies", node.name)
-        node.engine.die()
-        self.kernel.at(self.rng.uniform(0.0, 2.0), lambda: self._able(node))
-        self.kernel.at(self.rng.choice((0.5, 10.0)) * self.rng.random(), lambda: self._engine_back(node))
-
-    def _engine_back(self, node: Node) -> None:
-        if not node.engine.alive:
-            self.kernel.say("engine back", node.name)
-            node.engine.revive()
-            self.kernel.at(self.rng.uniform(0.0, 2.0), lambda: self._able(node))
-
-    def _able(self, node: Node) -> None:
+    def bury(self, node: Node) -> None:
+        """A machine's disk is gone, and what ran there; nobody will ever hear of this node again."""
+        node.gone, node.buried_id = True, node.node_id
         if node.process is not None and node.process.alive:
-            node.process.set_able(node.engine.alive)
+            node.process.die(torn=False, silent=True)
+        node.engine.die()
+        node.disk = Disk()
 
-    def disk_trouble(self, node: Node) -> None:
-        """Its disk is slow, or full, for a while."""
-        self.kernel.say("disk trouble", node.name)
-        node.disk_factor = self.rng.choice((5.0, 40.0))
-        manager = node.manager
-        if manager is not None and self.rng.random() < 0.4:
-            manager.disk_fails = True
-
-        def over() -> None:
-            node.disk_factor = 1.0
-            if manager is not None:
-                manager.disk_fails = False
-
-        self.kernel.at(self.rng.uniform(0.5, 10.0), over)
-
-    def transfer(self) -> None:
-        """Leadership is handed over."""
-        leader = self.leader()
-        if leader is not None and leader.manager is not None:
-            self.kernel.say("transfer from", leader.name)
-            leader.manager.put(words.TransferLeadership())
+    # --- the end of the faults -----------------------------------------------------------------------------------
 
     def heal(self) -> None:
         """Faults stop, everything that belongs to the cluster runs."""
@@ -364,7 +238,7 @@ class World:
             node.disk_factor = 1.0
             if node.manager is not None:
                 node.manager.disk_fails = False
-            self._engine_back(node)
+            self.nature.engine_back(node)
             self.restart(node)
 
     def rescue(self) -> None:

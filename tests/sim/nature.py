@@ -1,0 +1,245 @@
+"""What goes wrong in a simulated cluster: processes, machines, links, clocks, engines and disks.
+
+Each act hits one node or the whole network. Some are rare, and only some worlds know them: a machine whose disk is
+lost comes back as a new node, for which an operator removes the old one (operators.py), and after the loss of all
+managers but one the cluster is forced to go on from that one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from swarm.api import raftpb
+from swarm.raft import words
+from tests.sim.kernel import Script
+
+if TYPE_CHECKING:
+    from tests.sim.world import Node, World
+
+FAULTS = (
+    ("crash", 13),
+    ("power", 13),
+    ("stop", 4),
+    ("cut", 15),
+    ("heal", 15),
+    ("stall", 10),
+    ("clock", 7),
+    ("engine", 10),
+    ("disk", 5),
+    ("transfer", 8),
+    ("lose", 6),
+)
+KINDS = tuple(kind for kind, _ in FAULTS)
+
+
+class Nature:
+    """Acts on a world while that is faulty."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.kernel = world.kernel
+        self.rng = world.rng
+        self.loses_disks = self.rng.random() < 0.25
+        self.catastrophe_at = self.rng.uniform(5.0, 50.0) if self.rng.random() < 0.06 else None
+        self.lost = 0
+        self.catastrophes = 0
+
+    def start(self) -> None:
+        """From now on things go wrong."""
+        self.kernel.at(self.rng.expovariate(0.5), self._fault)
+        if self.catastrophe_at is not None:
+            self.kernel.at(self.catastrophe_at, self.catastrophe)
+
+    def _fault(self) -> None:
+        """One random act of nature."""
+        if not self.world.faulty:
+            return
+        alive = self.world.alive()
+        if alive:
+            kinds, weights = zip(*FAULTS, strict=True)
+            self.inflict(self.rng.choices(kinds, weights)[0], self.rng.choice(alive))
+        self.kernel.at(self.rng.expovariate(0.35), self._fault)
+
+    def inflict(self, kind: str, node: Node) -> None:
+        """One act of nature, on this node where it is on one."""
+        match kind:
+            case "crash" | "power":
+                self.crash(node, power=kind == "power")
+            case "stop":
+                self.world.scope.run(self._stop(node))
+            case "cut":
+                self.partition()
+            case "heal":
+                self.world.network.cut.clear()
+                self.kernel.say("heal")
+            case "stall":
+                self.stall(node)
+            case "clock":
+                self.clock_jump(node)
+            case "engine":
+                self.engine_dies(node)
+            case "disk":
+                self.disk_trouble(node)
+            case "transfer":
+                self.transfer()
+            case "lose":
+                if self.loses_disks and self._can_do_without(node):
+                    self.lose(node)
+
+    # --- processes and machines ------------------------------------------------------------------------------------
+
+    def crash(self, node: Node, power: bool = False) -> None:
+        """The daemon dies, or its whole machine; it comes back after a while."""
+        process = node.process
+        if process is None or not process.alive:
+            return
+        self.kernel.say("power" if power else "crash", node.name)
+        process.die(torn=self.rng.random() < 0.5, silent=power)
+        if power:
+            node.engine.die()
+            node.engine.revive()
+            node.disk.lose_power(self.rng)
+            node.clock_offset += self.rng.choice((0.0, 0.0, -3.0, 10.0))
+        else:
+            node.disk.synced()
+        delay_s = self.rng.choice((0.01, 0.5, 3.0, 20.0)) * self.rng.random()
+        self.kernel.at(delay_s, lambda: self.world.restart(node))
+
+    def _stop(self, node: Node) -> Script:
+        """The daemon is stopped as it should be, and started again."""
+        process = node.process
+        assert process is not None
+        self.kernel.say("stop", node.name)
+        yield self.world.scope.run(process.stop())
+        yield self.kernel.sleep(self.rng.choice((0.01, 3.0)) * self.rng.random())
+        self.world.restart(node)
+
+    def stall(self, node: Node) -> None:
+        """The process does not run for a while, but nobody hangs up."""
+        assert node.process is not None
+        node.process.stalled_until = self.kernel.now + self.rng.choice((0.3, 2.0, 8.0))
+        self.kernel.say("stall", node.name)
+
+    def clock_jump(self, node: Node) -> None:
+        """Its clock goes forward."""
+        assert node.process is not None
+        seconds = self.rng.choice((1.0, 7.0, 60.0))
+        self.kernel.say("clock", node.name, seconds)
+        node.clock_offset += seconds
+        node.process.jump(seconds)
+
+    def partition(self) -> None:
+        """Cut the network in two, in both directions or one, or cut one node off."""
+        rng, nodes = self.rng, self.world.nodes
+        lonely = rng.choice(nodes) if rng.random() < 0.4 else None
+        side = {node.host: node is lonely if lonely is not None else rng.random() < 0.5 for node in nodes}
+        one_way = rng.random() < 0.3
+        self.kernel.say("partition", *side.values(), one_way)
+        for a in side:
+            for b in side:
+                if side[a] != side[b] and not (one_way and side[a]):
+                    self.world.network.cut[a, b] = True
+
+    def transfer(self) -> None:
+        """Leadership is handed over."""
+        leader = self.world.leader()
+        if leader is not None and leader.manager is not None:
+            self.kernel.say("transfer from", leader.name)
+            leader.manager.put(words.TransferLeadership())
+
+    # --- engines ---------------------------------------------------------------------------------------------------
+
+    def engine_dies(self, node: Node) -> None:
+        """The engine crashes with its containers; the daemon notices soon, and when it is back."""
+        if not node.engine.alive:
+            return
+        self.kernel.say("engine dies", node.name)
+        node.engine.die()
+        self.kernel.at(self.rng.uniform(0.0, 2.0), lambda: self._able(node))
+        self.kernel.at(self.rng.choice((0.5, 10.0)) * self.rng.random(), lambda: self.engine_back(node))
+
+    def engine_back(self, node: Node) -> None:
+        """It is started again, if it was dead."""
+        if not node.engine.alive:
+            self.kernel.say("engine back", node.name)
+            node.engine.revive()
+            self.kernel.at(self.rng.uniform(0.0, 2.0), lambda: self._able(node))
+
+    def _able(self, node: Node) -> None:
+        if node.process is not None and node.process.alive:
+            node.process.set_able(node.engine.alive, certain=self.rng.random() < 0.5)
+
+    # --- disks -----------------------------------------------------------------------------------------------------
+
+    def disk_trouble(self, node: Node) -> None:
+        """Its disk is slow, or full, for a while."""
+        self.kernel.say("disk trouble", node.name)
+        node.disk_factor = self.rng.choice((5.0, 40.0))
+        manager = node.manager
+        if manager is not None and self.rng.random() < 0.4:
+            manager.disk_fails = True
+
+        def over() -> None:
+            node.disk_factor = 1.0
+            if manager is not None:
+                manager.disk_fails = False
+
+        self.kernel.at(self.rng.uniform(0.5, 10.0), over)
+
+    def _can_do_without(self, node: Node) -> bool:
+        """Whether the cluster goes on if this machine's disk is lost; no other loss is being repaired."""
+        leader = self.world.leader()
+        if leader is None or leader.manager is None or leader.manager.manager is None or not node.node_id:
+            return False
+        manager = leader.manager.manager
+        present = {other.node_id: None for other in self.world.nodes if not other.gone}
+        members = [member.node_id for member in manager.group.members.values()]
+        is_member = node.node_id in members
+        return len(members) > 2 and is_member and all(member in present for member in members)
+
+    def lose(self, node: Node) -> None:
+        """Its disk is gone with all that ran there: the machine comes back as a new node in the place of the old."""
+        self.kernel.say("lost", node.name)
+        self.lost += 1
+        self.world.bury(node)
+        token = self.world.tokens[0 if self.rng.random() < 0.7 else 1]
+        self.kernel.at(self.rng.uniform(0.1, 5.0), lambda: self.world.join(token, node.host))
+
+    def catastrophe(self) -> None:
+        """The disks of all managers are lost but one that has everything: the cluster must go on from there."""
+        world = self.world
+        managers = [node for node in world.nodes if not node.gone and (node.disk.raft.raft_id or node.manager)]
+        survivors = [node for node in managers if self._has_all(node)]
+        if not world.faulty or not survivors:
+            return
+        survivor = self.rng.choice(survivors)
+        self.kernel.say("catastrophe, left is", survivor.name)
+        self.catastrophes += 1
+        world.checkers.made_anew(survivor.disk.raft.raft_id)
+        for node in managers:
+            if node is not survivor:
+                self.lose(node)
+        if survivor.process is not None and survivor.process.alive:
+            survivor.process.die(torn=self.rng.random() < 0.5, silent=True)
+        world.scope.run(self._force(survivor))
+
+    def _has_all(self, node: Node) -> bool:
+        """Whether what was decided is on its disk."""
+        decided, image = self.world.checkers.decided, node.disk.raft
+        if image.hard_state is None or node.disk.raft_id != image.raft_id or not node.disk.saved:
+            return False
+        last = max(decided, default=0)
+        terms = {index: raftpb.Entry.FromString(data).Term for index, data in image.entries if index in decided}
+        return last in terms and all(decided[index][0] == term for index, term in terms.items())
+
+    def _force(self, node: Node) -> Script:
+        """An operator starts the daemon as the only manager, again and again until it leads."""
+        node.forced = True
+        while True:
+            process = self.world.start(node, force_new_cluster=True)
+            while process.alive and not process.leads:
+                yield self.kernel.sleep(0.05)
+            if process.alive:
+                node.forced = False
+                return
+            yield self.kernel.sleep(0.5)
