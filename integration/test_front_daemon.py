@@ -22,6 +22,7 @@ from integration.waiting import until
 
 STAY = "trap exit TERM; while sleep 0.2; do :; done"
 END_S = 10.0
+NOBODY = 65534
 TOKEN = f"SWMTKN-1-{'0' * 50}-{'0' * 25}"
 CLIS = clis()
 
@@ -46,6 +47,42 @@ def test_the_socket_belongs_to_a_group_and_to_nobody_else(extra: Extra) -> None:
     assert Path(number.api.removeprefix("unix://")).stat().st_gid == 4242
     nobody = extra.start("nobody", "--group", "")
     assert Path(nobody.api.removeprefix("unix://")).stat().st_gid == os.getegid()
+
+
+def _as_somebody(*command: str, groups: tuple[int, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """A command of a user without privileges."""
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+    return subprocess.run(
+        command,
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=groups,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_user_without_the_group_reaches_neither_the_api_nor_what_is_secret(extra: Extra) -> None:
+    group = grp.getgrgid(1)
+    flags = ("--listen-addr", "127.0.0.1:3377", "--swarm-default-advertise-addr", "lo", "--group", group.gr_name)
+    daemon = extra.start("curious", *flags)
+    daemon.docker("swarm", "init")
+    version = ("docker", "-H", daemon.api, "version", "--format", "{{.Server.Version}}")
+    refused = _as_somebody(*version)
+    assert refused.returncode != 0
+    assert "permission denied" in refused.stderr
+    member = _as_somebody(*version, groups=(group.gr_gid,))
+    assert (member.returncode, member.stderr) == (0, "")
+    files = [str(file) for part in ("swarm", "run") for file in (daemon.directory / part).rglob("*") if file.is_file()]
+    readable = _as_somebody("sh", "-c", 'for file; do if [ -r "$file" ]; then echo "$file"; fi; done', "sh", *files)
+    assert {Path(line).name for line in readable.stdout.splitlines()} <= {"swarm-root-ca.crt", "swarm-node.crt"}
+    assert {"swarm-node.key", "raft.db", "tasks.db"} <= {Path(file).name for file in files}
+    for file in ("mem", "environ", "maps", "fd"):
+        assert _as_somebody("ls" if file == "fd" else "cat", f"/proc/{daemon.pid}/{file}").returncode != 0
+    daemon.docker("swarm", "leave", "--force")
 
 
 def test_it_answers_only_when_it_is_ready_and_then_knows_its_swarm(extra: Extra) -> None:

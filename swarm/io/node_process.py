@@ -251,7 +251,7 @@ class NodeProcess:
         self.directory.mkdir(parents=True, exist_ok=True)
         file = self.directory / STATE_FILE
         temporary = file.with_suffix(".new")
-        with temporary.open("w") as writing:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as writing:
             writing.write(state.to_json())
             writing.flush()
             os.fsync(writing.fileno())
