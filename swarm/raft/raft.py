@@ -168,14 +168,16 @@ class Raft(Member):
     # --- applying ---
 
     def _apply(self) -> bool:
-        """Hand out what is committed and safe to apply, up to the first membership change; False: nothing was."""
+        """Hand out what is committed, up to the first membership change; False: nothing was.
+
+        It need not be on this member's disk: a majority has it on theirs (Ongaro, dissertation, 10.2.1).
+        """
         log = self.log
-        limit = min(log.committed, log.stable)
-        if self._outbox.restoring or log.applied >= limit:
+        if self._outbox.restoring or log.applied >= log.committed:
             return False
         entries = []
         change = None
-        for entry in log.between(log.applied + 1, limit):
+        for entry in log.between(log.applied + 1, log.committed):
             if entry.Type == raftpb.EntryConfChange:
                 if entry.Index > self._outbox.durable_commit:
                     self._outbox.want_commit(entry.Index)
