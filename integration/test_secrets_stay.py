@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from engine_api.engine.client import EngineClient
@@ -19,6 +21,7 @@ from integration.waiting import until
 
 MARK = "hush-9f27c1d4"
 VERSIONS = ("", "/v1.25", "/v1.30", "/v1.41")
+IDLE = "trap exit TERM; while sleep 0.2; do :; done"
 STAY = "trap exit TERM; cat /run/secrets/word | wc -c; while sleep 0.2; do :; done"
 
 
@@ -186,3 +189,36 @@ def _of_tmpfs(directory: Path) -> bool:
     memory = [Path(row[1]) for row in mounts if row[2] in ("tmpfs", "ramfs")]
     files = [file for file in directory.rglob("*") if file.is_file() and leaks(file.read_bytes())]
     return all(any(file.is_relative_to(place) for place in memory if place != Path("/")) for file in files)
+
+
+def _in_memory(host: Host, value: bytes) -> bool:
+    """Whether the memory of a host's daemon has it."""
+    with Path(f"/proc/{host.pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{host.pid}/maps").read_text().splitlines():
+            where, rights = line.split()[:2]
+            first, last = (int(text, 16) for text in where.split("-"))
+            if rights.startswith("rw"):
+                memory.seek(first)
+                with contextlib.suppress(OSError):  # unmapped since
+                    if value in memory.read(last - first):
+                        return True
+    return False
+
+
+def test_a_worker_has_only_the_secrets_of_its_own_tasks_even_in_its_memory(swarm: list[Host]) -> None:
+    manager, *workers = swarm
+    values = {worker.name: f"{MARK}-only-for-{worker.name}" for worker in workers}
+    for worker in workers:
+        name, value = worker.name, values[worker.name]
+        assert manager.docker_run("secret", "create", name, "-", stdin=value).returncode == 0
+        place = ("--constraint", f"node.hostname=={name}")
+        command = ("busybox:latest", "sh", "-c", IDLE)
+        manager.docker("service", "create", "-q", "-d", "--name", name, "--secret", name, *place, *command)
+    for worker in workers:
+        until(partial(calls.running, manager, worker.name), what=f"the task on {worker.name}")
+    for worker, other in (workers, workers[::-1]):
+        assert _in_memory(worker, values[worker.name].encode())
+        assert not _in_memory(worker, values[other.name].encode())
+        files = [file.read_bytes() for file in worker.directory.rglob("run/**/*") if file.is_file()]
+        assert any(values[worker.name].encode() in content for content in files)
+        assert not any(values[other.name].encode() in content for content in files)
