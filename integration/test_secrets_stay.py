@@ -6,6 +6,7 @@ import base64
 import contextlib
 import http.client
 import json
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -222,3 +223,25 @@ def test_a_worker_has_only_the_secrets_of_its_own_tasks_even_in_its_memory(swarm
         files = [file.read_bytes() for file in worker.directory.rglob("run/**/*") if file.is_file()]
         assert any(values[worker.name].encode() in content for content in files)
         assert not any(values[other.name].encode() in content for content in files)
+
+
+def test_a_container_with_the_socket_of_the_api_has_the_swarm_even_if_it_may_only_read_it(swarm: list[Host]) -> None:
+    """Not a promise but a warning: what docs/security.md says of such containers is true."""
+    manager, worker = swarm[:2]
+    assert manager.docker_run("secret", "create", "word", "-", stdin=MARK).returncode == 0
+    cli = Path(shutil.which("docker") or "").resolve()
+    mounts = [f"{manager.api.removeprefix('unix://')}:/api.sock:ro", f"{cli}:/docker:ro"]
+    mounts += [
+        f"{place}:{place}:ro" for place in ("/lib", "/lib64") if Path(place).exists()
+    ]  # of CLIs that are not static
+
+    def inside(*command: str) -> str:
+        volumes = [text for mount in mounts for text in ("--volume", mount)]
+        return manager.docker("run", "--rm", *volumes, "busybox:latest", "/docker", "-H", "unix:///api.sock", *command)
+
+    assert inside("swarm", "join-token", "-q", "manager") == manager.docker("swarm", "join-token", "-q", "manager")
+    place = ("--constraint", f"node.hostname=={worker.name}", "--mount", "type=bind,source=/,target=/host")
+    look = ("sh", "-c", f"cat /run/secrets/word; stat -c %u /host{worker.directory}/swarm/swarm/state.json")
+    inside("service", "create", "-q", "-d", "--name", "thief", "--secret", "word", *place, "busybox:latest", *look)
+    found = until(lambda: inside("service", "logs", "--raw", "thief"), lambda text: "\n" in text, what="the loot")
+    assert found.startswith(f"{MARK}0\n")
