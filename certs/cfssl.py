@@ -101,7 +101,7 @@ def read_answer(status: int, body: bytes) -> bytes:
     certificate = result.get("certificate")
     if not isinstance(certificate, str):
         raise ExternalRefused(f"invalid result certificate field type: {type(certificate).__name__}")
-    return certificate.encode()
+    return certificate.encode("utf-8", "replace")
 
 
 def _refusal(errors: object) -> str:

@@ -30,7 +30,8 @@ CA_ROLE = "swarm-ca"
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n(.*?)-----END \1-----\r?\n?", re.DOTALL)
+_BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n")
+_END = re.compile(rb"-----END ([A-Z0-9 ]+)-----\r?\n?")
 _PEM_LINE_CHARS = 64
 
 
@@ -64,12 +65,20 @@ class PemBlock:
 
 
 def pem_blocks(data: bytes) -> list[PemBlock]:
-    """All well-formed PEM blocks in ``data``; text around them and malformed blocks are skipped."""
+    """All well-formed PEM blocks in ``data``; text around them and malformed blocks are skipped.
+
+    A block begins at the last BEGIN before its END, so that each byte is looked at once, whatever is in them.
+    """
     blocks = []
-    for match in _BLOCK.finditer(data):
+    start = 0
+    for end in _END.finditer(data):
+        begin = _BEGIN.match(data, max(data.rfind(b"-----BEGIN ", start, end.start()), start), end.start())
+        start = end.end()
+        if begin is None or begin[1] != end[1]:
+            continue
         headers: dict[str, str] = {}
         encoded = []
-        for line in match[2].split(b"\n"):
+        for line in data[begin.end() : end.start()].split(b"\n"):
             name, colon, value = line.partition(b":")
             if colon:
                 headers[name.decode(errors="replace").strip()] = value.decode(errors="replace").strip()
@@ -79,7 +88,7 @@ def pem_blocks(data: bytes) -> list[PemBlock]:
             body = base64.b64decode(b"".join(encoded), validate=True)
         except binascii.Error:
             continue
-        blocks.append(PemBlock(match[1].decode(), body, headers))
+        blocks.append(PemBlock(begin[1].decode(), body, headers))
     return blocks
 
 
@@ -140,7 +149,8 @@ def load_csr(pem: bytes) -> x509.CertificateSigningRequest:
     try:
         csr = x509.load_pem_x509_csr(pem)
         valid = csr.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm) as error:
+        csr.public_key()
+    except _UNREADABLE as error:
         raise InvalidCsr from error
     if not valid:
         raise InvalidCsr("certificate request is not signed by its own key")
@@ -149,10 +159,25 @@ def load_csr(pem: bytes) -> x509.CertificateSigningRequest:
 
 def load_certificates(pem: bytes) -> list[x509.Certificate]:
     """All certificates of a bundle in their order; an empty list for none. Raises InvalidCertificate."""
+    return [load_certificate(block.body) for block in pem_blocks(pem) if block.label == "CERTIFICATE"]
+
+
+def load_certificate(der: bytes) -> x509.Certificate:
+    """A certificate all of whose parts can be read. Raises InvalidCertificate.
+
+    The library reads most of them only when they are asked for, and raises what it likes then.
+    """
     try:
-        return [x509.load_der_x509_certificate(b.body) for b in pem_blocks(pem) if b.label == "CERTIFICATE"]
-    except (ValueError, UnsupportedAlgorithm) as error:
+        certificate = x509.load_der_x509_certificate(der)
+        for part in ("subject", "issuer", "extensions", "not_valid_before_utc", "not_valid_after_utc"):
+            getattr(certificate, part)
+        certificate.public_key()
+    except _UNREADABLE as error:
         raise InvalidCertificate("malformed certificate") from error
+    return certificate
+
+
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion)
 
 
 def certificates_pem(certificates: list[x509.Certificate]) -> bytes:
@@ -184,12 +209,9 @@ _NAMES = (
 
 
 def _load_first(data: bytes) -> x509.Certificate:
-    if not data.startswith(b"\x30"):
-        certificates = load_certificates(data)
-        if not certificates:
-            raise InvalidCertificate("no certificate found")
-        return certificates[0]
-    try:
-        return x509.load_der_x509_certificate(data)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise InvalidCertificate("malformed certificate") from error
+    if data.startswith(b"\x30"):
+        return load_certificate(data)
+    certificates = load_certificates(data)
+    if not certificates:
+        raise InvalidCertificate("no certificate found")
+    return certificates[0]

@@ -64,6 +64,7 @@ DESIRED_ROOT_LIFE_MIN_S = 365 * 24 * 3600.0
 RSA_KEY_BITS_MIN = 2048
 
 _MINUTE_S = 60
+_END_OF_TIME = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)  # the last moment that X.509 can name
 _SERIAL_BYTES = 19
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _Hash = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
@@ -189,7 +190,7 @@ class RootCA:
             .public_key(public)
             .serial_number(_serial(self._deterministic, subject, public, start))
             .not_valid_before(start - timedelta(seconds=NODE_BACKDATE_S))
-            .not_valid_after(start + timedelta(seconds=expiry_s))
+            .not_valid_after(start + timedelta(seconds=min(expiry_s, (_END_OF_TIME - start).total_seconds())))
             .add_extension(_usage(sign_certificates=False), critical=True)
             .add_extension(
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
@@ -214,6 +215,13 @@ class RootCA:
             raise InvalidRoot("could not parse new CA certificate") from error
         if not _is_authority(other):
             raise InvalidRoot("certificate not a CA")
+        try:
+            return self._cross_signed(other)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise InvalidRoot(f"could not cross-sign new CA certificate: {error}") from error
+
+    def _cross_signed(self, other: x509.Certificate) -> bytes:
+        assert self._key is not None
         builder = (
             x509.CertificateBuilder()
             .subject_name(other.subject)

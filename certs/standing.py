@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 
-from certs.errors import CertsError
-from certs.keys import identity_of, load_certificates
+from certs.errors import CertsError, InvalidCertificate
+from certs.keys import identity_of, load_certificate, load_certificates
 from certs.root import verify_chain
 
 NOT_NOW = "x509: certificate has expired or is not yet valid"
@@ -40,8 +40,11 @@ def standing(chain_der: Sequence[bytes], context: ssl.SSLContext, now: float, wi
     now: this side's clock, seconds since the epoch. window_max_s: for how many seconds at most after its end a
     certificate may be renewed.
     """
-    chain = [x509.load_der_x509_certificate(der) for der in chain_der]
-    roots = [x509.load_der_x509_certificate(der) for der in context.get_ca_certs(binary_form=True)]
+    try:
+        chain = [load_certificate(der) for der in chain_der]
+        roots = [load_certificate(der) for der in context.get_ca_certs(binary_form=True)]
+    except InvalidCertificate as error:
+        return Standing(str(error))
     at = datetime.fromtimestamp(now, UTC)
     if all(it.not_valid_before_utc <= at <= it.not_valid_after_utc for it in (*chain, *roots)):
         return Standing()

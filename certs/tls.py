@@ -24,8 +24,8 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from certs.errors import CertsError, InvalidKey
-from certs.keys import load_certificates
+from certs.errors import CertsError, InvalidCertificate, InvalidKey
+from certs.keys import load_certificate, load_certificates
 
 CHAIN_CERTIFICATES_MAX = 10
 HTTP2 = "h2"
@@ -165,7 +165,7 @@ def verify_chain(chain_der: Sequence[bytes], roots_pem: bytes, server_name: str,
     if len(chain_der) > CHAIN_CERTIFICATES_MAX:
         raise UntrustedCertificate(f"x509: chain of {len(chain_der)} certificates is too long")
     try:
-        chain = [x509.load_der_x509_certificate(der) for der in chain_der]
+        chain = [load_certificate(der) for der in chain_der]
         roots = load_certificates(roots_pem)
         at = datetime.fromtimestamp(now, UTC)
         leaf, pool = chain[0], chain[1:]
@@ -174,7 +174,7 @@ def verify_chain(chain_der: Sequence[bytes], roots_pem: bytes, server_name: str,
         _check_name(leaf, server_name)
         if not _reaches_root(leaf, pool, roots, at):
             raise UntrustedCertificate("x509: certificate signed by unknown authority")
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except (InvalidCertificate, ValueError) as error:
         raise UntrustedCertificate("x509: malformed certificate") from error
 
 

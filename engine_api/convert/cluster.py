@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
+from certs.errors import InvalidCertificate
+from certs.keys import load_certificates
+from certs.root import Issuer
 from engine_api.backend import LocalNode, LocalNodeState
 from engine_api.convert.fields import (
     DRIVER,
@@ -168,11 +168,10 @@ def check_cluster_name(parsed: dict[str, Any]) -> None:
 def issuer(certificates: bytes) -> tuple[bytes, bytes]:
     """Subject and public key, both DER, of the first certificate in PEM text; empty when there is none."""
     try:
-        certificate = x509.load_pem_x509_certificates(certificates)[0]
-    except ValueError:
+        found = Issuer.of(load_certificates(certificates)[0])
+    except (InvalidCertificate, IndexError):
         return b"", b""
-    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return certificate.subject.public_bytes(), key
+    return found.subject_der, found.public_key_der
 
 
 def _show_tls_info(cluster: Any) -> dict[str, str]:

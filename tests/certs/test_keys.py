@@ -116,3 +116,47 @@ def test_no_bytes_break_the_pem_reader(data: bytes) -> None:
 
 def test_a_pem_block_does_not_show_its_key() -> None:
     assert "secret" not in repr(PemBlock("PRIVATE KEY", b"secret", {"raft-dek": "secret"}))
+
+
+# each is still DER, but a part that the library reads late makes no sense
+SPOILED = {
+    "version": (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x4d"),
+    "key": (b"\x03\x42\x00\x04", b"\x03\x42\x00\x09"),
+    "name": (b"\x0c\x05node1", b"\x0c\x05nod\xff\xff"),
+    "end": (b"\x17\x0d260102", b"\x17\x0d269902"),
+}
+
+
+@pytest.mark.parametrize("part", SPOILED)
+def test_a_certificate_with_a_part_that_cannot_be_read_is_refused_when_it_is_loaded(part: str) -> None:
+    good = certificate(*NODE).public_bytes(serialization.Encoding.DER)
+    spoiled = good.replace(*SPOILED[part], 1)
+    assert spoiled != good
+    with pytest.raises(InvalidCertificate):
+        keys.load_certificate(spoiled)
+    with pytest.raises(InvalidCertificate):
+        keys.load_certificates(PemBlock("CERTIFICATE", spoiled).encode())
+    with pytest.raises(InvalidCertificate):
+        identity_of(spoiled)
+
+
+def test_a_request_of_an_unknown_version_is_refused() -> None:
+    der = keys.pem_blocks(keys.new_csr(keys.new_private_key()))[0].body
+    spoiled = der.replace(b"\x02\x01\x00", b"\x02\x01\x4d", 1)
+    with pytest.raises(InvalidCsr):
+        keys.load_csr(PemBlock("CERTIFICATE REQUEST", spoiled).encode())
+
+
+def test_a_block_that_never_ends_hides_none_behind_it() -> None:
+    good = PemBlock("CERTIFICATE", b"body")
+    lost = b"-----BEGIN CERTIFICATE-----\nAAAA\n"
+    assert keys.pem_blocks(lost + good.encode() + b"-----END CERTIFICATE-----\n" + lost) == [good]
+    assert keys.pem_blocks(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END PRIVATE KEY-----\n") == []
+
+
+@pytest.mark.parametrize(
+    "text", [b"-----BEGIN A-----\n", b"-----BEGIN A-----\n-----END B-----\n", b"-----END A-----\n"]
+)
+def test_pem_is_read_in_one_go_whatever_is_in_it(text: bytes) -> None:
+    count = 4_000_000 // len(text)  # comparing each with each would take hours
+    assert keys.pem_blocks(text * count) == []

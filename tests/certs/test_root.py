@@ -307,3 +307,16 @@ def test_a_root_with_an_unsupported_kind_of_key_is_refused() -> None:
     pem = keys.certificates_pem([builder.sign(key, None)])
     with pytest.raises(InvalidRoot, match="unsupported signature algorithm: Ed25519"):
         desired_root(pem, b"", NOW)
+
+
+def test_a_certificate_that_is_to_live_for_ever_lives_until_the_calendar_ends() -> None:
+    leaf = leaf_of(sign(ROOT, expiry_s=1e18))
+    assert leaf.not_valid_after_utc == datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number which wasn't positive")
+def test_a_root_that_cannot_be_written_again_is_not_cross_signed() -> None:
+    der = bytearray(keys.pem_blocks(OTHER.bundle_pem)[0].body)
+    der[der.index(b"\xa0\x03\x02\x01\x02") + 7] |= 0x80  # the serial number is negative now
+    with pytest.raises(InvalidRoot, match="could not cross-sign"):
+        ROOT.cross_sign(keys.PemBlock("CERTIFICATE", bytes(der)).encode())

@@ -176,3 +176,11 @@ def test_a_members_context_still_wants_the_right_root(authority: Authority, othe
             member_context(authority.issue(), authority.pem),
             client_context(authority.client(other_authority.issue())),
         )
+
+
+def test_a_chain_with_a_certificate_that_cannot_be_read_is_not_trusted(authority: Authority) -> None:
+    good = chain_of(authority.issue())[0]
+    spoiled = good.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x4d", 1)
+    for chain in ([spoiled], [good, spoiled]):
+        with pytest.raises(UntrustedCertificate, match="malformed"):
+            verify_chain(chain, authority.pem, "swarm-manager", authority.now.timestamp())
