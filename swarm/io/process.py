@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from swarm.machine import Machine
@@ -78,22 +78,31 @@ async def drive(
 ) -> None:
     """Run a machine for ever: events in, effects out, in order. Ends only by cancellation or a bug.
 
-    The first step is the machine's own: it knows what its disk says before it hears anybody. The loop yields to others
-    at least every EVENTS_PER_TURN_MAX events, so that a busy machine never starves sockets.
+    The first step is the machine's own: it knows what its disk says before it hears anybody. The loop yields to others,
+    and looks whether the machine is due, at least every EVENTS_PER_TURN_MAX events: who is busy starves neither sockets
+    nor its own timers.
     """
     turns = 0
     while True:
         event = inbox.pop() if started else None
         now = clock.now()
-        deadline = machine.deadline()
-        if event is None and started and (deadline is None or deadline > now):
-            turns = 0
-            await inbox.wait(None if deadline is None else deadline - now + TIMER_SLACK_S)
-            continue
+        if started and (event is None or turns == 0):  # who is busy looks at the clock once in a while
+            deadline = machine.deadline()
+            due = deadline is not None and deadline <= now
+            if event is None and not due:
+                turns = 0
+                await inbox.wait(None if deadline is None else deadline - now + TIMER_SLACK_S)
+                continue
+            if event is not None and due:
+                _perform_all(machine.handle(None, now), perform)
         started = True
-        for effect in machine.handle(event, now):
-            perform(effect)
+        _perform_all(machine.handle(event, now), perform)
         turns += 1
         if turns >= EVENTS_PER_TURN_MAX:
             turns = 0
             await asyncio.sleep(0)
+
+
+def _perform_all(effects: Iterable[X], perform: Callable[[X], None]) -> None:
+    for effect in effects:
+        perform(effect)

@@ -102,6 +102,8 @@ class RaftGroup:
 
     def readdress(self) -> None:
         """Queue the new addresses of members that have moved, if that is not under way."""
+        if not self._moved:
+            return
         pending = [*self._queue, *((self.proposed,) if self.proposed else ())]
         for raft_id, moved in self._moved.items():
             if not any(p.change.node_id == raft_id for p in pending):

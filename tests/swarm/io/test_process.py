@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from swarm.io.process import Clock, Inbox, drive
+from swarm.io.process import EVENTS_PER_TURN_MAX, Clock, Inbox, drive
 
 
 class Alarm:
@@ -63,3 +63,13 @@ async def test_a_machine_starts_before_it_hears_anybody_and_events_come_in_order
         inbox.put(event)
     await _drive(machine, inbox)
     assert machine.turns == [None, "a", "b", "c", "d"]
+
+
+async def test_a_machine_that_always_has_events_is_woken_all_the_same() -> None:
+    machine, inbox = Alarm(times=3 * EVENTS_PER_TURN_MAX, period_s=0.0), CountingInbox()
+    for _ in range(3 * EVENTS_PER_TURN_MAX):
+        inbox.put("more")
+    await _drive(machine, inbox)
+    assert machine.turns.count(None) >= 3
+    assert machine.turns.count("more") > 2 * EVENTS_PER_TURN_MAX
+    assert inbox.waits == 0
