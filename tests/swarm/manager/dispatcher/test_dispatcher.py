@@ -10,7 +10,6 @@ from swarm import api, defaults
 from swarm.api import marks
 from swarm.errors import Code
 from swarm.manager.dispatcher.dispatcher import DOWN_MESSAGE, ENGINE_GONE_MESSAGE, UNKNOWN_MESSAGE, Dispatcher
-from swarm.manager.network_keys import rotate_keys
 from swarm.rpc import LOCAL, Call, Reply, StreamData, StreamEnd
 from tests.swarm.agent.world import make_task
 from tests.swarm.manager.harness import Harness
@@ -93,20 +92,6 @@ def test_a_session_is_answered_only_after_its_commit(cluster: Cluster) -> None:
     assert answer.RootCA == b"ROOT"
     assert [(m.peer.node_id, m.peer.addr, m.weight) for m in answer.managers] == [("m1", "10.0.0.1:2377", 10)]
     assert [k.lamport_time for k in answer.network_bootstrap_keys] == [1]
-
-
-def test_every_session_hears_of_new_keys_of_the_networks(cluster: Cluster) -> None:
-    streams = [cluster.session("n1"), cluster.session("n2")]
-    cluster.pass_time(1.0)
-    for stream in streams:
-        cluster.take(stream)
-    for _ in range(2):
-        cluster.write(lambda tx: rotate_keys(tx.edit(api.Cluster, "c1"), Random(1)))
-        cluster.pass_time(1.0)
-        wanted = list(cluster.need(api.Cluster, "c1").network_bootstrap_keys)
-        assert len(wanted) == 6
-        for stream in streams:
-            assert list(cluster.data(stream, api.SessionMessage)[-1].network_bootstrap_keys) == wanted
 
 
 def test_registering_makes_a_node_ready_with_its_address_and_description(cluster: Cluster) -> None:
