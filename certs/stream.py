@@ -9,6 +9,8 @@ Everything that arrives is decrypted at once, whether the application reads or n
 as plain text (at most what the raw transport delivers after pause_reading, one chunk), because ending our direction
 makes OpenSSL look for the peer's end and it would throw away data that it finds instead.
 
+OpenSSL is handed one record at a time, and of those without data only a few a minute (certs/records.py).
+
 (moby: api/server on tls.Listener; go: crypto/tls Conn.CloseWrite)
 """
 
@@ -18,92 +20,19 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, cast
+
+from certs.records import RECORD_BYTES_MAX, Records
+from certs.transport import TlsTransport, as_protocol
 
 HANDSHAKE_TIMEOUT_S = 10.0
 CLOSE_PROGRESS_TIMEOUT_S = 30.0
-RECORD_BYTES_MAX = 16_384
 
 Verify = Callable[[list[bytes]], None]
 Admit = Callable[[Any], bool]
 HandshakeFailed = Callable[[Any, Exception], None]
 Explain = Callable[[Exception], bytes]
-
-
-class TlsTransport(asyncio.Transport):
-    """What the application sees: a transport whose reading end may close before its writing end does."""
-
-    def __init__(self, stream: TlsStream, raw: asyncio.Transport) -> None:
-        super().__init__()
-        self._stream = stream
-        self._raw = raw
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Encrypt and send; ignored after close() and write_eof()."""
-        self._stream.write(data)
-
-    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        """Send the concatenation."""
-        self._stream.write(b"".join(list_of_data))
-
-    def write_eof(self) -> None:
-        """End our direction with close_notify; reading goes on."""
-        self._stream.write_eof()
-
-    def can_write_eof(self) -> bool:
-        """Always, that is what this class is for."""
-        return True
-
-    def close(self) -> None:
-        """Send what is buffered and close_notify, then close; gives up when the peer takes nothing for 30 s."""
-        self._stream.close()
-
-    def abort(self) -> None:
-        """Close now, losing what is buffered."""
-        self._stream.abort()
-
-    def is_closing(self) -> bool:
-        """Whether close or abort was called, or the connection is lost."""
-        return self._stream.closing or self._raw.is_closing()
-
-    def pause_reading(self) -> None:
-        """No more data_received until resume_reading; the peer is slowed down by TCP."""
-        self._stream.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Continue after pause_reading."""
-        self._stream.resume_reading()
-
-    def is_reading(self) -> bool:
-        """False while paused or closing."""
-        return not self._stream.paused and not self.is_closing()
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Bytes of cipher text at which pause_writing and resume_writing are called."""
-        self._raw.set_write_buffer_limits(high, low)
-
-    def get_write_buffer_size(self) -> int:
-        """Bytes of cipher text that the kernel has not taken yet."""
-        return self._raw.get_write_buffer_size() + self._stream.backlog_bytes
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        """(low, high) in bytes."""
-        return self._raw.get_write_buffer_limits()
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Hand the connection to another application protocol (which gets no connection_made)."""
-        self._stream.application = _as_protocol(protocol)
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        """The application protocol."""
-        application = self._stream.application
-        assert application is not None
-        return application
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """peername, socket, sslcontext, ssl_object, alpn (or None), peer_chain_der (leaf first, may be empty)."""
-        return self._stream.extra_info(name, default)
 
 
 class TlsStream(asyncio.Protocol):
@@ -135,6 +64,7 @@ class TlsStream(asyncio.Protocol):
         self._on_failed = on_failed
         self._explain = explain
         self._handshake_timeout_s = handshake_timeout_s
+        self._records = Records()
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(
@@ -172,11 +102,15 @@ class TlsStream(asyncio.Protocol):
         """Cipher text."""
         if self.closing or self._failed or self._eof:  # nothing may follow a close_notify: do not collect it
             return
-        self._incoming.write(data)
-        if not self._established:
-            self._handshake()
-        if self._established:
-            self._decrypt()
+        self._records.feed(data)
+        while record := self._records.next():
+            self._incoming.write(record)
+            if not self._established:
+                self._handshake()
+            if self._established and not self._decrypt() and self._records.useless(asyncio.get_running_loop().time()):
+                self._break(ConnectionAbortedError("too many TLS records without data"))
+            if self.closing or self._failed or self._eof:
+                self._records.clear()
 
     def eof_received(self) -> bool:
         """TCP FIN, with or without a close_notify before it: the end of the peer's direction."""
@@ -236,7 +170,7 @@ class TlsStream(asyncio.Protocol):
         self._stop_timer()
         self._established = True
         self._transport = TlsTransport(self, self._raw)
-        self.application = _as_protocol(self._factory())
+        self.application = as_protocol(self._factory())
         self.application.connection_made(self._transport)
         if self._writing_paused and self.application is not None:
             self.application.pause_writing()
@@ -260,7 +194,9 @@ class TlsStream(asyncio.Protocol):
 
     # --- reading ---
 
-    def _decrypt(self) -> None:
+    def _decrypt(self) -> bool:
+        """Deliver what can be decrypted; whether there was any, or the end."""
+        found = False
         while not self._eof and not self.closing:
             try:
                 data = self._tls.read(RECORD_BYTES_MAX)
@@ -271,7 +207,8 @@ class TlsStream(asyncio.Protocol):
             except (ssl.SSLError, OSError) as error:
                 self._flush()
                 self._break(error)
-                return
+                return True
+            found = True
             if not data:
                 self._end_of_file()
                 break
@@ -279,6 +216,7 @@ class TlsStream(asyncio.Protocol):
         if self._backlog:
             self._write_backlog()
         self._flush()  # answers of TLS itself, such as key updates
+        return found or self._eof or self.closing
 
     def _deliver(self, data: bytes) -> None:
         if self.paused or self._held:
@@ -429,11 +367,6 @@ class TlsStream(asyncio.Protocol):
 
 
 _DER = 2  # _ssl.ENCODING_DER
-
-
-def _as_protocol(protocol: asyncio.BaseProtocol) -> asyncio.Protocol:
-    assert isinstance(protocol, asyncio.Protocol), "BufferedProtocol is not supported"
-    return protocol
 
 
 async def open_tls(

@@ -29,6 +29,7 @@ from certs.keys import load_certificate, load_certificates
 
 CHAIN_CERTIFICATES_MAX = 10
 HTTP2 = "h2"
+TLS_1_2_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # as newer stock managers; older ones prefer these too
 _NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which Python has no name for
 
 
@@ -115,6 +116,7 @@ def https_context(roots_pem: bytes, credentials: Credentials) -> ssl.SSLContext:
 
 def _harden(context: ssl.SSLContext, alpn: Sequence[str]) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(TLS_1_2_CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     if alpn:
         context.set_alpn_protocols(list(alpn))

@@ -162,6 +162,8 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gone, and its calls with it."""
+        if isinstance(exc, ConnectionAbortedError) and self.h2 is not None:  # by our TLS: see certs/stream.py
+            self._owner.misbehaved(self, str(exc), "TLS")
         self.h2 = None
         for call in list(self.calls.values()):
             self._abandon(call, SwarmError("the connection to the client was lost", Code.CANCELED))

@@ -7,9 +7,10 @@ client that writes whatever bytes it is told to and understands what comes back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -218,6 +219,7 @@ class Fort:
         )
         self.intruders: list[Intruder] = []
         self.connections: list[rpc_client.Connection] = []
+        self.kept: list[object] = []  # streams that must stay open
 
     async def start(self) -> None:
         """Found the cluster and fill it."""
@@ -261,6 +263,11 @@ class Fort:
             intruder.close()
         for connection in self.connections:
             connection.close()
+        for item in self.kept:
+            if isinstance(item, asyncio.Future):
+                await asyncio.wait([item], timeout=WAIT_S)
+                item.exception()
+        self.kept.clear()
         self.intruders.clear()
         self.connections.clear()
         await settled(lambda: self.server.connection_count == 0)
@@ -296,6 +303,36 @@ class Fort:
 
     def manager(self, node_id: str = OTHER_MANAGER) -> Credentials:
         return self.pki.issue(node_id, MANAGER_ROLE)
+
+    @contextlib.asynccontextmanager
+    async def served_meanwhile(self) -> AsyncIterator[None]:
+        """A worker goes on making calls while something happens; all of them must be answered."""
+        connection = await self.connect(self.worker(OTHER_WORKER))
+        beat = api.HeartbeatRequest(session_id=await session_of(connection))
+        stop = asyncio.Event()
+
+        async def work() -> int:
+            count = 0
+            while not stop.is_set():
+                await connection.unary("Dispatcher/Heartbeat", beat, timeout_s=WAIT_S)
+                count += 1
+                await asyncio.sleep(0.001)
+            await connection.unary("Dispatcher/Heartbeat", beat, timeout_s=WAIT_S)
+            return count
+
+        worker = asyncio.create_task(work())
+        try:
+            yield
+        finally:
+            stop.set()
+            assert await worker > 0
+        newcomer = await self.connect(self.worker(OTHER_WORKER))  # members are let in as well
+        await newcomer.unary("CA/GetRootCACertificate", api.GetRootCACertificateRequest(), timeout_s=WAIT_S)
+        assert not self.process.failed.done()
+
+    def sweep(self, later_s: float) -> None:
+        """As if so much time had passed since what happened before; the sweep itself runs."""
+        self.server.sweep(asyncio.get_running_loop().time() + later_s)
 
     async def connect(self, credentials: Credentials | None = None) -> rpc_client.Connection:
         """A client that obeys the rules."""
