@@ -48,16 +48,22 @@ class RaftGroup:
 
     # --- what is so ------------------------------------------------------------------------------------------------
 
-    def apply(self, change: raftpb.ConfChange) -> None:
-        """A committed change."""
+    def apply(self, change: raftpb.ConfChange) -> bool:
+        """A committed change. Returns whether it takes this member back, which the log has removed before.
+
+        Only force_new_cluster does that, in a member that was being removed when the others were lost.
+        """
         self._moved.pop(change.node_id, None)
-        if change.type == raftpb.ConfChangeRemoveNode:
+        comes = change.type != raftpb.ConfChangeRemoveNode
+        back = comes and change.node_id == self.raft_id and self.raft_id in self.removed
+        if comes:
+            self.members[change.node_id] = _member_of(change)
+            self.removed.pop(change.node_id, None)
+        else:
             self.members.pop(change.node_id, None)
             self.removed[change.node_id] = None
             self._unreachable.pop(change.node_id, None)
-        else:
-            self.members[change.node_id] = _member_of(change)
-            self.removed.pop(change.node_id, None)
+        return back
 
     def restore(self, membership: api.ClusterSnapshot) -> None:
         """What a snapshot says."""

@@ -227,8 +227,8 @@ class GroupMember:
     def _apply_membership(self, change: raftpb.ConfChange | None, index: int, now: float) -> None:
         if change is None:
             log.error("raft.entry_skipped", index=index, error="a change of the group that cannot be read")
-        else:
-            self.group.apply(change)
+        elif self.group.apply(change):
+            self._snapshot(now, keep=0)  # newcomers must not read of our removal, even for a moment: they would tell us
         pending = self.group.decided(index)
         if change is not None and pending is not None and pending.stream is not None:
             removal = change.type == raftpb.ConfChangeRemoveNode
@@ -353,9 +353,9 @@ class GroupMember:
         if self._since_snapshot >= interval:
             self._snapshot(now)
 
-    def _snapshot(self, now: float) -> None:
+    def _snapshot(self, now: float, keep: int | None = None) -> None:
         """Save the store as of the last applied entry, so that the log before it may go."""
-        _, keep = self._snapshot_settings()
+        keep = self._snapshot_settings()[1] if keep is None else keep
         self._since_snapshot = 0
         content = api.Snapshot(version=api.Snapshot.V0, membership=self.group.save(), store=self.store.save())
         snapshot = raftpb.Snapshot(data=content.SerializeToString())

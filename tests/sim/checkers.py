@@ -60,6 +60,7 @@ class Checkers:
         self._members: dict[int, str] = {}
         self._gone: dict[int, None] = {}
         self._made_anew: dict[int, None] = {}
+        self._ports: dict[tuple[int, int], str] = {}
         self._judged = 0
 
     # --- the log ---------------------------------------------------------------------------------------------------
@@ -138,6 +139,8 @@ class Checkers:
                 self.start_first[after.id] = None
             if isinstance(after, api.Service) and after.spec.rollback.order == api.UpdateConfig.START_FIRST:
                 self.start_first[after.id] = None
+            if change.kind == "service":
+                self._judge_ports(change.object_id, after if isinstance(after, api.Service) else None)
             if isinstance(before, api.Task | None) and isinstance(after, api.Task):
                 self._judge_task(before, after)
                 slots[after.service_id + f"/{after.slot}/{after.node_id if not after.slot else ''}"] = after
@@ -158,6 +161,15 @@ class Checkers:
             op = obj.spec.annotations.labels.get(OP_LABEL)
             if op:
                 self.applied_ops.setdefault(op, index)
+
+    def _judge_ports(self, service_id: str, service: api.Service | None) -> None:
+        """A port of the cluster belongs to one service."""
+        self._ports = {port: holder for port, holder in self._ports.items() if holder != service_id}
+        for port in service.endpoint.ports if service is not None else ():
+            if port.publish_mode == api.PortConfig.INGRESS:
+                assert port.published_port, f"{service_id}: a port without a number"
+                holder = self._ports.setdefault((port.protocol, port.published_port), service_id)
+                assert holder == service_id, f"{holder} and {service_id} both hold port {port.published_port}"
 
     def _judge_task(self, before: api.Task | None, after: api.Task) -> None:
         assert after.node_id or after.status.state < api.ASSIGNED or after.status.state > api.RUNNING, "no node"
@@ -192,6 +204,13 @@ class Checkers:
         )
         have = node.description.resources.nano_cpus
         assert taken <= have, f"node {node_id}: {taken} of {have} nano CPUs"
+        holders: dict[tuple[int, int], str] = {}
+        for task in store.find(api.Task, "node", node_id):
+            if api.ASSIGNED <= task.status.state <= api.RUNNING:
+                for port in task.endpoint.ports:
+                    if port.publish_mode == api.PortConfig.HOST:
+                        holder = holders.setdefault((port.protocol, port.published_port), task.id)
+                        assert holder == task.id, f"node {node_id}: {holder} and {task.id} on one port"
 
     # --- secrets ---------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,9 @@ def problems(world: World) -> list[str]:
         return ["nobody leads"]
     manager = leader.manager.manager
     store = manager.store
+    stock = [node for node in world.managing() if node.stock]
     return [
+        *([f"{leader.name} leads stock managers"] if stock and not leader.stock else []),
         *_group_problems(world, manager),
         *_node_problems(world, store),
         *_service_problems(store),

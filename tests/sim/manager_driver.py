@@ -41,7 +41,7 @@ from tests.sim.checkers import CheckedParts, CheckedRaft, CheckedStore
 from tests.sim.driver import Driver
 from tests.sim.kernel import Future, Script
 from tests.sim.network import Answer, Connection, Listener, settle
-from tests.sim.peers import Peers
+from tests.sim.peers import News, Peers
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
@@ -70,6 +70,7 @@ class ManagerDriver:
         self.disk_fails = False
         self._rng = process.random("manager")
         self._joined: list[api.RaftMember] = []
+        self._kinds: dict[int, bool] = {}
         self.peers: Peers | None = None
         self._members_changed = Future()
 
@@ -139,7 +140,8 @@ class ManagerDriver:
             config, self._rng, loaded.hard_state, loaded.snapshot, entries, loaded.applied_index, process.clock()
         )
         raft.watch(self.checkers, process.name)
-        real = assemble.parts(process.node_id, self.cluster_id, Group(lambda: self.manager))
+        group = Group(lambda: self.manager)
+        real = assemble.parts(process.node_id, self.cluster_id, group, mixed_leadership=process.node.stock)
         parts = CheckedParts(real, self.cluster_id, self.checkers)
         self.manager = Manager(raft, self.store, parts.parts(), self._rng, strict=True)
         if loaded.snapshot is not None:
@@ -269,7 +271,7 @@ class ManagerDriver:
             case Reply() | StreamEnd():
                 self.deliver(effect)
             case words.Send(message=message):
-                self.peers.send(message, members)
+                self.peers.send(message, self.manager.group.peers)
             case Forward():
                 self.peers.forward(effect, self.deliver, self.put)
             case CheckPeer():
@@ -325,7 +327,11 @@ class ManagerDriver:
 
     # --- other members ---------------------------------------------------------------------------------------------
 
-    def _report(self, event: words.Unreachable | words.Gone | words.SnapshotSent | words.Removed) -> None:
+    def is_ours(self, raft_id: int) -> bool:
+        """See ManagerProcess._is_ours."""
+        return self._kinds.get(raft_id, False)
+
+    def _report(self, event: News) -> None:
         if isinstance(event, words.Removed):
             self.removed.resolve()
         else:
@@ -339,14 +345,15 @@ class ManagerDriver:
         group = manager.group
         while True:
             self._members_changed = Future()
-            for raft_id, member in list(group.members.items()):
+            for raft_id, member in list(group.peers.items()):
                 if raft_id != group.raft_id:
                     error, ours = yield from self.peers.check(member.addr)
                     if not error:
+                        self._kinds[raft_id] = ours
                         self.put(PeerKnown(raft_id, ours))
             pause_s = defaults.PEER_CHECK_SOON_S if group.undetermined() else defaults.PEER_CHECK_S
             if not (self.leadership.leading or self.leadership.leader):
-                others = [member.addr for raft_id, member in group.members.items() if raft_id != group.raft_id]
+                others = [member.addr for raft_id, member in group.peers.items() if raft_id != group.raft_id]
                 self.peers.ask_for_us(group.raft_id, others)
                 pause_s = min(pause_s, defaults.PEER_CHECK_LEADERLESS_S)
             changed = self._members_changed

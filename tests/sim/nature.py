@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from swarm.api import raftpb
 from swarm.raft import words
+from swarm.rpc import MANAGER_ROLE
 from tests.sim.kernel import Script
+from tests.sim.network import PORT
 
 if TYPE_CHECKING:
     from tests.sim.world import Node, World
@@ -28,6 +30,7 @@ FAULTS = (
     ("disk", 5),
     ("transfer", 8),
     ("lose", 6),
+    ("move", 3),
 )
 KINDS = tuple(kind for kind, _ in FAULTS)
 
@@ -40,8 +43,9 @@ class Nature:
         self.kernel = world.kernel
         self.rng = world.rng
         self.loses_disks = self.rng.random() < 0.25
-        self.catastrophe_at = self.rng.uniform(5.0, 50.0) if self.rng.random() < 0.06 else None
+        self.catastrophe_at = self.rng.uniform(5.0, 50.0) if self.rng.random() < 0.06 and not world.mixed else None
         self.lost = 0
+        self.moved = 0
         self.catastrophes = 0
 
     def start(self) -> None:
@@ -82,6 +86,9 @@ class Nature:
                 self.disk_trouble(node)
             case "transfer":
                 self.transfer()
+            case "move":
+                if node.process is not None and node.node_id and self._may_move(node):
+                    self.move(node)
             case "lose":
                 if self.loses_disks and self._can_do_without(node):
                     self.lose(node)
@@ -147,6 +154,26 @@ class Nature:
             self.kernel.say("transfer from", leader.name)
             leader.manager.put(words.TransferLeadership())
 
+    def _may_move(self, node: Node) -> bool:
+        """Whether the others will hear where it is: no manager is asked to find two others that moved at once."""
+        manager = node.disk.raft.raft_id or node.manager is not None or node.process.identity.role == MANAGER_ROLE  # type: ignore[union-attr]
+        leader = self.world.leader()
+        if not manager:
+            return True
+        if leader is None or leader.manager is None or leader.manager.manager is None:
+            return False
+        hosts = {other.node_id: other.host for other in self.world.nodes if not other.gone}
+        members = leader.manager.manager.group.members.values()
+        return len(members) > 2 and all(m.addr == f"{hosts.get(m.node_id)}:{PORT}" for m in members)
+
+    def move(self, node: Node) -> None:
+        """Its machine gets another address, and starts anew."""
+        self.moved += 1
+        self.kernel.say("move", node.name)
+        self.crash(node, power=True)
+        self.world.network.vacant[node.host] = None
+        node.host = f"10.1.{self.moved}.{node.number}"
+
     # --- engines ---------------------------------------------------------------------------------------------------
 
     def engine_dies(self, node: Node) -> None:
@@ -195,7 +222,7 @@ class Nature:
         present = {other.node_id: None for other in self.world.nodes if not other.gone}
         members = [member.node_id for member in manager.group.members.values()]
         is_member = node.node_id in members
-        return len(members) > 2 and is_member and all(member in present for member in members)
+        return len(members) > 2 and is_member and not node.stock and all(member in present for member in members)
 
     def lose(self, node: Node) -> None:
         """Its disk is gone with all that ran there: the machine comes back as a new node in the place of the old."""

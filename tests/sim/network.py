@@ -59,6 +59,7 @@ class Network:
         self.loss = 0.0
         self.duplication = 0.0
         self.cut: dict[tuple[str, str], bool] = {}
+        self.vacant: dict[str, None] = {}  # addresses of hosts that have another one now
         self.listeners: dict[str, ManagerDriver] = {}
         self._connections = 0
 
@@ -68,7 +69,7 @@ class Network:
 
     def open(self, a: str, b: str) -> bool:
         """Whether packets go from a to b."""
-        return a == b or (a, b) not in self.cut
+        return a == b or not ((a, b) in self.cut or a in self.vacant or b in self.vacant)
 
     def dial(self, caller: Caller, addr: str, limit_s: float) -> Future:
         """A Connection to the manager that listens at ``addr``; fails with Unavailable or DeadlineExceeded."""

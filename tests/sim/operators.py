@@ -63,7 +63,8 @@ class Operators:
         """Promote or demote somebody; where disks are lost every other manager is needed, and nobody is demoted."""
         try:
             target = yield from self._some_node(node)
-            if target is not None and target.id not in [n.node_id for n in self._world.nodes if n.gone]:
+            kept = [n.node_id for n in self._world.nodes if n.gone or n.stock]  # stock managers may always be needed
+            if target is not None and target.id not in kept:
                 demote = target.spec.desired_role == api.MANAGER
                 if demote and self._world.nature.loses_disks:
                     return

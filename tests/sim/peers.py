@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from swarm import api, defaults
@@ -12,7 +12,7 @@ from swarm.errors import Code, NotTaken, SwarmError, Unavailable
 from swarm.io.authorize import forwarding_metadata
 from swarm.manager import health
 from swarm.manager.group import REMOVED_TEXT
-from swarm.manager.words import Forward
+from swarm.manager.words import Forward, PeerAnswered
 from swarm.raft import words
 from swarm.rpc import Call, StreamData, StreamEnd
 from tests.sim.kernel import Future, Kernel, Scope, Script
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 3000
 
-Report = Callable[[words.Unreachable | words.Gone | words.SnapshotSent | words.Removed], None]
+News = words.Unreachable | words.Gone | words.SnapshotSent | words.Removed | PeerAnswered
+Report = Callable[[News], None]
 
 
 class Peers:
     """See swarm.io.peers.Peers."""
 
     def __init__(self, owner: ManagerDriver, report: Report, reads: Container[str], managers: Sequence[str]) -> None:
+        self._owner = owner
         self._process = owner.process
         self._kernel: Kernel = owner.process.kernel
         self._network: Network = owner.process.world.network
@@ -45,6 +47,7 @@ class Peers:
         self._tokens = itertools.count(1)
         self._leadership = 0
         self._streams = itertools.count(1 << 40)
+        self._measured: dict[int, float] = {}  # when the round trip to a member was measured last
 
     def run(self, script: Script) -> Future:
         """A script that ends with these."""
@@ -62,7 +65,7 @@ class Peers:
 
     # --- messages of the log -----------------------------------------------------------------------------------------
 
-    def send(self, message: raftpb.Message, members: dict[int, api.RaftMember]) -> None:
+    def send(self, message: raftpb.Message, members: Mapping[int, api.RaftMember]) -> None:
         """See Peers.send; the link keeps no promises."""
         member = members.get(message.to) or self._strangers.get(message.to)
         if member is None:
@@ -77,11 +80,17 @@ class Peers:
             def arrive(server: ManagerDriver, listener: Listener) -> None:
                 server.raft_message(raftpb.Message.FromString(wire), caller, listener)
 
+            began = self._kernel.now
             future = self._network.message(self._process, member.addr, defaults.RAFT_SEND_TIMEOUT_S, arrive)
-            future.then(lambda: self._sent(message, future.error))
+            future.then(lambda: self._sent(message, future.error, began))
 
-    def _sent(self, message: raftpb.Message, error: Exception | None) -> None:
-        if self._scope.closed or error is None:
+    def _sent(self, message: raftpb.Message, error: Exception | None, began: float) -> None:
+        if self._scope.closed:
+            return
+        if error is None:
+            if self._owner.is_ours(message.to) and began >= self._measured.get(message.to, 0.0) + 1.0:
+                self._measured[message.to] = began
+                self._report(PeerAnswered(message.to, self._kernel.now - began))
             return
         if isinstance(error, SwarmError) and error.message == REMOVED_TEXT:
             self._report(words.Removed())
@@ -105,7 +114,7 @@ class Peers:
             yield future
         except SwarmError as error:
             self._report(words.SnapshotSent(member.raft_id, ok=False))
-            self._sent(message, error)
+            self._sent(message, error, self._kernel.now)
             return
         self._report(words.SnapshotSent(member.raft_id, ok=True))
 
@@ -169,7 +178,8 @@ class Peers:
                 connection.close()
         except SwarmError as error:
             return str(error) or "no answer in time", False
-        return "", health.is_ours(answer)
+        stock = self._process.node.stock or connection.server.process.node.stock
+        return "", health.is_ours(answer) and not stock
 
     # --- calls that the leader answers -------------------------------------------------------------------------------
 

@@ -309,6 +309,8 @@ class World:
         if change and change.type == raftpb.ConfChangeRemoveNode:
             member.knows_removed[change.node_id] = True
             self.removed.setdefault(change.node_id, self.now)
+        elif change and member.knows_removed.pop(change.node_id, False) and change.node_id == member.raft_id:
+            self.take_snapshot(member, member.run, keep=0)  # see GroupMember._apply_membership
 
     def retire(self, member: Member) -> None:
         """Removed from the group: the process ends for good."""
@@ -323,11 +325,11 @@ class World:
             run = member.run
             self.at(self.rng.uniform(0, 0.05), lambda: self.take_snapshot(member, run))
 
-    def take_snapshot(self, member: Member, run: int) -> None:
+    def take_snapshot(self, member: Member, run: int, keep: int | None = None) -> None:
         if member.raft is not None and run == member.run and member.machine.index:
             snapshot = raftpb.Snapshot(data=member.machine.digest + bytes(100))
             snapshot.metadata.index = member.machine.index
-            self.deliver(member, words.SnapshotTaken(snapshot, self.keep_entries))
+            self.deliver(member, words.SnapshotTaken(snapshot, self.keep_entries if keep is None else keep))
 
     # --- checkers ---
 

@@ -147,6 +147,19 @@ class Workload:
         if answer is not None:
             self.history.created("service", answer.service.id, name, answer.service.meta.version.index, op)
 
+    def _publish(self, spec: api.ServiceSpec) -> None:
+        """Ports of the hosts, or of the whole cluster; the tasks of the latter wait for a network that nobody makes."""
+        rng = self.rng
+        ingress = rng.random() < 0.5
+        for _ in range(rng.choice((1, 2))):
+            protocol = rng.choice((api.PortConfig.TCP, api.PortConfig.UDP))
+            port = spec.endpoint.ports.add(target_port=80, protocol=protocol)
+            port.publish_mode = api.PortConfig.INGRESS if ingress else api.PortConfig.HOST
+            port.published_port = rng.choice((0, *range(8000, 8004))) if ingress else rng.choice(range(8000, 8004))
+        spec.replicated.replicas = 0 if ingress else rng.choice((1, 2))
+        for config in (spec.update, spec.rollback):
+            config.order = api.UpdateConfig.STOP_FIRST  # the new task needs the old one's port
+
     def _fill(self, spec: api.ServiceSpec) -> None:
         rng = self.rng
         dice = rng.random()
@@ -170,6 +183,8 @@ class Workload:
         spec.update.failure_action = rng.choice(
             (api.UpdateConfig.PAUSE, api.UpdateConfig.CONTINUE, api.UpdateConfig.ROLLBACK)
         )
+        if spec.HasField("replicated") and rng.random() < 0.15:
+            self._publish(spec)
         for known in self.history.of_kind("secret"):
             if rng.random() < 0.2:
                 spec.task.container.secrets.add(secret_id=known.object_id, secret_name=known.name).file.name = "f"
@@ -180,7 +195,8 @@ class Workload:
     def _update_service(self, node: Node, known: Known) -> Script:
         def change(service: api.Service) -> None:
             spec, dice = service.spec, self.rng.random()
-            if spec.HasField("replicated") and dice < 0.5:
+            ingress = any(port.publish_mode == api.PortConfig.INGRESS for port in spec.endpoint.ports)
+            if spec.HasField("replicated") and dice < 0.5 and not ingress:
                 spec.replicated.replicas = self.rng.choice((0, 1, 2, 3, 5))
             elif dice < 0.9:
                 spec.task.container.image = f"app:{self.rng.randint(1, 9)}"

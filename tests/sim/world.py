@@ -48,6 +48,7 @@ class Node:
         self.clock_rate = world.kernel.rng.choice((1.0, 1.0, 0.998, 1.002))
         self.clock_offset = world.kernel.rng.choice((0.0, 0.0, -2.0, 5.0))
         self.disk_factor = 1.0
+        self.stock = False  # its manager keeps SwarmKit's time and is taken for a stock one
         self.cpus = world.nano_cpus
 
     def wall_clock(self) -> float:
@@ -101,6 +102,7 @@ class World:
             "disk_s": rng.choice((0.0005, 0.005, 0.05)),
         }
         self.tokens = ("", "")
+        self.mixed = self.managers > 1 and rng.random() < 0.15
         self.nature = Nature(self)
 
     # --- what the processes ask ------------------------------------------------------------------------------------
@@ -146,6 +148,7 @@ class World:
     def build(self) -> None:
         """From nothing to a cluster of the wanted size, over a good network."""
         first = self.add_node()
+        first.stock = self.mixed
         process = self.start(first)
         spec = api.ClusterSpec()
         spec.raft.snapshot_interval = self.snapshot_interval
@@ -158,7 +161,8 @@ class World:
         tokens = next(process.manager.store.all(api.Cluster)).root_ca.join_tokens
         self.tokens = (tokens.manager, tokens.worker)
         for number in range(self.managers - 1 + self.workers):
-            self.join(self.tokens[0] if number < self.managers - 1 else self.tokens[1])
+            node = self.join(self.tokens[0] if number < self.managers - 1 else self.tokens[1])
+            node.stock = self.mixed and self.rng.random() < 0.4
         self.until(self._all_ready, "nodes do not become ready")
 
     def join(self, token: str, host: str = "") -> Node:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from random import Random
 
 from swarm import api
+from swarm.api import raftpb
 from swarm.manager import assemble
 from swarm.manager.group import RaftGroup
 from swarm.manager.manager import Manager
 from swarm.manager.words import CheckPeer, ManagerEffect, PeerChecked
 from swarm.raft import words
-from swarm.raft.membership import bootstrap_entries
+from swarm.raft.membership import bootstrap_entries, force_new_cluster
 from swarm.raft.raft import Raft
 from swarm.rpc import MANAGER_ROLE, Call, Peer, Reply, StreamEnd
 from swarm.store.store import Store
@@ -25,13 +26,19 @@ class Lab:
     def __init__(self) -> None:
         self.now = 1000.0
         self.stream = 0
+        self.written: list[words.Persist] = []
         member = api.RaftMember(raft_id=1, node_id="n1", addr="10.0.0.1:2377")
         entries = bootstrap_entries(1, member.SerializeToString())
-        raft = Raft(words.Config(1), Random(1), None, None, entries, 0, self.now)
+        self.begin(None, entries)
+
+    def begin(self, hard_state: raftpb.HardState | None, entries: tuple[raftpb.Entry, ...]) -> list[ManagerEffect]:
+        """Start from this log; what is done at once."""
+        raft = Raft(words.Config(1), Random(1), hard_state, None, entries, 0, self.now)
         parts = assemble.parts("n1", "c1", assemble.Group(lambda: self.manager))
         self.manager = Manager(raft, Store(), parts, Random(1), strict=True)
-        self.tell(None)
+        effects = self.tell(None)
         assert self.manager.leading
+        return effects
 
     def tell(self, event: object) -> list[ManagerEffect]:
         """Give an event, and do what is written on disk; what is left for others."""
@@ -40,6 +47,7 @@ class Lab:
         while waiting:
             for effect in self.manager.handle(waiting.pop(0), self.now):  # type: ignore[arg-type]
                 if isinstance(effect, words.Persist):
+                    self.written.append(effect)
                     waiting.append(words.Persisted(effect.token))
                 else:
                     out.append(effect)
@@ -111,3 +119,18 @@ def test_a_node_that_asks_twice_becomes_one_member() -> None:
     assert (second.stream, second.change.node_id) == (6, first.change.node_id)
     group.apply(second.change)
     assert [member.addr for member in group.members.values()] == ["10.0.0.2:2378"]
+
+
+def test_newcomers_of_a_forced_new_cluster_never_read_that_its_first_member_was_removed() -> None:
+    """They would say so to it, between that entry of the log and the one that takes it back, and it would go."""
+    lab = Lab()
+    member = api.RaftMember(raft_id=1, node_id="n1", addr="10.0.0.1:2377").SerializeToString()
+    removal = raftpb.ConfChange(type=raftpb.ConfChangeRemoveNode, node_id=1).SerializeToString()
+    log = (*bootstrap_entries(1, member), raftpb.Entry(Type=raftpb.EntryConfChange, Term=1, Index=2, Data=removal))
+    state, added = force_new_cluster(1, member, raftpb.HardState(term=1, commit=1), None, log)
+    lab.written.clear()
+    lab.begin(state, (*log, *added))
+    (snapshot,) = [write for write in lab.written if write.snapshot is not None]
+    assert snapshot.compact_to == added[0].Index
+    assert not lab.manager.group.removed
+    assert lab.manager.raft.log.first_index > added[0].Index
