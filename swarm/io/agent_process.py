@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -165,11 +165,19 @@ class AgentHooks:
 
 
 class AgentProcess:
-    """One agent. put() feeds it events; close() ends it, containers go on."""
+    """One agent. put() feeds it events; close() ends it, containers go on.
 
-    def __init__(self, agent: Agent, journal: TaskJournal, hooks: AgentHooks, clock: Clock) -> None:
-        self._agent = agent
+    An agent that fails is made anew from its journal, as after a restart of the daemon, and told again what the node
+    last said of itself; a bug that every new one meets as well is met less and less often, and its text is shown.
+    """
+
+    def __init__(
+        self, make: Callable[[float, Mapping[str, bytes]], Agent], journal: TaskJournal, hooks: AgentHooks, clock: Clock
+    ) -> None:
+        """make: an agent, given the present and what the journal holds."""
+        self._make = make
         self._journal = journal
+        self._facts: dict[str, AgentEvent] = {}
         self._hooks = hooks
         self._clock = clock
         self._inbox: Inbox[AgentEvent] = Inbox()
@@ -178,25 +186,49 @@ class AgentProcess:
         self._dialing: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self.runner: TaskRunner | None = None
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def put(self, event: AgentEvent) -> None:
         """An event for the agent: of the executor, or of the node."""
+        match event:
+            case words.Described() | words.LocalManager() | words.Leave():
+                self._facts[type(event).__name__] = event
+            case words.EngineGone() | words.EngineBack():
+                self._facts["engine"] = event
         self._inbox.put(event)
 
-    def start(self) -> None:
-        """Begin; ``runner`` must be set."""
-        self._task = asyncio.create_task(self._run(), name="agent")
+    async def start(self) -> None:
+        """Begin; ``runner`` must be set. Raises DiskError, DiskCorrupt."""
+        self._task = asyncio.create_task(self._run(await self._new_agent()), name="agent")
 
-    async def _run(self) -> None:
-        try:
-            await drive(self._agent, self._inbox, self._perform, self._clock)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            log.exception("agent.failed")
-            if not self.failed.done():
-                self.failed.set_exception(error)
+    async def _new_agent(self) -> Agent:
+        journal = await asyncio.to_thread(self._journal.load)
+        return self._make(self._clock.now(), journal)
+
+    async def _run(self, agent: Agent | None) -> None:
+        failures = 0
+        while True:
+            began = self._clock.now()
+            try:
+                agent = agent or await self._again()
+                await drive(agent, self._inbox, self._perform, self._clock)
+            except Exception as error:
+                failures = 1 if self._clock.now() - began > defaults.ROLE_START_PAUSE_MAX_S else min(failures + 1, 20)
+                pause_s = min(defaults.ROLE_START_PAUSE_MAX_S, defaults.ROLE_START_PAUSE_S * 2**failures)
+                log.exception("agent.failed", retry_s=pause_s)
+                self._drop_link()
+                text = f"the agent of this node failed, its log says why: {type(error).__name__}"
+                self._hooks.on_session(words.SessionState(error=text))
+            agent = None
+            await asyncio.sleep(pause_s)
+
+    async def _again(self) -> Agent:
+        """Another agent, which is told what the node last said; other words were for the one before."""
+        agent = await self._new_agent()
+        while self._inbox.pop() is not None:
+            pass
+        for fact in self._facts.values():
+            self._inbox.put(fact)
+        return agent
 
     async def close(self) -> None:
         """End the agent and its connection."""

@@ -15,6 +15,7 @@ import contextlib
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from ssl import SSLContext
@@ -365,14 +366,13 @@ class NodeProcess:
     async def _start_agent(self) -> None:
         assert self.state is not None
         self._journal = TaskJournal(self.directory / "tasks.db")
-        journal = await asyncio.to_thread(self._journal.load)
         self._remotes = Remotes(self.state.managers)
-        agent = Agent(self.state.node_id, self._remotes, self._rng, self._clock.now(), journal)
+        make = partial(Agent, self.state.node_id, self._remotes, self._rng)
         hooks = AgentHooks(self._connect, self._on_session, self._on_update, self._left.set)
-        self._agent = AgentProcess(agent, self._journal, hooks, self._clock)
+        self._agent = AgentProcess(make, self._journal, hooks, self._clock)
         self._runner = await self._hooks.make_runner(self.state.node_id, self._agent)
         self._agent.runner = self._runner
-        self._agent.start()
+        await self._agent.start()
         self._agent.put(words.LocalManager(running=self.manager is not None))
         assert self._credentials is not None
         renewal = Renewal(*own_certificate.validity(self._credentials.certificate_pem), self._rng)
