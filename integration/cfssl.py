@@ -1,6 +1,6 @@
 """A small certificate authority that speaks CFSSL's JSON over HTTPS, as SwarmKit's external CAs do; for tests.
 
-    python -m integration.cfssl --listen 10.99.0.1:8888 --root root.pem --key root.key [--cross-sign] [--expiry-s N]
+    python -m integration.cfssl --listen 10.99.0.1:8888 --root root.pem --key root.key [--cross-sign] ...
 
 Clients prove by certificate that they are managers of a cluster under the root (or under one of --also-trust), and get
 certificates for nodes of their own cluster only. In the profile "CA" it signs intermediates, when that is switched on.
@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import secrets
 import ssl
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -32,10 +35,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from integration.lab import NETNS, PROJECT, Host
+
 MANAGER = "swarm-manager"
 PATH = "/api/v1/cfssl/sign"
 BODY_BYTES_MAX = 1 << 20
 NODE_EXPIRY_S = 90 * 24 * 3600
+BACKDATE_S = 300
 _NAMES = {
     "C": NameOID.COUNTRY_NAME,
     "ST": NameOID.STATE_OR_PROVINCE_NAME,
@@ -74,12 +80,16 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 @dataclass
 class Authority:
-    """A root with its key and what it is willing to do. ``issued`` counts certificates; flaky: answer 500."""
+    """A root with its key and what it is willing to do. ``issued`` counts certificates; flaky: answer 500.
+
+    Certificates of nodes begin backdate_s seconds ago and last node_expiry_s from there; intermediates as the root.
+    """
 
     root_pem: bytes
     key: ec.EllipticCurvePrivateKey = field(repr=False)
     cross_signs: bool = False
     node_expiry_s: int = NODE_EXPIRY_S
+    backdate_s: int = BACKDATE_S
     flaky: bool = False
     issued: int = 0
     clock: Callable[[], float] = time.time
@@ -107,13 +117,13 @@ class Authority:
             raise Refused(9001, "unable to sign requested certificate: malformed request") from error
         if not csr.is_signature_valid:
             raise Refused(9001, "unable to sign requested certificate: bad signature")
-        builder = self._begin(csr, subject, names)
+        builder = self._begin(csr, subject, names, cross)
         builder = self._intermediate(builder, request) if cross else self._node(builder, request)
         self.issued += 1
         return builder.sign(self.key, hashes.SHA256()).public_bytes(_PEM)
 
     def _begin(
-        self, csr: x509.CertificateSigningRequest, subject: dict[str, Any], names: list[dict[str, str]]
+        self, csr: x509.CertificateSigningRequest, subject: dict[str, Any], names: list[dict[str, str]], cross: bool
     ) -> x509.CertificateBuilder:
         parts = [x509.NameAttribute(_NAMES[key], row[key]) for key in _NAMES for row in names if row.get(key)]
         if subject.get("CN"):
@@ -123,8 +133,8 @@ class Authority:
             x509.NameAttribute(part.oid, part.value, _type=x509.name._ASN1Type.PrintableString) for part in parts
         ]
         name = x509.Name(printable)
-        start = datetime.fromtimestamp(int(self.clock()), UTC) - timedelta(minutes=5)
-        end = start + timedelta(seconds=self.node_expiry_s)
+        start = datetime.fromtimestamp(int(self.clock()) - self.backdate_s, UTC)
+        end = self.root.not_valid_after_utc if cross else start + timedelta(seconds=self.node_expiry_s)
         builder = x509.CertificateBuilder(self.root.subject, name, csr.public_key(), secrets.randbits(150))
         builder = builder.not_valid_before(start).not_valid_after(end)
         ski = x509.SubjectKeyIdentifier.from_public_key(csr.public_key())
@@ -262,6 +272,22 @@ def serving(authority: Authority, host: str = "127.0.0.1", trusted_pem: bytes = 
         thread.join()
 
 
+@contextmanager
+def serving_on(host: Host, directory: Path, *options: str, port: int = 8888) -> Iterator[str]:
+    """Serve with the root.pem and root.key of ``directory`` in the network of a lab's host; yields the URL."""
+    listen = f"{host.ip}:{port}"
+    files = ("--root", str(directory / "root.pem"), "--key", str(directory / "root.key"))
+    command = ["nsenter", f"--net={NETNS / host.netns}", sys.executable, "-m", "integration.cfssl", "--listen", listen]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen([*command, *files, *options], env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "serving\n"
+            yield f"https://{listen}{PATH}"
+        finally:
+            server.kill()
+
+
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser(prog="python -m integration.cfssl", description=(__doc__ or "").split("\n\n")[0])
@@ -271,13 +297,16 @@ def main() -> None:
     parser.add_argument("--also-trust", type=Path, help="further roots that clients may come from")
     parser.add_argument("--cross-sign", action="store_true", help="sign intermediates, too")
     parser.add_argument("--expiry-s", type=int, default=NODE_EXPIRY_S, help="life of node certificates")
+    parser.add_argument("--backdate-s", type=int, default=BACKDATE_S, help="how old they are when they are made")
     args = parser.parse_args()
     key = serialization.load_pem_private_key(args.key.read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
-    authority = Authority(args.root.read_bytes(), key, args.cross_sign, args.expiry_s)
+    authority = Authority(args.root.read_bytes(), key, args.cross_sign, args.expiry_s, args.backdate_s)
     host, _, port = args.listen.rpartition(":")
     trusted = args.also_trust.read_bytes() if args.also_trust else b""
-    _server(authority, host, int(port), trusted).serve_forever()
+    server = _server(authority, host, int(port), trusted)
+    print("serving", flush=True)
+    server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -395,7 +395,7 @@ class NodeProcess:
                 continue
             self._changed.clear()
             certificate_pem = self._credentials.certificate_pem
-            description.tls_info.CopyFrom(own_certificate.tls_info(self._root_pem, certificate_pem, self._clock.now()))
+            description.tls_info.CopyFrom(own_certificate.tls_info(self._root_pem, certificate_pem))
             self._agent.put(words.Described(description))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(defaults.DESCRIPTION_REFRESH_S):
@@ -477,10 +477,9 @@ class NodeProcess:
 
     async def _replace_certificate(self) -> None:
         assert self._credentials is not None
-        addresses = [addr for _, addr in self._remotes.managers()]
-        root_pem = self._root_pem
+        managers, root_pem = self._remotes.managers(), self._root_pem
         issued = await own_certificate.renew(
-            self.manager, addresses, root_pem, self._credentials, self._rng, self._clock.now()
+            self.manager, managers, root_pem, self._credentials, self._rng, self._clock.now()
         )
         if issued.root_pem != root_pem:
             self._keys.save_root(issued.root_pem)
@@ -496,4 +495,5 @@ class NodeProcess:
         valid_from_s, valid_until_s = own_certificate.validity(issued.credentials.certificate_pem)
         log.info("certificate.renewed", role=self.role, days=round((valid_until_s - self._clock.now()) / 86400, 2))
         counters.RENEWALS.labels(outcome="renewed").inc()
+        self.certificate_trouble = ""
         self._renewals.put(Renewed(valid_from_s, valid_until_s, self.role))

@@ -15,7 +15,7 @@ from typing import Protocol
 from google.protobuf.message import Message
 
 from certs.keys import identity_of, load_certificates
-from certs.root import RootCA
+from certs.root import Issuer, verify_chain
 from certs.standing import NOT_NOW, own_trouble
 from certs.tls import ClientTls, Credentials
 from swarm import api, defaults
@@ -31,6 +31,10 @@ class OwnManager(Protocol):
     leadership: Leadership
     local: LocalCalls
 
+    async def wait_leader(self, timeout_s: float) -> None:
+        """Until it leads. Raises TimeoutError."""
+        ...
+
 
 def validity(certificate_pem: bytes) -> tuple[float, float]:
     """From when to when a certificate is valid, in seconds since the epoch."""
@@ -38,9 +42,9 @@ def validity(certificate_pem: bytes) -> tuple[float, float]:
     return leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
 
 
-def tls_info(root_pem: bytes, certificate_pem: bytes, now: float) -> api.NodeTLSInfo:
-    """What managers are told of a node's trust and of who issued its certificate. Raises CertsError."""
-    issuer = RootCA(root_pem, None).verify(certificate_pem, now, allow_expired=True)
+def tls_info(root_pem: bytes, certificate_pem: bytes) -> api.NodeTLSInfo:
+    """What managers are told of a node's trust and of who issued its certificate, valid or not. Raises CertsError."""
+    issuer = Issuer.of(verify_chain(load_certificates(certificate_pem), load_certificates(root_pem), now=None))
     return api.NodeTLSInfo(
         trust_root=root_pem, cert_issuer_subject=issuer.subject_der, cert_issuer_public_key=issuer.public_key_der
     )
@@ -56,17 +60,26 @@ def trouble(error: str, certificate_pem: bytes, now: float) -> str:
 
 async def renew(
     manager: OwnManager | None,
-    addresses: Sequence[str],
+    managers: Sequence[tuple[str, str]],
     root_pem: bytes,
     credentials: Credentials,
     rng: Random,
     now: float,
 ) -> bootstrap.Issued:
-    """See bootstrap.renew; manager: this node's own, if it runs."""
-    if manager is not None and manager.leadership.leading and own_trouble(credentials.certificate_pem, now):
+    """See bootstrap.renew; managers: (node ID, "ip:port") of all that are known; manager: this node's own, if it runs.
+
+    Raises TimeoutError, too.
+    """
+    own_id = identity_of(credentials.certificate_pem).node_id
+    if manager is None or not own_trouble(credentials.certificate_pem, now):
+        return await bootstrap.renew([addr for _, addr in managers], root_pem, credentials, rng)
+    others = [addr for node_id, addr in managers if node_id != own_id]
+    if not others:
+        await manager.wait_leader(defaults.NO_LEADER_WAIT_S)
+    if manager.leadership.leading:
         world = bootstrap.World(dial=_Inside(manager, credentials).dial)
         return await bootstrap.renew(("this process",), root_pem, credentials, rng, world=world)
-    return await bootstrap.renew(addresses, root_pem, credentials, rng)
+    return await bootstrap.renew(others, root_pem, credentials, rng)
 
 
 class _Inside:

@@ -197,6 +197,10 @@ class Alone:
         self._old = old
         self.local = LocalCalls(self._call, iter(range(1, 1000)))
 
+    async def wait_leader(self, timeout_s: float) -> None:
+        if not self.leadership.leading:
+            raise TimeoutError
+
     def _call(self, word: Call | StreamData | StreamEnd) -> None:
         if isinstance(word, Call):
             assert word.request is not None
@@ -217,8 +221,16 @@ async def test_a_leader_whose_certificate_expired_renews_it_through_itself(old: 
 @pytest.mark.parametrize(("leading", "ended_s"), [(False, DAY_S), (True, -5 * DAY_S)])
 async def test_others_are_asked_while_that_is_possible(old: Old, leading: bool, ended_s: float) -> None:
     alone, own = Alone(old, leading), old.issue("manager1", "swarm-manager", ended_s=ended_s)
-    await own_certificate.renew(alone, old.addresses, old.root.bundle_pem, own, Random(1), time.time())
+    others = [("manager2", address) for address in old.addresses]
+    await own_certificate.renew(alone, others, old.root.bundle_pem, own, Random(1), time.time())
     assert alone.asked == []
+
+
+async def test_a_manager_alone_that_does_not_lead_yet_does_not_call_itself(old: Old) -> None:
+    expired, alone = old.issue("manager1", "swarm-manager", ended_s=DAY_S), Alone(old, leading=False)
+    own = [("manager1", address) for address in old.addresses]
+    with pytest.raises(TimeoutError):
+        await own_certificate.renew(alone, own, old.root.bundle_pem, expired, Random(1), time.time())
 
 
 def test_other_failures_are_no_trouble_of_the_certificate(old: Old) -> None:
@@ -227,3 +239,12 @@ def test_other_failures_are_no_trouble_of_the_certificate(old: Old) -> None:
     told = own_certificate.trouble("connection refused", certificate, now + 1000 * DAY_S)
     assert told.startswith("x509: certificate has expired")
     assert told.endswith("; managers say: connection refused")
+
+
+@pytest.mark.parametrize("ended_s", [200 * DAY_S, -1.0 * DAY_S, -100 * DAY_S])
+def test_a_node_describes_its_certificate_whatever_the_time(ended_s: float) -> None:
+    manager = Old()
+    certificate_pem = manager.issue("n1", ended_s=ended_s).certificate_pem
+    info = own_certificate.tls_info(manager.root.bundle_pem, certificate_pem)
+    assert info.cert_issuer_subject == manager.root.issuer.subject_der
+    assert info.trust_root == manager.root.bundle_pem

@@ -1,0 +1,292 @@
+"""Certificates over their whole life, with stock peers: outside authorities, short lives, expiry, absent nodes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from certs import keys
+from certs.root import RootCA
+from integration import calls
+from integration.cfssl import make_root, serving_on
+from integration.lab import Host, Lab
+from integration.waiting import until
+
+IDLE = ("sh", "-c", "trap exit TERM; while sleep 0.2; do :; done")
+DAY_S = 86400.0
+# a stock node renews a full minute after the beginning of a certificate of two
+SHORT_LIFE = ("--expiry-s", "120", "--backdate-s", "56")
+
+
+@pytest.fixture(scope="module")
+def lab_of_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """node1 and node2 are ours, node3 is a stock engine; none in a swarm."""
+    lab = Lab(f"ce{os.getpid()}")
+    lab.up(2, stock=1, flags=["--allow-mixed-leadership"])
+    yield lab
+    lab.down()
+
+
+@pytest.fixture
+def lab(lab_of_three: Lab) -> Lab:
+    """All running, none in a swarm."""
+    for host in lab_of_three.hosts:
+        for part in ("engine", "daemon"):
+            lab_of_three.ensure(host, part)
+        host.docker_run("swarm", "leave", "--force")
+    return lab_of_three
+
+
+@pytest.fixture
+def company(tmp_path: Path) -> Path:
+    """A directory with the root of a company: root.pem and root.key."""
+    certificate, key = make_root("company")
+    (tmp_path / "root.pem").write_bytes(certificate)
+    (tmp_path / "root.key").write_bytes(key)
+    return tmp_path
+
+
+def begin(manager: Host, *others: Host) -> None:
+    """A swarm of one manager and workers, with a task on every node."""
+    manager.docker("swarm", "init", "--advertise-addr", manager.ip)
+    manager.docker("swarm", "update", "--dispatcher-heartbeat", "1s")
+    for host in others:
+        join(host, manager)
+    manager.docker("service", "create", "-q", "-d", "--mode", "global", "--name", "on-all", "busybox:latest", *IDLE)
+    until(lambda: len(calls.running(manager, "on-all")), lambda count: count == 1 + len(others))
+
+
+def join(host: Host, manager: Host) -> None:
+    token = manager.docker("swarm", "join-token", "-q", "worker").strip()
+    host.docker("swarm", "join", "--token", token, "--advertise-addr", host.ip, f"{manager.ip}:2377")
+
+
+def directory_of(host: Host) -> Path:
+    return host.directory / ("engine/swarm" if host.stock else "swarm/swarm") / "certificates"
+
+
+def certificate(host: Host) -> x509.Certificate:
+    return x509.load_pem_x509_certificate((directory_of(host) / "swarm-node.crt").read_bytes())
+
+
+def role(host: Host) -> str:
+    return keys.identity_of(certificate(host)).role
+
+
+def renewed(host: Host) -> None:
+    """Wait until this node has another certificate, whenever its time comes."""
+    before = certificate(host).serial_number
+    until(lambda: certificate(host).serial_number, lambda serial: serial != before, what=f"renewal on {host.name}")
+
+
+def tls_states(manager: Host) -> dict[str, str]:
+    done = manager.docker_run("node", "ls", "--format", "{{.Hostname}}\t{{.TLSStatus}}")
+    return dict(line.split("\t") for line in done.stdout.splitlines())
+
+
+def ready(manager: Host, *hosts: Host) -> None:
+    wanted = {host.name: "ready" for host in hosts}
+
+    def states() -> dict[str, str]:
+        nodes = calls.get(manager, "/nodes")
+        return {node["Description"].get("Hostname", ""): node["Status"]["State"] for node in nodes}
+
+    until(states, lambda seen: seen == wanted, what="all nodes ready")
+
+
+def tasks(manager: Host) -> list[str]:
+    return sorted(task["ID"] for task in calls.running(manager, "on-all"))
+
+
+def log_has(host: Host, *words: str) -> bool:
+    lines = (host.directory / "daemon.log").read_text().splitlines()
+    return any(all(word in line for word in words) for line in lines)
+
+
+def through_roles(manager: Host, worker: Host) -> None:
+    """A manager for a while, with certificates for it that are renewed."""
+    manager.docker("node", "promote", worker.name)
+    until(lambda: calls.node_of(manager, worker).get("ManagerStatus", {}).get("Reachability") == "reachable")
+    assert role(worker) == "swarm-manager"
+    renewed(worker)
+    manager.docker("node", "demote", worker.name)
+    until(lambda: role(worker), lambda seen: seen == "swarm-worker")
+
+
+def through_an_authority(manager: Host, worker: Host, company: Path) -> None:
+    """To an authority outside with certificates that live for minutes, and back to a root of the swarm's own."""
+    begin(manager, worker)
+    (company / "first.pem").write_text(manager.docker("swarm", "ca"))
+    running = tasks(manager)
+    options = ("--cross-sign", "--also-trust", str(company / "first.pem"), *SHORT_LIFE)
+    with serving_on(manager, company, *options) as url:
+        external = f"protocol=cfssl,url={url},cacert={company / 'root.pem'}"
+        flags = ("--ca-cert", str(company / "root.pem"), "--external-ca", external)
+        shown = manager.docker("swarm", "ca", "--rotate", *flags, timeout_s=60.0)
+        assert shown.strip().endswith((company / "root.pem").read_text().strip())
+        until(partial(tls_states, manager), lambda seen: seen == {manager.name: "Ready", worker.name: "Ready"})
+        root = x509.load_pem_x509_certificate((company / "root.pem").read_bytes())
+        for host in (manager, worker):
+            certificate(host).verify_directly_issued_by(root)
+        if worker.stock:  # a demotion by a stock manager means an election; test_stock_peers.py has that
+            renewed(worker)
+            through_roles(manager, worker)
+        manager.docker("swarm", "ca", "--rotate", "--quiet", timeout_s=60.0)
+    until(partial(tls_states, manager), lambda seen: seen == {manager.name: "Ready", worker.name: "Ready"})
+    ready(manager, manager, worker)
+    for host in (manager, worker):
+        lasts = certificate(host).not_valid_after_utc - certificate(host).not_valid_before_utc
+        assert lasts.days == 90
+    assert tasks(manager) == running
+    node_id = calls.swarm_info(worker)["NodeID"]
+    worker.docker("swarm", "leave")
+    until(lambda: manager.docker_run("node", "rm", node_id).returncode, lambda code: code == 0)
+
+
+def test_an_authority_outside_signs_for_our_manager_and_a_stock_node_in_every_role(lab: Lab, company: Path) -> None:
+    ours, _, stock = lab.hosts
+    through_an_authority(ours, stock, company)
+    assert log_has(ours, "certificate.issued", "external CA")
+
+
+def test_the_same_authority_signs_for_a_stock_manager_and_our_node(lab: Lab, company: Path) -> None:
+    ours, _, stock = lab.hosts
+    through_an_authority(stock, ours, company)
+
+
+def test_an_authority_that_is_away_is_named_where_it_is_needed(lab: Lab, company: Path) -> None:
+    ours = lab.hosts[0]
+    begin(ours)
+    away = f"protocol=cfssl,url=https://{ours.ip}:9/sign,cacert={company / 'root.pem'}"
+    refused = ours.docker_run("swarm", "ca", "--rotate", "--ca-cert", str(company / "root.pem"), "--external-ca", away)
+    assert refused.returncode
+    assert "there must be at least one valid, reachable external CA corresponding to the desired CA" in refused.stderr
+    assert log_has(ours, "external_ca.unusable", f"https://{ours.ip}:9/sign", "connection refused")
+    ours.docker("swarm", "update", "--external-ca", f"protocol=cfssl,url=https://{ours.ip}:9/sign")
+    assert f"cfssl: https://{ours.ip}:9/sign" in ours.docker("info")
+    token = ours.docker("swarm", "join-token", "-q", "worker").strip()
+    second = lab.hosts[1]
+    calls.call(second, "POST", "/swarm/leave?force=1")
+    joining = {"ListenAddr": "0.0.0.0:2377", "AdvertiseAddr": second.ip, "RemoteAddrs": [f"{ours.ip}:2377"]}
+    with pytest.raises(TimeoutError):  # it waits for a signature
+        calls.call(second, "POST", "/swarm/join", {**joining, "JoinToken": token}, timeout_s=2.0)
+    until(lambda: log_has(ours, "external_ca.unusable", "waiting=1"), what="a line of the log")
+    spec = calls.get(ours, "/swarm")["Spec"]
+    spec["CAConfig"]["ExternalCAs"] = []
+    version = calls.get(ours, "/swarm")["Version"]["Index"]
+    assert calls.call(ours, "POST", f"/swarm/update?version={version}", spec)[0] == 200
+    ready(ours, ours, second)
+
+
+# --- expiry --------------------------------------------------------------------------------------------------------
+
+
+def expire(host: Host, root: RootCA, ended_s: float) -> None:
+    """Put a certificate in the place of a node's own that ended so long ago; its daemon does not run."""
+    own = directory_of(host)
+    identity = keys.identity_of(certificate(host))
+    key = keys.load_private_key((own / "swarm-node.key").read_bytes())
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    life_s = 90 * DAY_S
+    signed = time.time() - ended_s - life_s
+    issued = root.sign(keys.new_csr(key), identity.node_id, identity.role, identity.org, signed, life_s)
+    (own / "swarm-node.crt").write_bytes(issued)
+
+
+def local_error(host: Host) -> str:
+    return str(calls.swarm_info(host)["Error"])
+
+
+def old_company(directory: Path) -> tuple[RootCA, tuple[str, ...]]:
+    """A root that is old enough for certificates that have expired, and how the CLI is given it."""
+    certificate_pem, key_pem = make_root("company", days=20 * 365, now=time.time() - 400 * DAY_S)
+    (directory / "root.pem").write_bytes(certificate_pem)
+    (directory / "root.key").write_bytes(key_pem)
+    flags = ("--ca-cert", str(directory / "root.pem"), "--ca-key", str(directory / "root.key"))
+    return RootCA(certificate_pem, key_pem), flags
+
+
+def test_nodes_whose_certificates_expired_while_they_were_off_come_back_for_a_month(lab: Lab, company: Path) -> None:
+    manager, worker, _ = lab.hosts
+    begin(manager, worker)
+    root, flags = old_company(company)
+    manager.docker("swarm", "ca", "--rotate", "--quiet", *flags, timeout_s=60.0)
+    node_id = calls.swarm_info(worker)["NodeID"]
+    # a manager alone, long after its time, and a worker two weeks after
+    for host, ended_s in ((manager, 200 * DAY_S), (worker, 14 * DAY_S + 300)):
+        lab.stop(host)
+        expire(host, root, ended_s)
+    for host in (manager, worker):
+        lab.start(host)
+    ready(manager, manager, worker)
+    assert log_has(manager, "certificate.expired", node_id, "14d before this manager's clock")
+    for host in (manager, worker):
+        until(partial(local_error, host), lambda error: error == "", what="no trouble")
+        assert certificate(host).not_valid_after_utc.timestamp() > time.time()
+    # of the future, as if the clocks differed: the node says how far
+    lab.stop(worker)
+    expire(worker, root, -91 * DAY_S - 300)
+    lab.start(worker)
+    error = until(partial(local_error, worker))
+    assert "is valid from" in error
+    assert "23h5m ahead of this manager's clock" in error
+    # too late: it says why, and can leave and join again
+    lab.stop(worker)
+    expire(worker, root, 31 * DAY_S + 300)
+    lab.start(worker)
+    error = until(partial(local_error, worker), lambda seen: "leave the swarm and join again" in seen)
+    assert "31d before this manager's clock" in error
+    assert log_has(manager, "certificate.refused", node_id)
+    assert f"Error: {error}" in worker.docker("info")
+    worker.docker("swarm", "leave", "--force")
+    join(worker, manager)
+    assert calls.swarm_info(worker)["NodeID"] != node_id
+
+
+# --- nodes that are away -------------------------------------------------------------------------------------------
+
+
+def test_a_rotation_waits_for_a_node_that_is_away_and_says_which(lab: Lab) -> None:
+    manager, away, stock = lab.hosts
+    begin(manager, away, stock)
+    before = calls.get(manager, "/swarm")
+    lab.stop(away)
+    until(lambda: calls.node_states(manager)[away.name], lambda state: state == "down")
+    manager.docker("swarm", "ca", "--rotate", "--detach")
+    wanted = {manager.name: "Ready", stock.name: "Ready", away.name: "Needs Rotation"}
+    until(partial(tls_states, manager), lambda seen: seen == wanted, what="all but one on the new root")
+
+    def shown() -> dict[str, Any]:
+        swarm: dict[str, Any] = calls.get(manager, "/swarm")
+        return swarm
+
+    assert shown()["RootRotationInProgress"]
+    assert shown()["JoinTokens"] == before["JoinTokens"]
+    warned = manager.docker_run("info")
+    assert f"waits for nodes that are away: {away.name}\n" in warned.stdout + warned.stderr
+    manager.docker("node", "rm", calls.node_of(manager, away)["ID"])
+    until(lambda: shown()["RootRotationInProgress"], lambda rotating: not rotating, what="the end of the rotation")
+    assert shown()["TLSInfo"]["TrustRoot"] != before["TLSInfo"]["TrustRoot"]
+    assert all(shown()["JoinTokens"][part] != before["JoinTokens"][part] for part in ("Worker", "Manager"))
+    ready(manager, manager, stock)
+
+
+def test_certificates_of_less_than_an_hour_are_refused_in_stocks_words(lab: Lab) -> None:
+    ours = lab.hosts[0]
+    ours.docker("swarm", "init", "--advertise-addr", ours.ip)
+    for life in ("59m", "1ns"):
+        refused = ours.docker_run("swarm", "update", "--cert-expiry", life)
+        assert refused.stderr == (
+            "Error response from daemon: rpc error: code = InvalidArgument desc = minimum certificate expiry time is: "
+            "1h0m0s\n"
+        )
+    ours.docker("swarm", "update", "--cert-expiry", "1h")
+    assert "Expiry Duration: About an hour" in ours.docker("info")
