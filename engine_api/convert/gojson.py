@@ -74,9 +74,14 @@ def first_value(text: str) -> tuple[Any, str]:
     if start == len(text):
         raise EOFError
     try:
-        value, end = _DECODER.raw_decode(text, start)
+        return _decoded(text, start)
     except RecursionError:
         raise JsonError("exceeded max depth") from None
+
+
+def _decoded(text: str, start: int) -> tuple[Any, str]:
+    try:
+        value, end = _DECODER.raw_decode(text, start)
     except ValueError:
         raise JsonError(_fault(text, start) or "unexpected EOF") from None
     return value, text[end:].strip(_SPACE)
