@@ -67,7 +67,9 @@ def run(found: Iterator[Result], deadline: float | None, keep_going: bool) -> in
         f"{len(done)} seeds passed, {len(failed)} failed {failed or ''}: {hours:.1f} virtual hours, "
         f"{sum(o.events for o in done)} events, {sum(o.decided for o in done)} log entries, "
         f"{sum(o.acknowledged for o in done)} acknowledged writes, {sum(o.reads for o in done)} reads, "
-        f"converged after {max((o.converged_s for o in done), default=0.0):.1f} s at most"
+        f"converged after {max((o.converged_s for o in done), default=0.0):.1f} s at most; "
+        f"{sum(o.lost for o in done)} disks lost, {sum(o.forced for o in done)} clusters forced, "
+        f"{sum(o.moved for o in done)} addresses changed, {sum(o.mixed for o in done)} mixed groups"
     )
     return 1 if failed else 0
 

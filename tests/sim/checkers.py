@@ -350,6 +350,7 @@ class _Watched:
     def __init__(self, name: str, stage: Stage, watch: _Pass) -> None:
         self._name = name
         self._stage = stage
+        self.deadline = stage.deadline
         self._watch = watch
         self._allowed = ALLOWED.get(name, NOTHING)
         if name == "reaper":
@@ -368,7 +369,3 @@ class _Watched:
         self._watch.judge(tx, WRITERS, "writers")
         self._stage.run(tx)
         self._watch.judge(tx, self._allowed, self._name)
-
-    def deadline(self) -> float | None:
-        """See Stage."""
-        return self._stage.deadline()

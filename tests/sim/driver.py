@@ -100,11 +100,11 @@ class Driver(Generic[E, X]):
             if event is None and self._started:
                 deadline = self.machine.deadline()
                 if deadline is None or deadline > self._process.clock():
-                    break
+                    self._arm(deadline)
+                    return
                 self._count_wake(deadline)
             self._started = True
             self._step(event)
-        self._arm()
 
     def _step(self, event: E | None) -> None:
         if event is not None:
@@ -122,10 +122,7 @@ class Driver(Generic[E, X]):
         self._turns += 1
         assert self._turns < WAKES_AT_ONCE_MAX, f"{self._name} spins: deadline {deadline}, now {self._process.clock()}"
 
-    def _arm(self) -> None:
-        if self.closed:
-            return
-        deadline = self.machine.deadline()
+    def _arm(self, deadline: float | None) -> None:
         if deadline is None:
             return
         at = self._kernel.now + max(0.0, self._process.world_delay(deadline)) + 1e-6

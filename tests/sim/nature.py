@@ -32,7 +32,7 @@ FAULTS = (
     ("lose", 6),
     ("move", 3),
 )
-KINDS = tuple(kind for kind, _ in FAULTS)
+KINDS = (*(kind for kind, _ in FAULTS), "catastrophe")
 
 
 class Nature:
@@ -89,6 +89,8 @@ class Nature:
             case "move":
                 if node.process is not None and node.node_id and self._may_move(node):
                     self.move(node)
+            case "catastrophe":
+                self.catastrophe()
             case "lose":
                 if self.loses_disks and self._can_do_without(node):
                     self.lose(node)

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass
 class Outcome:
-    """virtual_s: how long it took in the simulated world. converged_s: of that, after the last fault."""
+    """virtual_s: how long it took in the simulated world. converged_s: of that, after the last fault.
+
+    The rare things: lost: disks. forced: clusters made anew from one member. moved: machines that got another address.
+    mixed: whether some members were of another make, or only followed.
+    """
 
     seed: int
     trace: str
@@ -17,3 +21,7 @@ class Outcome:
     acknowledged: int
     reads: int
     converged_s: float
+    lost: int
+    forced: int
+    moved: int
+    mixed: bool

@@ -331,4 +331,8 @@ def simulate_cores(seed: int, echo: Callable[[str], None] | None = None) -> Outc
         len(story.acknowledged),
         story.reads_answered,
         story.now - story.healed_at,
+        len(story.lost),
+        story.catastrophes,
+        0,
+        story.some_only_follow,
     )

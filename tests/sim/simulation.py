@@ -43,4 +43,8 @@ def simulate(seed: int, faults_s: float = FAULTS_S, echo: Callable[[str], None] 
         history.acknowledged,
         history.reads,
         converged_s,
+        world.nature.lost,
+        world.nature.catastrophes,
+        world.nature.moved,
+        world.mixed,
     )

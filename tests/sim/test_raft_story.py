@@ -11,7 +11,7 @@ import pytest
 
 from tests.sim.raft_story import Story
 
-SEEDS = 200
+SEEDS = 120
 GROUPS = 5
 
 

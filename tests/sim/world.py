@@ -102,7 +102,7 @@ class World:
             "disk_s": rng.choice((0.0005, 0.005, 0.05)),
         }
         self.tokens = ("", "")
-        self.mixed = self.managers > 1 and rng.random() < 0.15
+        self.mixed = self.managers > 1 and rng.random() < 0.2
         self.nature = Nature(self)
 
     # --- what the processes ask ------------------------------------------------------------------------------------
