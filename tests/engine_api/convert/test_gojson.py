@@ -97,5 +97,5 @@ def test_the_fast_way_takes_only_what_the_digits_say(text: str) -> None:
 @pytest.mark.parametrize("depth", [450, 700, 990, 1500, 100_000])
 @pytest.mark.parametrize("end", ["", "x"])
 def test_a_text_that_is_too_deep_is_refused_whatever_else_is_wrong_with_it(opening: str, depth: int, end: str) -> None:
-    with pytest.raises(JsonError, match="exceeded max depth|unexpected EOF|looking for beginning of value"):
+    with pytest.raises(JsonError, match=r"exceeded max depth|unexpected EOF|looking for beginning of value"):
         first_value(opening * depth + end)
