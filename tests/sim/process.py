@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 
 from certs.errors import CertsError
 from certs.keys import identity_of, load_certificates
-from certs.renewal import Failed, Renew, Renewal, Renewed, RenewNow, RightRole, backoff_s
+from certs.renewal import Failed, Renew, Renewal, Renewed, RenewNow, RightRole
+from certs.root import RootCA
 from swarm import api, defaults
 from swarm.agent import words
 from swarm.agent.agent import Agent, AgentEffect, AgentEvent
-from swarm.errors import Code, InvalidArgument, SwarmError, Unavailable
+from swarm.errors import SwarmError, Unavailable
 from swarm.io.agent_process import LocalLink
+from swarm.io.own_certificate import tls_info
 from swarm.manager import cluster
 from swarm.node.remotes import Remotes
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
+from tests.sim.certificates import request_certificate
 from tests.sim.disk import RaftImage
 from tests.sim.driver import Driver
 from tests.sim.kernel import Future, Scope, Script
@@ -29,9 +32,6 @@ from tests.sim.network import PORT, Connection
 if TYPE_CHECKING:
     from tests.sim.world import Node, World
 
-_SIGNED = (api.IssuanceStatus.ISSUED, api.IssuanceStatus.ROTATE)
-_FINAL = (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION)
-_ATTEMPTS = 5
 
 Link = Connection | LocalLink
 
@@ -142,8 +142,7 @@ class Process:
 
     def join(self, managers: list[str], token: str) -> Script:
         """See NodeProcess.join."""
-        certificate = yield from self._request_certificate(managers, token)
-        self.disk.root_pem = root().bundle_pem
+        certificate = yield from request_certificate(self, managers, token)
         self._adopt(certificate)
         self.disk.managers = tuple(("", addr) for addr in managers)
         self.disk.saved = True
@@ -240,60 +239,17 @@ class Process:
         leaf = load_certificates(self.disk.certificate_pem)[0]
         return leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
 
-    def _request_certificate(self, addresses: list[str], token: str) -> Script:
-        """See bootstrap._Managers: an attempt with each manager in turn, until one is through or says no for good."""
-        csr = self.world.requests.new()
-        rng = self.random("certificate")
-        addresses = rng.sample(addresses, len(addresses))
-        for attempt in range(_ATTEMPTS):
-            try:
-                if not addresses:
-                    raise Unavailable("no remote hosts provided")
-                addr = addresses[attempt % len(addresses)]
-                return (yield from self._issue(addr, csr, token, rng))
-            except SwarmError as error:
-                if error.code in _FINAL or attempt == _ATTEMPTS - 1:
-                    raise
-            yield self.kernel.sleep(defaults.CERTIFICATE_RETRY_S)
-        raise AssertionError("the last attempt returns or raises")
-
-    def _issue(self, addr: str, csr: bytes, token: str, rng: Random) -> Script:
-        limit_s = defaults.CERTIFICATE_CALL_TIMEOUT_S
-        connection: Connection = yield self.world.network.dial(self, addr, defaults.RPC_DIAL_TIMEOUT_S)
-        try:
-            request = api.IssueNodeCertificateRequest(csr=csr, token=token)
-            response = yield from connection.unary("NodeCA/IssueNodeCertificate", request, limit_s)
-            failures = 0
-            while True:
-                wanted = api.NodeCertificateStatusRequest(node_id=response.node_id)
-                try:
-                    status = yield from connection.unary("NodeCA/NodeCertificateStatus", wanted, limit_s)
-                except SwarmError as error:
-                    if error.code == Code.NOT_FOUND:
-                        raise
-                    if error.code != Code.DEADLINE_EXCEEDED:
-                        connection.close()
-                        connection = yield self.world.network.dial(self, addr, defaults.RPC_DIAL_TIMEOUT_S)
-                else:
-                    if status.certificate.csr == csr:
-                        if status.status.state in _SIGNED:
-                            return status.certificate.certificate
-                        if status.status.state == api.IssuanceStatus.FAILED:
-                            raise InvalidArgument(status.status.err)
-                failures += 1
-                yield self.kernel.sleep(backoff_s(failures, 1.0, 1.0, 30.0, rng))
-        finally:
-            connection.close()
-
     def _renew_once(self) -> Script:
         try:
             addresses = [addr for _, addr in self._remotes.managers()]
-            certificate = yield from self._request_certificate(addresses, "")
+            certificate = yield from request_certificate(self, addresses, "")
+            RootCA(self.disk.root_pem, None).verify(certificate, self.clock())
         except (SwarmError, CertsError):
             if self.renewal is not None:
                 self.renewal.put(Failed())
             return
         self._adopt(certificate)
+        self._describe()
         self.kernel.say(self.name, "renewed", self.identity.role)
         if self.renewal is not None:
             self.renewal.put(Renewed(*self._validity(), self.identity.role))
@@ -362,8 +318,14 @@ class Process:
         self.renewal = Driver(self, "renewal", renewal, lambda _: self._renew(), lambda: None)
         self.node.engine.listener = self.agent.put
         self.agent.put(words.LocalManager(running=self.manager is not None))
-        self.agent.put(words.Described(self.node.description()))
+        self._describe()
         self.renewal.start()
+
+    def _describe(self) -> None:
+        if self.agent is not None:
+            description = self.node.description()
+            description.tls_info.CopyFrom(tls_info(self.disk.root_pem, self.disk.certificate_pem))
+            self.agent.put(words.Described(description))
 
     def _renew(self) -> None:
         self.run(self._renew_once())
@@ -467,6 +429,8 @@ class Process:
 
     def _on_update(self, update: words.SessionUpdate) -> None:
         assert self.renewal is not None
+        if update.root_ca and update.root_ca != self.disk.root_pem:
+            self._take_root(update.root_ca)
         if update.managers:
             self.disk.managers = update.managers
         if update.node.role == update.node.spec.desired_role:
@@ -474,3 +438,13 @@ class Process:
             self.renewal.put(RenewNow(wanted) if wanted != self.identity.role else RightRole())
         if update.node.certificate.status.state == api.IssuanceStatus.ROTATE:
             self.renewal.put(RenewNow())
+
+    def _take_root(self, root_pem: bytes) -> None:
+        """See NodeProcess._take_root."""
+        try:
+            RootCA(root_pem, None).verify(self.disk.certificate_pem, self.clock(), allow_expired=True)
+        except CertsError as error:
+            self.kernel.say(self.name, "root refused", error)
+            return
+        self.disk.root_pem = root_pem
+        self._describe()
