@@ -38,7 +38,8 @@ class Config:
     used for 2377 where the user does not say otherwise. tls: tcp hosts speak TLS; tlsverify: and verify their clients;
     the files as dockerd's options. event_loop: uvloop, asyncio, or empty for uvloop where it is installed.
     allow_mixed_leadership: this manager may lead a group in which stock managers follow. prefer_offline: use images
-    that are present without asking a registry (DOCKER_SERVICE_PREFER_OFFLINE_IMAGE=1, as in dockerd).
+    that are present without asking a registry (DOCKER_SERVICE_PREFER_OFFLINE_IMAGE=1, as in dockerd). metrics_addr:
+    "ADDRESS:PORT" where /metrics is served, to everybody and without TLS; empty: nowhere.
     """
 
     hosts: tuple[str, ...] = (DEFAULT_HOST,)
@@ -59,6 +60,7 @@ class Config:
     event_loop: str = ""
     allow_mixed_leadership: bool = False
     prefer_offline: bool = False
+    metrics_addr: str = ""
 
     @property
     def tcp_hosts(self) -> tuple[str, ...]:
@@ -79,6 +81,7 @@ _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("--log-level", "log-level", "log_level"),
     ("--log-format", "log-format", "log_format"),
     ("--event-loop", "event-loop", "event_loop"),
+    ("--metrics-addr", "metrics-addr", "metrics_addr"),
     ("--allow-mixed-leadership", "allow-mixed-leadership", "allow_mixed_leadership"),
     ("--tls", "tls", "tls"),
     ("--tlsverify", "tlsverify", "tlsverify"),
@@ -107,6 +110,7 @@ _HELP = {
     "--log-level": "debug, info, warn or error (default info)",
     "--log-format": "text or json (default text)",
     "--event-loop": "uvloop or asyncio (default uvloop, where it is installed)",
+    "--metrics-addr": "ADDRESS:PORT to serve Prometheus metrics on, without TLS (default: nowhere)",
     "--allow-mixed-leadership": "lead managers of stock engines, too, if elected (see docs/divergence.md)",
     "--tls": "serve tcp:// hosts with TLS; implied by --tlsverify; --tls=false: plainly, for everybody",
     "--tlsverify": "demand a client certificate of --tlscacert (default with TLS; --tlsverify=false: from nobody)",
@@ -197,8 +201,18 @@ def _check(values: dict[str, Any], environment: dict[str, str]) -> Config:
     _check_engine(values.get("engine", DEFAULT_ENGINE))
     if values.get("default_listen_addr"):
         values["default_listen_addr"] = _listen_addr(values["default_listen_addr"])
+    if values.get("metrics_addr"):
+        host_and_port(values["metrics_addr"])
     _complete_tls(values, environment)
     return Config(**values)
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """ "ADDRESS:PORT" (no address: this host alone) in its two parts. Raises ConfigError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(f"--metrics-addr must be ADDRESS:PORT, not {text!r}")
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def _complete_tls(values: dict[str, Any], environment: dict[str, str]) -> None:

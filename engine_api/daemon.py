@@ -24,6 +24,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import structlog
+from aiohttp import web
 
 from engine_api import logs
 from engine_api.cluster import Cluster
@@ -34,6 +35,7 @@ from engine_api.server.app import ROUTES, build_app
 from engine_api.server.backends import Backends, engine_connector, make_runner
 from engine_api.server.door import Door, DoorError
 from engine_api.server.front import Front
+from engine_api.server.metrics import serve_metrics
 from swarm import defaults
 
 log = structlog.get_logger()
@@ -59,6 +61,7 @@ class Daemon:
         self._config = config
         self._engine = EngineClient(config.engine)
         self._door = Door(config)
+        self._metrics: web.AppRunner | None = None
         self._fronts: set[Front] = set()
         self._servers: list[asyncio.Server] = []
         self._locks: list[int] = []
@@ -128,6 +131,11 @@ class Daemon:
         runner = await make_runner(app)
         await self._door.announce()
         await self._listen(runner.server)
+        if self._config.metrics_addr:
+            try:
+                self._metrics = await serve_metrics(self._config.metrics_addr)
+            except OSError as error:
+                raise StartError(f"cannot listen on {self._config.metrics_addr}: {error.strerror or error}") from error
 
     # --- start -----------------------------------------------------------------------------------------------------
 
@@ -205,6 +213,8 @@ class Daemon:
             )
         for front in list(self._fronts):
             front.transport.abort()
+        if self._metrics is not None:
+            await self._metrics.cleanup()
         await self.cluster.stop()
         await self._engine.close()
 

@@ -30,7 +30,7 @@ SHORT_LIFE = ("--expiry-s", "120", "--backdate-s", "56")
 def lab_of_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """node1 and node2 are ours, node3 is a stock engine; none in a swarm."""
     lab = Lab(f"ce{os.getpid()}")
-    lab.up(2, stock=1, flags=["--allow-mixed-leadership"])
+    lab.up(2, stock=1, flags=["--allow-mixed-leadership", "--metrics-addr", ":9323"])
     yield lab
     lab.down()
 
@@ -245,6 +245,9 @@ def test_nodes_whose_certificates_expired_while_they_were_off_come_back_for_a_mo
     error = until(partial(local_error, worker), lambda seen: "leave the swarm and join again" in seen)
     assert "31d before this manager's clock" in error
     assert log_has(manager, "certificate.refused", node_id)
+    counted = manager.inside("busybox", "wget", "-qO-", "http://127.0.0.1:9323/metrics").stdout
+    for renewable in ("true", "false"):
+        assert f'sideswarm_lapsed_certificates_total{{renewable="{renewable}"}}' in counted
     assert f"Error: {error}" in worker.docker("info")
     worker.docker("swarm", "leave", "--force")
     join(worker, manager)
@@ -279,9 +282,11 @@ def test_a_rotation_waits_for_a_node_that_is_away_and_says_which(lab: Lab) -> No
     ready(manager, manager, stock)
 
 
-def test_certificates_of_less_than_an_hour_are_refused_in_stocks_words(lab: Lab) -> None:
+def test_a_swarm_begins_with_an_authority_and_refuses_short_lives_in_stocks_words(lab: Lab) -> None:
     ours = lab.hosts[0]
-    ours.docker("swarm", "init", "--advertise-addr", ours.ip)
+    external = "protocol=cfssl,url=https://ca.example/sign"
+    ours.docker("swarm", "init", "--advertise-addr", ours.ip, "--external-ca", external)
+    assert "cfssl: https://ca.example/sign" in ours.docker("info")
     for life in ("59m", "1ns"):
         refused = ours.docker_run("swarm", "update", "--cert-expiry", life)
         assert refused.stderr == (

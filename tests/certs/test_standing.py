@@ -84,12 +84,8 @@ def test_one_from_the_future_does_not_count_and_cannot_be_renewed(judge: Judge) 
     assert f"3h30m ahead of this manager's clock ({early:%Y-%m-%dT%H:%M:%SZ})" in reason
 
 
-def test_a_chain_whose_parts_were_never_valid_together_is_not_renewable(
-    judge: Judge, authority: Authority, other_authority: Authority
-) -> None:
-    """The root is as old as the test: a certificate that ended before it began was never good."""
-    credentials = judge.issue(90, 1)
-    counts, renewable, reason = judge.judge(credentials)
+def test_a_certificate_that_ended_before_its_root_began_is_not_renewable(judge: Judge) -> None:
+    counts, renewable, reason = judge.judge(judge.issue(90, 1))  # the root is as old as the test
     assert (counts, renewable) == (False, False)
     assert reason
 
@@ -98,6 +94,11 @@ def test_an_expired_root_is_no_root(judge: Judge) -> None:
     far = judge.authority.now + 7301 * DAY
     credentials = judge.authority.issue("n1", not_before=far - DAY, not_after=far + DAY)
     assert judge.judge(credentials, far) == (False, False, "x509: certificate signed by unknown authority")
+
+
+def test_what_cannot_be_read_does_not_count(judge: Judge) -> None:
+    assert not standing([b"0\x03\x02\x01\x05"], judge.context, 0.0, WINDOW_S).renewable
+    assert standing([b"0\x03\x02\x01\x05"], judge.context, 0.0, WINDOW_S).reason == "malformed certificate"
 
 
 def test_a_node_knows_what_is_wrong_with_its_own(authority: Authority) -> None:
