@@ -21,7 +21,7 @@ from swarm.api import raftpb
 from swarm.errors import Code, NotTaken, SwarmError, Unavailable
 from swarm.io import rpc_client
 from swarm.io.authorize import forwarding_metadata
-from swarm.io.peer_link import PeerLink, Report
+from swarm.io.peer_link import News, PeerLink, Report
 from swarm.manager.group import REMOVED_TEXT
 from swarm.manager.health import is_ours
 from swarm.manager.words import Forward
@@ -104,7 +104,7 @@ class Peers:
             if answer.addr:
                 log.info("raft.peer_resolved", peer=f"{raft_id:x}", addr=answer.addr)
                 self._strangers[raft_id] = api.RaftMember(raft_id=raft_id, addr=answer.addr)
-                return
+                break
         await asyncio.sleep(defaults.PEER_CHECK_SOON_S)
 
     def _link(self, member: api.RaftMember) -> PeerLink:
@@ -113,9 +113,15 @@ class Peers:
             self._spawn(link.close())
             link = None
         if link is None:
-            link = self._links[member.raft_id] = PeerLink(member.raft_id, member.addr, self._tls, self._report)
+            link = self._links[member.raft_id] = PeerLink(member.raft_id, member.addr, self._tls, self._hear)
         link.ours = self._is_ours(member.raft_id)
         return link
+
+    def _hear(self, news: News) -> None:
+        """What a link tells; a stranger that cannot be reached may have moved since its address was asked for."""
+        if isinstance(news, words.Unreachable):
+            self._strangers.pop(news.raft_id, None)
+        self._report(news)
 
     def keep_only(self, members: dict[int, api.RaftMember]) -> None:
         """Forget the connections to members that are gone, and what was asked about those that are known now."""

@@ -396,7 +396,7 @@ class GroupMember:
                 self._out.append(Reply(stream, api.StreamRaftMessageResponse()))
 
     def _resolve(self, stream: int, raft_id: int) -> None:
-        member = self.group.members.get(raft_id)
+        member = self.group.peers.get(raft_id)
         if member is None:
             text = REMOVED_TEXT if raft_id in self.group.removed else f"member {raft_id:x} not found"
             self._out.append(StreamEnd(stream, NotFound(text)))

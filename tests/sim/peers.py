@@ -92,6 +92,7 @@ class Peers:
                 self._measured[message.to] = began
                 self._report(PeerAnswered(message.to, self._kernel.now - began))
             return
+        self._strangers.pop(message.to, None)
         if isinstance(error, SwarmError) and error.message == REMOVED_TEXT:
             self._report(words.Removed())
         elif isinstance(error, SwarmError) and error.message.startswith(REFUSED):
@@ -148,7 +149,7 @@ class Peers:
                 if answer.addr:
                     self._kernel.say(self._process.name, "resolved", f"{raft_id:x}", answer.addr)
                     self._strangers[raft_id] = api.RaftMember(raft_id=raft_id, addr=answer.addr)
-                    return
+                    break
             yield self._kernel.sleep(defaults.PEER_CHECK_SOON_S)
         finally:
             self._searches.pop(raft_id, None)

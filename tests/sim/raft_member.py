@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from swarm.api import raftpb
 from swarm.raft import words
 from swarm.raft.raft import Raft
+from tests.sim.raft_lease import Lease
 
 
 @dataclass
@@ -60,6 +61,7 @@ class Member:
         self.disk = Disk()
         self.raft: Raft | None = None
         self.machine = StateMachine()
+        self.lease = Lease(0.0)
         self.run = 0
         self.writing: words.Persist | None = None
         self.stalled_until = 0.0

@@ -19,6 +19,7 @@ from swarm.raft import words
 from swarm.raft.log import Log
 from swarm.raft.membership import Membership, bootstrap_entries, parse_change
 from swarm.raft.raft import Raft
+from tests.sim.raft_lease import Lease
 from tests.sim.raft_member import Member, StateMachine, copy_entry
 
 TICK_S = 0.1
@@ -133,6 +134,7 @@ class World:
             member.machine.index,
             member.clock(self.now),
         )
+        member.lease = Lease(member.clock(self.now))
         self.say("start", member.raft_id)
         self.handle(member, None)
 
@@ -179,8 +181,11 @@ class World:
         if raft is None:
             return
         self.events += 1
-        effects = raft.handle(event, member.clock(self.now))
+        clock = member.clock(self.now)
+        member.lease.before(raft, event, clock)
+        effects = raft.handle(event, clock)
         raft.check()
+        member.lease.after(raft, event, effects, clock)
         self.check_role(member, raft)
         for effect in effects:
             self.perform(member, effect)

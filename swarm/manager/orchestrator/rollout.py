@@ -189,6 +189,8 @@ class Rollout:
         live = t.updatable_tasks(service, slot, tx.now)
         fit = [x for x in live if t.is_wanted(x) and not t.is_task_dirty(service, x, tx.get(api.Node, x.node_id))]
         others = [x for x in live if t.is_wanted(x)]
+        if not fit and self._paused and len(others) > 1:  # begun for a spec in between: its newest task is to stay
+            fit = [max(others, key=lambda x: (x.spec_version.index, t.created_at(x, tx.now)))]
         if not fit:
             mine = next((x for x in slot if x.id in self._made and x.status.state > api.RUNNING), None)
             if mine is not None or not live or self._paused:

@@ -84,6 +84,20 @@ async def test_a_leader_that_the_log_has_not_told_of_is_asked_for_and_answered(m
     assert [call.method for call in members.first.calls] == ["Raft/ResolveAddress"]
 
 
+async def test_a_stranger_that_has_moved_is_asked_for_again(members: Members) -> None:
+    members.addresses[STRANGER] = "127.0.0.1:1"
+    members.peers.send(message(STRANGER), {})
+    await members.first.until(lambda: bool(members.first.calls))
+    while members.reports[-1] != words.Unreachable(STRANGER) or len(members.reports) < 2:
+        await members.told.get()
+        members.peers.send(message(STRANGER), {})
+    members.addresses[STRANGER] = members.second.address
+    while members.messages.empty():
+        members.peers.send(message(STRANGER), {})
+        await asyncio.sleep(0.01)
+    assert (await members.messages.get()).to == STRANGER
+
+
 async def test_what_the_log_tells_counts_more_than_what_was_asked(members: Members) -> None:
     members.addresses[STRANGER] = "127.0.0.1:1"
     members.peers.send(message(STRANGER), {})

@@ -1,0 +1,63 @@
+"""Who may lead on, and for how long: a leader that hears no majority steps down, and one that is heard is not replaced.
+
+Judged from outside, by the member's own clock: what reached it when, and what it did then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from swarm.api import raftpb
+from swarm.raft import words
+from swarm.raft.member import TRANSFER
+from swarm.raft.progress import quorum
+from swarm.raft.raft import Raft
+
+_FROM_LEADER = (raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgSnap)
+
+
+class Lease:
+    """One run of one member. Clocks are seconds since the epoch as the member sees them."""
+
+    def __init__(self, clock: float) -> None:
+        self._handled_at = clock
+        self._since = clock  # its patience begins here at the earliest
+        self._heard: dict[int, float] = {}
+        self._leader_heard_at = clock - 1e9
+        self._before = (0, words.NO_ONE, words.Role.FOLLOWER)
+
+    def before(self, raft: Raft, event: words.Event | None, clock: float) -> None:
+        """The member is about to handle this."""
+        if clock - self._handled_at > raft.config.tick_s or isinstance(event, words.Configure):
+            self._since = clock  # it was stalled: it may look into its sockets first
+        self._handled_at = clock
+        self._before = (raft.term, raft.leader, raft.role)
+        if isinstance(event, words.Received):
+            self._heard[words.sender(event.message)] = clock
+
+    def after(self, raft: Raft, event: words.Event | None, effects: Sequence[words.Effect], clock: float) -> None:
+        """The member has handled it."""
+        term, leader, role = self._before
+        if raft.role is words.Role.LEADER:
+            if role is not words.Role.LEADER or any(isinstance(e, words.MembershipChanged) for e in effects):
+                self._since = clock
+            self._judge_leader(raft, clock)
+        if isinstance(event, words.Gone) and event.raft_id == leader:
+            self._leader_heard_at = clock - 1e9
+        if isinstance(event, words.Received):
+            message = event.message
+            if message.type in _FROM_LEADER and message.term == raft.term and raft.leader == words.sender(message):
+                self._leader_heard_at = clock
+            asked = message.type == raftpb.MsgVote and message.context != TRANSFER
+            follows = role is words.Role.FOLLOWER and leader != words.NO_ONE
+            if asked and follows and raft.term > term:
+                silence_s = clock - self._leader_heard_at
+                assert silence_s >= raft.config.election_s, f"a campaign was heeded {silence_s:.2f} s after the leader"
+
+    def _judge_leader(self, raft: Raft, clock: float) -> None:
+        config, voters = raft.config, raft.membership.voters
+        patience_s = 2 * config.election_s + 3 * config.tick_s
+        if raft.config.raft_id not in voters or clock - self._since <= patience_s:
+            return
+        heard = sum(1 for v in voters if v == config.raft_id or clock - self._heard.get(v, 0.0) <= patience_s)
+        assert heard >= quorum(len(voters)), f"a leader that hears {heard} of {len(voters)} leads on"
