@@ -101,9 +101,12 @@ class Rollout:
 
     @classmethod
     def finish(cls, tx: Tx, service: api.Service) -> Rollout | None:
-        """For a paused one: slots in which a new task was started first are brought to their end, no others begun."""
+        """For a paused one: slots in which a new task was started first are brought to their end, no others begun.
+
+        Also on nodes that take no updates: no slot keeps two tasks until they do again.
+        """
         rollout = cls(service)
-        for key, slot in sorted(rollout._slots(tx, service).items()):
+        for key, slot in sorted(rollout._slots(tx, service, everywhere=True).items()):
             if len(slot) > 1:
                 rollout._busy[key] = slot[0]
                 rollout._touched[key] = None
@@ -269,15 +272,15 @@ class Rollout:
         status.message = "rollback completed" if self._rolling_back else "update completed"
         t.stamp(status.completed_at, tx.now)
 
-    def _slots(self, tx: Tx, service: api.Service) -> dict[str, list[api.Task]]:
-        """What stands for each slot that is to be updated."""
+    def _slots(self, tx: Tx, service: api.Service, everywhere: bool = False) -> dict[str, list[api.Task]]:
+        """What stands for each slot that is to be updated; everywhere: or that should be, if its node took updates."""
         groups: dict[str, list[api.Task]] = {}
         for task in tx.find(api.Task, "service", service.id):
             if task.desired_state < api.REMOVE:
                 groups.setdefault(self._key(task), []).append(task)
         out = {}
         for key, tasks in groups.items():
-            if self._by_node and not _takes_updates(tx, service, key):
+            if self._by_node and not everywhere and not _takes_updates(tx, service, key):
                 continue
             standing = t.updatable_tasks(service, tasks, tx.now)
             if standing:
