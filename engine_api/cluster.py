@@ -169,7 +169,7 @@ class Cluster:
         managers = node.known_managers() or ((("", self._remote),) if self._remote else ())
         error = node.trouble or node.autolock.trouble or node.certificate_trouble
         if node.manager is not None and not node.manager.has_leader:
-            error = NoLeader().rpc_text
+            error = node.certificate_trouble or NoLeader().rpc_text
         return LocalNode(
             state=LocalNodeState.ACTIVE if node.ready.is_set() else LocalNodeState.PENDING,
             node_id=node.node_id,

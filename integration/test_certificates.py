@@ -64,8 +64,8 @@ def begin(manager: Host, *others: Host) -> None:
     until(lambda: len(calls.running(manager, "on-all")), lambda count: count == 1 + len(others))
 
 
-def join(host: Host, manager: Host) -> None:
-    token = manager.docker("swarm", "join-token", "-q", "worker").strip()
+def join(host: Host, manager: Host, role: str = "worker") -> None:
+    token = manager.docker("swarm", "join-token", "-q", role).strip()
     host.docker("swarm", "join", "--token", token, "--advertise-addr", host.ip, f"{manager.ip}:2377")
 
 
@@ -295,3 +295,21 @@ def test_a_swarm_begins_with_an_authority_and_refuses_short_lives_in_stocks_word
         )
     ours.docker("swarm", "update", "--cert-expiry", "1h")
     assert "Expiry Duration: About an hour" in ours.docker("info")
+
+
+def test_managers_that_all_expired_while_they_were_off_go_on_from_one(lab: Lab, company: Path) -> None:
+    first, second, _ = lab.hosts
+    first.docker("swarm", "init", "--advertise-addr", first.ip)
+    join(second, first, "manager")
+    root, flags = old_company(company)
+    first.docker("swarm", "ca", "--rotate", "--quiet", *flags, timeout_s=60.0)
+    for host in (first, second):
+        lab.stop(host)
+        expire(host, root, 10 * DAY_S)
+    for host in (first, second):
+        lab.start(host)
+    for host in (first, second):
+        until(partial(local_error, host), lambda error: "x509: certificate has expired" in error)
+    first.docker("swarm", "init", "--force-new-cluster", "--advertise-addr", first.ip)
+    ready(first, first, second)
+    assert calls.node_of(first, second)["ManagerStatus"]["Reachability"] == "reachable"

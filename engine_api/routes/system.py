@@ -164,9 +164,9 @@ class System:
             clusters = await self._backend.call("Control/ListClusters", api.ListClustersRequest())
             nodes = await self._backend.call("Control/ListNodes", api.ListNodesRequest())
         except SwarmError as error:
-            return info_section(local, error=error.rpc_text)
+            return info_section(local, error=local.error or error.rpc_text)
         except ApiError as error:
-            return info_section(local, error=error.message)
+            return info_section(local, error=local.error or error.message)
         assert isinstance(clusters, api.ListClustersResponse)
         assert isinstance(nodes, api.ListNodesResponse)
         return info_section(local, clusters.clusters[0] if clusters.clusters else None, list(nodes.nodes))
