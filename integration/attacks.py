@@ -1,0 +1,170 @@
+"""An attacker in a host's network: run there as a process of its own, it says as JSON what it achieved.
+
+    python -m integration.attacks table IP:PORT DIRECTORY      every method with a node's certificate: {method: code}
+    python -m integration.attacks call IP:PORT DIRECTORY NAME  one method: [code, text]
+    python -m integration.attacks flood IP:PORT DIRECTORY      all floods, again and again: {flood: connections lost}
+
+DIRECTORY holds the certificates that were stolen from a node; "-" for somebody who has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from google.protobuf.message import Message
+
+from certs.keys import load_private_key, private_key_pem
+from certs.tls import ClientTls, Credentials, client_context
+from swarm.api.methods import METHODS, Method
+from swarm.errors import SwarmError
+from swarm.io import grpc_wire, rpc_client
+from swarm.io import http2_frames as h2
+from swarm.io.http2_frames import ErrorCode
+
+CALL_TIMEOUT_S = 10.0
+FLOOD_S = 0.5
+FLOODERS = 4
+CHUNK_BYTES = 1 << 18
+
+_GREETING = h2.PREFACE + h2.settings_frame({})
+_NO_WINDOW = h2.PREFACE + h2.settings_frame({h2.INITIAL_WINDOW_SIZE: 0})
+_CALL = grpc_wire.request_block(METHODS["CA/GetRootCACertificate"].path, "swarm-ca", secure=True)
+_ISSUE = grpc_wire.request_block(METHODS["NodeCA/IssueNodeCertificate"].path, "swarm-ca", secure=True)
+
+
+def _streams(each: bytes, after: bytes = b"") -> bytes:
+    """A few thousand streams, each with this header block and what follows it; ids are filled in."""
+    frames = []
+    for stream in range(1, 4001, 2):
+        frames.append(h2.header_frames(stream, each, False, h2.DEFAULT_FRAME_BYTES))
+        frames.append(after.replace(b"\0\0\0\xee", stream.to_bytes(4, "big")))
+    return b"".join(frames)
+
+
+_BOMB = b"\x40\x01a\x7f\x81\x1e" + b"v" * 4000 + b"\xbe" * 9999
+_HALF_REQUEST = h2.frame(h2.DATA, 0, 0xEE, (30_000).to_bytes(5, "big") + b"x" * 2_000)
+FLOODS = {
+    "nothing": b"",
+    "half a handshake": b"",
+    "no greeting": h2.PREFACE[:20],
+    "rapid reset": _GREETING + _streams(_CALL, h2.frame(h2.RST_STREAM, 0, 0xEE, bytes((0, 0, 0, ErrorCode.CANCEL)))),
+    "CONTINUATION": _GREETING + h2.frame(h2.HEADERS, 0, 1, b"\x83") + h2.frame(h2.CONTINUATION, 0, 1) * 20_000,
+    "PING": _GREETING + h2.frame(h2.PING, 0, 0, b"12345678") * 20_000,
+    "SETTINGS": _GREETING + h2.settings_frame({h2.INITIAL_WINDOW_SIZE: 7}) * 20_000,
+    "headers": _GREETING + h2.frame(h2.HEADERS, h2.END_HEADERS, 1, _BOMB),
+    "long frames": _GREETING + b"\xff\xff\xff\0\0\0\0\0\1" + b"x" * CHUNK_BYTES,
+    "half requests": _GREETING + _streams(_ISSUE, _HALF_REQUEST),
+    "answers that are not read": _NO_WINDOW + _streams(_CALL, h2.frame(h2.DATA, h2.END_STREAM, 0xEE, b"\0" * 5)),
+    "guesses": _GREETING
+    + _streams(_ISSUE, h2.frame(h2.DATA, h2.END_STREAM, 0xEE, grpc_wire.frame_message(b"\x12\x01x\x1a\x09SWMTKN-1-"))),
+    "not TLS": b"GET / HTTP/1.1\r\n\r\n" * 10_000,
+}
+_WITHOUT_TLS = ("half a handshake", "not TLS")
+
+
+def stolen(directory: str) -> Credentials | None:
+    """The certificate and key of a node from its disk."""
+    if directory == "-":
+        return None
+    key = load_private_key((Path(directory) / "swarm-node.key").read_bytes())
+    return Credentials((Path(directory) / "swarm-node.crt").read_bytes(), private_key_pem(key))
+
+
+async def _connect(address: str, credentials: Credentials | None) -> rpc_client.Connection:
+    return await rpc_client.connect(address, ClientTls("swarm-manager", None, credentials), CALL_TIMEOUT_S)
+
+
+async def call(address: str, credentials: Credentials | None, method: Method) -> tuple[int, str]:
+    """(gRPC status, text) of a call with an empty message; (0, "") when it is let in."""
+    connection = await _connect(address, credentials)
+    try:
+        if method.client_streaming:
+            await connection.client_stream(method.name, _nothing(), timeout_s=CALL_TIMEOUT_S)
+        elif method.server_streaming:
+            stream = connection.stream(method.name, method.request(), timeout_s=1.0)
+            await anext(stream)
+        else:
+            await connection.unary(method.name, method.request(), timeout_s=CALL_TIMEOUT_S)
+    except SwarmError as error:
+        return int(error.code), error.message
+    finally:
+        connection.close()
+    return 0, ""
+
+
+async def _nothing() -> AsyncIterator[Message]:
+    nothing: tuple[Message, ...] = ()
+    for message in nothing:
+        yield message
+
+
+async def table(address: str, credentials: Credentials | None) -> dict[str, int]:
+    """What each method answers."""
+    return {name: (await call(address, credentials, method))[0] for name, method in METHODS.items()}
+
+
+async def flood(address: str, credentials: Credentials | None) -> dict[str, int]:
+    """Each flood for a while from a few connections at once, anew whenever one is lost; how many were lost."""
+    lost = {}
+    for name, words in FLOODS.items():
+        counter = itertools.count()
+        tasks = [asyncio.create_task(_flooder(address, credentials, name, words, counter)) for _ in range(FLOODERS)]
+        await asyncio.wait(tasks, timeout=FLOOD_S)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        lost[name] = next(counter)
+    return lost
+
+
+async def _flooder(
+    address: str, credentials: Credentials | None, name: str, words: bytes, counter: itertools.count[int]
+) -> None:
+    host, _, port = address.rpartition(":")
+    context = None
+    if name not in _WITHOUT_TLS:
+        context = client_context(ClientTls("swarm-manager", None, credentials))
+    while True:
+        try:
+            reader, writer = await asyncio.open_connection(
+                host, int(port), ssl=context, server_hostname="swarm-manager" if context else None
+            )
+        except OSError:
+            await asyncio.sleep(0.01)
+            continue
+        try:
+            for start in range(0, len(words), CHUNK_BYTES):
+                writer.write(words[start : start + CHUNK_BYTES])
+                await writer.drain()
+            if name != "answers that are not read":
+                while await reader.read(1 << 16):
+                    pass
+            else:
+                await asyncio.sleep(FLOOD_S)
+            next(counter)
+        except (OSError, ssl.SSLError):
+            next(counter)
+        finally:
+            writer.transport.abort()
+
+
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    what, address, directory, *rest = arguments
+    credentials = stolen(directory)
+    if what == "call":
+        print(json.dumps(asyncio.run(call(address, credentials, METHODS[rest[0]]))))
+    elif what == "table":
+        print(json.dumps(asyncio.run(table(address, credentials))))
+    else:
+        print(json.dumps(asyncio.run(flood(address, credentials))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
