@@ -51,9 +51,16 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.OperationalError, OSError) as error:
-        raise DiskError(f"{path}: {error}") from error
+        kind = DiskCorrupt if "decode to UTF-8" in str(error) else DiskError
+        raise kind(f"{path}: {error}") from error
+    except UnicodeDecodeError as error:  # of a text in a damaged file, or of sqlite's own message that quotes one
+        raise DiskCorrupt(f"{path}: the file holds text that is none") from error
     except (sqlite3.Error, RecordCorrupt, DecodeError) as error:
         raise DiskCorrupt(f"{path}: {error}") from error
+
+
+def _bug(path: Path, error: Exception) -> DiskError:
+    return DiskError(f"{path}: {type(error).__name__}: {error}", Code.INTERNAL)
 
 
 @dataclass(frozen=True)
@@ -155,9 +162,10 @@ class File:
         try:
             with _translated(self.path):
                 connection = connection or self._open()
-        except DiskError as error:
+        except Exception as error:  # whatever it was, this thread must go on, or its callers would wait for ever
+            failure = error if isinstance(error, DiskError) else _bug(self.path, error)
             for _, done in jobs:
-                done(error)
+                done(failure)
             return None
         pieces: list[tuple[Work, Done]] = []
         for work, done in jobs:
@@ -230,7 +238,7 @@ class File:
         except SwarmError as error:
             failure = DiskError(f"{self.path}: {error}", error.code)
         except Exception as error:  # a bug in one piece of work must not end the thread that all depend on
-            failure = DiskError(f"{self.path}: {type(error).__name__}: {error}", Code.INTERNAL)
+            failure = _bug(self.path, error)
         if failure and connection.in_transaction:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")

@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from swarm.api import raftpb
 from swarm.errors import FailedPrecondition
@@ -21,6 +22,7 @@ from swarm.io.database import DiskError, Done, File, Rewrite
 from swarm.raft.records import RecordCorrupt, Sealer, checksum, decode, encode
 from swarm.raft.words import Persist
 
+T = TypeVar("T")
 CallSoon = Callable[[Callable[[], None]], object]
 
 _RAFT_TABLES = """
@@ -49,6 +51,18 @@ def _on_loop(done: Done, call_soon: CallSoon | None) -> Done:
             soon(lambda: done(error))
 
     return report
+
+
+def _as_written(load: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Connection], T]:
+    """The same reader, for which a cell of another type than was written is damage: sqlite keeps what it finds."""
+
+    def read(connection: sqlite3.Connection) -> T:
+        try:
+            return load(connection)
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise RecordCorrupt(f"a row is not as it was written ({type(error).__name__})") from error
+
+    return read
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +106,7 @@ class RaftDisk:
 
     def load(self) -> Loaded:
         """Read everything. Blocks. Raises DiskCorrupt, or DiskError with FAILED_PRECONDITION if a key is missing."""
-        return self._file.call(self._load)
+        return self._file.call(_as_written(self._load))
 
     def initialize(self, raft_id: int, node_id: str, cluster_id: str) -> None:
         """Give a new disk its identity. Blocks. Raises DiskError if it has another one already."""
@@ -299,7 +313,7 @@ class TaskJournal:
 
     def load(self) -> dict[str, bytes]:
         """All records by task ID, what was submitted before included. Blocks. Raises DiskCorrupt or DiskError."""
-        return self._file.call(self._load)
+        return self._file.call(_as_written(self._load))
 
     def close(self) -> None:
         """Finish what was submitted and close. Blocks."""

@@ -7,7 +7,7 @@ from an attempt that nobody was told had succeeded. (moby: daemon/cluster docker
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from swarm.errors import SwarmError
 
@@ -60,11 +60,23 @@ class NodeState:
             row = json.loads(text)
             if row.pop("version") != STATE_VERSION:
                 raise StateDamaged("state.json was written by another version of sideswarm")
-            row["managers"] = tuple((node_id, addr) for node_id, addr in row["managers"])
+            row["managers"] = tuple((_text(node_id), _text(addr)) for node_id, addr in row["managers"])
             row["past_raft_ids"] = tuple(int(raft_id) for raft_id in row.get("past_raft_ids", ()))
+            for field in fields(cls):
+                if type(row.get(field.name, field.default)) is not _TYPES.get(str(field.type), tuple):
+                    raise TypeError(f"{field.name} is no {field.type}")
             return cls(**row)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise StateDamaged(f"state.json is damaged: {error}") from error
+
+
+_TYPES: dict[str, type] = {"str": str, "int": int}
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("an address is no text")
+    return value
 
 
 def host_port(host: str, port: int) -> str:

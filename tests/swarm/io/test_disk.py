@@ -199,6 +199,19 @@ def test_a_file_that_is_no_database_is_corrupt(path: Path) -> None:
         reload(path)
 
 
+def test_a_damaged_table_is_an_error_and_not_the_end_of_the_files_thread(disk: RaftDisk, path: Path) -> None:
+    disk.load()
+    disk.close()
+    image = path.read_bytes()
+    assert b"CREATE TABLE entries" in image
+    path.write_bytes(image.replace(b"CREATE TABLE entries", b"CRE\x87TE TABLE entries"))
+    again = RaftDisk(path)
+    for _ in range(2):  # sqlite's message cannot be decoded; the thread that reads it is asked once more
+        with pytest.raises(DiskCorrupt):
+            again.load()
+    again.close()
+
+
 def test_two_processes_cannot_share_a_disk(disk: RaftDisk, path: Path) -> None:
     disk.load()
     with pytest.raises(DiskError, match="locked"):
@@ -222,6 +235,11 @@ def test_a_newer_format_is_refused(disk: RaftDisk, path: Path) -> None:
         "UPDATE snapshots SET conf_state = x'0801'",
         "UPDATE hard_state SET record = x'0801'",
         "UPDATE blobs SET key = 'other'",
+        "UPDATE blobs SET record = 7",
+        "UPDATE entries SET term = 'x' WHERE idx = 2",
+        "UPDATE snapshots SET conf_state = 'text'",
+        "INSERT INTO metadata VALUES ('raft_id', 'x')",
+        "INSERT INTO metadata VALUES ('node_id', CAST(x'ff' AS TEXT))",
     ],
 )
 def test_damage_of_a_record_is_found(disk: RaftDisk, damage: str) -> None:
@@ -378,7 +396,8 @@ def test_a_journal_survives_a_crash_of_its_process(tmp_path: Path) -> None:
 def test_a_damaged_journal_is_found(tmp_path: Path) -> None:
     journal = TaskJournal(tmp_path / "tasks.db")
     journal.submit({"a": b"1"})
-    journal._file.call(lambda connection: connection.execute("UPDATE tasks SET record = x'32'"))
-    with pytest.raises(DiskCorrupt):
-        journal.load()
+    for damage in ("UPDATE tasks SET record = x'32'", "UPDATE tasks SET record = 'text'"):
+        journal._file.call(lambda connection, damage=damage: connection.execute(damage))  # type: ignore[misc]
+        with pytest.raises(DiskCorrupt):
+            journal.load()
     journal.close()

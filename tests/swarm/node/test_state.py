@@ -32,3 +32,20 @@ def test_a_file_of_an_earlier_version_tells_of_no_past() -> None:
     assert NodeState.from_json(text).past_raft_ids == ()
     with pytest.raises(StateDamaged):
         NodeState.from_json('{"version": 1}')
+
+
+@pytest.mark.parametrize(
+    ("written", "damaged"),
+    [
+        ('"listen_port": 2377', '"listen_port": "2377"'),
+        ('"node_id": "n1"', '"node_id": 1'),
+        ('"b:1"', "null"),
+        ('"past_raft_ids": []', '"past_raft_ids": [1e999]'),
+        ('"past_raft_ids": []', '"past_raft_ids": ' + "[" * 100_000),
+    ],
+)
+def test_a_damaged_file_is_named_as_that(written: str, damaged: str) -> None:
+    text = STATE.to_json()
+    assert written in text
+    with pytest.raises(StateDamaged):
+        NodeState.from_json(text.replace(written, damaged))
