@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from swarm import api
+from swarm.api.enums import word
 from swarm.store.store import Change
 
 Event = dict[str, Any]
@@ -89,8 +90,7 @@ def _compare(found: dict[str, str], name: str, old: str, new: str) -> None:
 
 
 def _enum(kind: Any, value: int) -> str:
-    text: str = kind.Name(value)
-    return text.lower()
+    return word(kind, value).lower()
 
 
 class EventFilter:

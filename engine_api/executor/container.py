@@ -14,6 +14,7 @@ from typing import Any
 from engine_api.executor import references
 from engine_api.executor.errors import TaskError
 from swarm import api
+from swarm.api.enums import word
 
 LABEL = "com.docker.swarm"
 LABEL_TASK = f"{LABEL}.task"
@@ -299,7 +300,7 @@ def _port_bindings(task: api.Task) -> dict[str, list[Json]]:
     bindings: dict[str, list[Json]] = {}
     for port in task.endpoint.ports:
         if port.publish_mode == api.PortConfig.HOST and 0 < port.target_port <= _PORT_MAX:
-            key = f"{port.target_port}/{api.PortConfig.Protocol.Name(port.protocol).lower()}"
+            key = f"{port.target_port}/{word(api.PortConfig.Protocol, port.protocol).lower()}"
             bindings.setdefault(key, []).append({"HostPort": str(port.published_port)} if port.published_port else {})
     return bindings
 
@@ -310,7 +311,7 @@ def _mount(mount: api.Mount) -> Json:
     if mount.HasField("bind_options"):
         options = mount.bind_options
         config["BindOptions"] = {
-            "Propagation": api.Mount.BindOptions.Propagation.Name(options.propagation).lower(),
+            "Propagation": word(api.Mount.BindOptions.Propagation, options.propagation).lower(),
             "NonRecursive": options.nonrecursive,
             "CreateMountpoint": options.createmountpoint,
             "ReadOnlyNonRecursive": options.readonlynonrecursive,

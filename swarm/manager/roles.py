@@ -17,6 +17,7 @@ from typing import Protocol
 import structlog
 
 from swarm import api, defaults
+from swarm.api.enums import word
 from swarm.manager.stage import DUE_NOW
 from swarm.store.store import View
 from swarm.store.tx import Tx
@@ -94,7 +95,7 @@ class RolesStage:
                 log.warning("role.demotion_waits", node=node_id, reason="the group would lose its quorum")
         elif node is not None and node.role != node.spec.desired_role:
             tx.edit(api.Node, node_id).role = node.spec.desired_role
-            log.info("role.changed", node=node_id, role=api.NodeRole.Name(node.spec.desired_role))
+            log.info("role.changed", node=node_id, role=word(api.NodeRole, node.spec.desired_role))
 
     def deadline(self) -> float | None:
         """See Stage.deadline."""

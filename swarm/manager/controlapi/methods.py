@@ -16,7 +16,10 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from swarm.api.enums import stranger
+from swarm.errors import InvalidArgument
 from swarm.manager.controlapi import clusters, networks, nodes, resources, secrets, services, tasks
+from swarm.manager.controlapi.common import MALFORMED
 from swarm.manager.controlapi.nodes import Members
 
 __all__ = ["CONTROL", "Handler", "Members", "control"]
@@ -92,7 +95,20 @@ CONTROL: dict[str, Handler] = {
 
 def control(members: Members) -> dict[str, Handler]:
     """The table ready for use: every function takes (Tx or View, request)."""
-    return {
-        name: Handler(partial(handler.function, members=members), handler.write) if handler.members else handler
-        for name, handler in CONTROL.items()
-    }
+    table = {}
+    for name, handler in CONTROL.items():
+        function = partial(handler.function, members=members) if handler.members else handler.function
+        table[name] = Handler(_understood(function) if handler.write else function, handler.write)
+    return table
+
+
+def _understood(function: Callable[[Any, Any], Message]) -> Callable[[Any, Any], Message]:
+    """The same function, for requests whose every enumeration has a meaning here: what is stored must be acted on."""
+
+    def run(tx: Any, request: Message) -> Message:
+        field = stranger(request)
+        if field is not None:
+            raise InvalidArgument(f"{MALFORMED}: {field} has a value that this manager does not know")
+        return function(tx, request)
+
+    return run

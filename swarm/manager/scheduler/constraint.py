@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from swarm import api
+from swarm.api.enums import word
 
 NODE_LABEL_PREFIX = "node.labels."
 ENGINE_LABEL_PREFIX = "engine.labels."
@@ -86,7 +87,7 @@ def _matches(constraint: Constraint, node: api.Node) -> bool:
 _PROPERTIES: dict[str, Callable[[api.Node], str]] = {
     "node.id": lambda node: node.id,
     "node.hostname": lambda node: node.description.hostname,
-    "node.role": lambda node: api.NodeRole.Name(node.role),
+    "node.role": lambda node: word(api.NodeRole, node.role),
     "node.platform.os": lambda node: node.description.platform.os,
     "node.platform.arch": lambda node: node.description.platform.architecture,
 }

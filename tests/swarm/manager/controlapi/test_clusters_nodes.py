@@ -242,6 +242,13 @@ def _managers(lab: Any, *node_ids: str) -> None:
         lab.group.members[node_id] = api.ManagerStatus(raft_id=len(lab.group.members) + 10)
 
 
+def test_a_role_that_does_not_exist_is_no_way_round_the_checks_of_a_demotion(lab: Any) -> None:
+    _managers(lab, "m2", "m3")
+    text = "InvalidArgument: invalid argument: spec.desired_role has a value that this manager does not know"
+    for node_id in ("m2", "n2"):
+        assert lab.refused("UpdateNode", _wish(lab, node_id, 7)) == text
+
+
 def test_a_demotion_needs_a_member_that_the_group_can_spare(lab: Any) -> None:
     _managers(lab, "m2", "m3")
     assert lab.refused("UpdateNode", _wish(lab, "m2", api.WORKER)) == (

@@ -1,0 +1,36 @@
+"""Numbers that an enumeration has no word for."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf.message import Message
+
+from swarm import api
+from swarm.api.enums import stranger, word
+
+
+def test_a_value_has_its_word_and_any_other_number_is_shown_as_it_is() -> None:
+    assert word(api.NodeRole, api.MANAGER) == "MANAGER"
+    assert word(api.NodeRole, 7) == "7"
+
+
+def port(protocol: int) -> api.ServiceSpec:
+    spec = api.ServiceSpec()
+    spec.endpoint.ports.add()
+    spec.endpoint.ports.add(protocol=protocol)  # type: ignore[arg-type]
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (api.NodeSpec(desired_role=api.MANAGER, availability=api.NodeSpec.DRAIN), None),
+        (api.NodeSpec(desired_role=2), "desired_role"),  # type: ignore[arg-type]
+        (port(api.PortConfig.UDP), None),
+        (port(9), "endpoint.ports.protocol"),
+        (api.Cluster(blacklisted_certificates={"n1": api.BlacklistedCertificate()}), None),
+        (api.Annotations(labels={"a": "b"}), None),
+    ],
+)
+def test_a_number_without_a_meaning_is_found_at_any_depth(message: Message, field: str | None) -> None:
+    assert stranger(message) == field
