@@ -146,9 +146,6 @@ def through_an_authority(manager: Host, worker: Host, company: Path) -> None:
         lasts = certificate(host).not_valid_after_utc - certificate(host).not_valid_before_utc
         assert lasts.days == 90
     assert tasks(manager) == running
-    node_id = calls.swarm_info(worker)["NodeID"]
-    worker.docker("swarm", "leave")
-    until(lambda: manager.docker_run("node", "rm", node_id).returncode, lambda code: code == 0)
 
 
 def test_an_authority_outside_signs_for_our_manager_and_a_stock_node_in_every_role(lab: Lab, company: Path) -> None:
@@ -231,13 +228,6 @@ def test_nodes_whose_certificates_expired_while_they_were_off_come_back_for_a_mo
     for host in (manager, worker):
         until(partial(local_error, host), lambda error: error == "", what="no trouble")
         assert certificate(host).not_valid_after_utc.timestamp() > time.time()
-    # of the future, as if the clocks differed: the node says how far
-    lab.stop(worker)
-    expire(worker, root, -91 * DAY_S - 300)
-    lab.start(worker)
-    error = until(partial(local_error, worker))
-    assert "is valid from" in error
-    assert "23h5m ahead of this manager's clock" in error
     # too late: it says why, and can leave and join again
     lab.stop(worker)
     expire(worker, root, 31 * DAY_S + 300)
@@ -312,4 +302,4 @@ def test_managers_that_all_expired_while_they_were_off_go_on_from_one(lab: Lab, 
         until(partial(local_error, host), lambda error: "x509: certificate has expired" in error)
     first.docker("swarm", "init", "--force-new-cluster", "--advertise-addr", first.ip)
     ready(first, first, second)
-    assert calls.node_of(first, second)["ManagerStatus"]["Reachability"] == "reachable"
+    until(lambda: calls.node_of(first, second).get("ManagerStatus", {}).get("Reachability") == "reachable")
