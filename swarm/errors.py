@@ -151,6 +151,12 @@ class NotTaken(SwarmError):
         super().__init__("raft: the request was not taken: this manager does not lead")
 
 
+class JoinUndecided(SwarmError):
+    """The Raft group may have taken this node in, or may still do so: it must not go away, but ask again."""
+
+    code = Code.UNAVAILABLE
+
+
 class NoLeader(SwarmError):
     """The group has no leader; text known to users (swarmkit: manager/state/raft.ErrLostQuorum)."""
 

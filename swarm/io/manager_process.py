@@ -23,7 +23,7 @@ from certs.tls import ClientTls
 from swarm import api, defaults
 from swarm.api import raftpb
 from swarm.api.methods import Method
-from swarm.errors import SwarmError, Unavailable
+from swarm.errors import JoinUndecided, SwarmError, Unavailable
 from swarm.io import replaced_file, rpc_client
 from swarm.io.authorize import authorize, forwarded_peer, is_forwarded
 from swarm.io.backpressure import Backpressure, Router
@@ -38,6 +38,7 @@ from swarm.manager import assemble, health
 from swarm.manager.assemble import Group
 from swarm.manager.certificates import is_blacklisted
 from swarm.manager.external_ca import Outcome
+from swarm.manager.group import is_join_undecided
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
 from swarm.manager.words import (
@@ -185,12 +186,18 @@ class ManagerProcess:
         return self._disk.load()
 
     async def _join(self, managers: Sequence[str]) -> int:
-        """RaftMembership/Join through any of the managers. Raises SwarmError with the last one's answer."""
+        """RaftMembership/Join through any of the managers. Raises SwarmError with the last one's answer.
+
+        JoinUndecided: one of them may have taken us in; the group then counts on us.
+        """
         error: SwarmError = Unavailable("no manager is known to join the group through")
+        undecided = False
         for addr in managers:
+            asked = False
             try:
                 connection = await rpc_client.connect(addr, self._client_tls(), defaults.RPC_DIAL_TIMEOUT_S)
                 try:
+                    asked = True
                     request = api.JoinRequest(addr=self.settings.address)
                     timeout_s = defaults.RAFT_JOIN_TIMEOUT_S
                     answer = await connection.unary("RaftMembership/Join", request, timeout_s=timeout_s)
@@ -198,6 +205,7 @@ class ManagerProcess:
                     connection.close()
             except (SwarmError, CertsError, OSError, TimeoutError) as problem:
                 error = problem if isinstance(problem, SwarmError) else Unavailable(str(problem))
+                undecided = undecided or (asked and is_join_undecided(error))
                 continue
             assert isinstance(answer, api.JoinResponse)
             if answer.raft_id in self.settings.past_raft_ids:
@@ -208,7 +216,7 @@ class ManagerProcess:
             await asyncio.to_thread(self._disk.initialize, answer.raft_id, node_id, cluster_id)
             self._joined = list(answer.members)
             return answer.raft_id
-        raise error
+        raise JoinUndecided(error.message) if undecided else error
 
     def _make(self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...]) -> Manager:
         config, now = words.Config(raft_id=raft_id), self._clock.now()

@@ -32,7 +32,7 @@ from certs.tls import ClientTls, Credentials, member_context
 from swarm import api, defaults
 from swarm.agent import words
 from swarm.agent.agent import Agent
-from swarm.errors import SwarmError, Unavailable
+from swarm.errors import JoinUndecided, SwarmError, Unavailable
 from swarm.io import bootstrap, counters, own_certificate, rpc_client
 from swarm.io.agent_process import AgentHooks, AgentProcess, Link, LocalLink, RemoteLink
 from swarm.io.autolock import Autolock, NodeLocked
@@ -125,7 +125,8 @@ class NodeProcess:
         self.state = replace(state, node_id=identity.node_id, cluster_id=identity.org)
         self._save_state(self.state)
         if self.role == MANAGER_ROLE:
-            await self._start_manager(create=False)
+            with contextlib.suppress(JoinUndecided):  # to give up may cost the group its quorum: _keep_roles asks again
+                await self._start_manager(create=False)
         await self._start_agent()
         self._supervise()
 

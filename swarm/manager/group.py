@@ -17,10 +17,20 @@ from google.protobuf.message import DecodeError
 
 from swarm import api
 from swarm.api import raftpb
+from swarm.errors import Code, NotLeader, SwarmError
 from swarm.raft.progress import quorum
 from swarm.rpc import Peer
 
 REMOVED_TEXT = "raft: member was removed from the cluster"
+UNREACHABLE_TEXT = "could not connect to prospective new cluster member using its advertised address: "
+_UNDECIDED = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED)
+
+
+def is_join_undecided(error: SwarmError) -> bool:
+    """Whether this answer to RaftMembership/Join, or the lack of one, leaves open what becomes of the joiner."""
+    if error.message == NotLeader().message:  # it was proposed, and another leader may bring it to its end
+        return True
+    return error.code in _UNDECIDED and not error.message.startswith(UNREACHABLE_TEXT)
 
 
 @dataclass(slots=True)
@@ -100,6 +110,13 @@ class RaftGroup:
         if addr != member.addr:
             self._moved[raft_id] = api.RaftMember(raft_id=raft_id, node_id=member.node_id, addr=addr)
         return True
+
+    def resolve(self, raft_id: int, asker: Peer) -> api.RaftMember | None:
+        """Where a member is to be found; one that asks for itself shows by that where it is."""
+        member = self.members.get(raft_id)
+        if member is not None and member.node_id == asker.node_id:
+            self.heard(raft_id, asker)
+        return self.peers.get(raft_id)
 
     @property
     def peers(self) -> Mapping[int, api.RaftMember]:

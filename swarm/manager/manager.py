@@ -127,7 +127,7 @@ class Manager(GroupMember):
             self._incoming.begin(call)
         elif call.method == "Raft/ResolveAddress":
             assert isinstance(call.request, api.ResolveAddressRequest)
-            self._resolve(call.stream, call.request.raft_id)
+            self._resolve(call, call.request.raft_id)
         elif call.method == "RaftMembership/Join" and (answer := self._known_joiner(call)) is not None:
             self._out.append(answer)
         elif self.leader is not None:

@@ -27,7 +27,7 @@ from swarm.errors import (
     Unavailable,
 )
 from swarm.manager.external_ca import Outcome
-from swarm.manager.group import REMOVED_TEXT, RaftGroup, at_host
+from swarm.manager.group import REMOVED_TEXT, UNREACHABLE_TEXT, RaftGroup, at_host
 from swarm.manager.incoming import Incoming
 from swarm.manager.leader import Leader
 from swarm.manager.pace import Pace
@@ -395,13 +395,13 @@ class GroupMember:
             if taken:
                 self._out.append(Reply(stream, api.StreamRaftMessageResponse()))
 
-    def _resolve(self, stream: int, raft_id: int) -> None:
-        member = self.group.peers.get(raft_id)
+    def _resolve(self, call: Call, raft_id: int) -> None:
+        member = self.group.resolve(raft_id, call.peer)
         if member is None:
             text = REMOVED_TEXT if raft_id in self.group.removed else f"member {raft_id:x} not found"
-            self._out.append(StreamEnd(stream, NotFound(text)))
+            self._out.append(StreamEnd(call.stream, NotFound(text)))
         else:
-            self._out.append(Reply(stream, api.ResolveAddressResponse(addr=member.addr)))
+            self._out.append(Reply(call.stream, api.ResolveAddressResponse(addr=member.addr)))
 
     # --- changes of the group --------------------------------------------------------------------------------------
 
@@ -431,8 +431,7 @@ class GroupMember:
         if self.leader is None:
             self._out.append(StreamEnd(call.stream, NotLeader()))
         elif event.error:
-            text = "could not connect to prospective new cluster member using its advertised address: "
-            self._out.append(StreamEnd(call.stream, Unavailable(text + event.error)))
+            self._out.append(StreamEnd(call.stream, Unavailable(UNREACHABLE_TEXT + event.error)))
         elif not (event.ours or self._parts.mixed_leadership):
             self._out.append(StreamEnd(call.stream, FailedPrecondition(NO_STOCK_FOLLOWERS)))
         elif (member := self.group.by_node(call.peer.node_id)) is not None:

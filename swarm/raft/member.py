@@ -220,6 +220,15 @@ class Member:
         )
         self._append(self._leadership, raftpb.Entry(Type=raftpb.EntryNormal))
 
+    def _knock(self) -> None:
+        """Tell everybody that this member is there, where it calls from, which is all that a leader needs to find it.
+
+        Who campaigns is heard anyway. To those who do not lead this says nothing.
+        """
+        for voter in self.membership.voters:
+            if voter != self.config.raft_id:
+                self._send(raftpb.MsgHeartbeatResp, voter, Needs.VOTE)
+
     # --- messages ---
 
     def _send(self, kind: raftpb.MessageType, to: int, needs: Needs, /, **fields: Any) -> None:

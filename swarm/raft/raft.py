@@ -140,6 +140,7 @@ class Raft(Member):
                 self._campaign(b"")
             else:
                 self._become_follower(self.term, NO_ONE)
+                self._knock()
 
     def _settle(self) -> None:
         """Bring everything forward that this event made possible, then begin a write for what is not on disk."""

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from swarm import api, defaults
 from swarm.api import raftpb
 from swarm.api.methods import METHODS
-from swarm.errors import SwarmError, Unavailable
+from swarm.errors import JoinUndecided, SwarmError, Unavailable
 from swarm.io.authorize import authorize
 from swarm.io.disk import Loaded
 from swarm.io.local_calls import LocalCalls
@@ -19,6 +19,7 @@ from swarm.manager import assemble, health
 from swarm.manager.assemble import Group
 from swarm.manager.certificates import is_blacklisted
 from swarm.manager.external_ca import Question
+from swarm.manager.group import is_join_undecided
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
 from swarm.manager.words import (
@@ -114,10 +115,13 @@ class ManagerDriver:
 
     def _join(self, managers: Sequence[str]) -> Script:
         error: SwarmError = Unavailable("no manager is known to join the group through")
+        undecided = False
         for addr in managers:
+            asked = False
             try:
                 connection: Connection = yield self.network.dial(self.process, addr, defaults.RPC_DIAL_TIMEOUT_S)
                 try:
+                    asked = True
                     request = api.JoinRequest(addr=self.addr)
                     limit_s = defaults.RAFT_JOIN_TIMEOUT_S
                     answer = yield from connection.unary("RaftMembership/Join", request, limit_s)
@@ -125,6 +129,7 @@ class ManagerDriver:
                     connection.close()
             except SwarmError as problem:
                 error = problem
+                undecided = undecided or (asked and is_join_undecided(error))
                 continue
             assert isinstance(answer, api.JoinResponse)
             if answer.raft_id in self.process.disk.past_raft_ids:
@@ -132,7 +137,7 @@ class ManagerDriver:
                 continue
             self._joined = list(answer.members)
             return answer.raft_id
-        raise error
+        raise JoinUndecided(error.message) if undecided else error
 
     def _make(self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...], managers: Sequence[str]) -> None:
         process, config = self.process, words.Config(raft_id=raft_id)

@@ -5,6 +5,7 @@ Performs what swarm/io/node_process.py and agent_process.py do, line for line wh
 
 from __future__ import annotations
 
+import contextlib
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from certs.root import RootCA
 from swarm import api, defaults
 from swarm.agent import words
 from swarm.agent.agent import Agent, AgentEffect, AgentEvent
-from swarm.errors import SwarmError, Unavailable
+from swarm.errors import JoinUndecided, SwarmError, Unavailable
 from swarm.io.agent_process import LocalLink
 from swarm.io.own_certificate import tls_info
 from swarm.manager import cluster
@@ -147,7 +148,8 @@ class Process:
         self.disk.managers = tuple(("", addr) for addr in managers)
         self.disk.saved = True
         if self.identity.role == MANAGER_ROLE:
-            yield from self._start_manager()
+            with contextlib.suppress(JoinUndecided):
+                yield from self._start_manager()
         self._start_agent()
         self.run(self._keep_roles())
 

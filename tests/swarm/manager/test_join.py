@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
+
 from swarm import api
 from swarm.api import raftpb
+from swarm.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    NoLeader,
+    NotLeader,
+    NotTaken,
+    SwarmError,
+    Unavailable,
+)
 from swarm.manager import assemble
-from swarm.manager.group import RaftGroup
+from swarm.manager.group import UNREACHABLE_TEXT, RaftGroup, is_join_undecided
 from swarm.manager.manager import Manager
+from swarm.manager.member import NO_STOCK_FOLLOWERS
 from swarm.manager.words import CheckPeer, ManagerEffect, PeerChecked
 from swarm.raft import words
 from swarm.raft.membership import bootstrap_entries, force_new_cluster
@@ -87,6 +99,22 @@ def test_a_joiner_that_does_not_serve_is_refused() -> None:
     lab.join()
     (refusal,) = [effect for effect in lab.tell(PeerChecked(lab.stream, "refused")) if isinstance(effect, StreamEnd)]
     assert "advertised address: refused" in str(refusal.error)
+
+
+@pytest.mark.parametrize(
+    ("error", "undecided"),
+    [
+        (NotLeader(), True),
+        (Unavailable("connection error: desc = EOF"), True),
+        (DeadlineExceeded("context deadline exceeded"), True),
+        (NotTaken(), False),
+        (NoLeader(), False),
+        (FailedPrecondition(NO_STOCK_FOLLOWERS), False),
+        (Unavailable(UNREACHABLE_TEXT + "connection refused"), False),
+    ],
+)
+def test_a_joiner_may_go_away_only_if_it_was_certainly_not_taken_in(error: SwarmError, undecided: bool) -> None:
+    assert is_join_undecided(error) == undecided
 
 
 def test_who_is_a_member_already_is_told_again_even_without_a_leader() -> None:

@@ -55,6 +55,16 @@ def test_nobody_else_moves_a_member() -> None:
     assert group.peers[NODE2].addr == OLD
 
 
+def test_a_member_that_asks_for_itself_is_found_where_it_asks_from() -> None:
+    group = make()
+    group.lost(NODE2)
+    for asker in (sender("10.0.0.9", "n3"), sender("10.0.0.9")):
+        found = group.resolve(NODE2, asker)
+        assert found is not None
+        assert (found.addr == NEW) == (asker.node_id == "n2")
+    assert group.resolve(3, sender("10.0.0.9", "n3")) is None
+
+
 def test_a_member_that_moves_back_is_found_where_the_log_has_it() -> None:
     group = make()
     for host, addr in (("10.0.0.9", NEW), ("10.0.0.8", "10.0.0.8:2377"), ("10.0.0.2", OLD)):
