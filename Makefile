@@ -32,6 +32,10 @@ unit: setup ## tests without root, engines or sleeping
 sim: setup ## simulated clusters under faults: SEEDS=200, or MINUTES=60
 	@$(PY) -m tests.sim $(if $(MINUTES),--minutes $(MINUTES),--seeds $(or $(SEEDS),200)) --jobs $(or $(JOBS),2)
 
+fuzz: setup ## atheris at every entry of bytes from outside: SECONDS=600 each, TARGET="http2 certs" only those
+	@scripts/setup fuzz
+	@$(PY) -m tests.fuzz --seconds $(or $(SECONDS),600) $(TARGET)
+
 integration: setup ## tests with real engines in network namespaces
 	@$(PY) -m pytest -q integration
 

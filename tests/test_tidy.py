@@ -185,7 +185,7 @@ def test_generated_files_are_those_that_the_protos_make() -> None:
 
 
 def test_lock_files_hold_every_dependency_with_hashes_and_no_index() -> None:
-    for name in ("runtime", "dev"):
+    for name in ("runtime", "dev", "fuzz"):
         text = (ROOT / f"requirements/{name}.lock").read_text()
         pins = re.findall(r"^([a-z0-9-]+)==\S+(?: ; [^\\]*)? \\$", text, re.MULTILINE)
         assert len(pins) == len(re.findall(r"^[a-z0-9]", text, re.MULTILINE))
