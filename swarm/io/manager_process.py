@@ -408,6 +408,10 @@ class ManagerProcess:
                 self.removed.set()
             case words.Restore():
                 self._changed(None)  # the manager has taken it in; nobody knows what is different
+            case words.Persist() if self.leadership.leading:
+                # the way to the followers' disks is longer than the one to ours, and threads share the interpreter
+                loop = asyncio.get_running_loop()
+                loop.call_soon(loop.call_soon, self._persist, effect)
             case words.Persist():
                 self._persist(effect)
             case Changed(changes=changes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from swarm import defaults
 from swarm.api import raftpb
 from swarm.errors import Code
 from swarm.io.database import DiskCorrupt, DiskError
@@ -316,10 +318,32 @@ def test_a_cut_or_torn_log_file_recovers_a_prefix_of_the_writes(
     disk.close()
     wal = directory / "crash" / "raft.db-wal"
     content = wal.read_bytes()
-    at = int(len(content) * cut)
+    at = int(len(content.rstrip(b"\0")) * cut)  # behind its last frame it is empty anyway
     wal.write_bytes(content[:at] + (Random(seed).randbytes(len(content) - at) if torn else b""))
     loaded = reload(directory / "crash" / "raft.db")
     assert (loaded.hard_state, loaded.entries) in states
+
+
+def test_the_log_file_has_its_length_from_the_beginning_and_keeps_it(disk: RaftDisk, path: Path) -> None:
+    log = path.with_name("raft.db-wal")
+    for token in range(1, 4):
+        disk.save(Persist(token, state(token), (entry(token),)))
+        assert log.stat().st_size == defaults.DISK_LOG_AHEAD_BYTES
+    shutil.copytree(path.parent, path.parent / "crash")
+    assert [found.Index for found in reload(path.parent / "crash" / "raft.db").entries] == [1, 2, 3]
+
+
+def test_without_room_for_it_the_log_file_grows_as_it_must(path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (defaults.DISK_LOG_AHEAD_BYTES // 2, limits[1]))
+    try:
+        disk = RaftDisk(path)
+        disk.save(Persist(1, state(1), (entry(1),)))
+        assert path.with_name("raft.db-wal").stat().st_size < 100_000
+        disk.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert reload(path).entries == (entry(1),)
 
 
 def test_a_crash_between_submit_and_done_loses_all_or_nothing(tmp_path: Path) -> None:
