@@ -11,8 +11,6 @@ TRANSACTION_BYTES_MAX = 1_572_864  # what stock peers accept in one entry
 RAFT_TICK_S = 1.0
 RAFT_FAST_TICK_S = 0.1  # in groups that have no stock member
 DISK_LOG_AHEAD_BYTES = 4_300_000  # what sqlite fills before it begins again at its start, and a large entry
-    4_300_000  # what sqlite fills before it begins again at its start (1000 pages), and a large entry
-)
 RAFT_ROUND_TRIP_SAMPLES = 9
 RAFT_ANNOUNCE_S = 0.02  # the news of a commit waits so long for an entry to travel with, in the same groups
 RAFT_COMMIT_LAG_ENTRIES = 100  # that a restart has to learn again to be committed
