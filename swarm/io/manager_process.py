@@ -387,7 +387,7 @@ class ManagerProcess:
             case words.Send(message=message):
                 assert self.manager is not None
                 assert self.peers is not None
-                self.peers.send(message, self.manager.group.peers)
+                self.peers.send(message, self.manager.group.peers, self.manager.group.callers)
             case Forward():
                 assert self.peers is not None
                 self.peers.forward(effect, self._deliver, self._inbox.put)

@@ -62,14 +62,21 @@ class Peers:
         self._forwarded: dict[int, _Forwarded] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def send(self, message: raftpb.Message, members: Mapping[int, api.RaftMember]) -> None:
-        """Send a message to ``message.to``; while nobody knows where that is, it is lost."""
+    def send(
+        self, message: raftpb.Message, members: Mapping[int, api.RaftMember], callers: Mapping[int, api.RaftMember]
+    ) -> None:
+        """Send a message to ``message.to``; while nobody knows where that is, it is lost.
+
+        callers: where others may be that sent messages. Those who were members with them, and could tell, may be gone.
+        """
         member = members.get(message.to) or self._strangers.get(message.to)
         if member is None:
-            self._report(words.Unreachable(message.to))
             self._search(message.to, [member.addr for member in members.values()])
-            return
-        self._link(member).send(message)
+            member = callers.get(message.to)
+        if member is None:
+            self._report(words.Unreachable(message.to))
+        else:
+            self._link(member).send(message)
 
     def ask_for_us(self, raft_id: int, addresses: Sequence[str]) -> None:
         """See whether this member is one still; who was removed before it had a log hears of that in no other way."""

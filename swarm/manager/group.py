@@ -15,7 +15,7 @@ from random import Random
 
 from google.protobuf.message import DecodeError
 
-from swarm import api
+from swarm import api, defaults
 from swarm.api import raftpb
 from swarm.errors import Code, NotLeader, SwarmError
 from swarm.raft.progress import quorum
@@ -52,6 +52,8 @@ class RaftGroup:
         self.removed: dict[int, None] = {}
         self._unreachable: dict[int, None] = {}
         self._moved: dict[int, api.RaftMember] = {}
+        self.callers: dict[int, api.RaftMember] = {}
+        """Who sent messages without being a member as far as the log tells: it may lag, and they need answers."""
         self._ours: dict[int, bool] = {}
         self._queue: deque[Pending] = deque()
         self.proposed: Pending | None = None
@@ -64,6 +66,7 @@ class RaftGroup:
         Only force_new_cluster does that, in a member that was being removed when the others were lost.
         """
         self._moved.pop(change.node_id, None)
+        self.callers.pop(change.node_id, None)
         comes = change.type != raftpb.ConfChangeRemoveNode
         back = comes and change.node_id == self.raft_id and self.raft_id in self.removed
         if comes:
@@ -101,6 +104,8 @@ class RaftGroup:
         unreachable = raft_id in self._unreachable
         self._unreachable.pop(raft_id, None)
         member = self.members.get(raft_id)
+        if member is None and sender.host and self.members:
+            self._remember_caller(raft_id, sender)
         if not unreachable or member is None or not sender.host or sender.node_id != member.node_id:
             return False
         addr = at_host(sender.host, member.addr)
@@ -110,6 +115,13 @@ class RaftGroup:
         if addr != member.addr:
             self._moved[raft_id] = api.RaftMember(raft_id=raft_id, node_id=member.node_id, addr=addr)
         return True
+
+    def _remember_caller(self, raft_id: int, sender: Peer) -> None:
+        """The log does not tell of this one yet. Perhaps it listens where it calls from, on the port of the others."""
+        if len(self.callers) >= defaults.MANAGERS_MAX:
+            self.callers.clear()
+        addr = at_host(sender.host, next(iter(self.members.values())).addr)
+        self.callers[raft_id] = api.RaftMember(raft_id=raft_id, node_id=sender.node_id, addr=addr)
 
     def resolve(self, raft_id: int, asker: Peer) -> api.RaftMember | None:
         """Where a member is to be found; one that asks for itself shows by that where it is."""

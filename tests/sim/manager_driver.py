@@ -276,7 +276,7 @@ class ManagerDriver:
             case Reply() | StreamEnd():
                 self.deliver(effect)
             case words.Send(message=message):
-                self.peers.send(message, self.manager.group.peers)
+                self.peers.send(message, self.manager.group.peers, self.manager.group.callers)
             case Forward():
                 self.peers.forward(effect, self.deliver, self.put)
             case CheckPeer():

@@ -65,12 +65,16 @@ class Peers:
 
     # --- messages of the log -----------------------------------------------------------------------------------------
 
-    def send(self, message: raftpb.Message, members: Mapping[int, api.RaftMember]) -> None:
+    def send(
+        self, message: raftpb.Message, members: Mapping[int, api.RaftMember], callers: Mapping[int, api.RaftMember]
+    ) -> None:
         """See Peers.send; the link keeps no promises."""
         member = members.get(message.to) or self._strangers.get(message.to)
         if member is None:
-            self._report(words.Unreachable(message.to))
             self._search(message.to, [known.addr for known in members.values()], ours=False)
+            member = callers.get(message.to)
+        if member is None:
+            self._report(words.Unreachable(message.to))
         elif message.type == raftpb.MsgSnap:
             self.run(self._send_snapshot(message, member))
         else:

@@ -1,6 +1,7 @@
 """Who may lead on, and for how long: a leader that hears no majority steps down, and one that is heard is not replaced.
 
-Judged from outside, by the member's own clock: what reached it when, and what it did then.
+Judged from outside, by the member's own clock: what reached it when, and what it did then. A leader decides by counting
+copies of entries of its own term only.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class Lease:
     """One run of one member. Clocks are seconds since the epoch as the member sees them."""
 
     def __init__(self, clock: float) -> None:
-        self._handled_at = clock
+        self._due: float | None = None  # when it wanted to be called at the latest
+        self._committed = 0
         self._since = clock  # its patience begins here at the earliest
         self._heard: dict[int, float] = {}
         self._leader_heard_at = clock - 1e9
@@ -28,9 +30,10 @@ class Lease:
 
     def before(self, raft: Raft, event: words.Event | None, clock: float) -> None:
         """The member is about to handle this."""
-        if clock - self._handled_at > raft.config.tick_s or isinstance(event, words.Configure):
+        late = self._due is not None and clock - self._due > raft.config.tick_s
+        if late or isinstance(event, words.Configure):
             self._since = clock  # it was stalled: it may look into its sockets first
-        self._handled_at = clock
+        self._committed = raft.log.committed
         self._before = (raft.term, raft.leader, raft.role)
         if isinstance(event, words.Received):
             self._heard[words.sender(event.message)] = clock
@@ -38,7 +41,11 @@ class Lease:
     def after(self, raft: Raft, event: words.Event | None, effects: Sequence[words.Effect], clock: float) -> None:
         """The member has handled it."""
         term, leader, role = self._before
+        self._due = raft.deadline()
         if raft.role is words.Role.LEADER:
+            committed = raft.log.committed
+            own = committed == self._committed or role is not words.Role.LEADER
+            assert own or raft.log.term_at(committed) == raft.term, "a leader counts copies of an older term's entry"
             if role is not words.Role.LEADER or any(isinstance(e, words.MembershipChanged) for e in effects):
                 self._since = clock
             self._judge_leader(raft, clock)

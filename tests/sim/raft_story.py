@@ -26,6 +26,7 @@ FAULTS = (
     ("configure", 5),
     ("slander", 4),
     ("lose", 8),
+    ("contest", 6),
 )
 CONVERGE_S = 120
 
@@ -37,6 +38,8 @@ class Story(World):
         super().__init__(seed, size)
         rng = self.rng
         self.loses_disks = rng.random() < 0.3
+        self.contested = rng.random() < 0.3  # elections all the time, in which voters die
+        self.crashes_after_votes = rng.choice((0.1, 0.5)) if self.contested else 0.0
         self.catastrophe_at = rng.uniform(2.0, 10.0) if rng.random() < 0.08 else None
         self.lost: dict[int, None] = {}  # members whose disk is gone
         self.catastrophes = 0
@@ -107,6 +110,8 @@ class Story(World):
         kind = self.rng.choices(kinds, weights)[0]
         if kind == "partition":
             self.partition()
+        elif kind == "contest":
+            self.contest()
         elif kind == "heal":
             self.cut.clear()
             self.say("heal")
@@ -135,6 +140,20 @@ class Story(World):
         elif kind == "lose" and self.loses_disks and self.may_lose(member):
             self.lose(member)
 
+    def contest(self) -> None:
+        """Some stand for election at once, in one term."""
+        for member in self.rng.sample(alive := self.alive(), min(len(alive), self.rng.choice((1, 2, 2, 3)))):
+            self.deliver(member, words.Campaign(force=True))
+        if self.contested and self.faulty:
+            self.at(self.rng.expovariate(1.0), self.contest)
+
+    def persisted(self, member: Member, effect: words.Persist, run: int) -> None:
+        """See World.persisted; who has voted may die, and be asked again in the same term."""
+        votes = effect.hard_state is not None and effect.hard_state.vote not in (words.NO_ONE, member.raft_id)
+        super().persisted(member, effect, run)
+        if votes and self.rng.random() < self.crashes_after_votes:
+            self.at(self.rng.uniform(0.0, 0.05), lambda: self.crash(member, run))
+
     def jump(self, member: Member, seconds: float) -> None:
         """Its clock goes forward at once."""
         self.say("clock", member.raft_id, seconds)
@@ -148,8 +167,12 @@ class Story(World):
         self.deliver(member, words.Configure(config))
 
     def partition(self) -> None:
-        """Cut the network in two, in both directions or one."""
+        """Cut the network in two, in both directions or one; or cut off who leads, with few others."""
         side = {raft_id: self.rng.random() < 0.5 for raft_id in self.members}
+        leader = self.leader()
+        if leader is not None and self.rng.random() < 0.35:
+            few = self.rng.choice((0.0, 0.3))
+            side = {raft_id: raft_id == leader.raft_id or self.rng.random() < few for raft_id in self.members}
         one_way = self.rng.random() < 0.3
         self.say("partition", side, one_way)
         for a in self.members:
@@ -267,6 +290,8 @@ class Story(World):
             self.faulty = True
             self.at(0.1, self.work)
             self.at(0.5, self.fault)
+            if self.contested:
+                self.at(0.5, self.contest)
             if self.catastrophe_at is not None:
                 self.at(self.catastrophe_at, self.catastrophe)
             self.advance(self.now + faults_s)

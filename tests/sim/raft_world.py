@@ -42,6 +42,7 @@ class World:
         self._tags = itertools.count(1)
         self._ids = itertools.count(1)
         self._leaders: dict[int, int] = {}
+        self._votes: dict[tuple[int, int], int] = {}
         self._entries: dict[tuple[int, int], tuple[int, bytes]] = {}
         self.decided: dict[int, tuple[int, bytes]] = {}
         self.decided_max = 0
@@ -66,6 +67,7 @@ class World:
         self.crashes_in_writes = rng.choice((0.0, 0.01, 0.1))
         self.membership_work = rng.choice((0.02, 0.02, 0.3))
         self.inflight = rng.choice((1, 3, 256))
+        self.message_bytes = rng.choice((1, 200))
         self.announce_s = rng.choice((0.0, 0.0, 0.05))
         self.commit_lag = rng.choice((0, 0, 3, 100))
         self.some_only_follow = rng.random() < 0.25
@@ -103,7 +105,7 @@ class World:
             campaigns=not (self.some_only_follow and raft_id % 3 != 1),
             announce_s=self.announce_s,
             commit_lag_entries=self.commit_lag,
-            message_bytes_max=200,
+            message_bytes_max=self.message_bytes,
             inflight_messages_max=self.inflight,
         )
 
@@ -267,6 +269,9 @@ class World:
     def send(self, member: Member, message: raftpb.Message) -> None:
         target = self.members[message.to]
         self.say("send", words.sender(message), message.to, message.type, message.term, message.index)
+        if message.type == raftpb.MsgVoteResp and not message.reject:
+            voted = self._votes.setdefault((member.raft_id, message.term), message.to)
+            assert voted == message.to, f"{member.raft_id} votes for {voted} and {message.to} in term {message.term}"
         lost = (member.raft_id, target.raft_id) in self.cut or (self.faulty and self.rng.random() < self.loss)
         run = member.run
         delay = self.rng.expovariate(1 / self.delay_s)

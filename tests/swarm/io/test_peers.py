@@ -74,11 +74,11 @@ def message(to: int) -> raftpb.Message:
 
 
 async def test_a_leader_that_the_log_has_not_told_of_is_asked_for_and_answered(members: Members) -> None:
-    members.peers.send(message(STRANGER), {})
+    members.peers.send(message(STRANGER), {}, {})
     assert members.reports == [words.Unreachable(STRANGER)]
     await members.first.until(lambda: bool(members.first.ends or members.first.calls))
     while members.messages.empty():
-        members.peers.send(message(STRANGER), {})
+        members.peers.send(message(STRANGER), {}, {})
         await asyncio.sleep(0)
     assert (await members.messages.get()).to == STRANGER
     assert [call.method for call in members.first.calls] == ["Raft/ResolveAddress"]
@@ -86,25 +86,33 @@ async def test_a_leader_that_the_log_has_not_told_of_is_asked_for_and_answered(m
 
 async def test_a_stranger_that_has_moved_is_asked_for_again(members: Members) -> None:
     members.addresses[STRANGER] = "127.0.0.1:1"
-    members.peers.send(message(STRANGER), {})
+    members.peers.send(message(STRANGER), {}, {})
     await members.first.until(lambda: bool(members.first.calls))
     while members.reports[-1] != words.Unreachable(STRANGER) or len(members.reports) < 2:
         await members.told.get()
-        members.peers.send(message(STRANGER), {})
+        members.peers.send(message(STRANGER), {}, {})
     members.addresses[STRANGER] = members.second.address
     while members.messages.empty():
-        members.peers.send(message(STRANGER), {})
+        members.peers.send(message(STRANGER), {}, {})
         await asyncio.sleep(0.01)
     assert (await members.messages.get()).to == STRANGER
 
 
+async def test_a_caller_that_nobody_knows_is_answered_where_it_calls_from(members: Members) -> None:
+    members.addresses.clear()
+    caller = api.RaftMember(raft_id=STRANGER, addr=members.second.address)
+    members.peers.send(message(STRANGER), {}, {STRANGER: caller})
+    assert (await members.messages.get()).to == STRANGER
+    assert members.reports == []
+
+
 async def test_what_the_log_tells_counts_more_than_what_was_asked(members: Members) -> None:
     members.addresses[STRANGER] = "127.0.0.1:1"
-    members.peers.send(message(STRANGER), {})
+    members.peers.send(message(STRANGER), {}, {})
     await members.first.until(lambda: bool(members.first.calls))
     known = {STRANGER: api.RaftMember(raft_id=STRANGER, addr=members.second.address)}
     members.peers.keep_only(known)
-    members.peers.send(message(STRANGER), known)
+    members.peers.send(message(STRANGER), known, {})
     assert (await members.messages.get()).to == STRANGER
 
 
@@ -116,7 +124,7 @@ async def test_a_member_without_a_log_asks_whether_it_was_removed(members: Membe
 
 async def test_that_a_stranger_was_removed_says_nothing_about_us(members: Members) -> None:
     members.removed[STRANGER] = None
-    members.peers.send(message(STRANGER), {})
+    members.peers.send(message(STRANGER), {}, {})
     members.addresses[OWN] = "127.0.0.1:1"
     members.peers.ask_for_us(OWN, [])
     await members.first.until(lambda: len(members.first.calls) == 2)
@@ -126,9 +134,9 @@ async def test_that_a_stranger_was_removed_says_nothing_about_us(members: Member
 async def test_a_member_that_nobody_knows_is_not_asked_for_again_and_again(members: Members) -> None:
     members.addresses.clear()
     for _ in range(100):
-        members.peers.send(message(STRANGER), {})
+        members.peers.send(message(STRANGER), {}, {})
     await members.first.until(lambda: bool(members.first.calls))
-    members.peers.send(message(STRANGER), {})
+    members.peers.send(message(STRANGER), {}, {})
     assert len(members.first.calls) == 1
     assert len(members.reports) == 101
 
@@ -139,7 +147,7 @@ async def test_the_way_to_a_manager_of_ours_is_measured(members: Members) -> Non
         for raft_id, served in ((STRANGER, members.second), (OURS, members.first))
     }
     for raft_id in known:
-        members.peers.send(message(raft_id), known)
+        members.peers.send(message(raft_id), known, {})
     told = await members.told.get()
     assert isinstance(told, PeerAnswered)
     assert told.raft_id == OURS

@@ -55,6 +55,19 @@ def test_nobody_else_moves_a_member() -> None:
     assert group.peers[NODE2].addr == OLD
 
 
+def test_who_calls_without_being_a_member_is_remembered_until_the_log_tells() -> None:
+    group = make()
+    group.heard(3, sender("10.0.0.3", "n3"))
+    assert group.callers[3].addr == "10.0.0.3:2377"
+    assert 3 not in group.peers
+    member = api.RaftMember(raft_id=3, node_id="n3", addr="10.0.0.3:2378")
+    group.apply(raftpb.ConfChange(node_id=3, context=member.SerializeToString()))
+    assert not group.callers
+    for raft_id in range(10, 10_000):
+        group.heard(raft_id, sender("10.0.0.3", "n3"))
+    assert len(group.callers) <= 1000
+
+
 def test_a_member_that_asks_for_itself_is_found_where_it_asks_from() -> None:
     group = make()
     group.lost(NODE2)
