@@ -84,7 +84,13 @@ _SECONDS_MAX = 253_402_300_799  # the end of the year 9999, as far as timestamps
 
 
 def is_news(known: api.TaskStatus, reported: api.TaskStatus) -> bool:
-    """Whether a reported status changes what is known: not an older one, not the same again."""
+    """Whether a reported status changes what is known: not an older one, not the same again.
+
+    What has ended keeps the state in which it did: an agent that lost its power may not know how that was, and finds
+    a dead container.
+    """
+    if known.state > api.RUNNING and reported.state != known.state:
+        return False
     return reported.state >= known.state and not same_status(known, reported)
 
 
