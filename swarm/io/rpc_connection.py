@@ -245,19 +245,17 @@ class ServerConnection(asyncio.Protocol):
 
     def _take(self, call: ServerCall, data: bytes) -> None:
         """More of a request, and what waits of it: messages are delivered until the call is paused, or over."""
-        reader = call.reader
+        call.taking = True
         try:
-            while messages := reader.feed(data, 0 if call.paused else _MESSAGES_AT_ONCE):
-                data = b""
-                if not call.method.client_streaming and (call.started or len(messages) > 1):
-                    raise WireError(f"{call.method.path} takes one request message")
-                for message in messages:
-                    self._message(call, message)
+            self._deliver(call, data)
         except WireError as error:
             self.finish(call, error)
+        finally:
+            call.taking = False
+        reader = call.reader
         if self.h2 is None or self.calls.get(call.h2.id) is not call:
             return
-        more = reader.unfinished_bytes - call.unfinished_bytes
+        more = reader.unfinished_bytes + sum(map(len, call.ready)) - call.unfinished_bytes
         if more:
             call.unfinished_bytes += more
             if not self._owner.hold(self, more):
@@ -265,6 +263,18 @@ class ServerConnection(asyncio.Protocol):
                 return
         if reader.missing and not call.paused:
             self.h2.want(call.h2, reader.missing)
+
+    def _deliver(self, call: ServerCall, data: bytes) -> None:
+        while True:
+            while call.ready and not call.paused:
+                self._message(call, call.ready.popleft())
+            messages = call.reader.feed(data, 0 if call.paused else _MESSAGES_AT_ONCE)
+            data = b""
+            if not messages:
+                return
+            if not call.method.client_streaming and (call.started or len(messages) > 1):
+                raise WireError(f"{call.method.path} takes one request message")
+            call.ready.extend(messages)
 
     def _message(self, call: ServerCall, data: bytes) -> None:
         if self.h2 is None or self.calls.get(call.h2.id) is not call:
@@ -299,6 +309,8 @@ class ServerConnection(asyncio.Protocol):
     def resume(self, call: ServerCall) -> None:
         """Deliver what waited, and go on."""
         call.paused = False
+        if call.taking:
+            return  # the handler paused and resumed while it was given a message: the next one follows anyway
         self._take(call, b"")
         if call.half_closed and self.calls.get(call.h2.id) is call:
             self._half_closed(call)

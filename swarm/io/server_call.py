@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING
 
 from swarm import defaults
@@ -40,8 +41,10 @@ class ServerCall:
         "paused",
         "peer",
         "reader",
+        "ready",
         "started",
         "stream",
+        "taking",
         "timeout_s",
         "timer",
         "unfinished_bytes",
@@ -64,4 +67,6 @@ class ServerCall:
         self.half_closed = False
         self.end_told = not method.client_streaming  # of others the one message tells it
         self.paused = False
+        self.ready: deque[bytes] = deque()  # messages that are complete, and go to the handler next
+        self.taking = False  # they are being delivered
         self.unfinished_bytes = 0  # of its request, that wait for the rest or for resume

@@ -212,6 +212,34 @@ async def test_the_end_of_a_client_stream_is_told_once_however_often_it_is_pause
     assert served.ends == [StreamEnd(number)]
 
 
+async def test_messages_keep_their_order_when_the_handler_pauses_between_them(
+    served: Served, connection: Connection
+) -> None:
+    seen: list[str] = []
+
+    def halting(event: Call | StreamData | StreamEnd) -> None:
+        served.events.append(event)
+        served.changed.set()
+        served.server.pause(event.stream)
+        if isinstance(event, StreamData):
+            assert isinstance(event.message, api.PublishLogsMessage)
+            seen.append(event.message.subscription_id)
+        if len(seen) != 2:
+            served.server.resume(event.stream)
+
+    served.server._handler = halting
+    connection.open(Call(1, "LogBroker/PublishLogs", None), Listener())
+    for number in range(5):
+        connection.send(StreamData(1, api.PublishLogsMessage(subscription_id=str(number))))
+    connection.send(StreamEnd(1))
+    await served.until(lambda: len(seen) == 2)
+    assert seen == ["0", "1"], "paused"
+    served.server.resume(served.calls[0].stream)
+    await served.until(lambda: bool(served.ends))
+    assert seen == ["0", "1", "2", "3", "4"]
+    assert served.events[-1] == StreamEnd(served.calls[0].stream)
+
+
 async def test_a_long_status_text_comes_as_far_as_headers_may_go(served: Served, connection: Connection) -> None:
     listener = Listener()
     connection.open(Call(5, "Health/Check", NEVER), listener)
