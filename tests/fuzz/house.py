@@ -51,6 +51,7 @@ class House:
         self.now = NOW
         self.stream = 0
         self.written: list[words.Persist] = []
+        self.others: list[Reply | StreamData | StreamEnd] = []  # what other calls were answered during the last one
         rng = Random(seed)
         state = raftpb.HardState(term=1, vote=1, commit=snapshot.metadata.index) if snapshot else None
         entries = () if snapshot else _founding()
@@ -104,7 +105,9 @@ class House:
         """A call, and what is answered at once."""
         self.stream += 1
         effects = self.tell(Call(self.stream, method, request, peer)) + self.settle()
-        return [e for e in effects if isinstance(e, Reply | StreamData | StreamEnd) and e.stream == self.stream]
+        answers = [effect for effect in effects if isinstance(effect, Reply | StreamData | StreamEnd)]
+        self.others = [answer for answer in answers if answer.stream != self.stream]
+        return [answer for answer in answers if answer.stream == self.stream]
 
     def content(self) -> bytes:
         """Everything in the store."""

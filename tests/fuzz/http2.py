@@ -144,7 +144,7 @@ def frames(feed: Feed) -> bytes:
         elif kind == h2.SETTINGS and not flags & h2.ACK:
             payload = h2.settings_frame({feed.below(8): feed.number(32)})[9:]
         elif kind == h2.DATA and feed.flag():
-            payload = b"\0" + feed.below(9_000).to_bytes(4, "big") + b"m" * feed.below(2_000)
+            payload = b"\0" + feed.below(9_000).to_bytes(4, "big") + b"m" * (4 * feed.byte())
         elif kind == h2.HEADERS and feed.flag():
             flags, payload = flags & h2.END_STREAM | h2.END_HEADERS, REQUEST
         else:
@@ -257,7 +257,11 @@ def seeds() -> list[bytes]:
     whole = h2.header_frames(1, REQUEST, False, 16_384) + h2.frame(h2.DATA, h2.END_STREAM, 1, b"\0\0\0\0\1a")
     answer = h2.header_frames(1, ANSWER, False, 16_384) + h2.header_frames(1, h2.literal("grpc-status", "0"), True, 99)
     split = h2.frame(h2.HEADERS, 0, 1, REQUEST[:9]) + h2.frame(h2.CONTINUATION, h2.END_HEADERS, 1, REQUEST[9:])
+    opens = b"".join(bytes((1, 4, number, 1)) for number in (1, 2, 3))
+    begins = b"".join(bytes((0, 0, number)) + b"\x01" + (8_000).to_bytes(2, "big") + b"\x40" for number in (1, 2, 3))
+    goes_on = b"".join(bytes((0, 0, number, 0, 1, 1)) for number in (1, 2, 3))
     return [
+        b"\x01\x04\x0f\xff\x05\x00" + opens + begins + goes_on * 2,
         b"\x00" + whole,
         b"\x00" + split + h2.rst_stream_frame(1, ErrorCode.CANCEL) + h2.frame(h2.PING, 0, 0, b"12345678"),
         b"\x04" + answer,
