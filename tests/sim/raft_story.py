@@ -38,7 +38,8 @@ class Story(World):
         super().__init__(seed, size)
         rng = self.rng
         self.loses_disks = rng.random() < 0.3
-        self.contested = rng.random() < 0.3  # elections all the time, in which voters die
+        self.contested = rng.random() < 0.3  # elections all the time, in which voters die and are asked again
+        self.vote_duplication = 0.3 if self.contested else 0.0
         self.crashes_after_votes = rng.choice((0.1, 0.5)) if self.contested else 0.0
         self.catastrophe_at = rng.uniform(2.0, 10.0) if rng.random() < 0.08 else None
         self.lost: dict[int, None] = {}  # members whose disk is gone
@@ -140,6 +141,13 @@ class Story(World):
         elif kind == "lose" and self.loses_disks and self.may_lose(member):
             self.lose(member)
 
+    def usurp(self, old: Member, new: Member) -> None:
+        """Somebody else comes to lead and decides, and clients that have not heard of it go on reading from the old."""
+        self.at(0.01, lambda: self.deliver(new, words.Campaign(force=True)))
+        for moment in range(1, 6):
+            self.at(0.25 * moment, lambda: self.propose(new))
+            self.at(0.25 * moment + 0.2, lambda: self.read(old))
+
     def contest(self) -> None:
         """Some stand for election at once, in one term."""
         for member in self.rng.sample(alive := self.alive(), min(len(alive), self.rng.choice((1, 2, 2, 3)))):
@@ -152,7 +160,10 @@ class Story(World):
         votes = effect.hard_state is not None and effect.hard_state.vote not in (words.NO_ONE, member.raft_id)
         super().persisted(member, effect, run)
         if votes and self.rng.random() < self.crashes_after_votes:
-            self.at(self.rng.uniform(0.0, 0.05), lambda: self.crash(member, run))
+            at_s = self.rng.uniform(0.0, 0.01)
+            self.at(at_s, lambda: self.crash(member, run))
+            if self.rng.random() < 0.7:
+                self.at(at_s + 0.002, lambda: self.restart(member))
 
     def jump(self, member: Member, seconds: float) -> None:
         """Its clock goes forward at once."""
@@ -173,6 +184,9 @@ class Story(World):
         if leader is not None and self.rng.random() < 0.35:
             few = self.rng.choice((0.0, 0.3))
             side = {raft_id: raft_id == leader.raft_id or self.rng.random() < few for raft_id in self.members}
+            others = [member for member in self.alive() if not side[member.raft_id]]
+            if others and self.rng.random() < 0.5:
+                self.usurp(leader, self.rng.choice(others))
         one_way = self.rng.random() < 0.3
         self.say("partition", side, one_way)
         for a in self.members:

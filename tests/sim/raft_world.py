@@ -67,6 +67,7 @@ class World:
         self.crashes_in_writes = rng.choice((0.0, 0.01, 0.1))
         self.membership_work = rng.choice((0.02, 0.02, 0.3))
         self.inflight = rng.choice((1, 3, 256))
+        self.vote_duplication = 0.0
         self.message_bytes = rng.choice((1, 200))
         self.announce_s = rng.choice((0.0, 0.0, 0.05))
         self.commit_lag = rng.choice((0, 0, 3, 100))
@@ -289,6 +290,8 @@ class World:
         self.at(delay, lambda: self.receive(target, wire, epoch))
         if self.faulty and self.rng.random() < self.duplication:
             self.at(delay + self.rng.expovariate(1.0), lambda: self.receive(target, wire, epoch))
+        if self.faulty and message.type == raftpb.MsgVote and self.rng.random() < self.vote_duplication:
+            self.at(delay + self.rng.expovariate(20.0), lambda: self.receive(target, wire, epoch))
 
     def receive(self, target: Member, wire: bytes, epoch: int) -> None:
         """At the receiver's door, where messages of removed members are answered with a refusal that ends them."""
