@@ -31,6 +31,7 @@ FAULTS = (
     ("transfer", 8),
     ("lose", 6),
     ("move", 3),
+    ("usurp", 4),
 )
 KINDS = (*(kind for kind, _ in FAULTS), "catastrophe")
 
@@ -86,6 +87,8 @@ class Nature:
                 self.disk_trouble(node)
             case "transfer":
                 self.transfer()
+            case "usurp":
+                self.usurp()
             case "move":
                 if node.process is not None and node.node_id and self._may_move(node):
                     self.move(node)
@@ -175,6 +178,21 @@ class Nature:
         self.crash(node, power=True)
         self.world.network.vacant[node.host] = None
         node.host = f"10.1.{self.moved}.{node.number}"
+
+    def usurp(self) -> None:
+        """Who leads is cut off, and another comes to lead at once; clients ask both of them (workload.py)."""
+        leader = self.world.leader()
+        others = [node for node in self.world.managing() if node is not leader]
+        if leader is None or not others:
+            return
+        self.kernel.say("usurp", leader.name)
+        for other in self.world.nodes:
+            if other is not leader:
+                self.world.network.cut[leader.host, other.host] = self.world.network.cut[other.host, leader.host] = True
+        self.world.usurped, self.world.usurped_until = leader, self.kernel.now + 2.0
+        manager = self.rng.choice(others).manager
+        if manager is not None and manager.driver is not None:
+            manager.driver.put(words.Campaign(force=True))  # type: ignore[arg-type]
 
     # --- engines ---------------------------------------------------------------------------------------------------
 

@@ -43,9 +43,23 @@ class Workload:
         if not self.world.faulty:
             return
         managing = self.world.managing()
-        if managing:
+        usurped = self.world.usurped if self.kernel.now < self.world.usurped_until else None
+        if usurped in managing and usurped is not None:
+            self.spawn(self._read_or_update(usurped, managing))
+        elif managing:
             self.spawn(self._choose(self.rng.choice(managing)))
-        self.kernel.at(self.rng.expovariate(self._rate), self._act)
+        self.kernel.at(self.rng.expovariate(20.0 if usurped is not None else self._rate), self._act)
+
+    def _read_or_update(self, usurped: Node, managing: list[Node]) -> Script:
+        """One object is changed through the others and read from who led before."""
+        objects = [*self.history.of_kind("config"), *self.history.of_kind("secret")][:2]
+        others = [node for node in managing if node is not usurped]
+        if not objects or not others:
+            return self._create_payload(self.rng.choice(managing), "config")
+        known = self.rng.choice(objects)
+        if self.rng.random() < 0.5:
+            return self._read(usurped, known)
+        return self._update(self.rng.choice(others), known, lambda obj: None)
 
     def spawn(self, script: Script) -> None:
         """Run something that must come to its end before the cluster is judged."""

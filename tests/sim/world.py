@@ -88,6 +88,8 @@ class World:
         self.scope = Scope()
         self.nodes: list[Node] = []
         self.faulty = False
+        self.usurped: Node | None = None  # who was cut off while it led
+        self.usurped_until = 0.0
         self._disk_s = 0.001
         rng = self.rng
         self.nano_cpus = rng.choice(NANO_CPUS)
