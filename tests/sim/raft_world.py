@@ -69,6 +69,8 @@ class World:
         self.inflight = rng.choice((1, 3, 256))
         self.vote_duplication = 0.0
         self.message_bytes = rng.choice((1, 200))
+        if self.message_bytes == 1:
+            self.inflight = min(self.inflight, 8)  # so many messages out of order would only be sent again and again
         self.announce_s = rng.choice((0.0, 0.0, 0.05))
         self.commit_lag = rng.choice((0, 0, 3, 100))
         self.some_only_follow = rng.random() < 0.25
