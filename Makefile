@@ -30,6 +30,7 @@ unit: setup ## tests without root, engines or sleeping
 	@$(PY) -m pytest -q tests
 
 sim: setup ## simulated clusters under faults: SEEDS=200, or MINUTES=60
+	@$(PY) -m tests.sim --cores --seeds 1000 --jobs $(or $(JOBS),2)
 	@$(PY) -m tests.sim $(if $(MINUTES),--minutes $(MINUTES),--seeds $(or $(SEEDS),200)) --jobs $(or $(JOBS),2)
 
 fuzz: setup ## atheris at every entry of bytes from outside: SECONDS=600 each, TARGET="http2 certs" only those
