@@ -250,8 +250,8 @@ class ManagerProcess:
             others = [member for raft_id, member in group.peers.items() if raft_id != group.raft_id]
             await asyncio.gather(*(self._look_at(self.peers, member) for member in others))
             pause_s = defaults.PEER_CHECK_SOON_S if group.undetermined() else defaults.PEER_CHECK_S
+            self.peers.ask_for_us(group.raft_id, [member.addr for member in others])
             if not self.has_leader:
-                self.peers.ask_for_us(group.raft_id, [member.addr for member in others])
                 pause_s = min(pause_s, defaults.PEER_CHECK_LEADERLESS_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):

@@ -24,13 +24,13 @@ from swarm.api import marks, raftpb
 from swarm.errors import SwarmError, Unavailable
 from swarm.io import rpc_client
 from swarm.manager.group import REMOVED_TEXT
-from swarm.manager.words import PeerAnswered
+from swarm.manager.words import FoundAt, PeerAnswered
 from swarm.raft import words
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 
 log = structlog.get_logger()
 
-News = words.Unreachable | words.Gone | words.SnapshotSent | words.Removed | PeerAnswered
+News = words.Unreachable | words.Gone | words.SnapshotSent | words.Removed | PeerAnswered | FoundAt
 Report = Callable[[News], None]
 
 _FLOW = 0  # the number of the flow's call: forwarded calls have numbers from 1 on

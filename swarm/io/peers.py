@@ -24,7 +24,7 @@ from swarm.io.authorize import forwarding_metadata
 from swarm.io.peer_link import News, PeerLink, Report
 from swarm.manager.group import REMOVED_TEXT
 from swarm.manager.health import is_ours
-from swarm.manager.words import Forward
+from swarm.manager.words import Forward, FoundAt
 from swarm.raft import words
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 
@@ -79,7 +79,10 @@ class Peers:
             self._link(member).send(message)
 
     def ask_for_us(self, raft_id: int, addresses: Sequence[str]) -> None:
-        """See whether this member is one still; who was removed before it had a log hears of that in no other way."""
+        """See where the others find this member, and whether it is one still.
+
+        Who was removed before it had a log hears of that in no other way.
+        """
         self._search(raft_id, addresses, ours=True)
 
     def _search(self, raft_id: int, addresses: Sequence[str], ours: bool = False) -> None:
@@ -107,6 +110,7 @@ class Peers:
                 continue
             assert isinstance(answer, api.ResolveAddressResponse)
             if ours:
+                self._report(FoundAt(answer.addr))
                 return
             if answer.addr:
                 log.info("raft.peer_resolved", peer=f"{raft_id:x}", addr=answer.addr)

@@ -123,6 +123,14 @@ class RaftGroup:
         addr = at_host(sender.host, next(iter(self.members.values())).addr)
         self.callers[raft_id] = api.RaftMember(raft_id=raft_id, node_id=sender.node_id, addr=addr)
 
+    def found_at(self, addr: str) -> None:
+        """Where the others find this member; a leader that has moved would tell everybody its old address."""
+        member = self.members.get(self.raft_id)
+        if member is not None and addr:
+            self._moved.pop(self.raft_id, None)
+            if addr != member.addr:
+                self._moved[self.raft_id] = api.RaftMember(raft_id=self.raft_id, node_id=member.node_id, addr=addr)
+
     def resolve(self, raft_id: int, asker: Peer) -> api.RaftMember | None:
         """Where a member is to be found; one that asks for itself shows by that where it is."""
         member = self.members.get(raft_id)

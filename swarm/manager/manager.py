@@ -27,6 +27,7 @@ from swarm.manager.service import Service, Write
 from swarm.manager.words import (
     AuthorityAnswered,
     Forward,
+    FoundAt,
     ManagerEffect,
     ManagerEvent,
     Parts,
@@ -74,6 +75,8 @@ class Manager(GroupMember):
             case PeerKnown(raft_id=raft_id, ours=ours):
                 self.group.known(raft_id, ours)
                 self._set_pace(now)
+            case FoundAt(addr=addr):
+                self.group.found_at(addr)
             case PeerAnswered(raft_id=raft_id, round_trip_s=round_trip_s):
                 self.pace.measured(raft_id, round_trip_s)
                 self._set_pace(now)

@@ -71,6 +71,13 @@ class PeerKnown:
 
 
 @dataclass(frozen=True, slots=True)
+class FoundAt:
+    """Event: another member finds this one at this address ("ip:port")."""
+
+    addr: str
+
+
+@dataclass(frozen=True, slots=True)
 class PeerAnswered:
     """Event: a message to this member was answered after so many seconds."""
 
@@ -117,6 +124,7 @@ ManagerEvent = (
     | PeerKnown
     | AuthorityAnswered
     | PeerAnswered
+    | FoundAt
     | words.Persisted
     | words.Received
     | words.Unreachable

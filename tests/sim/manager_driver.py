@@ -357,9 +357,9 @@ class ManagerDriver:
                         self._kinds[raft_id] = ours
                         self.put(PeerKnown(raft_id, ours))
             pause_s = defaults.PEER_CHECK_SOON_S if group.undetermined() else defaults.PEER_CHECK_S
+            others = [member.addr for raft_id, member in group.peers.items() if raft_id != group.raft_id]
+            self.peers.ask_for_us(group.raft_id, others)
             if not (self.leadership.leading or self.leadership.leader):
-                others = [member.addr for raft_id, member in group.peers.items() if raft_id != group.raft_id]
-                self.peers.ask_for_us(group.raft_id, others)
                 pause_s = min(pause_s, defaults.PEER_CHECK_LEADERLESS_S)
             changed = self._members_changed
             self.kernel.at(pause_s, changed.resolve)

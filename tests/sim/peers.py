@@ -12,7 +12,7 @@ from swarm.errors import Code, NotTaken, SwarmError, Unavailable
 from swarm.io.authorize import forwarding_metadata
 from swarm.manager import health
 from swarm.manager.group import REMOVED_TEXT
-from swarm.manager.words import Forward, PeerAnswered
+from swarm.manager.words import Forward, FoundAt, PeerAnswered
 from swarm.raft import words
 from swarm.rpc import Call, StreamData, StreamEnd
 from tests.sim.kernel import Future, Kernel, Scope, Script
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 3000
 
-News = words.Unreachable | words.Gone | words.SnapshotSent | words.Removed | PeerAnswered
+News = words.Unreachable | words.Gone | words.SnapshotSent | words.Removed | PeerAnswered | FoundAt
 Report = Callable[[News], None]
 
 
@@ -149,6 +149,7 @@ class Peers:
                         return
                     continue
                 if ours:
+                    self._report(FoundAt(answer.addr))
                     return
                 if answer.addr:
                     self._kernel.say(self._process.name, "resolved", f"{raft_id:x}", answer.addr)

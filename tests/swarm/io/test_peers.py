@@ -15,7 +15,7 @@ from swarm.errors import NotFound
 from swarm.io.authorize import ClusterAuthorizer
 from swarm.io.peers import Peers
 from swarm.manager.group import REMOVED_TEXT
-from swarm.manager.words import PeerAnswered
+from swarm.manager.words import FoundAt, PeerAnswered
 from swarm.raft import words
 from swarm.rpc import Call, Reply, StreamEnd
 from tests.swarm.io.conftest import MakeServed, Served
@@ -127,8 +127,9 @@ async def test_that_a_stranger_was_removed_says_nothing_about_us(members: Member
     members.peers.send(message(STRANGER), {}, {})
     members.addresses[OWN] = "127.0.0.1:1"
     members.peers.ask_for_us(OWN, [])
-    await members.first.until(lambda: len(members.first.calls) == 2)
-    assert members.reports == [words.Unreachable(STRANGER)]
+    while FoundAt("127.0.0.1:1") not in members.reports:
+        await members.told.get()
+    assert members.reports == [words.Unreachable(STRANGER), FoundAt("127.0.0.1:1")]
 
 
 async def test_a_member_that_nobody_knows_is_not_asked_for_again_and_again(members: Members) -> None:

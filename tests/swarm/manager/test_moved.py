@@ -55,6 +55,20 @@ def test_nobody_else_moves_a_member() -> None:
     assert group.peers[NODE2].addr == OLD
 
 
+def test_a_leader_that_has_moved_hears_from_the_others_where_it_is_and_the_log_tells_everybody() -> None:
+    group = make()
+    group.found_at("10.0.0.1:2377")
+    group.readdress()
+    assert group.next_change() is None
+    group.found_at("10.0.0.7:2377")
+    group.readdress()
+    pending = group.next_change()
+    assert pending is not None
+    assert (pending.change.type, pending.change.node_id) == (raftpb.ConfChangeUpdateNode, 1)
+    group.apply(pending.change)
+    assert group.members[1].addr == "10.0.0.7:2377"
+
+
 def test_who_calls_without_being_a_member_is_remembered_until_the_log_tells() -> None:
     group = make()
     group.heard(3, sender("10.0.0.3", "n3"))
