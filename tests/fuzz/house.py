@@ -52,7 +52,7 @@ class House:
         self.stream = 0
         self.written: list[words.Persist] = []
         self.others: list[Reply | StreamData | StreamEnd] = []  # what other calls were answered during the last one
-        rng = Random(seed)
+        rng = Random(f"{seed}, {'at work' if snapshot else 'made'}")  # never the IDs that the snapshot has already
         state = raftpb.HardState(term=1, vote=1, commit=snapshot.metadata.index) if snapshot else None
         entries = () if snapshot else _founding()
         raft = Raft(words.Config(1), rng, state, snapshot, entries, snapshot.metadata.index if snapshot else 0, NOW)
