@@ -10,6 +10,7 @@ DIRECTORY holds the certificates that were stolen from a node; "-" for somebody 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import ssl
@@ -29,6 +30,7 @@ from swarm.io.http2_frames import ErrorCode
 
 CALL_TIMEOUT_S = 10.0
 FLOOD_S = 0.5
+ENDED_WITHIN_S = 30.0
 FLOODERS = 4
 CHUNK_BYTES = 1 << 18
 
@@ -66,6 +68,8 @@ FLOODS = {
     "not TLS": b"GET / HTTP/1.1\r\n\r\n" * 10_000,
 }
 _WITHOUT_TLS = ("half a handshake", "not TLS")
+ENDED = ("rapid reset", "CONTINUATION", "PING", "SETTINGS", "headers", "long frames")
+"""The floods whose connections the other side has to end."""
 
 
 def stolen(directory: str) -> Credentials | None:
@@ -110,12 +114,22 @@ async def table(address: str, credentials: Credentials | None) -> dict[str, int]
 
 
 async def flood(address: str, credentials: Credentials | None) -> dict[str, int]:
-    """Each flood for a while from a few connections at once, anew whenever one is lost; how many were lost."""
+    """Each flood for a while from a few connections at once, anew whenever one is lost; how many were lost.
+
+    The door lets only so many strangers of an address in at a time, so after one flood the next may have to wait for
+    its first connection: a flood that has to be ended goes on until it was.
+    """
     lost = {}
     for name, words in FLOODS.items():
         counter = itertools.count()
-        tasks = [asyncio.create_task(_flooder(address, credentials, name, words, counter)) for _ in range(FLOODERS)]
+        ended = asyncio.Event()
+        tasks = [
+            asyncio.create_task(_flooder(address, credentials, name, words, counter, ended)) for _ in range(FLOODERS)
+        ]
         await asyncio.wait(tasks, timeout=FLOOD_S)
+        if name in ENDED:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), ENDED_WITHIN_S)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -124,7 +138,12 @@ async def flood(address: str, credentials: Credentials | None) -> dict[str, int]
 
 
 async def _flooder(
-    address: str, credentials: Credentials | None, name: str, words: bytes, counter: itertools.count[int]
+    address: str,
+    credentials: Credentials | None,
+    name: str,
+    words: bytes,
+    counter: itertools.count[int],
+    ended: asyncio.Event,
 ) -> None:
     host, _, port = address.rpartition(":")
     context = None
@@ -152,6 +171,7 @@ async def _flooder(
             next(counter)
         finally:
             writer.transport.abort()
+        ended.set()
 
 
 def main(arguments: list[str]) -> None:
