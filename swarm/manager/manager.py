@@ -127,7 +127,7 @@ class Manager(GroupMember):
             if self._receive(call.stream, call.request.message, call.peer, now):
                 self._out.append(Reply(call.stream, api.ProcessRaftMessageResponse()))
         elif call.method == "Raft/StreamRaftMessage":
-            self._incoming.begin(call)
+            self._out += self._incoming.begin(call, now)
         elif call.method == "Raft/ResolveAddress":
             assert isinstance(call.request, api.ResolveAddressRequest)
             self._resolve(call, call.request.raft_id)

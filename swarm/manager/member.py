@@ -28,7 +28,7 @@ from swarm.errors import (
 )
 from swarm.manager.external_ca import Outcome
 from swarm.manager.group import REMOVED_TEXT, UNREACHABLE_TEXT, RaftGroup, at_host
-from swarm.manager.incoming import Incoming
+from swarm.manager.incoming import Incoming, is_readable
 from swarm.manager.leader import Leader
 from swarm.manager.pace import Pace
 from swarm.manager.service import Ask, Effect, Service, Write
@@ -379,7 +379,7 @@ class GroupMember:
             return False
         if self.group.heard(raft_id, sender):
             log.info("raft.peer_moved", peer=f"{raft_id:x}", addr=self.group.peers[raft_id].addr)
-        if message.type == raftpb.MsgSnap and not _is_readable(message.snapshot):
+        if message.type == raftpb.MsgSnap and not is_readable(message.snapshot):
             self._out.append(StreamEnd(stream, InvalidArgument("raft: the snapshot cannot be read")))
             return False
         if message.to == self.group.raft_id and message.type != raftpb.MsgProp:
@@ -388,7 +388,16 @@ class GroupMember:
 
     def _more_of_messages(self, stream: int, event: StreamData | StreamEnd, now: float) -> None:
         """A word of a stream of messages."""
-        sender, message = self._incoming.sender(stream), self._incoming.take(stream, event)
+        sender = self._incoming.sender(stream)
+        try:
+            message = self._incoming.take(stream, event, now)
+        except SwarmError as error:
+            if times := self._incoming.refused.times(sender.node_id, now):
+                log.warning("raft.stream_refused", node=sender.node_id, error=str(error), times=times)
+            self._incoming.end(stream)
+            self._out.append(StreamEnd(stream, error))
+            return
+        self._out += self._incoming.supersede(stream)
         taken = message is None or self._receive(stream, message, sender, now)
         if not taken or isinstance(event, StreamEnd):
             self._incoming.end(stream)
@@ -481,15 +490,6 @@ class GroupMember:
         pending.tag = self._tag
         change.id = self._rng.getrandbits(63) | 1
         self._raft(words.ProposeMembership(pending.tag, change), now)
-
-
-def _is_readable(snapshot: raftpb.Snapshot) -> bool:
-    """Whether the store could be restored from it; asked before consensus takes it, because then it is too late."""
-    try:
-        api.Snapshot.FromString(snapshot.data)
-    except DecodeError:
-        return False
-    return True
 
 
 def with_host(addr: str, host: str) -> str:
