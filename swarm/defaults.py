@@ -129,6 +129,7 @@ API_INSECURE_PAUSE_S = 1.0  # of a start that opens the API to everybody, so tha
 NODE_CERT_EXPIRY_S = 90 * 24 * 3600.0
 NODE_CERT_EXPIRY_MIN_S = 3600.0
 EXPIRED_RENEWAL_WINDOW_MAX_S = 30 * 24 * 3600.0  # after its end, and no longer than the certificate lived
+BLACKLIST_GRACE_S = EXPIRED_RENEWAL_WINDOW_MAX_S + 7 * 24 * 3600.0  # a removed node is remembered, after its last end
 LAPSE_REPORT_S = 60.0  # between lines of the log about one node whose certificate does not count
 LAPSE_NODES_MAX = 1000  # remembered for that
 CLOCK_ASK_TIMEOUT_S = 2.0
@@ -166,7 +167,6 @@ HEALTH_DURATION_MIN_NS = 1_000_000
 TEMPLATE_STEPS_MAX = 10_000
 TEMPLATE_DEPTH_MAX = 60
 TEMPLATE_OUTPUT_CHARS_MAX = 4 << 20
-BLACKLIST_GRACE_S = 7 * 24 * 3600.0  # a removed node's certificate is remembered this long after it expired
 
 # --- engine and executor (moby: daemon/cluster/executor/container) ---
 ENGINE_CONNECT_TIMEOUT_S = 10.0
@@ -218,8 +218,13 @@ RPC_CONNECTIONS_PER_NODE_MAX = 64
 RPC_ANONYMOUS_MAX = 4_096  # without a certificate, or still shaking hands: the oldest of them goes when one more comes
 RPC_ANONYMOUS_PER_ADDRESS_MAX = 256
 RPC_STRANGERS_PER_ADDRESS_PER_S_MAX = 200  # arrivals that turn out to be nobody; a handshake costs 1 ms
+RPC_STRANGERS_PER_S_MAX = 500  # the same, from all addresses that are no node's
+RPC_HOME_S = 3600.0  # for which an address from where a node came stays the address of a node
+RPC_HOMES_REFRESH_S = 5.0  # between looks at the addresses of nodes in the store, while strangers crowd in
 RPC_ANONYMOUS_CALLS_PER_ADDRESS_PER_S_MAX = 500
+RPC_ANONYMOUS_CALLS_PER_S_MAX = 2_000  # from all addresses that are no node's
 RPC_UNFINISHED_ANONYMOUS_BYTES_MAX = 2 << 20  # of requests that are not complete, of one address
+RPC_UNFINISHED_STRANGERS_BYTES_MAX = 64 << 20  # of all addresses that are no node's
 RPC_UNFINISHED_WORKER_BYTES_MAX = 16 << 20  # of one node
 RPC_UNFINISHED_MANAGER_BYTES_MAX = 256 << 20
 RPC_STREAM_MESSAGES_AT_ONCE = 4  # of one client stream that wait for the manager: then its client is held back
@@ -260,4 +265,6 @@ assert HEARTBEAT_GRACE_PERIODS < HEARTBEAT_GRACE_UNKNOWN_PERIODS
 assert RAFT_MESSAGE_BYTES_MAX <= RPC_MESSAGE_BYTES_MAX < RPC_STREAM_BUFFER_BYTES_MAX < RPC_CONNECTION_BUFFER_BYTES_MAX
 assert RPC_MESSAGE_BYTES_MAX <= RPC_GRANT_BYTES_MAX
 assert CSR_BYTES_MAX < RPC_MESSAGE_ANONYMOUS_BYTES_MAX < RPC_UNFINISHED_ANONYMOUS_BYTES_MAX
+assert RPC_UNFINISHED_ANONYMOUS_BYTES_MAX < RPC_UNFINISHED_STRANGERS_BYTES_MAX
+assert RPC_STRANGERS_PER_ADDRESS_PER_S_MAX < RPC_STRANGERS_PER_S_MAX // 2
 assert RPC_MESSAGE_BYTES_MAX <= RPC_UNFINISHED_WORKER_BYTES_MAX < RPC_UNFINISHED_MANAGER_BYTES_MAX

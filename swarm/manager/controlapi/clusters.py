@@ -101,7 +101,7 @@ def _update_unlock_key(tx: Tx, cluster: api.Cluster, rotate: bool) -> None:
 
 
 def expire_blacklist(cluster: api.Cluster, now: float) -> None:
-    """Forget removed nodes whose certificates expired long ago. Changes ``cluster``."""
+    """Forget removed nodes whose certificates expired so long ago that they cannot be renewed. Changes ``cluster``."""
     for node_id in sorted(cluster.blacklisted_certificates):
         entry = cluster.blacklisted_certificates[node_id]
         if entry.HasField("expiry") and entry.expiry.ToNanoseconds() / 1e9 < now - defaults.BLACKLIST_GRACE_S:

@@ -124,19 +124,23 @@ def remove_node(tx: Tx, request: api.RemoveNodeRequest, members: Members) -> api
     if found is None:
         raise Internal("could not fetch cluster object")
     cluster = tx.edit(api.Cluster, found.id)
-    cluster.blacklisted_certificates[node.id].CopyFrom(_blacklisting(node.certificate.certificate))
+    cluster.blacklisted_certificates[node.id].CopyFrom(_blacklisting(node.certificate.certificate, tx.now))
     expire_blacklist(cluster, tx.now)
     tx.remove(api.Node, node.id)
     return api.RemoveNodeResponse()
 
 
-def _blacklisting(certificate_pem: bytes) -> api.BlacklistedCertificate:
-    """Until when to remember a certificate: its expiry, or for ever where that cannot be told."""
+def _blacklisting(certificate_pem: bytes, now: float) -> api.BlacklistedCertificate:
+    """Until when a node's certificates may be valid, or for ever where that cannot be told.
+
+    An older one, made before --cert-expiry was shortened, may live longer than the last one.
+    """
     entry = api.BlacklistedCertificate()
     try:
         certificates = load_certificates(certificate_pem)
     except InvalidCertificate:
         return entry
     if certificates:
-        entry.expiry.FromDatetime(certificates[0].not_valid_after_utc)
+        last_s = certificates[0].not_valid_after_utc.timestamp()
+        entry.expiry.FromSeconds(int(max(last_s, now + defaults.NODE_CERT_EXPIRY_S)))
     return entry

@@ -15,13 +15,17 @@ from certs.keys import identity_of
 from certs.root import NODE_BACKDATE_S, RootCA
 from certs.standing import own_trouble
 from certs.tls import ClientTls, Credentials, member_context
-from swarm import api
+from swarm import api, defaults
 from swarm.errors import PermissionDenied, SwarmError, Unavailable
 from swarm.io import bootstrap, counters, own_certificate, rpc_client
+from swarm.io.authorize import forwarding_metadata
 from swarm.io.bootstrap import World
 from swarm.io.local_calls import LocalCalls
+from swarm.manager.controlapi.clusters import expire_blacklist
+from swarm.manager.controlapi.nodes import remove_node
 from swarm.manager.words import Leadership
-from swarm.rpc import Call, Reply, StreamData, StreamEnd
+from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
+from swarm.store.tx import Tx
 from tests.swarm.io.test_bootstrap import CLUSTER, Manager, no_sleep
 
 DAY_S = 86400.0
@@ -129,6 +133,80 @@ async def test_a_removed_node_does_not_come_back_by_its_expired_certificate(old:
     old.edit(lambda tx: tx.remove(api.Node, node))
     with pytest.raises(SwarmError, match="not found when attempting to renew certificate"):
         await old.call(expired, "NodeCA/IssueNodeCertificate", request)
+
+
+class NoGroup:
+    """The Raft group, as far as the removal of a node that is in none asks."""
+
+    def is_member(self, node_id: str) -> bool:
+        return False
+
+    def can_remove(self, node_id: str) -> bool:
+        return True
+
+    def may_grow(self) -> bool:
+        return True
+
+    def member_of(self, node_id: str) -> api.ManagerStatus | None:
+        return None
+
+
+def remove(manager: Old, node: str, last: Credentials, removed_s: float) -> None:
+    """`docker node rm` of a node with this certificate, at this time."""
+    tx = Tx(manager.lab.store, removed_s, Random(1))
+    tx.edit(api.Node, node).certificate.certificate = last.certificate_pem
+    remove_node(tx, api.RemoveNodeRequest(node_id=node, force=True), NoGroup())
+    manager.lab.commit(tx)
+
+
+def tidied(manager: Old) -> bool:
+    """Forget what may be forgotten of removed nodes; whether all of them are."""
+    manager.edit(lambda tx: expire_blacklist(tx.edit(api.Cluster, CLUSTER), time.time()))
+    return not manager.lab.cluster.blacklisted_certificates
+
+
+async def refusals(old: Old, expired: Credentials, node: str) -> list[str]:
+    """What the node reads that asks for another certificate: by itself, and through a manager that knows no better."""
+    request = api.IssueNodeCertificateRequest(csr=keys.new_csr(keys.new_private_key()))
+    connection = await rpc_client.connect(old.addresses[0], old.tls(old.credentials))
+    told = []
+    identity = identity_of(expired.certificate_pem)
+    metadata = forwarding_metadata(Peer(node, identity.role, identity.org, "10.0.0.9:4000"))
+    for call in (
+        old.call(expired, "NodeCA/IssueNodeCertificate", request),
+        connection.unary("NodeCA/IssueNodeCertificate", request, 5.0, metadata),
+    ):
+        with pytest.raises(SwarmError) as refusal:
+            await call
+        told.append(str(refusal.value))
+    connection.close()
+    assert old.lab.store.get(api.Node, node) is None
+    return told
+
+
+@pytest.mark.parametrize("life_days", [1.0, 10.0, 200.0])
+@pytest.mark.parametrize("role", ["swarm-worker", "swarm-manager"])
+async def test_a_removed_node_is_remembered_for_as_long_as_its_certificate_could_be_renewed(
+    old: Old, node: str, role: str, life_days: float
+) -> None:
+    window_s = min(life_days * DAY_S, defaults.EXPIRED_RENEWAL_WINDOW_MAX_S)
+    expired = old.issue(node, role, ended_s=window_s - 120.0, life_days=life_days)
+    removed_s = time.time() - window_s - life_days * DAY_S / 2
+    remove(old, node, expired, removed_s)
+    assert not tidied(old)
+    by_itself, passed_on = await refusals(old, expired, node)
+    assert f"node {node} was removed from swarm" in by_itself
+    assert "A valid join token is necessary to join this cluster" in passed_on
+
+
+async def test_a_removed_node_that_is_forgotten_does_not_come_back_either(old: Old, node: str) -> None:
+    ended_s = defaults.NODE_CERT_EXPIRY_S + defaults.BLACKLIST_GRACE_S + DAY_S
+    expired = old.issue(node, ended_s=ended_s, life_days=90.0)
+    remove(old, node, expired, time.time() - ended_s)
+    assert tidied(old)
+    by_itself, passed_on = await refusals(old, expired, node)
+    assert "could be renewed for 30d after its end only" in by_itself
+    assert f"node {node} not found when attempting to renew certificate" in passed_on
 
 
 async def test_an_expired_manager_speaks_for_nobody(old: Old, node: str) -> None:
