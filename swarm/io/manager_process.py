@@ -18,13 +18,12 @@ from ssl import SSLContext
 import structlog
 from google.protobuf.message import Message
 
-from certs.errors import CertsError
 from certs.tls import ClientTls
 from swarm import api, defaults
 from swarm.api import raftpb
 from swarm.api.methods import Method
-from swarm.errors import JoinUndecided, SwarmError, Unavailable
-from swarm.io import replaced_file, rpc_client
+from swarm.errors import SwarmError, Unavailable
+from swarm.io import joining, replaced_file
 from swarm.io.authorize import authorize, forwarded_peer, is_forwarded
 from swarm.io.backpressure import Backpressure, Router
 from swarm.io.disk import Loaded, RaftDisk
@@ -38,7 +37,6 @@ from swarm.manager import assemble, health
 from swarm.manager.assemble import Group
 from swarm.manager.certificates import is_blacklisted
 from swarm.manager.external_ca import Outcome
-from swarm.manager.group import is_join_undecided
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
 from swarm.manager.words import (
@@ -121,7 +119,7 @@ class ManagerProcess:
         self.local = LocalCalls(self._incoming, self._streams)
         self._file = directory / LOG_FILE
         self._disk = RaftDisk(self._file, sealer)
-        self._server = RpcServer(self._incoming, tls_context, self._authorize, self._streams)
+        self._server = RpcServer(self._incoming, tls_context, self._authorize, self._streams, self._hosts_of_members)
         self._flow = Backpressure(self._server.pause, self._server.resume, self._waiting_bytes)
         self._leading = asyncio.Event()
         self._deposed = asyncio.Event()
@@ -186,37 +184,14 @@ class ManagerProcess:
         return self._disk.load()
 
     async def _join(self, managers: Sequence[str]) -> int:
-        """RaftMembership/Join through any of the managers. Raises SwarmError with the last one's answer.
-
-        JoinUndecided: one of them may have taken us in; the group then counts on us.
-        """
-        error: SwarmError = Unavailable("no manager is known to join the group through")
-        undecided = False
-        for addr in managers:
-            asked = False
-            try:
-                connection = await rpc_client.connect(addr, self._client_tls(), defaults.RPC_DIAL_TIMEOUT_S)
-                try:
-                    asked = True
-                    request = api.JoinRequest(addr=self.settings.address)
-                    timeout_s = defaults.RAFT_JOIN_TIMEOUT_S
-                    answer = await connection.unary("RaftMembership/Join", request, timeout_s=timeout_s)
-                finally:
-                    connection.close()
-            except (SwarmError, CertsError, OSError, TimeoutError) as problem:
-                error = problem if isinstance(problem, SwarmError) else Unavailable(str(problem))
-                undecided = undecided or (asked and is_join_undecided(error))
-                continue
-            assert isinstance(answer, api.JoinResponse)
-            if answer.raft_id in self.settings.past_raft_ids:
-                # told by one who has not heard of our removal; to vote as that member now could undo what it decided
-                error = Unavailable("the group has not removed the member yet that this node was")
-                continue
-            node_id, cluster_id = self.settings.node_id, self.settings.cluster_id
-            await asyncio.to_thread(self._disk.initialize, answer.raft_id, node_id, cluster_id)
-            self._joined = list(answer.members)
-            return answer.raft_id
-        raise JoinUndecided(error.message) if undecided else error
+        """Become a member through any of the managers. Raises SwarmError; see joining.join."""
+        settings = self.settings
+        answer = await joining.join(
+            managers, settings.node_id, settings.address, settings.past_raft_ids, self._client_tls()
+        )
+        await asyncio.to_thread(self._disk.initialize, answer.raft_id, settings.node_id, settings.cluster_id)
+        self._joined = list(answer.members)
+        return answer.raft_id
 
     def _make(self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...]) -> Manager:
         config, now = words.Config(raft_id=raft_id), self._clock.now()
@@ -477,6 +452,12 @@ class ManagerProcess:
 
     def _is_blacklisted(self, node_id: str) -> bool:
         return is_blacklisted(self.store, self.settings.cluster_id, node_id)
+
+    def _hosts_of_members(self) -> list[str]:
+        """The addresses where nodes and managers are said to be, for RpcServer."""
+        managers = () if self.manager is None else self.manager.group.peers.values()
+        hosts = [Peer(addr=member.addr).host for member in managers]
+        return hosts + [node.status.addr for node in self.store.all(api.Node)]
 
 
 def erase_log(directory: Path) -> None:

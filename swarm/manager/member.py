@@ -23,6 +23,7 @@ from swarm.errors import (
     NotFound,
     NotLeader,
     NotTaken,
+    PermissionDenied,
     SwarmError,
     Unavailable,
 )
@@ -453,15 +454,17 @@ class GroupMember:
         return api.JoinResponse(raft_id=raft_id, members=members, removed_members=sorted(self.group.removed))
 
     def _leave(self, call: Call) -> None:
-        """RaftMembership/Leave: a member asks to be removed."""
+        """RaftMembership/Leave: a node asks to remove the member that it was, whose log is gone (raft.go Leave)."""
         assert isinstance(call.request, api.LeaveRequest)
-        node_id = call.request.node.node_id
-        if self.group.by_node(node_id) is None:
+        member = self.group.members.get(call.request.node.raft_id)
+        if member is None:
             self._out.append(Reply(call.stream, api.LeaveResponse()))
-        elif not self.group.can_remove(node_id):
+        elif member.node_id != call.peer.node_id:
+            self._out.append(StreamEnd(call.stream, PermissionDenied("a member is removed by its own node only")))
+        elif not self.group.can_remove(member.node_id):
             self._out.append(StreamEnd(call.stream, FailedPrecondition(NO_QUORUM_LEFT)))
         else:
-            self.group.remove(node_id, call.stream)
+            self.group.remove(member.node_id, call.stream)
 
     def _hand_over(self, now: float) -> None:
         """Begin to hand over, if that is wanted, between two passes: who waits for one gets its answer."""

@@ -122,22 +122,31 @@ class ManagerDriver:
                 connection: Connection = yield self.network.dial(self.process, addr, defaults.RPC_DIAL_TIMEOUT_S)
                 try:
                     asked = True
-                    request = api.JoinRequest(addr=self.addr)
-                    limit_s = defaults.RAFT_JOIN_TIMEOUT_S
-                    answer = yield from connection.unary("RaftMembership/Join", request, limit_s)
+                    answer = yield from self._ask_in(connection)
                 finally:
                     connection.close()
             except SwarmError as problem:
                 error = problem
                 undecided = undecided or (asked and is_join_undecided(error))
                 continue
-            assert isinstance(answer, api.JoinResponse)
             if answer.raft_id in self.process.disk.past_raft_ids:
                 error = Unavailable("the group has not removed the member yet that this node was")
                 continue
             self._joined = list(answer.members)
             return answer.raft_id
         raise JoinUndecided(error.message) if undecided else error
+
+    def _ask_in(self, connection: Connection) -> Script:
+        """See ManagerProcess._ask_in."""
+        request, limit_s = api.JoinRequest(addr=self.addr), defaults.RAFT_JOIN_TIMEOUT_S
+        answer = yield from connection.unary("RaftMembership/Join", request, limit_s)
+        assert isinstance(answer, api.JoinResponse)
+        if answer.raft_id in self.process.disk.past_raft_ids:
+            was = api.RaftMember(raft_id=answer.raft_id, node_id=self.process.node_id, addr=self.addr)
+            yield from connection.unary("RaftMembership/Leave", api.LeaveRequest(node=was), limit_s)
+            answer = yield from connection.unary("RaftMembership/Join", request, limit_s)
+            assert isinstance(answer, api.JoinResponse)
+        return answer
 
     def _make(self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...], managers: Sequence[str]) -> None:
         process, config = self.process, words.Config(raft_id=raft_id)

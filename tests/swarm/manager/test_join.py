@@ -14,6 +14,7 @@ from swarm.errors import (
     NoLeader,
     NotLeader,
     NotTaken,
+    PermissionDenied,
     SwarmError,
     Unavailable,
 )
@@ -162,3 +163,36 @@ def test_newcomers_of_a_forced_new_cluster_never_read_that_its_first_member_was_
     assert snapshot.compact_to == added[0].Index
     assert not lab.manager.group.removed
     assert lab.manager.raft.log.first_index > added[0].Index
+
+
+def leave(lab: Lab, raft_id: int, peer: Peer) -> list[ManagerEffect]:
+    """RaftMembership/Leave, as the node that was this member asks for it."""
+    lab.stream += 1
+    member = api.RaftMember(raft_id=raft_id, node_id=peer.node_id)
+    return lab.tell(Call(lab.stream, "RaftMembership/Leave", api.LeaveRequest(node=member), peer))
+
+
+def test_a_node_that_gave_its_log_up_may_have_that_member_removed() -> None:
+    lab = Lab()
+    first = lab.joined()
+    leave(lab, first, JOINER)
+    pending = lab.manager.group.proposed
+    assert pending is not None
+    assert (pending.change.type, pending.change.node_id) == (raftpb.ConfChangeRemoveNode, first)
+
+
+def test_nobody_else_can_have_a_member_removed() -> None:
+    lab = Lab()
+    first = lab.joined()
+    (refusal,) = [effect for effect in leave(lab, first, OTHER) if isinstance(effect, StreamEnd)]
+    assert isinstance(refusal.error, PermissionDenied)
+    assert lab.manager.group.proposed is None
+
+
+def test_a_member_that_is_gone_already_is_removed() -> None:
+    lab = Lab()
+    lab.joined()
+    assert [effect.message for effect in leave(lab, 12345, JOINER) if isinstance(effect, Reply)] == [
+        api.LeaveResponse()
+    ]
+    assert lab.manager.group.proposed is None
