@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import structlog
@@ -50,10 +50,12 @@ class RpcServer:
         tls_context: Callable[[], ssl.SSLContext] | None,
         authorizer: Authorizer,
         next_stream: Iterator[int],
+        hosts_of_members: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         """handler takes events and must not block; authorizer is usually a ClusterAuthorizer.
 
         tls_context is asked for each connection. None: no TLS, for sockets that guard themselves and for tests.
+        hosts_of_members: IP addresses of nodes, which a crowd of strangers does not keep out.
         """
         self._handler = handler
         self._tls_context = tls_context
@@ -61,7 +63,7 @@ class RpcServer:
         self._streams = next_stream
         self._servers: list[asyncio.Server] = []  # uvloop closes a server that nobody refers to
         self._connections: dict[ServerConnection, None] = {}
-        self._admission = Admission()
+        self._admission = Admission(hosts_of_members)
         self._repeats = Repeats()
         self._calls: dict[int, ServerCall] = {}
         self._incomplete: dict[int, ServerCall] = {}
@@ -193,14 +195,17 @@ class RpcServer:
             guest.abort = connection.transport.abort
             if not self._admit(guest, peername):
                 return False
-        reason = "the server is stopping" if self._closed else self._admission.identify(guest, connection.peer, trusted)
+        now = asyncio.get_running_loop().time()
+        reason = self._admission.identify(guest, connection.peer, now, trusted)
+        if self._closed:
+            reason = "the server is stopping"
         if reason:
             self._admission.leave(guest)
             self._warn("rpc.not_admitted", peername, node=connection.peer.node_id, reason=reason)
             return False
         self._connections[connection] = None
         if connection.peer.lapse:
-            self._lapses.report(connection.peer, asyncio.get_running_loop().time())
+            self._lapses.report(connection.peer, now)
         return True
 
     def lost(self, connection: ServerConnection) -> None:

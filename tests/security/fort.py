@@ -346,12 +346,15 @@ class Fort:
         *,
         greeting: bytes = h2.PREFACE + h2.settings_frame({}),
         context: ssl.SSLContext | None = None,
+        source: str = "127.0.0.1",
     ) -> Intruder:
-        """A client that obeys none."""
+        """A client that obeys none. source: the address from which it comes, in 127.0.0.0/8."""
         context = context or client_context(self.client_tls(credentials))
         loop = asyncio.get_running_loop()
         host, port = self.address
-        _, intruder = await loop.create_connection(Intruder, host, port, ssl=context, server_hostname=MANAGER_ROLE)
+        _, intruder = await loop.create_connection(
+            Intruder, host, port, ssl=context, server_hostname=MANAGER_ROLE, local_addr=(source, 0)
+        )
         self.intruders.append(intruder)
         intruder.write(greeting)
         return intruder

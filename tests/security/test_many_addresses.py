@@ -1,0 +1,129 @@
+"""Attacks on the cluster port from many addresses at once, each of which keeps below what an address may do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from certs.tls import client_context
+from swarm import api, defaults
+from swarm.io import http2_frames as h2
+from swarm.store.tx import Tx
+from tests.security.fort import OTHER_WORKER, WORKER, Fort, Intruder, framed, settled
+
+ADDRESSES = [f"127.1.{number >> 8}.{number & 255}" for number in range(1, 301)]
+HOME, ELSEWHERE = "127.9.0.1", "127.9.0.2"
+ROOT = framed(api.GetRootCACertificateRequest())
+PLACES = 40
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_MAX", PLACES)
+    monkeypatch.setattr(defaults, "RPC_STRANGERS_PER_S_MAX", 20)
+
+
+class Crowd:
+    """Connections from all of the addresses, again and again: whoever is thrown out comes back."""
+
+    def __init__(self, fort: Fort, hello: bytes, context: ssl.SSLContext | None, requests: bytes = b"") -> None:
+        self.came = 0
+        self.turned_away = 0
+        self.most = 0
+        self._fort = fort
+        self._hello = hello
+        self._context = context
+        self._requests = requests
+        self._open: dict[str, asyncio.StreamWriter] = {}
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            for address in ADDRESSES:
+                await self._come(address)
+
+    async def _come(self, address: str) -> None:
+        held = self._open.pop(address, None)
+        if held is not None:
+            held.transport.abort()
+        self.came += 1
+        server_name = "swarm-manager" if self._context else None
+        try:
+            _, writer = await asyncio.open_connection(
+                *self._fort.address, local_addr=(address, 0), ssl=self._context, server_hostname=server_name
+            )
+        except (OSError, ssl.SSLError):
+            self.turned_away += 1
+        else:
+            writer.write(self._hello + self._requests)
+            self._open[address] = writer
+        self.most = max(self.most, len(self._fort.server._admission._strangers))
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        for writer in self._open.values():
+            writer.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def crowd(fort: Fort, hello: bytes, tls: bool, requests: bytes = b"") -> AsyncIterator[Crowd]:
+    """It is there when all of the addresses have come once, and goes on until the end."""
+    made = Crowd(fort, hello, client_context(fort.client_tls(None)) if tls else None, requests)
+    try:
+        await settled(lambda: made.came > len(ADDRESSES))
+        yield made
+    finally:
+        await made.stop()
+
+
+async def called(fort: Fort, node_id: str, source: str) -> None:
+    """A node comes from there and is answered. It tries again when it is turned away, as nodes do."""
+    async with asyncio.timeout(30.0):
+        while True:
+            try:
+                intruder: Intruder = await fort.intrude(fort.worker(node_id), source=source)
+            except (OSError, ssl.SSLError):
+                await asyncio.sleep(0.05)
+                continue
+            intruder.request(1, "CA/GetRootCACertificate", ROOT)
+            outcome = await intruder.until(lambda seen: 1 in seen.status or seen.closed)
+            intruder.close()
+            if 1 in outcome.status:
+                assert outcome.status[1] == (0, "")
+                return
+
+
+@pytest.mark.parametrize(
+    ("hello", "tls"),
+    [
+        pytest.param(b"", False, id="nothing"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01", False, id="half a handshake"),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", False, id="not TLS"),
+        pytest.param(h2.PREFACE + h2.settings_frame({}), True, id="strangers"),
+    ],
+)
+async def test_members_are_served_and_let_in_while_strangers_crowd_in_from_everywhere(
+    fort: Fort, hello: bytes, tls: bool
+) -> None:
+    def move(tx: Tx) -> None:
+        tx.edit(api.Node, WORKER).status.addr = HOME
+
+    await fort.write(move)  # it was never here since the manager started, the store knows where it lives
+    with capture_logs() as logs:
+        async with fort.served_meanwhile(), crowd(fort, hello, tls) as strangers:
+            for _ in range(20):
+                member = await fort.connect(fort.worker(OTHER_WORKER))
+                await member.unary("CA/GetRootCACertificate", api.GetRootCACertificateRequest())
+                member.close()
+                await fort.intrude(fort.worker(), source=HOME)  # at the first try
+            await called(fort, WORKER, ELSEWHERE)
+    assert strangers.most <= PLACES
+    said = {(entry["event"], entry["peer"].partition(":")[0]) for entry in logs}
+    assert len(logs) == len(said)
