@@ -83,11 +83,14 @@ async def drive(
     nor its own timers.
     """
     turns = 0
+    deadline: float | None = None
+    asked = False  # whether deadline is the machine's of now: between two events it does not change
     while True:
         event = inbox.pop() if started else None
         now = clock.now()
         if started and (event is None or turns == 0):  # who is busy looks at the clock once in a while
-            deadline = machine.deadline()
+            if not asked:
+                deadline, asked = machine.deadline(), True
             due = deadline is not None and deadline <= now
             if event is None and not due:
                 turns = 0
@@ -97,6 +100,7 @@ async def drive(
                 _perform_all(machine.handle(None, now), perform)
         started = True
         _perform_all(machine.handle(event, now), perform)
+        asked = False
         turns += 1
         if turns >= EVENTS_PER_TURN_MAX:
             turns = 0
