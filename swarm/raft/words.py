@@ -351,4 +351,6 @@ def is_plausible(message: raftpb.Message, own_term: int) -> bool:
     terms = (message.term, message.logTerm, metadata.term)
     if max(indexes) > defaults.RAFT_NUMBER_MAX or max(terms) > defaults.RAFT_NUMBER_MAX:
         return False
+    if message.type == raftpb.MsgSnap and metadata.term > message.term:  # of a leader that is still to come
+        return False
     return not own_term or message.term <= own_term + defaults.RAFT_TERMS_AHEAD_MAX

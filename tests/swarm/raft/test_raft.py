@@ -168,6 +168,16 @@ def test_everything_waits_while_a_leaders_snapshot_is_written() -> None:
     assert [type(effect) for effect in effects] == [words.Send, words.Restore, words.MembershipChanged]
 
 
+def test_a_snapshot_of_a_term_that_its_sender_has_not_come_to_is_dropped() -> None:
+    raft = Raft(CONFIG, Random(1), None, None, (), 0, 0.0)
+    play(raft, None)
+    for term, taken in ((3, 0), (2, 1)):
+        snapshot = raftpb.Snapshot(data=b"state", metadata=metadata(5, term, 1, 2))
+        effects = raft.handle(message("MsgSnap", 2, 2, snapshot=snapshot), 0.0)
+        assert sum(type(effect) is words.Persist for effect in effects) == taken
+    raft.log.check()
+
+
 def test_a_stale_report_of_the_disk_is_ignored() -> None:
     raft = new_leader()
     raft.handle(words.Propose(1, b"a"), 0.0)
