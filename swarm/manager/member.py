@@ -169,12 +169,10 @@ class GroupMember:
             self._raft(words.Propose(self._tag, data), now)
 
     def _raft(self, event: words.Event | None, now: float) -> None:
-        for effect in self.raft.handle(event, now):
+        effects = self.raft.handle(event, now)
+        for effect in effects:
             match effect:
-                case words.MembershipChanged():
-                    self._out.append(effect)
-                    self._set_pace(now)
-                case words.Persist() | words.Send() | words.Removed():
+                case words.Persist() | words.Send() | words.Removed() | words.MembershipChanged():
                     self._out.append(effect)
                 case words.Committed(entries=entries):
                     for entry in entries:
@@ -196,6 +194,8 @@ class GroupMember:
                     self._snapshot(now)
                 case words.Refused(tag=tag, reason=reason):
                     self._refused(tag, reason, now)
+        if any(type(effect) is words.MembershipChanged for effect in effects):  # a log that is read tells of many
+            self._set_pace(now)
 
     def _apply(self, entry: raftpb.Entry, now: float) -> None:
         self._since_snapshot += 1
