@@ -25,7 +25,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from certs.errors import CertsError, InvalidCertificate, InvalidKey
-from certs.keys import load_certificate, load_certificates
+from certs.keys import identity_of, load_certificate, load_certificates
 
 CHAIN_CERTIFICATES_MAX = 10
 HTTP2 = "h2"
@@ -51,11 +51,15 @@ class Credentials:
 
 @dataclass(frozen=True)
 class ClientTls:
-    """How to connect to a manager. roots_pem None skips verification: only for fetching the root certificate."""
+    """How to connect to a manager. roots_pem None skips verification: only for fetching the root certificate.
+
+    node_id: of the only node that may answer; empty: any may.
+    """
 
     server_name: str
     roots_pem: bytes | None
     credentials: Credentials | None = None
+    node_id: str = ""
 
 
 def server_context(
@@ -178,6 +182,16 @@ def verify_chain(chain_der: Sequence[bytes], roots_pem: bytes, server_name: str,
             raise UntrustedCertificate("x509: certificate signed by unknown authority")
     except (InvalidCertificate, ValueError) as error:
         raise UntrustedCertificate("x509: malformed certificate") from error
+
+
+def verify_node(chain_der: Sequence[bytes], node_id: str) -> None:
+    """Check that a chain that is verified already is this node's. Raises UntrustedCertificate."""
+    try:
+        found = identity_of(chain_der[0]).node_id
+    except InvalidCertificate as error:
+        raise UntrustedCertificate(f"x509: {error}") from error
+    if found != node_id:
+        raise UntrustedCertificate(f"x509: certificate is of node {found}, not {node_id}")
 
 
 def _reaches_root(

@@ -25,6 +25,9 @@ FLOW = b"flow"
 NETWORK_KEYS = b"network keys"
 """On Control/UpdateCluster: change the keys of the networks as well; on the answer: they were changed."""
 
+MOVED = b"moved"
+"""On the answer to Raft/ResolveAddress: who answers has found the member there; the log names another address."""
+
 
 def marked(message: M, mark: bytes) -> M:
     """A copy of ``message`` with the mark (shorter than 128 bytes)."""

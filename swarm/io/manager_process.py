@@ -44,11 +44,13 @@ from swarm.manager.words import (
     AuthorityAnswered,
     Changed,
     CheckPeer,
+    DialPeer,
     Forward,
     Leadership,
     ManagerEffect,
     ManagerEvent,
     PeerChecked,
+    PeerDialled,
     PeerKnown,
 )
 from swarm.raft import membership, words
@@ -233,7 +235,7 @@ class ManagerProcess:
                     await self._members_changed.wait()
 
     async def _look_at(self, peers: Peers, member: api.RaftMember) -> None:
-        error, ours = await peers.check(member.addr)
+        error, ours = await peers.check(member.addr, member.node_id)
         if not error and self._kinds.get(member.raft_id) is not ours:
             log.info("raft.peer_known", peer=f"{member.raft_id:x}", addr=member.addr, ours=ours)
             self._inbox.put(PeerKnown(member.raft_id, ours))
@@ -366,7 +368,7 @@ class ManagerProcess:
             case Forward():
                 assert self.peers is not None
                 self.peers.forward(effect, self._deliver, self._inbox.put)
-            case CheckPeer():
+            case CheckPeer() | DialPeer():
                 task = asyncio.create_task(self._check(effect))
                 self._checks.add(task)
                 task.add_done_callback(self._checks.discard)
@@ -416,8 +418,12 @@ class ManagerProcess:
         if not self.local.deliver(answer):
             self._server.send(answer)
 
-    async def _check(self, effect: CheckPeer) -> None:
+    async def _check(self, effect: CheckPeer | DialPeer) -> None:
         assert self.peers is not None
+        if isinstance(effect, DialPeer):
+            error, _ = await self.peers.check(effect.addr, effect.node_id)
+            self._inbox.put(PeerDialled(effect.raft_id, effect.addr, error))
+            return
         error, ours = await self.peers.check(effect.addr)
         self._inbox.put(PeerChecked(effect.stream, error, ours))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import structlog
 from google.protobuf.message import Message
@@ -39,10 +40,13 @@ _LOOK_PAUSE_S = 0.05
 
 
 class PeerLink:
-    """One member: its connection is made when there is something to send. ours: it takes a flow of messages."""
+    """One member: its connection is made when there is something to send. ours: it takes a flow of messages.
 
-    def __init__(self, raft_id: int, addr: str, tls: Callable[[], ClientTls], report: Report) -> None:
-        self.addr = addr
+    Another node than ``member`` names, if it does, is not talked to: the address may be somebody else's by now.
+    """
+
+    def __init__(self, member: api.RaftMember, tls: Callable[[], ClientTls], report: Report) -> None:
+        raft_id, self.addr, self.node_id = member.raft_id, member.addr, member.node_id
         self.ours = False
         self._raft_id = raft_id
         self._tls = tls
@@ -112,7 +116,7 @@ class PeerLink:
 
     async def _dial(self) -> rpc_client.Connection:
         """Raises Unavailable."""
-        tls, silence_s = self._tls(), defaults.RAFT_SILENCE_S
+        tls, silence_s = replace(self._tls(), node_id=self.node_id), defaults.RAFT_SILENCE_S
         connection = await rpc_client.connect(self.addr, tls, defaults.RAFT_DIAL_TIMEOUT_S, silence_s=silence_s)
         self._connection = connection
         connection.closed.add_done_callback(lambda _: self._lost(connection))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -17,7 +18,7 @@ import structlog
 from certs.errors import CertsError
 from certs.tls import ClientTls
 from swarm import api, defaults
-from swarm.api import raftpb
+from swarm.api import marks, raftpb
 from swarm.errors import Code, NotTaken, SwarmError, Unavailable
 from swarm.io import rpc_client
 from swarm.io.authorize import forwarding_metadata
@@ -110,7 +111,7 @@ class Peers:
                 continue
             assert isinstance(answer, api.ResolveAddressResponse)
             if ours:
-                self._report(FoundAt(answer.addr))
+                self._report(FoundAt(answer.addr, marks.has_mark(answer, marks.MOVED)))
                 return
             if answer.addr:
                 log.info("raft.peer_resolved", peer=f"{raft_id:x}", addr=answer.addr)
@@ -120,11 +121,11 @@ class Peers:
 
     def _link(self, member: api.RaftMember) -> PeerLink:
         link = self._links.get(member.raft_id)
-        if link is not None and link.addr != member.addr:
+        if link is not None and (link.addr, link.node_id) != (member.addr, member.node_id):
             self._spawn(link.close())
             link = None
         if link is None:
-            link = self._links[member.raft_id] = PeerLink(member.raft_id, member.addr, self._tls, self._hear)
+            link = self._links[member.raft_id] = PeerLink(member, self._tls, self._hear)
         link.ours = self._is_ours(member.raft_id)
         return link
 
@@ -274,11 +275,15 @@ class Peers:
 
     # --- health ----------------------------------------------------------------------------------------------------
 
-    async def check(self, addr: str) -> tuple[str, bool]:
-        """("" or why no manager serves at ``addr``, whether it is one of ours) (swarmkit: raft.go checkHealth)."""
+    async def check(self, addr: str, node_id: str = "") -> tuple[str, bool]:
+        """("" or why no manager serves at ``addr``, whether it is one of ours) (swarmkit: raft.go checkHealth).
+
+        node_id: of the only node that counts; empty: any manager of the cluster does.
+        """
+        tls = replace(self._tls(), node_id=node_id)
         try:
             async with asyncio.timeout(defaults.RPC_DIAL_TIMEOUT_S):
-                connection = await rpc_client.connect(addr, self._tls(), defaults.RPC_DIAL_TIMEOUT_S)
+                connection = await rpc_client.connect(addr, tls, defaults.RPC_DIAL_TIMEOUT_S)
                 try:
                     answer = await connection.unary("Health/Check", api.HealthCheckRequest(service="Raft"))
                 finally:

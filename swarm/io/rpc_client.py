@@ -21,7 +21,7 @@ from certs.errors import CertsError
 from certs.keys import CA_ROLE
 from certs.standing import apart
 from certs.stream import open_tls
-from certs.tls import ClientTls, OutsideValidity, client_context, verify_chain
+from certs.tls import ClientTls, OutsideValidity, client_context, verify_chain, verify_node
 from swarm import api, defaults
 from swarm.api.methods import METHODS
 from swarm.errors import SwarmError, Unavailable
@@ -92,7 +92,13 @@ def _verifier(tls: ClientTls, now: Callable[[], float]) -> Callable[[list[bytes]
     roots_pem = tls.roots_pem
     if roots_pem is None:
         return None
-    return lambda chain_der: verify_chain(chain_der, roots_pem, tls.server_name, now())
+
+    def verify(chain_der: list[bytes]) -> None:
+        verify_chain(chain_der, roots_pem, tls.server_name, now())
+        if tls.node_id:
+            verify_node(chain_der, tls.node_id)
+
+    return verify
 
 
 async def _clocks(addr: str, now: Callable[[], float]) -> str:

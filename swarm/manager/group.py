@@ -1,7 +1,7 @@
 """The Raft group as a manager knows it: members and their addresses, who was removed, and changes under way.
 
 Changes of the group are proposed one at a time, each when the one before is applied; a joiner is checked first (it must
-answer on its advertised address, since the group will count on it).
+answer on its advertised address, since the group will count on it), and so is the new address of a member (claims.py).
 
 (swarmkit: manager/state/raft/membership/cluster.go; raft.go Join, Leave)
 """
@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from swarm import api, defaults
 from swarm.api import raftpb
 from swarm.errors import Code, NotLeader, SwarmError
+from swarm.manager.claims import Claims, at_host, moved_to
 from swarm.raft.progress import quorum
 from swarm.rpc import Peer
 
@@ -52,6 +53,7 @@ class RaftGroup:
         self.removed: dict[int, None] = {}
         self._unreachable: dict[int, None] = {}
         self._moved: dict[int, api.RaftMember] = {}
+        self._claims = Claims()
         self.callers: dict[int, api.RaftMember] = {}
         """Who sent messages without being a member as far as the log tells: it may lag, and they need answers."""
         self._ours: dict[int, bool] = {}
@@ -66,6 +68,7 @@ class RaftGroup:
         Only force_new_cluster does that, in a member that was being removed when the others were lost.
         """
         self._moved.pop(change.node_id, None)
+        self._claims.drop(change.node_id)
         self.callers.pop(change.node_id, None)
         comes = change.type != raftpb.ConfChangeRemoveNode
         back = comes and change.node_id == self.raft_id and self.raft_id in self.removed
@@ -76,6 +79,7 @@ class RaftGroup:
             self.members.pop(change.node_id, None)
             self.removed[change.node_id] = None
             self._unreachable.pop(change.node_id, None)
+            self._claims.keep_only(dict.fromkeys(self.members))
         return back
 
     def restore(self, membership: api.ClusterSnapshot) -> None:
@@ -83,6 +87,7 @@ class RaftGroup:
         self.members = {member.raft_id: member for member in membership.members}
         self.removed = dict.fromkeys(membership.removed)
         self._moved.clear()
+        self._claims = Claims()
 
     def save(self) -> api.ClusterSnapshot:
         """For a snapshot."""
@@ -95,26 +100,21 @@ class RaftGroup:
 
     # --- who can be reached ----------------------------------------------------------------------------------------
 
-    def heard(self, raft_id: int, sender: Peer) -> bool:
-        """A message of this member arrived; returns whether it has moved.
+    def heard(self, raft_id: int, sender: Peer) -> None:
+        """A message of this member arrived.
 
-        A member that cannot be reached where it should be, and now calls from elsewhere, is to be found there; the
-        leader tells everybody (readdress). One that can be reached may call from any of its addresses.
+        A member that cannot be reached where it should be, and now calls from elsewhere, may be found there: that is to
+        be seen (dials). One that can be reached may call from any of its addresses.
         """
-        unreachable = raft_id in self._unreachable
-        self._unreachable.pop(raft_id, None)
         member = self.members.get(raft_id)
         if member is None and sender.host and self.members:
             self._remember_caller(raft_id, sender)
-        if not unreachable or member is None or not sender.host or sender.node_id != member.node_id:
-            return False
-        addr = at_host(sender.host, member.addr)
-        if addr == self.peers[raft_id].addr:
-            return False
-        self._moved.pop(raft_id, None)
-        if addr != member.addr:
-            self._moved[raft_id] = api.RaftMember(raft_id=raft_id, node_id=member.node_id, addr=addr)
-        return True
+        if member is not None and member.node_id and sender.node_id and sender.node_id != member.node_id:
+            return  # somebody else says so
+        unreachable = raft_id in self._unreachable
+        self._unreachable.pop(raft_id, None)
+        if unreachable and member is not None and sender.node_id == member.node_id:
+            self._claim(raft_id, moved_to(sender.host, member.addr))
 
     def _remember_caller(self, raft_id: int, sender: Peer) -> None:
         """The log does not tell of this one yet. Perhaps it listens where it calls from, on the port of the others."""
@@ -123,13 +123,49 @@ class RaftGroup:
         addr = at_host(sender.host, next(iter(self.members.values())).addr)
         self.callers[raft_id] = api.RaftMember(raft_id=raft_id, node_id=sender.node_id, addr=addr)
 
-    def found_at(self, addr: str) -> None:
-        """Where the others find this member; a leader that has moved would tell everybody its old address."""
+    def found_at(self, addr: str, moved: bool) -> None:
+        """Where another member finds this one, which leads; it would tell everybody its old address otherwise.
+
+        moved: that member has looked there. If not, this is what its log says, which may be long ago.
+        """
         member = self.members.get(self.raft_id)
-        if member is not None and addr:
-            self._moved.pop(self.raft_id, None)
-            if addr != member.addr:
-                self._moved[self.raft_id] = api.RaftMember(raft_id=self.raft_id, node_id=member.node_id, addr=addr)
+        if member is None:
+            return
+        if addr == member.addr:
+            self._stay(self.raft_id)
+        elif moved:
+            self._claim(self.raft_id, moved_to(addr.rpartition(":")[0], member.addr))
+
+    def _claim(self, raft_id: int, addr: str) -> None:
+        if addr and addr != self.peers[raft_id].addr:
+            self._claims.note(raft_id, addr)
+
+    def _stay(self, raft_id: int) -> None:
+        """This member is where the log has it, as far as is known."""
+        self._moved.pop(raft_id, None)
+        self._claims.drop(raft_id)
+
+    def dials(self, now: float) -> list[api.RaftMember]:
+        """Members at the addresses where it is to be seen now whether they serve there; ``now`` as everywhere."""
+        return [
+            api.RaftMember(raft_id=raft_id, node_id=self.members[raft_id].node_id, addr=addr)
+            for raft_id, addr in self._claims.due(now)
+        ]
+
+    def dialled(self, raft_id: int, addr: str, error: str) -> bool:
+        """How one of the dials ended (error empty: it is found there); returns whether that is worth telling.
+
+        A member that has moved is a peer at its new address from now on; the leader tells everybody (readdress).
+        """
+        member = self.members.get(raft_id)
+        if not self._claims.settle(raft_id, addr) or member is None:
+            return False
+        if error:
+            return self._claims.is_news(raft_id, addr)
+        self._stay(raft_id)
+        if addr != member.addr:
+            self._moved[raft_id] = api.RaftMember(raft_id=raft_id, node_id=member.node_id, addr=addr)
+        return True
 
     def resolve(self, raft_id: int, asker: Peer) -> api.RaftMember | None:
         """Where a member is to be found; one that asks for itself shows by that where it is."""
@@ -248,13 +284,8 @@ class RaftGroup:
         pending = [*((self.proposed,) if self.proposed else ()), *self._queue]
         self.proposed = None
         self._queue.clear()
+        self._stay(self.raft_id)  # whoever leads next finds out where we are
         return pending
-
-
-def at_host(host: str, addr: str) -> str:
-    """``addr`` ("ip:port") with ``host`` for its IP address."""
-    port = addr.rpartition(":")[2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _member_of(change: raftpb.ConfChange) -> api.RaftMember:

@@ -26,6 +26,7 @@ from swarm.manager.member import GroupMember
 from swarm.manager.service import Service, Write
 from swarm.manager.words import (
     AuthorityAnswered,
+    DialPeer,
     Forward,
     FoundAt,
     ManagerEffect,
@@ -33,6 +34,7 @@ from swarm.manager.words import (
     Parts,
     PeerAnswered,
     PeerChecked,
+    PeerDialled,
     PeerKnown,
 )
 from swarm.raft import words
@@ -75,8 +77,11 @@ class Manager(GroupMember):
             case PeerKnown(raft_id=raft_id, ours=ours):
                 self.group.known(raft_id, ours)
                 self._set_pace(now)
-            case FoundAt(addr=addr):
-                self.group.found_at(addr)
+            case PeerDialled():
+                self._dialled(event)
+            case FoundAt(addr=addr, moved=moved):
+                if self.leader is not None:
+                    self.group.found_at(addr, moved)
             case PeerAnswered(raft_id=raft_id, round_trip_s=round_trip_s):
                 self.pace.measured(raft_id, round_trip_s)
                 self._set_pace(now)
@@ -98,6 +103,8 @@ class Manager(GroupMember):
         self._change_group(now)
         self._hand_over(now)
         self._pass(now)
+        for member in self.group.dials(now):
+            self._out.append(DialPeer(member.raft_id, member.node_id, member.addr))
         out, self._out = self._out, []
         return out
 
@@ -116,6 +123,15 @@ class Manager(GroupMember):
     def leading(self) -> bool:
         """Whether this manager leads and its leader is at work."""
         return self.leader is not None
+
+    def _dialled(self, event: PeerDialled) -> None:
+        """It was seen whether a member is where it seems to be."""
+        if not self.group.dialled(event.raft_id, event.addr, event.error):
+            return
+        if event.error:
+            log.warning("raft.peer_not_there", peer=f"{event.raft_id:x}", addr=event.addr, error=event.error)
+        else:
+            log.info("raft.peer_moved", peer=f"{event.raft_id:x}", addr=event.addr)
 
     # --- calls -----------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from swarm import api, defaults
-from swarm.api import raftpb
+from swarm.api import marks, raftpb
 from swarm.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -27,8 +27,9 @@ from swarm.errors import (
     SwarmError,
     Unavailable,
 )
+from swarm.manager.claims import with_host
 from swarm.manager.external_ca import Outcome
-from swarm.manager.group import REMOVED_TEXT, UNREACHABLE_TEXT, RaftGroup, at_host
+from swarm.manager.group import REMOVED_TEXT, UNREACHABLE_TEXT, RaftGroup
 from swarm.manager.incoming import Incoming, is_readable
 from swarm.manager.leader import Leader
 from swarm.manager.pace import Pace
@@ -378,8 +379,7 @@ class GroupMember:
         if raft_id in self.group.removed:
             self._out.append(StreamEnd(stream, NotFound(REMOVED_TEXT)))
             return False
-        if self.group.heard(raft_id, sender):
-            log.info("raft.peer_moved", peer=f"{raft_id:x}", addr=self.group.peers[raft_id].addr)
+        self.group.heard(raft_id, sender)
         if message.type == raftpb.MsgSnap and not is_readable(message.snapshot):
             self._out.append(StreamEnd(stream, InvalidArgument("raft: the snapshot cannot be read")))
             return False
@@ -411,7 +411,8 @@ class GroupMember:
             text = REMOVED_TEXT if raft_id in self.group.removed else f"member {raft_id:x} not found"
             self._out.append(StreamEnd(call.stream, NotFound(text)))
         else:
-            self._out.append(Reply(call.stream, api.ResolveAddressResponse(addr=member.addr)))
+            answer, moved = api.ResolveAddressResponse(addr=member.addr), member != self.group.members[raft_id]
+            self._out.append(Reply(call.stream, marks.marked(answer, marks.MOVED) if moved else answer))
 
     # --- changes of the group --------------------------------------------------------------------------------------
 
@@ -493,8 +494,3 @@ class GroupMember:
         pending.tag = self._tag
         change.id = self._rng.getrandbits(63) | 1
         self._raft(words.ProposeMembership(pending.tag, change), now)
-
-
-def with_host(addr: str, host: str) -> str:
-    """``addr`` ("ip:port") with an unspecified address replaced by ``host``: what the leader sees of a joiner."""
-    return at_host(host, addr) if addr.rpartition(":")[0] in ("", "0.0.0.0", "[::]") else addr

@@ -63,6 +63,24 @@ class PeerChecked:
 
 
 @dataclass(frozen=True, slots=True)
+class DialPeer:
+    """Effect: see whether exactly this node serves at this address, as CheckPeer does, then tell with PeerDialled."""
+
+    raft_id: int
+    node_id: str
+    addr: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDialled:
+    """Event: the answer to DialPeer; error is empty when the node serves there."""
+
+    raft_id: int
+    addr: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class PeerKnown:
     """Event: what a member is: ours, or a stock manager."""
 
@@ -72,9 +90,10 @@ class PeerKnown:
 
 @dataclass(frozen=True, slots=True)
 class FoundAt:
-    """Event: another member finds this one at this address ("ip:port")."""
+    """Event: another member finds this one at this address ("ip:port"); moved: it looked, its log names another one."""
 
     addr: str
+    moved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +128,7 @@ ManagerEffect = (
     | Leadership
     | Forward
     | CheckPeer
+    | DialPeer
     | AskAuthority
     | words.Persist
     | words.Send
@@ -121,6 +141,7 @@ ManagerEvent = (
     | StreamData
     | StreamEnd
     | PeerChecked
+    | PeerDialled
     | PeerKnown
     | AuthorityAnswered
     | PeerAnswered

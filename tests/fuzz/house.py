@@ -18,7 +18,7 @@ from swarm.manager import cluster as clusters
 from swarm.manager.cluster import NewCluster
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
-from swarm.manager.words import CheckPeer, ManagerEffect, ManagerEvent, PeerChecked
+from swarm.manager.words import CheckPeer, DialPeer, ManagerEffect, ManagerEvent, PeerChecked, PeerDialled
 from swarm.raft import words
 from swarm.raft.raft import Raft
 from swarm.rpc import LOCAL, MANAGER_ROLE, WORKER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
@@ -51,6 +51,8 @@ class House:
         self.now = NOW
         self.stream = 0
         self.written: list[words.Persist] = []
+        self.dialled: list[DialPeer] = []
+        self.dial_error = ""  # why members are not found where they seem to be; empty: they are
         self.others: list[Reply | StreamData | StreamEnd] = []  # what other calls were answered during the last one
         rng = Random(f"{seed}, {'at work' if snapshot else 'made'}")  # never the IDs that the snapshot has already
         state = raftpb.HardState(term=1, vote=1, commit=snapshot.metadata.index) if snapshot else None
@@ -68,7 +70,7 @@ class House:
         return self.manager.store
 
     def tell(self, event: ManagerEvent | None) -> list[ManagerEffect]:
-        """Give an event, and do what is written on disk or asked of joiners; what is left is for others."""
+        """Give an event, and do what is written on disk or asked of members; what is left is for others."""
         out: list[ManagerEffect] = []
         waiting: list[ManagerEvent | None] = [event]
         while waiting:
@@ -78,6 +80,9 @@ class House:
                     waiting.append(words.Persisted(effect.token))
                 elif isinstance(effect, CheckPeer):
                     waiting.append(PeerChecked(effect.stream, "", ours=effect.stream % 2 == 0))
+                elif isinstance(effect, DialPeer):
+                    self.dialled.append(effect)
+                    waiting.append(PeerDialled(effect.raft_id, effect.addr, self.dial_error))
                 else:
                     out.append(effect)
         return out

@@ -59,6 +59,7 @@ class Checkers:
         self._ids: dict[str, str] = {}
         self._members: dict[int, str] = {}
         self._gone: dict[int, None] = {}
+        self._listened: dict[tuple[str, str], None] = {}
         self._made_anew: dict[int, None] = {}
         self._ports: dict[tuple[int, int], str] = {}
         self._judged = 0
@@ -111,6 +112,16 @@ class Checkers:
         self._members[change.node_id] = member.node_id
         nodes = list(self._members.values())
         assert nodes.count(member.node_id) == 1, f"node {member.node_id} is two members"
+
+        self.sends_to(member)
+
+    def listens(self, node_id: str, addr: str) -> None:
+        """The manager of this node serves at this address."""
+        self._listened[node_id, addr] = None
+
+    def sends_to(self, member: api.RaftMember) -> None:
+        """A member is taken to be at an address: it may have moved since, but it was there once."""
+        assert (member.node_id, member.addr) in self._listened, f"{member.node_id} never was at {member.addr}"
 
     # --- the store -------------------------------------------------------------------------------------------------
 

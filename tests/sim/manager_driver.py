@@ -27,11 +27,13 @@ from swarm.manager.words import (
     AuthorityAnswered,
     Changed,
     CheckPeer,
+    DialPeer,
     Forward,
     Leadership,
     ManagerEffect,
     ManagerEvent,
     PeerChecked,
+    PeerDialled,
     PeerKnown,
 )
 from swarm.raft import words
@@ -80,6 +82,7 @@ class ManagerDriver:
     def start(self, create: bool, join: Sequence[str], force_new_cluster: bool = False) -> Script:
         """See ManagerProcess.start."""
         self.network.listeners[self.addr] = self
+        self.checkers.listens(self.process.node_id, self.addr)
         image = self.process.disk.raft
         entries: tuple[raftpb.Entry, ...] = ()
         try:
@@ -285,11 +288,16 @@ class ManagerDriver:
             case Reply() | StreamEnd():
                 self.deliver(effect)
             case words.Send(message=message):
-                self.peers.send(message, self.manager.group.peers, self.manager.group.callers)
+                peers = self.manager.group.peers
+                if message.to in peers:
+                    self.checkers.sends_to(peers[message.to])
+                self.peers.send(message, peers, self.manager.group.callers)
             case Forward():
                 self.peers.forward(effect, self.deliver, self.put)
             case CheckPeer():
                 self.peers.run(self._check_joiner(effect))
+            case DialPeer():
+                self.peers.run(self._dial(effect))
             case AskAuthority(tag=tag, question=question):
                 self.network.kernel.at(self.network.delay(), lambda: self._asked(tag, question))
             case words.MembershipChanged():
@@ -361,7 +369,7 @@ class ManagerDriver:
             self._members_changed = Future()
             for raft_id, member in list(group.peers.items()):
                 if raft_id != group.raft_id:
-                    error, ours = yield from self.peers.check(member.addr)
+                    error, ours = yield from self.peers.check(member.addr, member.node_id)
                     if not error:
                         self._kinds[raft_id] = ours
                         self.put(PeerKnown(raft_id, ours))
@@ -378,3 +386,9 @@ class ManagerDriver:
         assert self.peers is not None
         error, ours = yield from self.peers.check(effect.addr)
         self.put(PeerChecked(effect.stream, error, ours))
+
+    def _dial(self, effect: DialPeer) -> Script:
+        assert self.peers is not None
+        error, _ = yield from self.peers.check(effect.addr, effect.node_id)
+        self.kernel.say(self.process.name, "dialled", effect.addr, error or "found")
+        self.put(PeerDialled(effect.raft_id, effect.addr, error))

@@ -32,6 +32,7 @@ FAULTS = (
     ("lose", 6),
     ("move", 3),
     ("usurp", 4),
+    ("disguise", 4),
 )
 KINDS = (*(kind for kind, _ in FAULTS), "catastrophe")
 
@@ -76,6 +77,7 @@ class Nature:
                 self.partition()
             case "heal":
                 self.world.network.cut.clear()
+                self.world.network.disguised.clear()
                 self.kernel.say("heal")
             case "stall":
                 self.stall(node)
@@ -92,6 +94,8 @@ class Nature:
             case "move":
                 if node.process is not None and node.node_id and self._may_move(node):
                     self.move(node)
+            case "disguise":
+                self.disguise(node)
             case "catastrophe":
                 self.catastrophe()
             case "lose":
@@ -172,12 +176,28 @@ class Nature:
         return len(members) > 2 and all(m.addr == f"{hosts.get(m.node_id)}:{PORT}" for m in members)
 
     def move(self, node: Node) -> None:
-        """Its machine gets another address, and starts anew."""
+        """Its machine gets another address, perhaps one that another machine had, and starts anew."""
         self.moved += 1
-        self.kernel.say("move", node.name)
         self.crash(node, power=True)
-        self.world.network.vacant[node.host] = None
+        vacant = self.world.network.vacant
+        free, left = list(vacant), node.host
         node.host = f"10.1.{self.moved}.{node.number}"
+        if free and self.rng.random() < 0.5:
+            node.host = self.rng.choice(free)
+            del vacant[node.host]
+        vacant[left] = None
+        self.kernel.say("move", node.name, node.host)
+
+    def disguise(self, node: Node) -> None:
+        """For a while its calls come from where it is not to be found, and its own address may be out of reach."""
+        network, hosts = self.world.network, [other.host for other in self.world.nodes if other is not node]
+        elsewhere = self.rng.choice([*hosts, *network.vacant, f"10.2.0.{node.number}"])
+        hidden = self.rng.random() < 0.7
+        self.kernel.say("disguise", node.name, elsewhere, hidden)
+        network.disguised[node.host] = elsewhere
+        if hidden:
+            for host in hosts:
+                network.cut[host, node.host] = True
 
     def usurp(self) -> None:
         """Who leads is cut off, and another comes to lead at once; clients ask both of them (workload.py)."""

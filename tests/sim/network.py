@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from google.protobuf.message import Message
@@ -60,6 +61,7 @@ class Network:
         self.duplication = 0.0
         self.cut: dict[tuple[str, str], bool] = {}
         self.vacant: dict[str, None] = {}  # addresses of hosts that have another one now
+        self.disguised: dict[str, str] = {}  # hosts whose packets seem to come from another one
         self.listeners: dict[str, ManagerDriver] = {}
         self._connections = 0
 
@@ -71,8 +73,16 @@ class Network:
         """Whether packets go from a to b."""
         return a == b or not ((a, b) in self.cut or a in self.vacant or b in self.vacant)
 
-    def dial(self, caller: Caller, addr: str, limit_s: float) -> Future:
-        """A Connection to the manager that listens at ``addr``; fails with Unavailable or DeadlineExceeded."""
+    def seen(self, caller: Caller) -> Peer:
+        """Who calls, as a server sees it."""
+        host = self.disguised.get(caller.host)
+        return caller.identity if host is None else replace(caller.identity, addr=f"{host}:40000")
+
+    def dial(self, caller: Caller, addr: str, limit_s: float, node_id: str = "") -> Future:
+        """A Connection to the manager that listens at ``addr``; fails with Unavailable or DeadlineExceeded.
+
+        node_id: see ClientTls.
+        """
         kernel, future = self.kernel, Future()
         host = addr.rpartition(":")[0]
         kernel.within(future, limit_s)
@@ -87,6 +97,9 @@ class Network:
             if server is None or server.process.identity.role != MANAGER_ROLE:
                 future.fail(Unavailable(f"{REFUSED} {addr}"))
                 return
+            if node_id and server.process.node_id != node_id:
+                future.fail(_another(server, node_id))
+                return
             self._connections += 1
             future.resolve(Connection(self, self._connections, caller, server))
 
@@ -94,9 +107,17 @@ class Network:
         return future
 
     def message(
-        self, caller: Caller, addr: str, limit_s: float, deliver: Callable[[ManagerDriver, Listener], None]
+        self,
+        caller: Caller,
+        addr: str,
+        limit_s: float,
+        deliver: Callable[[ManagerDriver, Listener], None],
+        node_id: str = "",
     ) -> Future:
-        """One call that is answered by one word, over a link that keeps no promises; fails if no answer comes back."""
+        """One call that is answered by one word, over a link that keeps no promises; fails if no answer comes back.
+
+        node_id: see ClientTls.
+        """
         kernel, future = self.kernel, Future()
         host = addr.rpartition(":")[0]
 
@@ -106,7 +127,10 @@ class Network:
 
         def arrive() -> None:
             server = self.listeners.get(addr)
-            if server is not None:
+            if server is not None and node_id and server.process.node_id != node_id:
+                if self.open(host, caller.host):
+                    future.fail(_another(server, node_id))
+            elif server is not None:
                 deliver(server, answered)
             elif self.open(host, caller.host):
                 future.fail(Unavailable(f"{REFUSED} {addr}"))
@@ -120,6 +144,10 @@ class Network:
 
     def _arrives(self, a: str, b: str) -> bool:
         return self.open(a, b) and not (self.loss and self.kernel.rng.random() < self.loss)
+
+
+def _another(server: ManagerDriver, node_id: str) -> Unavailable:
+    return Unavailable(f"certificate is of node {server.process.node_id}, not {node_id}")
 
 
 def settle(future: Future, answer: Answer) -> None:
@@ -183,7 +211,7 @@ class Connection:
         self.server = server
         self.closed = Future()  # on the caller's side: why
         self.dropped = False  # on the server's side
-        self._peer = caller.identity
+        self._peer = network.seen(caller)
         host, server_host = caller.host, server.process.host
         self._up, self._down = Way(self, host, server_host), Way(self, server_host, host)
         self._listeners: dict[int, Listener] = {}

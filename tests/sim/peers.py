@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from swarm import api, defaults
-from swarm.api import raftpb
+from swarm.api import marks, raftpb
 from swarm.errors import Code, NotTaken, SwarmError, Unavailable
 from swarm.io.authorize import forwarding_metadata
 from swarm.manager import health
@@ -39,7 +39,7 @@ class Peers:
         self._reads = reads
         self._managers = list(managers)
         self._scope = Scope()
-        self._links: dict[str, Connection] = {}
+        self._links: dict[tuple[str, str], Connection] = {}
         self._strangers: dict[int, api.RaftMember] = {}
         self._searches: dict[int, None] = {}
         self._forwarded: dict[int, _Forwarded] = {}
@@ -79,13 +79,14 @@ class Peers:
             self.run(self._send_snapshot(message, member))
         else:
             wire = message.SerializeToString()
-            caller = self._process.identity
+            caller = self._network.seen(self._process)
 
             def arrive(server: ManagerDriver, listener: Listener) -> None:
                 server.raft_message(raftpb.Message.FromString(wire), caller, listener)
 
             began = self._kernel.now
-            future = self._network.message(self._process, member.addr, defaults.RAFT_SEND_TIMEOUT_S, arrive)
+            limit_s = defaults.RAFT_SEND_TIMEOUT_S
+            future = self._network.message(self._process, member.addr, limit_s, arrive, member.node_id)
             future.then(lambda: self._sent(message, future.error, began))
 
     def _sent(self, message: raftpb.Message, error: Exception | None, began: float) -> None:
@@ -106,7 +107,7 @@ class Peers:
 
     def _send_snapshot(self, message: raftpb.Message, member: api.RaftMember) -> Script:
         try:
-            connection = yield from self._link(member.addr)
+            connection = yield from self._link(member)
             future, stream = Future(), next(self._streams)
             connection.open(Call(stream, "Raft/StreamRaftMessage", None), lambda answer: settle(future, answer))
             data = message.snapshot.data
@@ -149,7 +150,7 @@ class Peers:
                         return
                     continue
                 if ours:
-                    self._report(FoundAt(answer.addr))
+                    self._report(FoundAt(answer.addr, marks.has_mark(answer, marks.MOVED)))
                     return
                 if answer.addr:
                     self._kernel.say(self._process.name, "resolved", f"{raft_id:x}", answer.addr)
@@ -162,21 +163,23 @@ class Peers:
     def keep_only(self, members: dict[int, api.RaftMember]) -> None:
         """See Peers.keep_only."""
         self._strangers = {key: found for key, found in self._strangers.items() if key not in members}
-        addresses = {member.addr: None for member in members.values()}
-        for addr in [addr for addr in self._links if addr not in addresses]:
-            self._links.pop(addr).close()
+        known = {(member.addr, member.node_id): None for member in members.values()}
+        for key in [key for key in self._links if key not in known]:
+            self._links.pop(key).close()
 
-    def _link(self, addr: str) -> Script:
-        link = self._links.get(addr)
+    def _link(self, member: api.RaftMember) -> Script:
+        key = member.addr, member.node_id
+        link = self._links.get(key)
         if link is None or link.closed.done:
-            link = yield self._network.dial(self._process, addr, defaults.RAFT_DIAL_TIMEOUT_S)
-            self._links[addr] = link
+            limit_s = defaults.RAFT_DIAL_TIMEOUT_S
+            link = yield self._network.dial(self._process, member.addr, limit_s, member.node_id)
+            self._links[key] = link
         return link
 
-    def check(self, addr: str) -> Script:
+    def check(self, addr: str, node_id: str = "") -> Script:
         """See Peers.check."""
         try:
-            connection = yield self._network.dial(self._process, addr, defaults.RPC_DIAL_TIMEOUT_S)
+            connection = yield self._network.dial(self._process, addr, defaults.RPC_DIAL_TIMEOUT_S, node_id)
             try:
                 request = api.HealthCheckRequest(service="Raft")
                 answer = yield from connection.unary("Health/Check", request, defaults.RPC_DIAL_TIMEOUT_S)
@@ -199,7 +202,7 @@ class Peers:
         call = forwarded.call
         try:
             metadata = () if call.peer.local else forwarding_metadata(call.peer)
-            connection: Connection = yield from self._link(leader.addr)
+            connection: Connection = yield from self._link(leader)
         except SwarmError as error:
             if error.code not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
                 self._answered(forwarded, StreamEnd(call.stream, error))

@@ -238,6 +238,7 @@ class World:
         self.faulty = False
         network = self.network
         network.cut.clear()
+        network.disguised.clear()
         network.delay_s, network.loss, network.duplication, self._disk_s = 0.002, 0.0, 0.0, 0.001
         for node in self.nodes:
             node.engine.chaos = 0.0

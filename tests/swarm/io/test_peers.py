@@ -10,8 +10,8 @@ import pytest_asyncio
 
 from certs.tls import server_context
 from swarm import api
-from swarm.api import raftpb
-from swarm.errors import NotFound
+from swarm.api import marks, raftpb
+from swarm.errors import NotFound, Unavailable
 from swarm.io.authorize import ClusterAuthorizer
 from swarm.io.peers import Peers
 from swarm.manager.group import REMOVED_TEXT
@@ -35,6 +35,8 @@ class Members:
         self.told: asyncio.Queue[object] = asyncio.Queue()
         self.addresses = {STRANGER: second.address}
         self.removed: dict[int, None] = {}
+        self.moved: dict[int, None] = {}
+        self.serves = True
         self.messages: asyncio.Queue[raftpb.Message] = asyncio.Queue()
         credentials = authority.issue("manager2")
         managers = [first.address]
@@ -48,8 +50,15 @@ class Members:
 
     def answer(self, served: Served, call: Call) -> None:
         match call.request:
+            case api.HealthCheckRequest(service="Raft") if self.serves:
+                answer = api.HealthCheckResponse(status=api.HealthCheckResponse.SERVING)
+                served.server.send(Reply(call.stream, answer))
+            case api.HealthCheckRequest():
+                served.server.send(StreamEnd(call.stream, Unavailable("this manager is not ready yet")))
             case api.ResolveAddressRequest(raft_id=raft_id) if raft_id in self.addresses:
                 answer = api.ResolveAddressResponse(addr=self.addresses[raft_id])
+                if raft_id in self.moved:
+                    answer = marks.marked(answer, marks.MOVED)
                 served.server.send(Reply(call.stream, answer))
             case api.ResolveAddressRequest(raft_id=raft_id) if raft_id in self.removed:
                 served.server.send(StreamEnd(call.stream, NotFound(REMOVED_TEXT)))
@@ -130,6 +139,46 @@ async def test_that_a_stranger_was_removed_says_nothing_about_us(members: Member
     while FoundAt("127.0.0.1:1") not in members.reports:
         await members.told.get()
     assert members.reports == [words.Unreachable(STRANGER), FoundAt("127.0.0.1:1")]
+
+
+async def test_who_has_found_us_elsewhere_than_its_log_says_tells_it(members: Members) -> None:
+    members.addresses[OWN] = "10.0.0.7:2377"
+    members.moved[OWN] = None
+    members.peers.ask_for_us(OWN, [])
+    assert await members.told.get() == FoundAt("10.0.0.7:2377", moved=True)
+
+
+async def test_an_address_counts_only_if_the_node_that_is_looked_for_serves_there(members: Members) -> None:
+    address = members.first.address
+    assert await members.peers.check(address, "manager1") == ("", False)
+    error, _ = await members.peers.check(address, "manager7")
+    assert "certificate is of node manager1, not manager7" in error
+    assert [call.method for call in members.first.calls] == ["Health/Check"], "another node is asked nothing"
+    members.serves = False
+    assert (await members.peers.check(address, "manager1"))[0] == "this manager is not ready yet"
+    error, _ = await members.peers.check("127.0.0.1:1", "manager1")
+    assert "connection refused" in error
+
+
+async def test_a_node_of_another_cluster_or_a_worker_is_not_found_whatever_it_is_called(
+    members: Members, authority: Authority, other_authority: Authority, make_served: MakeServed
+) -> None:
+    for credentials in (other_authority.issue("manager1"), authority.issue("manager1", "swarm-worker")):
+        context = server_context(credentials, authority.pem)
+        served = await make_served(lambda context=context: context, ClusterAuthorizer("cluster1", lambda _: False))  # type: ignore[misc]
+        error, _ = await members.peers.check(served.address, "manager1")
+        assert "authentication handshake failed: x509" in error
+        assert not served.calls
+
+
+async def test_messages_for_a_member_are_not_given_to_another_node_at_its_address(members: Members) -> None:
+    known = {STRANGER: api.RaftMember(raft_id=STRANGER, node_id="manager7", addr=members.first.address)}
+    members.peers.send(message(STRANGER), known, {})
+    assert await members.told.get() == words.Unreachable(STRANGER)
+    assert not members.first.calls
+    known[STRANGER].node_id = "manager1"
+    members.peers.send(message(STRANGER), known, {})
+    assert (await members.messages.get()).to == STRANGER
 
 
 async def test_a_member_that_nobody_knows_is_not_asked_for_again_and_again(members: Members) -> None:
