@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,19 @@ def role(host: Host) -> str:
     return keys.identity_of(certificate(host)).role
 
 
-def renewed(host: Host) -> None:
-    """Wait until this node has another certificate, whenever its time comes."""
-    before = certificate(host).serial_number
+def renewed(host: Host, before: int = 0) -> None:
+    """Wait until this node has another certificate than this one (0: than now), whenever its time comes."""
+    before = before or certificate(host).serial_number
     until(lambda: certificate(host).serial_number, lambda serial: serial != before, what=f"renewal on {host.name}")
+
+
+def renewed_late(lab: Lab, host: Host, root: RootCA) -> None:
+    """This node is started with a certificate that has six sevenths of its life behind it, and gets another one."""
+    lab.stop(host)
+    ending(host, root, -90 * DAY_S / 7)
+    before = certificate(host).serial_number
+    lab.start(host)
+    renewed(host, before)
 
 
 def tls_states(manager: Host) -> dict[str, str]:
@@ -102,6 +111,12 @@ def ready(manager: Host, *hosts: Host) -> None:
     until(states, lambda seen: seen == wanted, what="all nodes ready")
 
 
+def reachable(manager: Host, other: Host) -> bool:
+    """Whether another manager is up, as this one shows it; not while there is no leader."""
+    form = "{{with .ManagerStatus}}{{.Reachability}}{{end}}"
+    return manager.docker_run("node", "inspect", other.name, "--format", form).stdout.strip() == "reachable"
+
+
 def tasks(manager: Host) -> list[str]:
     return sorted(task["ID"] for task in calls.running(manager, "on-all"))
 
@@ -111,17 +126,21 @@ def log_has(host: Host, *words: str) -> bool:
     return any(all(word in line for word in words) for line in lines)
 
 
-def through_roles(manager: Host, worker: Host) -> None:
-    """A manager for a while, with certificates for it that are renewed."""
+def through_roles(manager: Host, worker: Host, in_time: Callable[[], None]) -> None:
+    """A worker, then a manager for a while, with certificates that are renewed when it is time."""
+    in_time()
+    assert role(worker) == "swarm-worker"
     manager.docker("node", "promote", worker.name)
-    until(lambda: calls.node_of(manager, worker).get("ManagerStatus", {}).get("Reachability") == "reachable")
+    until(partial(reachable, manager, worker))
+    in_time()
     assert role(worker) == "swarm-manager"
-    renewed(worker)
-    manager.docker("node", "demote", worker.name)
+    until(partial(reachable, manager, worker))
+    # its description changes with its certificate: until that is over its version moves on, for any two writers
+    until(lambda: manager.docker_run("node", "demote", worker.name).returncode, lambda code: code == 0)
     until(lambda: role(worker), lambda seen: seen == "swarm-worker")
 
 
-def through_an_authority(manager: Host, worker: Host, company: Path) -> None:
+def through_an_authority(lab: Lab, manager: Host, worker: Host, company: Path) -> None:
     """To an authority outside with certificates that live for minutes, and back to a root of the swarm's own."""
     begin(manager, worker)
     (company / "first.pem").write_text(manager.docker("swarm", "ca"))
@@ -136,9 +155,14 @@ def through_an_authority(manager: Host, worker: Host, company: Path) -> None:
         root = x509.load_pem_x509_certificate((company / "root.pem").read_bytes())
         for host in (manager, worker):
             certificate(host).verify_directly_issued_by(root)
-        if worker.stock:  # a demotion by a stock manager means an election; test_stock_peers.py has that
-            renewed(worker)
-            through_roles(manager, worker)
+        if worker.stock:
+            through_roles(manager, worker, partial(renewed, worker))
+        else:
+            assert tasks(manager) == running
+            root_ca = RootCA((company / "root.pem").read_bytes(), (company / "root.key").read_bytes())
+            through_roles(manager, worker, partial(renewed_late, lab, worker, root_ca))
+            # it was away, perhaps for long enough to be given another task
+            running = until(partial(tasks, manager), lambda found: len(found) == 2, what="a task on every node")
         manager.docker("swarm", "ca", "--rotate", "--quiet", timeout_s=60.0)
     until(partial(tls_states, manager), lambda seen: seen == {manager.name: "Ready", worker.name: "Ready"})
     ready(manager, manager, worker)
@@ -150,13 +174,13 @@ def through_an_authority(manager: Host, worker: Host, company: Path) -> None:
 
 def test_an_authority_outside_signs_for_our_manager_and_a_stock_node_in_every_role(lab: Lab, company: Path) -> None:
     ours, _, stock = lab.hosts
-    through_an_authority(ours, stock, company)
+    through_an_authority(lab, ours, stock, company)
     assert log_has(ours, "certificate.issued", "external CA")
 
 
-def test_the_same_authority_signs_for_a_stock_manager_and_our_node(lab: Lab, company: Path) -> None:
+def test_the_same_authority_signs_for_a_stock_manager_and_our_node_in_every_role(lab: Lab, company: Path) -> None:
     ours, _, stock = lab.hosts
-    through_an_authority(stock, ours, company)
+    through_an_authority(lab, stock, ours, company)
 
 
 def test_an_authority_that_is_away_is_named_where_it_is_needed(lab: Lab, company: Path) -> None:
@@ -186,8 +210,8 @@ def test_an_authority_that_is_away_is_named_where_it_is_needed(lab: Lab, company
 # --- expiry --------------------------------------------------------------------------------------------------------
 
 
-def expire(host: Host, root: RootCA, ended_s: float) -> None:
-    """Put a certificate in the place of a node's own that ended so long ago; its daemon does not run."""
+def ending(host: Host, root: RootCA, ended_s: float) -> None:
+    """Put a certificate of 90 days in the place of a node's own that ended so long ago; its daemon does not run."""
     own = directory_of(host)
     identity = keys.identity_of(certificate(host))
     key = keys.load_private_key((own / "swarm-node.key").read_bytes())
@@ -220,7 +244,7 @@ def test_nodes_whose_certificates_expired_while_they_were_off_come_back_for_a_mo
     # a manager alone, long after its time, and a worker two weeks after
     for host, ended_s in ((manager, 200 * DAY_S), (worker, 14 * DAY_S + 300)):
         lab.stop(host)
-        expire(host, root, ended_s)
+        ending(host, root, ended_s)
     for host in (manager, worker):
         lab.start(host)
     ready(manager, manager, worker)
@@ -230,7 +254,7 @@ def test_nodes_whose_certificates_expired_while_they_were_off_come_back_for_a_mo
         assert certificate(host).not_valid_after_utc.timestamp() > time.time()
     # too late: it says why, and can leave and join again
     lab.stop(worker)
-    expire(worker, root, 31 * DAY_S + 300)
+    ending(worker, root, 31 * DAY_S + 300)
     lab.start(worker)
     error = until(partial(local_error, worker), lambda seen: "leave the swarm and join again" in seen)
     assert "31d before this manager's clock" in error
@@ -270,6 +294,15 @@ def test_a_rotation_waits_for_a_node_that_is_away_and_says_which(lab: Lab) -> No
     assert shown()["TLSInfo"]["TrustRoot"] != before["TLSInfo"]["TrustRoot"]
     assert all(shown()["JoinTokens"][part] != before["JoinTokens"][part] for part in ("Worker", "Manager"))
     ready(manager, manager, stock)
+    # who was removed does not come back by itself or by an old token, but by a new one
+    lab.start(away)
+    away.docker_run("swarm", "leave", "--force")
+    old = before["JoinTokens"]["Worker"]
+    refused = away.docker_run("swarm", "join", "--token", old, "--advertise-addr", away.ip, f"{manager.ip}:2377")
+    assert "remote CA does not match fingerprint" in refused.stderr
+    away.docker_run("swarm", "leave", "--force")
+    join(away, manager)
+    ready(manager, manager, away, stock)
 
 
 def test_a_swarm_begins_with_an_authority_and_refuses_short_lives_in_stocks_words(lab: Lab) -> None:
@@ -295,11 +328,11 @@ def test_managers_that_all_expired_while_they_were_off_go_on_from_one(lab: Lab, 
     first.docker("swarm", "ca", "--rotate", "--quiet", *flags, timeout_s=60.0)
     for host in (first, second):
         lab.stop(host)
-        expire(host, root, 10 * DAY_S)
+        ending(host, root, 10 * DAY_S)
     for host in (first, second):
         lab.start(host)
     for host in (first, second):
         until(partial(local_error, host), lambda error: "x509: certificate has expired" in error)
     first.docker("swarm", "init", "--force-new-cluster", "--advertise-addr", first.ip)
     ready(first, first, second)
-    until(lambda: calls.node_of(first, second).get("ManagerStatus", {}).get("Reachability") == "reachable")
+    until(partial(reachable, first, second))
