@@ -14,7 +14,7 @@ from certs.tls import client_context
 from swarm import api, defaults
 from swarm.io import http2_frames as h2
 from swarm.store.tx import Tx
-from tests.security.fort import OTHER_WORKER, WORKER, Fort, Intruder, framed, settled
+from tests.security.fort import OTHER_WORKER, WORKER, Fort, framed, settled
 
 ADDRESSES = [f"127.1.{number >> 8}.{number & 255}" for number in range(1, 301)]
 HOME, ELSEWHERE = "127.9.0.1", "127.9.0.2"
@@ -83,23 +83,6 @@ async def crowd(fort: Fort, hello: bytes, tls: bool, requests: bytes = b"") -> A
         await made.stop()
 
 
-async def called(fort: Fort, node_id: str, source: str) -> None:
-    """A node comes from there and is answered. It tries again when it is turned away, as nodes do."""
-    async with asyncio.timeout(30.0):
-        while True:
-            try:
-                intruder: Intruder = await fort.intrude(fort.worker(node_id), source=source)
-            except (OSError, ssl.SSLError):
-                await asyncio.sleep(0.05)
-                continue
-            intruder.request(1, "CA/GetRootCACertificate", ROOT)
-            outcome = await intruder.until(lambda seen: 1 in seen.status or seen.closed)
-            intruder.close()
-            if 1 in outcome.status:
-                assert outcome.status[1] == (0, "")
-                return
-
-
 @pytest.mark.parametrize(
     ("hello", "tls"),
     [
@@ -123,7 +106,28 @@ async def test_members_are_served_and_let_in_while_strangers_crowd_in_from_every
                 await member.unary("CA/GetRootCACertificate", api.GetRootCACertificateRequest())
                 member.close()
                 await fort.intrude(fort.worker(), source=HOME)  # at the first try
-            await called(fort, WORKER, ELSEWHERE)
     assert strangers.most <= PLACES
     said = {(entry["event"], entry["peer"].partition(":")[0]) for entry in logs}
     assert len(logs) == len(said)
+
+
+async def test_half_requests_from_many_addresses_end_the_oldest_of_them(
+    fort: Fort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(defaults, "RPC_STRANGERS_PER_S_MAX", 500)
+    monkeypatch.setattr(defaults, "RPC_UNFINISHED_STRANGERS_BYTES_MAX", 200_000)
+    half = (30_000).to_bytes(5, "big") + b"x" * 20_000
+    async with fort.served_meanwhile():
+        intruders = []
+        for address in ADDRESSES[:PLACES]:
+            intruder = await fort.intrude(source=address)
+            intruder.request(1, "NodeCA/IssueNodeCertificate", half, end=False)
+            await intruder.alive()
+            intruders.append(intruder)
+        for intruder in intruders[: PLACES - 10]:
+            await intruder.end()
+        for intruder in intruders[PLACES - 9 :]:
+            await intruder.alive()
+        joiner = await fort.intrude(source=ELSEWHERE)
+        joiner.request(1, "CA/GetRootCACertificate", ROOT)
+        assert await joiner.answer() == (0, "")

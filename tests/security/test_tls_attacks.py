@@ -180,39 +180,115 @@ async def test_a_stranger_that_is_asked_to_leave_and_stays_is_cut_off(fort: Fort
     await idle.end()
 
 
+class Session:
+    """A TLS client in memory, for what OpenSSL can do and Python cannot ask for."""
+
+    def __init__(self, fort: Fort, context: ssl.SSLContext) -> None:
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=MANAGER_ROLE)
+        self.library = ctypes.CDLL(_ssl.__file__)
+        self._address = fort.address
+        self.reader: asyncio.StreamReader
+        self.writer: asyncio.StreamWriter
+
+    @property
+    def handle(self) -> ctypes.c_void_p:
+        """OpenSSL's, of struct PySSLSocket."""
+        return ctypes.c_void_p.from_address(id(self.tls._sslobj) + 24)  # type: ignore[attr-defined]
+
+    async def connect(self) -> None:
+        self.reader, self.writer = await asyncio.open_connection(*self._address)
+        await self.handshake()
+
+    async def handshake(self) -> None:
+        while True:
+            try:
+                self.tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self.exchange()
+        self.writer.write(self.outgoing.read())
+
+    async def read_until(self, words: bytes) -> None:
+        seen = b""
+        while words not in seen:
+            try:
+                seen += self.tls.read(1 << 16)
+            except ssl.SSLWantReadError:
+                await self.exchange()
+
+    async def exchange(self) -> None:
+        self.writer.write(self.outgoing.read())
+        data = await self.reader.read(1 << 16)
+        assert data, "closed"
+        self.incoming.write(data)
+
+
+def tls_1_2_context() -> ssl.SSLContext:
+    """As old as may be, and ready to negotiate again."""
+    context = old_context(ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES128-GCM-SHA256")
+    context.options &= ~(ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION)
+    return context
+
+
+async def test_tls_1_2_is_not_negotiated_again(fort: Fort) -> None:
+    """A client could make the server sign as often as it likes; and who it is must not change in the middle."""
+    session = Session(fort, tls_1_2_context())
+    await session.connect()
+    assert session.tls.version() == "TLSv1.2"
+    session.tls.write(h2.PREFACE + h2.settings_frame({}) + h2.frame(h2.PING, 0, 0, b"12345678"))
+    await session.read_until(b"12345678")
+    async with fort.served_meanwhile():
+        assert session.library.SSL_renegotiate(session.handle) == 1
+        session.library.SSL_do_handshake(session.handle)
+        assert session.outgoing.pending > 0
+        session.writer.write(session.outgoing.read())
+        kind = 23
+        while kind == 23:  # data; the types of records are not encrypted
+            head = await session.reader.readexactly(5)
+            kind = head[0]
+            await session.reader.readexactly(int.from_bytes(head[3:], "big"))
+        assert kind == 21  # an alert, and no ServerHello
+    session.writer.transport.abort()
+
+
+async def test_compression_of_tls_is_not_taken_from_who_offers_it(fort: Fort) -> None:
+    session = Session(fort, tls_1_2_context())
+    with pytest.raises(ssl.SSLWantReadError):
+        session.tls.do_handshake()
+    hello = session.outgoing.read()
+    at = 5 + 4 + 2 + 32  # of the session's ID: after the heads of record and message, version and random
+    at += 1 + hello[at]
+    at += 2 + int.from_bytes(hello[at : at + 2], "big")
+    assert hello[at : at + 2] == b"\x01\x00"
+    message = hello[9:at] + b"\x02\x01\x00" + hello[at + 2 :]  # DEFLATE, or none
+    body = b"\x01" + len(message).to_bytes(3, "big") + message
+    reader, writer = await asyncio.open_connection(*fort.address)
+    writer.write(b"\x16\x03\x01" + len(body).to_bytes(2, "big") + body)
+    answer = await reader.readexactly(5 + 4 + 2 + 32 + 1)
+    assert (answer[0], answer[5]) == (22, 2)
+    rest = await reader.readexactly(answer[-1] + 3)
+    assert rest[-1] == 0
+    writer.transport.abort()
+
+
 async def test_a_flood_of_key_updates_ends_the_connection(fort: Fort) -> None:
     """Each costs more than a call, and is answered; Python cannot ask for one, OpenSSL can."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    context = client_context(fort.client_tls(None))
-    tls = context.wrap_bio(incoming, outgoing, server_hostname=MANAGER_ROLE)
-    reader, writer = await asyncio.open_connection(*fort.address)
-    while True:
-        try:
-            tls.do_handshake()
-            break
-        except ssl.SSLWantReadError:
-            writer.write(outgoing.read())
-            incoming.write(await reader.read(1 << 16))
-    writer.write(outgoing.read())
-    library = ctypes.CDLL(_ssl.__file__)
-    session = ctypes.c_void_p.from_address(id(tls._sslobj) + 24)  # type: ignore[attr-defined]  # struct PySSLSocket
-    update, send = library.SSL_key_update, library.SSL_do_handshake
+    session = Session(fort, client_context(fort.client_tls(None)))
+    await session.connect()
+    reader, writer = session.reader, session.writer
 
     def updates(count: int) -> bytes:
         for _ in range(count):
-            assert update(session, 1) == 1
-            send(session)
-        return outgoing.read()
+            assert session.library.SSL_key_update(session.handle, 1) == 1
+            session.library.SSL_do_handshake(session.handle)
+        return session.outgoing.read()
 
     with capture_logs() as logs:
         async with fort.served_meanwhile():
             writer.write(updates(10))
-            tls.write(h2.PREFACE + h2.settings_frame({}) + h2.frame(h2.PING, 0, 0, b"12345678"))
-            writer.write(outgoing.read())
-            seen = b""
-            while b"12345678" not in seen:
-                incoming.write(await reader.read(1 << 16))
-                seen += tls.read(1 << 16)
+            session.tls.write(h2.PREFACE + h2.settings_frame({}) + h2.frame(h2.PING, 0, 0, b"12345678"))
+            await session.read_until(b"12345678")
             writer.write(updates(USELESS_RECORDS_MAX))
             while await reader.read(1 << 16):
                 pass

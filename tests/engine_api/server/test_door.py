@@ -90,11 +90,15 @@ def place(tmp_path: Path, authority: Authority) -> Place:
     return Place(tmp_path, authority)
 
 
-def _old_tls(context: ssl.SSLContext) -> None:
+def _old_tls(context: ssl.SSLContext, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_1) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         context.set_ciphers("ALL:@SECLEVEL=0")
-        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+        context.minimum_version = context.maximum_version = version
+
+
+def _oldest_tls(context: ssl.SSLContext) -> None:
+    _old_tls(context, ssl.TLSVersion.TLSv1)
 
 
 def _tls_1_2(context: ssl.SSLContext) -> None:
@@ -108,6 +112,7 @@ async def test_only_clients_with_a_certificate_of_the_ca_get_in(place: Place, ot
         assert await place.works(client)
         assert await place.works(client, adjust=_tls_1_2)
         assert not await place.works(client, adjust=_old_tls)
+        assert not await place.works(client, adjust=_oldest_tls)
         assert not await place.works(None)
         assert not await place.works(other_authority.issue())
         assert not await place.works(authority.issue(usage=(ExtendedKeyUsageOID.SERVER_AUTH,)))
