@@ -81,6 +81,11 @@ def role(host: Host) -> str:
     return keys.identity_of(certificate(host)).role
 
 
+def lasts_hours(host: Host) -> float:
+    """The life of this node's certificate, with the hour before it was signed."""
+    return (certificate(host).not_valid_after_utc - certificate(host).not_valid_before_utc).total_seconds() / 3600.0
+
+
 def renewed(host: Host, before: int = 0) -> None:
     """Wait until this node has another certificate than this one (0: than now), whenever its time comes."""
     before = before or certificate(host).serial_number
@@ -167,8 +172,7 @@ def through_an_authority(lab: Lab, manager: Host, worker: Host, company: Path) -
     until(partial(tls_states, manager), lambda seen: seen == {manager.name: "Ready", worker.name: "Ready"})
     ready(manager, manager, worker)
     for host in (manager, worker):
-        lasts = certificate(host).not_valid_after_utc - certificate(host).not_valid_before_utc
-        assert lasts.days == 90
+        assert lasts_hours(host) == 90 * 24 + 1
     assert tasks(manager) == running
 
 
@@ -294,15 +298,22 @@ def test_a_rotation_waits_for_a_node_that_is_away_and_says_which(lab: Lab) -> No
     assert shown()["TLSInfo"]["TrustRoot"] != before["TLSInfo"]["TrustRoot"]
     assert all(shown()["JoinTokens"][part] != before["JoinTokens"][part] for part in ("Worker", "Manager"))
     ready(manager, manager, stock)
-    # who was removed does not come back by itself or by an old token, but by a new one
+    # who was removed comes back by the token of the day, with a certificate of the life of the day
     lab.start(away)
-    away.docker_run("swarm", "leave", "--force")
-    old = before["JoinTokens"]["Worker"]
-    refused = away.docker_run("swarm", "join", "--token", old, "--advertise-addr", away.ip, f"{manager.ip}:2377")
-    assert "remote CA does not match fingerprint" in refused.stderr
+    replaced = manager.docker("swarm", "join-token", "-q", "worker").strip()
+    manager.docker("swarm", "join-token", "--rotate", "worker")
+    manager.docker("swarm", "update", "--cert-expiry", "2h")
+    for token, why in (
+        (before["JoinTokens"]["Worker"], "remote CA does not match fingerprint"),
+        (replaced, "A valid join token is necessary to join this cluster"),
+    ):
+        away.docker_run("swarm", "leave", "--force")
+        refused = away.docker_run("swarm", "join", "--token", token, "--advertise-addr", away.ip, f"{manager.ip}:2377")
+        assert why in refused.stderr
     away.docker_run("swarm", "leave", "--force")
     join(away, manager)
     ready(manager, manager, away, stock)
+    assert lasts_hours(away) == 3
 
 
 def test_a_swarm_begins_with_an_authority_and_refuses_short_lives_in_stocks_words(lab: Lab) -> None:
