@@ -244,6 +244,12 @@ RPC_KEEPALIVE_QUIET_S = 300.0  # stock servers take more frequent PINGs without 
 RPC_STOP_GRACE_S = 8.0
 
 # --- Engine API ---
+API_CONNECTIONS_MAX = 4_096  # of clients; the one that is idle for the longest time makes room for another
+API_SILENCE_S = 300.0  # of a client that connects and sends nothing, as in stock engines
+API_HEAD_READ_S = 60.0  # from the first byte of a request's head to its last (stock engines: 300)
+API_BODY_READ_S = 300.0  # for the body of a request to us; the engine's take as long as they like
+API_UNFINISHED_BYTES_MAX = 256 << 20  # of incomplete heads, and of requests to us that are not answered
+API_LINGER_S = 2.0  # for which a refused client's bytes are read, so that it finds the answer
 API_BODY_BYTES_MAX = 16 << 20
 API_FRAGMENT_BYTES_MAX = 128 << 20  # JSON of objects kept for lists
 API_LIST_CHUNK_OBJECTS = 200  # converted to JSON at a stretch

@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 from aiohttp import web
 
 from engine_api.server.http1 import HEAD_BYTES_MAX, Head
+from swarm import defaults
 
 WRITE_BUFFER_BYTES = 1 << 20
 READ_BUFFER_BYTES = 1 << 18
@@ -249,21 +250,31 @@ class Upstream(asyncio.BufferedProtocol):
         return self._closing or (self._transport is not None and self._transport.is_closing())
 
 
+@dataclass
+class Load:
+    """What all clients together keep of our memory."""
+
+    unfinished_bytes: int = 0
+
+
 @dataclass(frozen=True)
 class Backends:
     """Where requests go. server: aiohttp's; connect: opens a connection to the engine with the given protocol.
 
     quick_answer: a whole response for requests that need no back end (/_ping), else None.
-    head_read_s: how long a client may take to send the head of a request.
-    linger_s: how long what a refused client still sends is read, so that it finds the answer.
+    silence_s, head_read_s, body_read_s: how long a client may take to begin, and to send the head of a request and the
+    body of one for us. linger_s: how long what a refused client still sends is read, so that it finds the answer.
     """
 
     server: Callable[[], Any]
     connect: Callable[[Upstream], Awaitable[None]]
     engine_name: str
     quick_answer: Callable[[Head], bytes | None] = lambda head: None
-    head_read_s: float = 60.0
-    linger_s: float = 2.0
+    silence_s: float = defaults.API_SILENCE_S
+    head_read_s: float = defaults.API_HEAD_READ_S
+    body_read_s: float = defaults.API_BODY_READ_S
+    linger_s: float = defaults.API_LINGER_S
+    load: Load = field(default_factory=Load)
     buffer: bytearray = field(default_factory=lambda: bytearray(READ_BUFFER_BYTES))
 
 

@@ -10,6 +10,10 @@ exec, BuildKit's upgrades, early answers and pipelining are the engine's own. Pe
 
 A client's half-close is passed on to the engine, which decides what it means, as it does without us.
 
+What a client leaves unfinished is limited in time and, for all clients together, in memory: heads, and bodies of
+requests to us. What goes to the engine or comes from it may take as long as it likes, and an answer that has begun is
+never cut. Beyond API_CONNECTIONS_MAX connections a new one takes the place of one that is idle, the longest one first.
+
 (moby: api/server; the reasons for not proxying in aiohttp are in docs/adr/0006)
 """
 
@@ -23,6 +27,7 @@ from typing import cast
 
 from engine_api.server.backends import WRITE_BUFFER_BYTES, Backend, Backends, Local, Upstream, is_local
 from engine_api.server.http1 import HEAD_BYTES_MAX, BadMessage, Body, Head, parse_request, parse_response
+from swarm import defaults
 
 TCP_KEEPALIVE_S = 15
 _REASONS = {
@@ -69,6 +74,9 @@ class Front(asyncio.Protocol):
         self._client_eof = False
         self._backend_eof = False
         self._timer: asyncio.TimerHandle | None = None
+        self._reading_head = False  # what the timer is for
+        self._held_bytes = 0
+        self.idle_since = 0.0
         self.closed = asyncio.Event()
 
     # --- the client's side -----------------------------------------------------------------------------------------
@@ -78,6 +86,12 @@ class Front(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         _keep_alive(self.transport.get_extra_info("socket"))
         self._open_fronts.add(self)
+        loop = asyncio.get_running_loop()
+        self.idle_since = loop.time()
+        if len(self._open_fronts) > defaults.API_CONNECTIONS_MAX and not self._make_room():
+            self._fail(503, "too many connections to the API")
+        else:
+            self._timer = loop.call_later(self._backends.silence_s, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
         if self._state is State.TUNNEL:
@@ -107,6 +121,7 @@ class Front(asyncio.Protocol):
         self._open_fronts.discard(self)
         self.closed.set()
         self._stop_timer()
+        self._hold(0)
         for backend in (self._local, self._upstream):
             if backend is not None:
                 backend.stop()
@@ -130,6 +145,36 @@ class Front(asyncio.Protocol):
         if self._state is not State.BUSY:
             self.transport.close()
 
+    # --- limits ----------------------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way: nobody loses anything when the connection ends."""
+        return self._state is State.IDLE and not self._buffer and not self.transport.is_closing()
+
+    def _make_room(self) -> bool:
+        """End the connection that is idle for the longest time, if any is."""
+        others = [front for front in self._open_fronts if front.idle and front is not self]
+        if not others:
+            return False
+        oldest = min(others, key=lambda front: front.idle_since)
+        self._open_fronts.discard(oldest)
+        oldest.transport.close()
+        return True
+
+    def _hold(self, held_bytes: int) -> None:
+        """Count what this client keeps of our memory. Raises BadMessage when it is too much with that of all others."""
+        load = self._backends.load
+        more = held_bytes - self._held_bytes
+        load.unfinished_bytes += more
+        self._held_bytes = held_bytes
+        if more > 0 and load.unfinished_bytes > defaults.API_UNFINISHED_BYTES_MAX:
+            raise BadMessage("too many large requests at the same time", 503)
+
+    def _body_late(self) -> None:
+        if self._response is None and not self._response_head:
+            self._fail(408, "the body of the request did not arrive in time")
+
     # --- requests --------------------------------------------------------------------------------------------------
 
     def _request_open(self) -> bool:
@@ -141,6 +186,8 @@ class Front(asyncio.Protocol):
         assert self._current is not None
         try:
             position = 0 if self._request.done else self._request.feed(data)
+            if self._held_bytes:  # a request to us
+                self._hold(self._held_bytes + position)
         except BadMessage as error:
             self._fail(error.status, str(error))
             return
@@ -149,6 +196,8 @@ class Front(asyncio.Protocol):
         if position < len(data):
             self._buffer += data[position:]
             self._limit_buffer()
+        if self._request.done:
+            self._stop_timer()
         if self._request.done and self._response is not None and self._response.done:
             self._finish()
 
@@ -182,9 +231,12 @@ class Front(asyncio.Protocol):
         if max(end, self._searched) > HEAD_BYTES_MAX:
             raise BadMessage("request head is larger than 1 MiB", 431)
         if end < 0:
-            if self._timer is None and self._buffer:
+            if self._buffer and not self._reading_head:
+                self._stop_timer()
                 late = (408, "the head of the request did not arrive in time")
                 self._timer = asyncio.get_running_loop().call_later(self._backends.head_read_s, self._fail, *late)
+                self._reading_head = True
+            self._hold(len(self._buffer))
             return False
         self._stop_timer()
         head = parse_request(bytes(self._buffer[: end + 4]))
@@ -201,8 +253,12 @@ class Front(asyncio.Protocol):
             self.transport.write(answer)
             self._end_request()
             return True
-        self._current = self._choose(head)
-        self._current.send(data)
+        backend = self._current = self._choose(head)
+        ours = backend is self._local
+        self._hold(len(data) if ours else 0)
+        if ours and not self._request.done:
+            self._timer = asyncio.get_running_loop().call_later(self._backends.body_read_s, self._body_late)
+        backend.send(data)
         if self._client_eof:
             self._pass_eof()
         return True
@@ -239,11 +295,14 @@ class Front(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._reading_head = False
 
     def _fail(self, status: int, message: str) -> None:
         """Answer in the place of a back end, then close."""
-        self._stop_timer()
         if self.transport.is_closing() or self._state is State.LINGER:
+            return
+        if self._state is State.BUSY and (self._response is not None or self._response_head):
+            self._linger()  # another answer has begun
             return
         body, reason = json.dumps({"message": message}).encode() + b"\n", _REASONS[status]
         headers = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
@@ -255,7 +314,9 @@ class Front(asyncio.Protocol):
     def _linger(self) -> None:
         """Close, but read on for a while: closing on unread data would make the kernel drop the answer."""
         self._state, self._current = State.LINGER, None
+        self._stop_timer()
         self._buffer.clear()
+        self._hold(0)
         for backend in (self._local, self._upstream):
             if backend is not None:
                 backend.stop()
@@ -330,6 +391,8 @@ class Front(asyncio.Protocol):
     def _tunnel(self) -> None:
         assert self._current is not None
         self._state = State.TUNNEL
+        self._stop_timer()
+        self._hold(0)
         self.resume(self)
         if self._buffer:
             self._current.send(bytes(self._buffer))
@@ -345,6 +408,9 @@ class Front(asyncio.Protocol):
         if self._client_slow and self._current is not None:
             self._current.unhold()  # it has nothing left to send
         self._state, self._current, self._request = State.IDLE, None, None
+        self._stop_timer()
+        self._hold(0)
+        self.idle_since = asyncio.get_running_loop().time()
         if self._close_after:
             self.transport.close()
 

@@ -208,7 +208,6 @@ class House:
         self.given = b""
         backends = Backends(self._local, self._connect, "engine", self._saw)
         self.front = Front(backends, set())
-        self.front.connection_made(self.client)  # type: ignore[arg-type]
 
     def _saw(self, head: Head) -> bytes | None:
         self.heads.append(head)
@@ -233,6 +232,7 @@ class House:
 
     async def play(self, data: bytes, pieces: list[tuple[int, int]]) -> None:
         """Send all, then end; the front must have let go of everything."""
+        self.front.connection_made(self.client)  # type: ignore[arg-type]
         for start, stop in pieces:
             if self.client.closing:
                 break
@@ -244,6 +244,7 @@ class House:
         await quiet()
         self.front.connection_lost(None)
         await asyncio.sleep(0)
+        assert self.front._backends.load.unfinished_bytes == 0
 
     def check(self) -> None:
         """The client has the back ends' answers as they are, then perhaps one of the front's own."""
