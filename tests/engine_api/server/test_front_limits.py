@@ -178,3 +178,17 @@ async def test_when_all_connections_are_busy_a_new_one_is_told_so(
     busy.writer.transport.abort()
     await settled(lambda: len(place.fronts) == 1)
     assert await (await place.client()).ask("GET /_ping HTTP/1.1") == (200, b"pong")
+
+
+async def test_a_body_that_turns_bad_after_its_answer_has_begun_gets_no_second_answer(place: Place) -> None:
+    async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nbad")
+        await reader.read()
+
+    place.script = engine
+    client = await place.client()
+    client.send(b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert await client.answer() == (400, b"bad")
+    client.send(b"no size\r\n")
+    assert await client.is_closed()
