@@ -122,8 +122,12 @@ SCHEDULER_MEMORIES_KEPT = 4
 SCHEDULER_RETRY_PAUSE_PER_NODE_S = 1e-5
 
 # --- the API on the network (moby: daemon/command) ---
-API_HANDSHAKES_MAX = 1024  # addresses with TLS handshakes under way
+API_HANDSHAKE_TIMEOUT_S = 10.0
+API_HANDSHAKES_MAX = 1024  # of TLS under way: the oldest of them goes when one more comes
 API_HANDSHAKES_PER_ADDRESS_MAX = 64
+API_STRANGERS_PER_ADDRESS_PER_S_MAX = 100  # arrivals that do not get in; a handshake costs 1 ms
+API_STRANGERS_PER_S_MAX = 300  # the same, from all addresses from where no client got in lately
+API_KNOWN_ADDRESSES_MAX = 1024
 API_REFUSAL_LOG_S = 60.0  # between two lines about one address
 API_INSECURE_PAUSE_S = 1.0  # of a start that opens the API to everybody, so that somebody reads why
 

@@ -4,9 +4,12 @@ Whoever may use the API is root on its host. A tcp:// host therefore asks for a 
 signed, as dockerd does with --tlsverify; anything less has to be asked for in so many words (see config.py) and is
 warned about in the log, in `docker info`, and by a pause at the start.
 
-Strangers may connect and shake hands, no more: what they leave unfinished ends after certs.stream.HANDSHAKE_TIMEOUT_S,
-an address has only so many handshakes under way, and a refusal is logged once a minute for each address. The files are
-read again at SIGHUP; connections that are open stay, and files that cannot be used change nothing.
+Strangers may connect and shake hands, no more: what they leave unfinished ends after API_HANDSHAKE_TIMEOUT_S, or
+when an address, or all of them together, have too many handshakes under way: then the oldest makes room. Arrivals
+that do not get in are limited in each second, for an address and for all; half of a second's are kept for addresses
+from which nobody came in it, and addresses from where a client got in are not held up by others. A refusal is logged
+once a minute for each address. The files are read again at SIGHUP; connections that are open stay, and files that
+cannot be used change nothing.
 
 (moby: daemon/command/daemon.go newAPIServerTLSConfig, loadListeners; go-connections: tlsconfig)
 """
@@ -28,6 +31,7 @@ from certs.stream import TlsStream
 from certs.tls import Credentials, server_context
 from engine_api.config import Config, insecure_hosts
 from swarm import defaults
+from swarm.io.admission import place_of
 
 log = structlog.get_logger()
 
@@ -46,7 +50,11 @@ class Door:
         self._config = config
         self._clock = clock
         self._context: ssl.SSLContext | None = None
-        self._shaking: dict[str, int] = {}
+        self._shaking: dict[TlsStream, str] = {}  # with their addresses
+        self._arrivals: dict[str, int] = {}  # in this second, of those who have not got in
+        self._arrivals_of_strangers = 0
+        self._second = 0.0
+        self._known: dict[str, None] = {}  # addresses from where clients got in
         self._told: dict[str, float] = {}
 
     def load(self) -> None:
@@ -78,37 +86,62 @@ class Door:
 
     def _accept(self, front: Callable[[], asyncio.BaseProtocol]) -> asyncio.BaseProtocol:
         assert self._context is not None, "load() comes before the first connection"
-        address = ""
-
-        def admit(peername: Any) -> bool:
-            nonlocal address
-            address = str(peername[0])
-            return self._begin(address)
 
         def established() -> asyncio.BaseProtocol:
-            self._end(address)
+            self._got_in(stream)
             return front()
 
         def failed(peername: Any, error: Exception) -> None:
-            self._end(address)
-            self._tell("api.tls_refused", address, error=getattr(error, "reason", None) or str(error))
+            reason = getattr(error, "reason", None) or str(error)
+            displaced = self._shaking.pop(stream, None) is None
+            self._tell("api.tls_refused", str(peername[0]), error="too many handshakes" if displaced else reason)
 
-        return TlsStream(
-            established, self._context, server_side=True, admit=admit, on_failed=failed, explain=_explanation
+        stream = TlsStream(
+            established,
+            self._context,
+            server_side=True,
+            handshake_timeout_s=defaults.API_HANDSHAKE_TIMEOUT_S,
+            admit=lambda peername: self._begin(stream, str(peername[0])),
+            on_failed=failed,
+            explain=_explanation,
         )
+        return stream
 
-    def _begin(self, address: str) -> bool:
-        count = self._shaking.get(address, 0)
-        if count >= defaults.API_HANDSHAKES_PER_ADDRESS_MAX or len(self._shaking) >= defaults.API_HANDSHAKES_MAX:
-            self._tell("api.too_many_handshakes", address, open=count)
+    def _begin(self, stream: TlsStream, host: str) -> bool:
+        """Count a handshake, or refuse it."""
+        address, now = place_of(host), self._clock()
+        if now - self._second >= 1.0:
+            self._second, self._arrivals_of_strangers = now, 0
+            self._arrivals.clear()
+        arrivals = self._arrivals.get(address, 0)
+        most = defaults.API_STRANGERS_PER_S_MAX // (2 if arrivals else 1)
+        crowded = address not in self._known and self._arrivals_of_strangers >= most
+        if crowded or arrivals >= defaults.API_STRANGERS_PER_ADDRESS_PER_S_MAX:
+            self._tell("api.too_many_handshakes", host, in_this_second=arrivals)
             return False
-        self._shaking[address] = count + 1
+        own = [other for other, its in self._shaking.items() if its == address]
+        if len(own) >= defaults.API_HANDSHAKES_PER_ADDRESS_MAX:
+            self._displace(own[0])
+        elif len(self._shaking) >= defaults.API_HANDSHAKES_MAX:
+            self._displace(next(iter(self._shaking)))
+        self._arrivals[address] = arrivals + 1
+        self._arrivals_of_strangers += address not in self._known
+        self._shaking[stream] = address
         return True
 
-    def _end(self, address: str) -> None:
-        self._shaking[address] -= 1
-        if not self._shaking[address]:
-            del self._shaking[address]
+    def _displace(self, stream: TlsStream) -> None:
+        del self._shaking[stream]
+        stream.abort()
+
+    def _got_in(self, stream: TlsStream) -> None:
+        address = self._shaking.pop(stream)
+        self._arrivals[address] = max(0, self._arrivals.get(address, 0) - 1)
+        if address not in self._known:
+            self._arrivals_of_strangers = max(0, self._arrivals_of_strangers - 1)
+        self._known.pop(address, None)
+        self._known[address] = None
+        if len(self._known) > defaults.API_KNOWN_ADDRESSES_MAX:
+            del self._known[next(iter(self._known))]
 
     def _tell(self, event: str, address: str, **more: object) -> None:
         now = self._clock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import warnings
 from collections.abc import AsyncIterator, Callable
@@ -181,19 +182,70 @@ async def test_a_client_that_speaks_plain_http_is_told(place: Place) -> None:
         assert answer.endswith(b"\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
 
 
-async def test_an_address_has_only_so_many_handshakes_under_way(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_handshakes_that_are_not_finished_keep_nobody_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "API_HANDSHAKES_PER_ADDRESS_MAX", 3)
     client = place.authority.issue()
     async with place.open():
-        silent = [await asyncio.open_connection("127.0.0.1", place.port) for _ in range(3)]
-        assert not await place.works(client)
-        for _, writer in silent:
-            writer.close()
-            await writer.wait_closed()
-        while not await place.works(client):
-            pass  # the server has yet to see that they went
         reader, writer = await place.connect(client)
-        with closing(writer):
-            for _ in range(5):  # those that got in do not count
+        with closing(writer), capture_logs() as logs:
+            silent = [await asyncio.open_connection("127.0.0.1", place.port) for _ in range(4)]
+            assert await silent[0][0].read() == b""  # the oldest made room
+            for _ in range(5):
                 assert await place.works(client)
             assert await _echoes(reader, writer)
+        for _, held in silent:
+            held.close()
+    assert [line["error"] for line in logs] == ["too many handshakes"]
+
+
+async def _silent(place: Place, host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", place.port, local_addr=(host, 0))
+
+
+async def test_handshakes_from_many_addresses_are_limited_and_keep_nobody_out(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(defaults, "API_HANDSHAKES_MAX", 10)
+    client = place.authority.issue()
+    async with place.open():
+        silent = [await _silent(place, f"127.1.0.{number}") for number in range(1, 31)]
+        for reader, _ in silent[:20]:
+            assert await reader.read() == b""
+        assert len(place.door._shaking) == 10
+        assert await place.works(client)
+        for _, held in silent:
+            held.close()
+
+
+async def test_a_crowd_of_strangers_does_not_keep_clients_out_where_one_got_in_before(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(defaults, "API_STRANGERS_PER_S_MAX", 10)
+    monkeypatch.setattr(defaults, "API_STRANGERS_PER_ADDRESS_PER_S_MAX", 5)
+    client = place.authority.issue()
+    async with place.open():
+        assert await place.works(client)
+        strangers = [await _silent(place, f"127.1.0.{number}") for number in range(1, 31)]
+        for reader, _ in strangers[10:]:
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        for _ in range(20):
+            assert await place.works(client)
+        for _ in range(5):
+            assert not await place.works(None)
+        assert not await place.works(client)  # its own address has come too often now
+        place.now += 1.0
+        assert await place.works(client)
+        for _, held in strangers:
+            held.close()
+
+
+async def test_a_handshake_that_is_not_finished_is_out_of_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(defaults, "API_HANDSHAKE_TIMEOUT_S", 0.02)
+    async with place.open():
+        for words in (b"", b"\x16\x03\x01\x02\x00\x01"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+            with closing(writer):
+                writer.write(words)
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
