@@ -267,6 +267,13 @@ def forbid_core_dumps() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
 
 
+def open_many_files() -> None:
+    """As many connections as the limits of swarm/defaults.py allow: services start with 1024, as Go's ask for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def insecure_warnings(config: Config) -> list[str]:
     """Warnings for /info about an API that anyone may use (texts as stock engines print them)."""
     return [
@@ -300,6 +307,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"sideswarmd: {error}", file=sys.stderr)  # noqa: T201
         return 1
     forbid_core_dumps()
+    open_many_files()
     share_the_interpreter()
     logs.configure(config.log_level, config.log_format)
     with asyncio.Runner(loop_factory=loop_factory(config.event_loop)) as runner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from aiohttp import test_utils
 
 from engine_api.config import load
-from engine_api.daemon import Daemon, StartError, loop_factory
+from engine_api.daemon import Daemon, StartError, loop_factory, open_many_files
 from engine_api.engine.client import EngineClient
 from engine_api.routes.system import System
 from engine_api.server.app import build_app
@@ -175,3 +176,13 @@ def test_the_event_loop_can_be_chosen() -> None:
     loop = named()
     assert type(loop).__module__.startswith("uvloop")
     loop.close()
+
+
+def test_the_daemon_may_open_as_many_files_as_it_is_allowed_to() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard - 1, hard))
+    try:
+        open_many_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
