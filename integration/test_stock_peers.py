@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -268,7 +269,7 @@ def _as_many_as(count: int, found: list[Any]) -> bool:
 
 def _debug(stock: Host, on: bool) -> None:
     """Let a stock engine tell more, or less, in its log."""
-    (stock.directory / "daemon.json").write_text('{"debug": true}' if on else "{}")
+    (stock.directory / "daemon.json").write_text(json.dumps({"debug": on}))
     if on != calls.get(stock, "/info")["Debug"]:
         os.kill(stock.engine_pid, signal.SIGHUP)
     # its log says that it is done a moment before it is
