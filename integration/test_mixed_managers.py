@@ -127,7 +127,8 @@ def test_leadership_passes_between_stock_and_ours_by_death_and_by_demotion(
     until(partial(statuses, ours), lambda found: sorted(found.values()) == [LEAD, FOLLOW], ELECTION_S)
     assert stock.name not in statuses(ours)
     until(lambda: calls.swarm_info(stock)["ControlAvailable"], lambda available: not available, ELECTION_S)
-    assert len(calls.running(ours, "one")) == len(calls.running(follower, "two")) == 3
+    for manager, service in ((ours, "one"), (follower, "two")):
+        until(partial(calls.running, manager, service), lambda tasks: len(tasks) == 3, what=f"{service} on every node")
 
 
 def test_a_stock_manager_joins_ours_sees_another_root_and_takes_over_when_the_leader_is_demoted(
