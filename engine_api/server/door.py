@@ -7,9 +7,9 @@ warned about in the log, in `docker info`, and by a pause at the start.
 Strangers may connect and shake hands, no more: what they leave unfinished ends after API_HANDSHAKE_TIMEOUT_S, or
 when an address, or all of them together, have too many handshakes under way: then the oldest makes room. Arrivals
 that do not get in are limited in each second, for an address and for all; half of a second's are kept for addresses
-from which nobody came in it, and addresses from where a client got in are not held up by others. A refusal is logged
-once a minute for each address. The files are read again at SIGHUP; connections that are open stay, and files that
-cannot be used change nothing.
+from which nobody came in it, and addresses from where a client got in are not held up by others. A refusal of a kind is
+logged once a minute for each address. The files are read again at SIGHUP; connections that are open stay, and files
+that cannot be used change nothing.
 
 (moby: daemon/command/daemon.go newAPIServerTLSConfig, loadListeners; go-connections: tlsconfig)
 """
@@ -55,7 +55,7 @@ class Door:
         self._arrivals_of_strangers = 0
         self._second = 0.0
         self._known: dict[str, None] = {}  # addresses from where clients got in
-        self._told: dict[str, float] = {}
+        self._told: dict[tuple[str, str], float] = {}
 
     def load(self) -> None:
         """Read the TLS files; connections from now on use them. Raises DoorError, and nothing has changed."""
@@ -145,11 +145,11 @@ class Door:
 
     def _tell(self, event: str, address: str, **more: object) -> None:
         now = self._clock()
-        if now < self._told.get(address, now):
+        if now < self._told.get((event, address), now):
             return
         if len(self._told) >= _ADDRESSES_REMEMBERED:
             self._told.clear()
-        self._told[address] = now + defaults.API_REFUSAL_LOG_S
+        self._told[event, address] = now + defaults.API_REFUSAL_LOG_S
         log.warning(event, peer=address, **more)
 
 
