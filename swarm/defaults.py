@@ -60,7 +60,7 @@ ENGINE_PING_PERIOD_S = 1.0
 ENGINE_PING_TIMEOUT_S = 5.0
 ENGINE_PING_FAILURES = 2  # in a row, before this node leaves its session
 ENGINE_PING_SOON_S = 0.25  # while the engine's socket refuses connections
-ENGINE_GONE_S = 2.0  # for how long it does before the managers are told: a restart of the engine may take less
+ENGINE_GONE_S = 1.5  # for how long it does before the managers are told: a restart of the engine may take less
 FAREWELL_TIMEOUT_S = 1.0  # for the managers' answer
 DISK_RETRY_S = 1.0  # after a failed write of the log, for example on a full disk
 

@@ -201,6 +201,11 @@ class RaftGroup:
         left = [raft_id for raft_id, member in self.members.items() if member.node_id != node_id]
         return bool(left) and sum(map(self.reachable, left)) >= quorum(len(left))
 
+    def turn(self, interval: int) -> int:
+        """How far this member's turn is after the first one's, where each has one in every ``interval``."""
+        before = sum(raft_id < self.raft_id for raft_id in self.members)
+        return interval * before // max(len(self.members), 1)
+
     def others(self) -> list[int]:
         """Raft ids of the other members, in order."""
         return [raft_id for raft_id in sorted(self.members) if raft_id != self.raft_id]

@@ -81,7 +81,6 @@ class GroupMember:
         self._waiting: list[tuple[float, int, Call]] = []
         self._tag = 0
         self._proposed = 0
-        self._since_snapshot = 0
         self._now = 0.0
         self._leaderless_since: float | None = None
         self._yield_at = 0.0
@@ -199,7 +198,6 @@ class GroupMember:
             self._set_pace(now)
 
     def _apply(self, entry: raftpb.Entry, now: float) -> None:
-        self._since_snapshot += 1
         if entry.Type == raftpb.EntryConfChange:
             self.store.index = entry.Index
             self._apply_membership(parse_change(entry), entry.Index, now)
@@ -312,7 +310,6 @@ class GroupMember:
         content = api.Snapshot.FromString(snapshot.data)
         self.store.restore(content.store, snapshot.metadata.index)
         self.group.restore(content.membership)
-        self._since_snapshot = 0
 
     def _set_pace(self, now: float) -> None:
         """A group of ours alone ticks fast and asks before it votes; with a stock member it keeps SwarmKit's time."""
@@ -351,14 +348,15 @@ class GroupMember:
                 return
 
     def _maybe_snapshot(self, now: float) -> None:
-        interval, _ = self._snapshot_settings()
-        if self._since_snapshot >= interval:
+        """Every so many entries, each member in its turn: while one writes, the disks of the others decide."""
+        (interval, _), last = self._snapshot_settings(), self.raft.snapshot
+        after = self.group.turn(interval)
+        if (self.store.index - after) // interval > ((last.metadata.index if last else 0) - after) // interval:
             self._snapshot(now)
 
     def _snapshot(self, now: float, keep: int | None = None) -> None:
         """Save the store as of the last applied entry, so that the log before it may go."""
         keep = self._snapshot_settings()[1] if keep is None else keep
-        self._since_snapshot = 0
         content = api.Snapshot(version=api.Snapshot.V0, membership=self.group.save(), store=self.store.save())
         snapshot = raftpb.Snapshot(data=content.SerializeToString())
         snapshot.metadata.index = self.store.index
