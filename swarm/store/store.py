@@ -158,9 +158,9 @@ class Store:
                     raise AlreadyExists(f"{kind.name} name {name} is in use by {holder}")
                 names[kind.name, name] = object_id
 
-    def save(self) -> api.StoreSnapshot:
-        """Everything, in one message; objects in ascending ID order."""
-        snapshot = api.StoreSnapshot()
+    def save(self, into: api.StoreSnapshot | None = None) -> api.StoreSnapshot:
+        """Everything, in one message (into: an empty one to use); objects in ascending ID order."""
+        snapshot = api.StoreSnapshot() if into is None else into
         for kind in KINDS.values():
             objects = self._tables[kind.message].objects
             getattr(snapshot, kind.plural).extend(objects[object_id] for object_id in sorted(objects))
