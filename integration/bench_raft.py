@@ -3,7 +3,7 @@
     python -m integration.bench_raft [--rounds 3] [--failovers 10] [--stock-failovers 1] [--output FILE.json]
 
 Two swarms of three managers and a worker each. Writes are measured in turns, so that both sides see the same noise;
-then leaders are killed, then the engines of workers. Needs root; takes about six minutes.
+then leaders are killed, then the engines of workers. Needs root; takes about three minutes.
 """
 
 from __future__ import annotations
