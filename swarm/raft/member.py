@@ -139,13 +139,16 @@ class Member:
         self._follow(leader)
 
     def _forget_leader(self, raft_id: int) -> None:
-        """The leader's process is gone: its lease is void, and an election is due at once (each at its own moment).
+        """The leader's process is gone: its lease is void, and an election is due at once.
 
-        Only with pre-votes: should it not be true, the others, who still hear the leader, refuse.
+        All hear of it at nearly the same moment. Each has a tick for itself: two who stand together both lose, and wait
+        for an election timeout. Only with pre-votes: should it not be true, the others, who still hear the leader,
+        refuse.
         """
         if self.role is Role.FOLLOWER and self.leader == raft_id and self.config.pre_vote:
             self._heard_at = self._now - self.config.election_s
-            soon = self._now + 2 * self.config.tick_s * self._rng.random()
+            before = sum(voter < self.config.raft_id and voter != raft_id for voter in self.membership.voters)
+            soon = self._now + self.config.tick_s * (before + self._rng.random() / 2)
             self._election_due = min(self._election_due, soon)
 
     def _set_term(self, term: int) -> None:
