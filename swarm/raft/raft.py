@@ -222,7 +222,7 @@ class Raft(Member):
             self._emit(Removed())
 
     def _stay(self) -> None:
-        """Taken in, or taken back: by force_new_cluster, after a removal that its log holds as well."""
+        """Taken in, or taken back after a removal: by force_new_cluster, or by the snapshot that replaced the log."""
         self._removed = self._led_at_removal = False
         self._farewell_due = None
 
@@ -268,6 +268,8 @@ class Raft(Member):
         if restored is not None:
             self.log.applied = restored.metadata.index
             self.membership = Membership(restored.metadata.conf_state)
+            if self.config.raft_id in self.membership.voters:
+                self._stay()
             self._emit(Restore(restored))
             self._emit(MembershipChanged(self.membership.conf_state))
         for message in to_self:

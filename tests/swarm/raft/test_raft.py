@@ -178,6 +178,25 @@ def test_a_snapshot_of_a_term_that_its_sender_has_not_come_to_is_dropped() -> No
     raft.log.check()
 
 
+@pytest.mark.parametrize(("voters", "role"), [((1,), words.Role.LEADER), ((1, 2), words.Role.CANDIDATE)])
+def test_who_was_removed_is_a_member_again_when_the_leaders_snapshot_says_so(
+    voters: tuple[int, ...], role: words.Role
+) -> None:
+    raft = restart(1, 2)
+    removal = raftpb.ConfChange(type=raftpb.ConfChangeRemoveNode, node_id=1).SerializeToString()
+    removes = raftpb.Entry(Type=raftpb.EntryConfChange, Term=2, Index=2, Data=removal)
+    effects = play(raft, message("MsgApp", 2, 2, index=1, logTerm=1, entries=[removes], commit=2))
+    assert [effect for effect in effects if isinstance(effect, words.Removed)]
+    play(raft, None, now=1000.0)
+    assert raft.status().role is words.Role.FOLLOWER  # no more than that
+    snapshot = raftpb.Snapshot(data=b"state", metadata=metadata(9, 2, *voters))
+    play(raft, message("MsgSnap", 2, 2, snapshot=snapshot), now=1000.0)
+    effects = play(raft, None, now=2000.0)
+    effects += play(raft, None, now=2000.0 + 2 * CONFIG.election_s)  # a member that was stalled waits once more
+    assert raft.status().role is role
+    assert not [effect for effect in effects if isinstance(effect, words.Removed)]
+
+
 def test_a_stale_report_of_the_disk_is_ignored() -> None:
     raft = new_leader()
     raft.handle(words.Propose(1, b"a"), 0.0)
