@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -131,6 +132,14 @@ def log_has(host: Host, *words: str) -> bool:
     return any(all(word in line for word in words) for line in lines)
 
 
+def renewal_events(manager: Host, host: Host, since: float) -> list[str]:
+    """`docker events` of a node that tell of something else than its state, role or availability: its certificate."""
+    flags = ("--since", f"{since:.3f}", "--until", f"{time.time():.3f}", "--filter", "type=node")
+    lines = manager.docker("events", *flags, "--filter", f"node={host.name}", "--format", "{{json .}}").splitlines()
+    events = [json.loads(line) for line in lines]
+    return [event["Action"] for event in events if set(event["Actor"]["Attributes"]) == {"name"}]
+
+
 def through_roles(manager: Host, worker: Host, in_time: Callable[[], None]) -> None:
     """A worker, then a manager for a while, with certificates that are renewed when it is time."""
     in_time()
@@ -249,10 +258,12 @@ def test_nodes_whose_certificates_expired_while_they_were_off_come_back_for_a_mo
     for host, ended_s in ((manager, 200 * DAY_S), (worker, 14 * DAY_S + 300)):
         lab.stop(host)
         ending(host, root, ended_s)
+    since = time.time()
     for host in (manager, worker):
         lab.start(host)
     ready(manager, manager, worker)
     assert log_has(manager, "certificate.expired", node_id, "14d before this manager's clock")
+    assert renewal_events(manager, worker, since)
     for host in (manager, worker):
         until(partial(local_error, host), lambda error: error == "", what="no trouble")
         assert certificate(host).not_valid_after_utc.timestamp() > time.time()
