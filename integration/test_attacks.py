@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,30 @@ def test_a_removed_node_is_refused_at_once_also_when_a_follower_passes_its_call_
         assert attack(worker, "call", target, certificates(worker), "NodeCA/IssueNodeCertificate")[0] == (
             Code.INVALID_ARGUMENT
         )
+
+
+def test_what_was_stolen_from_a_manager_is_worth_a_workers_once_it_is_demoted(
+    managers: list[Host], tmp_path: Path
+) -> None:
+    leader, follower, third = managers
+    leader.docker("node", "promote", third.name)
+    until(lambda: calls.swarm_info(third)["ControlAvailable"], what="another manager")
+    loot = str(shutil.copytree(certificates(third), tmp_path / "loot"))
+    for target in (leader, follower):
+        assert attack(third, "call", target, loot, "CA/GetUnlockKey")[0] == 0
+    leader.docker("node", "demote", third.name)
+    until(lambda: calls.swarm_info(third)["ControlAvailable"], lambda manages: not manages, what="a worker")
+    for target in (leader, follower):
+        for method in ("CA/GetUnlockKey", "RaftMembership/Join"):
+            code, text = attack(third, "call", target, loot, method)
+            assert code == Code.UNAVAILABLE
+            assert "was demoted: it is no manager any more" in text
+    codes = attack(third, "table", leader, loot)
+    for name, row in METHODS.items():
+        more = not row.insecure and "swarm-worker" not in row.roles and not name.startswith("Raft/")
+        assert (codes[name] == Code.UNAVAILABLE) is more, f"{name}: {codes[name]}"
+    leader.docker("node", "rm", "--force", calls.node_of(leader, third)["ID"])
+    codes = attack(third, "table", leader, loot)
+    assert {name for name, code in codes.items() if code != Code.PERMISSION_DENIED} == {
+        name for name, row in METHODS.items() if row.insecure
+    }

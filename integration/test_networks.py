@@ -10,11 +10,14 @@ from integration.lab import Host
 from integration.waiting import until
 
 
+IDLE = ("sh", "-c", "trap exit TERM; while sleep 0.2; do :; done")
+
+
 @pytest.mark.parametrize("network", ["host", "bridge"])
 def test_a_service_runs_on_a_network_of_the_engine(swarm: list[Host], network: str) -> None:
     manager = swarm[0]
     create = ("service", "create", "--quiet", "--no-resolve-image", "--network", network, "--name", "web")
-    manager.docker(*create, "--constraint", "node.hostname==node2", "busybox:latest", "sleep", "1d")
+    manager.docker(*create, "--constraint", "node.hostname==node2", "busybox:latest", *IDLE)
     listed = ("ps", "-q", "--filter", "label=com.docker.swarm.service.name=web")
     [container] = until(lambda: swarm[1].docker(*listed, engine=True).split(), what="a container")
     settings = json.loads(swarm[1].docker("inspect", container, engine=True))[0]

@@ -5,8 +5,9 @@ for whom, with empty values for somebody without a certificate; that counts only
 of this cluster that was not removed. Methods that need no certificate still get a judged identity: one that does
 not hold (another cluster, a removed node, a false forwarder) is dropped, and the caller is a stranger.
 
-Unlike stock managers, which look only at the forwarder, a forwarded node that was removed is refused as well. And a
-node whose certificate expired a short while ago may renew it, and nothing else (certs/standing.py).
+Unlike stock managers, which look only at the forwarder, a forwarded node that was removed is refused as well. A manager
+that was demoted has a worker's rights with the leader, whatever its certificate goes on saying. And a node whose
+certificate expired a short while ago may renew it, and nothing else (certs/standing.py).
 
 (swarmkit: ca/auth.go, ca/forward.go; protobuf/plugin/authenticatedwrapper, raftproxy)
 """
@@ -17,8 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from swarm.api.methods import Method
-from swarm.errors import PermissionDenied, ResourceExhausted
-from swarm.rpc import MANAGER_ROLE, Peer
+from swarm.errors import PermissionDenied, ResourceExhausted, Unavailable
+from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Peer
 
 Metadata = Mapping[str, tuple[str, ...]]
 
@@ -79,12 +80,15 @@ def authorize(
     forwarded: Peer | None,
     cluster_id: str,
     is_blacklisted: Callable[[str], bool],
+    is_demoted: Callable[[str], bool],
 ) -> Peer:
-    """The peer for whom the call is made. Raises PermissionDenied with SwarmKit's texts.
+    """The peer for whom the call is made. Raises PermissionDenied with SwarmKit's texts, Unavailable.
 
     direct is the connection's peer, forwarded what its metadata says, if it says so. is_blacklisted tells whether the
-    certificates of a node ID are void because the node was removed.
+    certificates of a node ID are void because the node was removed, is_demoted whether it is known to be a worker now.
     """
+    direct = _in_office(method, direct, is_demoted, forwards=forwarded is not None)
+    forwarded = None if forwarded is None else _in_office(method, forwarded, is_demoted)
     if direct.lapse:
         return _lapsed(method, direct, forwarded, cluster_id, is_blacklisted)
     if method.insecure:
@@ -110,6 +114,19 @@ def authorize(
 
 
 _FORWARDER_ROLES = frozenset((MANAGER_ROLE,))
+
+
+def _in_office(method: Method, peer: Peer, is_demoted: Callable[[str], bool], *, forwards: bool = False) -> Peer:
+    """The peer with the role that it has now. Raises Unavailable when it wants more than that.
+
+    That is no offence: it may not have heard yet, and its callers are to ask another manager. Raft decides for itself
+    whose messages count, as it tells those who were removed.
+    """
+    if peer.role != MANAGER_ROLE or method.name.startswith("Raft/") or not is_demoted(peer.node_id):
+        return peer
+    if forwards or not (method.insecure or WORKER_ROLE in method.roles):
+        raise Unavailable(f"node {peer.node_id} was demoted: it is no manager any more")
+    return replace(peer, role=WORKER_ROLE)
 
 
 def _refusal(
@@ -162,12 +179,13 @@ def _known_or_stranger(
 
 @dataclass(frozen=True)
 class ClusterAuthorizer:
-    """The rules of one cluster, as RpcServer asks for them."""
+    """The rules of one cluster, as RpcServer asks for them; see authorize."""
 
     cluster_id: str
     is_blacklisted: Callable[[str], bool]
+    is_demoted: Callable[[str], bool] = lambda node_id: False
 
     def __call__(self, method: Method, direct: Peer, metadata: Metadata) -> Peer:
-        """See authorize."""
+        """Who the caller is. Raises PermissionDenied, Unavailable."""
         forwarded = forwarded_peer(metadata, direct) if is_forwarded(metadata) else None
-        return authorize(method, direct, forwarded, self.cluster_id, self.is_blacklisted)
+        return authorize(method, direct, forwarded, self.cluster_id, self.is_blacklisted, self.is_demoted)

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -21,10 +21,9 @@ from google.protobuf.message import Message
 from certs.tls import ClientTls
 from swarm import api, defaults
 from swarm.api import raftpb
-from swarm.api.methods import Method
 from swarm.errors import SwarmError, Unavailable
 from swarm.io import joining, replaced_file
-from swarm.io.authorize import authorize, forwarded_peer, is_forwarded
+from swarm.io.authorize import ClusterAuthorizer
 from swarm.io.backpressure import Backpressure, Router
 from swarm.io.disk import Loaded, RaftDisk
 from swarm.io.external_authority import ask_authority
@@ -35,7 +34,7 @@ from swarm.io.process import Clock, Inbox, drive
 from swarm.io.rpc_server import RpcServer
 from swarm.manager import assemble, health
 from swarm.manager.assemble import Group
-from swarm.manager.certificates import is_blacklisted
+from swarm.manager.certificates import is_blacklisted, is_demoted
 from swarm.manager.external_ca import Outcome
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
@@ -121,7 +120,8 @@ class ManagerProcess:
         self.local = LocalCalls(self._incoming, self._streams)
         self._file = directory / LOG_FILE
         self._disk = RaftDisk(self._file, sealer)
-        self._server = RpcServer(self._incoming, tls_context, self._authorize, self._streams, self._hosts_of_members)
+        authorizer = ClusterAuthorizer(settings.cluster_id, self._is_blacklisted, self._is_demoted)
+        self._server = RpcServer(self._incoming, tls_context, authorizer, self._streams, self._hosts_of_members)
         self._flow = Backpressure(self._server.pause, self._server.resume, self._waiting_bytes)
         self._leading = asyncio.Event()
         self._deposed = asyncio.Event()
@@ -451,13 +451,11 @@ class ManagerProcess:
         self.local.fail_all(Unavailable(f"{self._disk_error}; this request may still take effect when it can"))
         self._retry = asyncio.get_running_loop().call_later(defaults.DISK_RETRY_S, self._persist, effect)
 
-    def _authorize(self, method: Method, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
-        """Who the caller is, for RpcServer. Raises PermissionDenied."""
-        forwarded = forwarded_peer(metadata, direct) if is_forwarded(metadata) else None
-        return authorize(method, direct, forwarded, self.settings.cluster_id, self._is_blacklisted)
-
     def _is_blacklisted(self, node_id: str) -> bool:
         return is_blacklisted(self.store, self.settings.cluster_id, node_id)
+
+    def _is_demoted(self, node_id: str) -> bool:
+        return self.manager is not None and self.manager.leading and is_demoted(self.store, node_id)
 
     def _hosts_of_members(self) -> list[str]:
         """The addresses where nodes and managers are said to be, for RpcServer."""

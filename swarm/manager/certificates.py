@@ -64,6 +64,15 @@ def is_blacklisted(view: View, cluster_id: str, node_id: str) -> bool:
     return cluster is not None and node_id in cluster.blacklisted_certificates
 
 
+def is_demoted(view: View, node_id: str) -> bool:
+    """Whether a node is a worker, so that no certificate makes it a manager. Only the leader can tell.
+
+    It makes a node a manager before it signs the certificate for that; who follows may hear of both later.
+    """
+    node = view.get(api.Node, node_id)
+    return node is not None and node.role == api.WORKER
+
+
 # --- the service ---------------------------------------------------------------------------------------------------
 
 

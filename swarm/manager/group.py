@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from swarm import api, defaults
 from swarm.api import raftpb
-from swarm.errors import Code, NotLeader, SwarmError
+from swarm.errors import Code, NotFound, NotLeader, PermissionDenied, SwarmError
 from swarm.manager.claims import Claims, at_host, moved_to
 from swarm.raft.progress import quorum
 from swarm.rpc import Peer
@@ -94,6 +94,11 @@ class RaftGroup:
         members = [self.members[raft_id] for raft_id in sorted(self.members)]
         return api.ClusterSnapshot(members=members, removed=sorted(self.removed))
 
+    def join_answer(self, raft_id: int) -> api.JoinResponse:
+        """What this new member has to know."""
+        members = [self.members[key] for key in sorted(self.members)]
+        return api.JoinResponse(raft_id=raft_id, members=members, removed_members=sorted(self.removed))
+
     def by_node(self, node_id: str) -> api.RaftMember | None:
         """The member on this node."""
         return next((member for member in self.members.values() if member.node_id == node_id), None)
@@ -109,12 +114,24 @@ class RaftGroup:
         member = self.members.get(raft_id)
         if member is None and sender.host and self.members:
             self._remember_caller(raft_id, sender)
-        if member is not None and member.node_id and sender.node_id and sender.node_id != member.node_id:
-            return  # somebody else says so
+        if self.refusal(raft_id, sender) is not None:
+            return
         unreachable = raft_id in self._unreachable
         self._unreachable.pop(raft_id, None)
         if unreachable and member is not None and sender.node_id == member.node_id:
             self._claim(raft_id, moved_to(sender.host, member.addr))
+
+    def refusal(self, raft_id: int, sender: Peer) -> NotFound | PermissionDenied | None:
+        """Why a message of this member, that came from this node, does not count; None: it does.
+
+        Who was removed is told so, and stops (the exact text counts). Nobody speaks for another node's member.
+        """
+        if raft_id in self.removed:
+            return NotFound(REMOVED_TEXT)
+        member = self.members.get(raft_id)
+        if member is not None and member.node_id and sender.node_id and sender.node_id != member.node_id:
+            return PermissionDenied(f"raft: member {raft_id:x} is not on node {sender.node_id}")
+        return None
 
     def _remember_caller(self, raft_id: int, sender: Peer) -> None:
         """The log does not tell of this one yet. Perhaps it listens where it calls from, on the port of the others."""

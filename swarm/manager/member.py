@@ -27,9 +27,10 @@ from swarm.errors import (
     SwarmError,
     Unavailable,
 )
+from swarm.manager.certificates import is_demoted
 from swarm.manager.claims import with_host
 from swarm.manager.external_ca import Outcome
-from swarm.manager.group import REMOVED_TEXT, UNREACHABLE_TEXT, RaftGroup
+from swarm.manager.group import UNREACHABLE_TEXT, RaftGroup
 from swarm.manager.incoming import Incoming, is_readable
 from swarm.manager.leader import Leader
 from swarm.manager.pace import Pace
@@ -46,7 +47,7 @@ from swarm.manager.words import (
 from swarm.raft import words
 from swarm.raft.membership import parse_change
 from swarm.raft.raft import Raft
-from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
+from swarm.rpc import MANAGER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
 from swarm.store.store import Store
 
 log = structlog.get_logger()
@@ -232,7 +233,7 @@ class GroupMember:
         pending = self.group.decided(index)
         if change is not None and pending is not None and pending.stream is not None:
             removal = change.type == raftpb.ConfChangeRemoveNode
-            answer = api.LeaveResponse() if removal else self._join_answer(change.node_id)
+            answer = api.LeaveResponse() if removal else self.group.join_answer(change.node_id)
             self._out.append(Reply(pending.stream, answer))
         for service in self._services:
             self._perform(service.committed((), now))
@@ -273,7 +274,10 @@ class GroupMember:
         self._routes = {method: service for service in self._services for method in service.methods}
         self._out.append(Leadership(True, self.raft.config.raft_id, term))
         for call in self._take_waiting():
-            self._lead_call(call, now)
+            if call.peer.role == MANAGER_ROLE and is_demoted(self.store, call.peer.node_id):
+                self._out.append(StreamEnd(call.stream, NoLeader()))  # nobody who knew let it in; it may ask again
+            else:
+                self._lead_call(call, now)
 
     def _depose(self, leader: int, term: int, now: float) -> None:
         if leader != words.NO_ONE:
@@ -373,15 +377,15 @@ class GroupMember:
     # --- messages of other members ---------------------------------------------------------------------------------
 
     def _receive(self, stream: int, message: raftpb.Message, sender: Peer, now: float) -> bool:
-        """Take a message, unless its sender was removed: it is told so, and stops (the exact text counts)."""
+        """Take a message, unless its sender is not, or no more, the member that it says."""
         raft_id = words.sender(message)
-        if raft_id in self.group.removed:
-            self._out.append(StreamEnd(stream, NotFound(REMOVED_TEXT)))
+        refusal: SwarmError | None = self.group.refusal(raft_id, sender)
+        if refusal is None and message.type == raftpb.MsgSnap and not is_readable(message.snapshot):
+            refusal = InvalidArgument("raft: the snapshot cannot be read")
+        if refusal is not None:
+            self._refuse(stream, sender, refusal, now)
             return False
         self.group.heard(raft_id, sender)
-        if message.type == raftpb.MsgSnap and not is_readable(message.snapshot):
-            self._out.append(StreamEnd(stream, InvalidArgument("raft: the snapshot cannot be read")))
-            return False
         if message.to == self.group.raft_id and message.type != raftpb.MsgProp:
             self._raft(words.Received(message), now)
         return True
@@ -392,10 +396,8 @@ class GroupMember:
         try:
             message = self._incoming.take(stream, event, now)
         except SwarmError as error:
-            if times := self._incoming.refused.times(sender.node_id, now):
-                log.warning("raft.stream_refused", node=sender.node_id, error=str(error), times=times)
             self._incoming.end(stream)
-            self._out.append(StreamEnd(stream, error))
+            self._refuse(stream, sender, error, now)
             return
         self._out += self._incoming.supersede(stream)
         taken = message is None or self._receive(stream, message, sender, now)
@@ -404,11 +406,16 @@ class GroupMember:
             if taken:
                 self._out.append(Reply(stream, api.StreamRaftMessageResponse()))
 
+    def _refuse(self, stream: int, sender: Peer, error: SwarmError, now: float) -> None:
+        self._out.append(StreamEnd(stream, error))
+        if not isinstance(error, NotFound) and (times := self._incoming.refused.times(sender.node_id, now)):
+            log.warning("raft.message_refused", node=sender.node_id, error=str(error), times=times)
+
     def _resolve(self, call: Call, raft_id: int) -> None:
         member = self.group.resolve(raft_id, call.peer)
         if member is None:
-            text = REMOVED_TEXT if raft_id in self.group.removed else f"member {raft_id:x} not found"
-            self._out.append(StreamEnd(call.stream, NotFound(text)))
+            unknown = self.group.refusal(raft_id, call.peer) or NotFound(f"member {raft_id:x} not found")
+            self._out.append(StreamEnd(call.stream, unknown))
         else:
             answer, moved = api.ResolveAddressResponse(addr=member.addr), member != self.group.members[raft_id]
             self._out.append(Reply(call.stream, marks.marked(answer, marks.MOVED) if moved else answer))
@@ -432,7 +439,7 @@ class GroupMember:
         member = self.group.by_node(call.peer.node_id)
         if member is None or member.addr != with_host(call.request.addr, call.peer.host):
             return None
-        return Reply(call.stream, self._join_answer(member.raft_id))
+        return Reply(call.stream, self.group.join_answer(member.raft_id))
 
     def _joiner_checked(self, event: PeerChecked) -> None:
         call, addr = self._joins.pop(event.stream, (None, ""))
@@ -448,10 +455,6 @@ class GroupMember:
             self.group.update(member, addr, call.stream)
         else:
             self.group.add(call.peer.node_id, addr, call.stream, self._rng, event.ours)
-
-    def _join_answer(self, raft_id: int) -> api.JoinResponse:
-        members = [self.group.members[key] for key in sorted(self.group.members)]
-        return api.JoinResponse(raft_id=raft_id, members=members, removed_members=sorted(self.group.removed))
 
     def _leave(self, call: Call) -> None:
         """RaftMembership/Leave: a node asks to remove the member that it was, whose log is gone (raft.go Leave)."""

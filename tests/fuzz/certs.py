@@ -125,10 +125,10 @@ def part(feed: Feed) -> bytes:
         return feed.some()
     der = bytearray(_PARTS[number % len(_PARTS)])
     for _ in range(feed.byte() % 4):
-        place = feed.below(65_536) % len(der)
+        place = feed.below(65_536) % max(len(der), 1)
         how = feed.byte()
         if how < 200:
-            der[place] = feed.byte()
+            der[place : place + 1] = bytes([feed.byte()])
         elif how < 230:
             der[place : place + feed.byte()] = feed.some()
         else:

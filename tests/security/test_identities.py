@@ -72,9 +72,12 @@ def forwarded(node_id: str, role: str, org: str = CLUSTER) -> tuple[tuple[str, s
 
 
 async def refusals(
-    fort: Fort, credentials: Credentials | None, metadata: tuple[tuple[str, str], ...] = ()
+    fort: Fort,
+    credentials: Credentials | None,
+    metadata: tuple[tuple[str, str], ...] = (),
+    code: Code = Code.PERMISSION_DENIED,
 ) -> dict[str, str]:
-    """Why each method is refused to this caller; methods that are not refused are missing."""
+    """Why each method is refused to this caller, with this code; methods that are not refused are missing."""
     found = {}
     for start in range(0, len(ROWS), _AT_ONCE):
         rows = ROWS[start : start + _AT_ONCE]
@@ -84,7 +87,7 @@ async def refusals(
         await intruder.alive()
         for number, (path, _) in enumerate(rows):
             status = intruder.outcome.status.get(2 * number + 1)
-            if status is not None and status[0] == Code.PERMISSION_DENIED:
+            if status is not None and status[0] == code:
                 found[path] = status[1]
         intruder.close()
     return found
@@ -144,6 +147,27 @@ async def test_strangers_removed_nodes_and_other_clusters_get_nothing_through_a_
     refused = await refusals(fort, fort.manager(), claimed)
     assert set(refused) == {path for path, found in ROWS if not found.insecure}
     assert all(text in refusal for refusal in refused.values())
+
+
+async def test_a_demoted_manager_has_a_workers_rights_whatever_its_certificate_says(fort: Fort) -> None:
+    demoted = fort.pki.issue(WORKER, MANAGER_ROLE)
+    raft = {path for path, _ in ROWS if path.split("/")[1].endswith(".Raft")}
+    of_managers = {path for path, found in ROWS if not found.insecure and WORKER_ROLE not in found.roles} - raft
+
+    async def told(credentials: Credentials, *metadata: tuple[str, str]) -> dict[str, str]:
+        return await refusals(fort, credentials, metadata, Code.UNAVAILABLE)
+
+    assert set(await told(demoted)) == of_managers
+    assert set(await told(fort.manager(), *forwarded(WORKER, MANAGER_ROLE))) == of_managers
+    spoken_for = await told(demoted, *forwarded(OTHER_MANAGER, MANAGER_ROLE))
+    assert set(spoken_for) == {path for path, _ in ROWS} - raft
+    assert set(spoken_for.values()) == {f"node {WORKER} was demoted: it is no manager any more"}
+
+    def promote(tx: Tx) -> None:
+        tx.edit(api.Node, WORKER).spec.desired_role = api.MANAGER
+
+    await fort.write(promote)
+    assert not of_managers & set(await told(demoted))
 
 
 @pytest.mark.parametrize("forwarder", ["stranger", WORKER, REMOVED, "foreign manager"])

@@ -12,12 +12,12 @@ from swarm import api, defaults
 from swarm.api import raftpb
 from swarm.api.methods import METHODS
 from swarm.errors import JoinUndecided, SwarmError, Unavailable
-from swarm.io.authorize import authorize
+from swarm.io.authorize import ClusterAuthorizer
 from swarm.io.disk import Loaded
 from swarm.io.local_calls import LocalCalls
 from swarm.manager import assemble, health
 from swarm.manager.assemble import Group
-from swarm.manager.certificates import is_blacklisted
+from swarm.manager.certificates import is_blacklisted, is_demoted
 from swarm.manager.external_ca import Question
 from swarm.manager.group import is_join_undecided
 from swarm.manager.manager import Manager
@@ -58,6 +58,7 @@ class ManagerDriver:
         self.kernel = process.kernel
         self.network = process.world.network
         self.cluster_id = process.identity.org
+        self.authorizer = ClusterAuthorizer(self.cluster_id, self._is_blacklisted, self._is_demoted)
         self.addr = process.addr
         self.checkers = process.world.checkers
         self.store = CheckedStore(self.checkers, process.name)
@@ -229,9 +230,13 @@ class ManagerDriver:
         else:
             self.deliver(StreamEnd(call.stream, Unavailable("this manager is not ready yet")))
 
-    def is_blacklisted(self, node_id: str) -> bool:
+    def _is_blacklisted(self, node_id: str) -> bool:
         """See ManagerProcess."""
         return is_blacklisted(self.store, self.cluster_id, node_id)
+
+    def _is_demoted(self, node_id: str) -> bool:
+        """See ManagerProcess."""
+        return self.manager is not None and self.manager.leading and is_demoted(self.store, node_id)
 
     def put(self, event: ManagerEvent) -> None:
         """An event for the machine, if there is one."""
@@ -243,7 +248,7 @@ class ManagerDriver:
         if self.closed:
             return
         try:
-            authorize(METHODS["Raft/ProcessRaftMessage"], caller, None, self.cluster_id, self.is_blacklisted)
+            self.authorizer(METHODS["Raft/ProcessRaftMessage"], caller, {})
         except SwarmError as error:
             listener(StreamEnd(0, error))
             return

@@ -16,7 +16,6 @@ from google.protobuf.message import Message
 
 from swarm.api.methods import METHODS
 from swarm.errors import Aborted, SwarmError, Unavailable
-from swarm.io.authorize import authorize, forwarded_peer, is_forwarded
 from swarm.rpc import MANAGER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
 from swarm.store.store import copy_of
 from tests.sim.kernel import Future, Kernel, Script
@@ -298,9 +297,7 @@ class Connection:
         if self.dropped:
             return
         try:
-            forwarded = forwarded_peer(words, self._peer) if is_forwarded(words) else None
-            server = self.server
-            peer = authorize(METHODS[method], self._peer, forwarded, server.cluster_id, server.is_blacklisted)
+            peer = self.server.authorizer(METHODS[method], self._peer, words)
         except SwarmError as error:
             refusal = StreamEnd(client_stream, error)
             self._down.send(lambda: self._hear(refusal))

@@ -22,6 +22,7 @@ from swarm.manager import assemble
 from swarm.manager.group import UNREACHABLE_TEXT, RaftGroup, is_join_undecided
 from swarm.manager.manager import Manager
 from swarm.manager.member import NO_STOCK_FOLLOWERS
+from swarm.manager.service import Write
 from swarm.manager.words import CheckPeer, ManagerEffect, PeerChecked
 from swarm.raft import words
 from swarm.raft.membership import bootstrap_entries, force_new_cluster
@@ -196,3 +197,61 @@ def test_a_member_that_is_gone_already_is_removed() -> None:
         api.LeaveResponse()
     ]
     assert lab.manager.group.proposed is None
+
+
+def elect_again(lab: Lab, voter: int) -> list[ManagerEffect]:
+    """The other member says yes to all; what the manager does besides speaking with it."""
+    out: list[ManagerEffect] = []
+    while not lab.manager.leading:
+        lab.now += 1.0
+        effects = lab.tell(None)
+        while effects:
+            effect = effects.pop(0)
+            if not isinstance(effect, words.Send):
+                out.append(effect)
+            elif (answer := yes(effect.message, voter)) is not None:
+                effects += lab.tell(words.Received(answer))
+    return out
+
+
+def yes(message: raftpb.Message, voter: int) -> raftpb.Message | None:
+    kinds = {
+        raftpb.MsgPreVote: raftpb.MsgPreVoteResp,
+        raftpb.MsgVote: raftpb.MsgVoteResp,
+        raftpb.MsgApp: raftpb.MsgAppResp,
+    }
+    if message.type not in kinds:
+        return None
+    index = message.index + len(message.entries)
+    return raftpb.Message(type=kinds[message.type], to=1, term=message.term, index=index, **{"from": voter})
+
+
+def test_a_demoted_manager_that_waited_for_a_leader_is_not_let_in_by_the_one_that_knows() -> None:
+    lab = Lab()
+    lab.tell(Write(lambda tx: tx.create(api.Node(id=OTHER.node_id, role=api.WORKER))))
+    voter = lab.joined()
+    lab.lose_leadership()
+    lab.join(OTHER, "10.0.0.3:2377")
+    demoted = lab.stream
+    newcomer = Peer("n4", MANAGER_ROLE, "c1", "10.0.0.4:40000")
+    lab.join(newcomer, "10.0.0.4:2377")
+    found = [effect for effect in elect_again(lab, voter) if isinstance(effect, CheckPeer | StreamEnd)]
+    assert [(effect.stream, type(effect)) for effect in found] == [(demoted, StreamEnd), (lab.stream, CheckPeer)]
+
+
+def test_nobody_speaks_for_a_member_on_another_node() -> None:
+    lab = Lab()
+    voter = lab.joined()
+    message = raftpb.Message(type=raftpb.MsgHeartbeat, to=1, term=lab.manager.raft.term + 1, **{"from": voter})
+    for peer, taken in ((OTHER, False), (JOINER, True)):
+        lab.stream += 1
+        request = api.ProcessRaftMessageRequest(message=message)
+        (answer,) = [
+            effect
+            for effect in lab.tell(Call(lab.stream, "Raft/ProcessRaftMessage", request, peer))
+            if isinstance(effect, Reply | StreamEnd) and effect.stream == lab.stream
+        ]
+        assert isinstance(answer, Reply) is taken
+        assert lab.manager.leading is not taken, "a leader of a later term exists"
+        if isinstance(answer, StreamEnd):
+            assert isinstance(answer.error, PermissionDenied)
