@@ -177,7 +177,14 @@ def load_certificate(der: bytes) -> x509.Certificate:
     return certificate
 
 
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion)
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 def certificates_pem(certificates: list[x509.Certificate]) -> bytes:

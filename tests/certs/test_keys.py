@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,12 +17,16 @@ from certs.errors import InvalidCertificate, InvalidCsr, InvalidKey
 from certs.keys import Identity, PemBlock, identity_of
 
 
-def certificate(*names: tuple[x509.ObjectIdentifier, str]) -> x509.Certificate:
+def certificate(
+    *names: tuple[x509.ObjectIdentifier, str], extension: x509.ExtensionType | None = None
+) -> x509.Certificate:
     key = keys.new_private_key()
     name = x509.Name([x509.NameAttribute(oid, value) for oid, value in names])
     start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     builder = builder.serial_number(1).not_valid_before(start).not_valid_after(start + datetime.timedelta(days=1))
+    if extension is not None:
+        builder = builder.add_extension(extension, critical=False)
     return builder.sign(key, hashes.SHA256())
 
 
@@ -138,6 +142,13 @@ def test_a_certificate_with_a_part_that_cannot_be_read_is_refused_when_it_is_loa
         keys.load_certificates(PemBlock("CERTIFICATE", spoiled).encode())
     with pytest.raises(InvalidCertificate):
         identity_of(spoiled)
+
+
+def test_a_certificate_for_a_kind_of_name_that_nobody_uses_is_refused_when_it_is_loaded() -> None:
+    x400_address = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, b"\x30\x02\xa3\x00")
+    odd = certificate(*NODE, extension=x400_address).public_bytes(serialization.Encoding.DER)
+    with pytest.raises(InvalidCertificate):
+        keys.load_certificate(odd)
 
 
 def test_a_request_of_an_unknown_version_is_refused() -> None:
