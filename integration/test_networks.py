@@ -9,7 +9,6 @@ import pytest
 from integration.lab import Host
 from integration.waiting import until
 
-
 IDLE = ("sh", "-c", "trap exit TERM; while sleep 0.2; do :; done")
 
 

@@ -105,8 +105,12 @@ class Remotes(Protocol):
         """Forget all others."""
         ...
 
-    def choose(self, rng: Random) -> tuple[str, str] | None:
-        """One to try."""
+    def choose(self, rng: Random, exclude: Iterable[str] = ()) -> tuple[str, str] | None:
+        """One to try; exclude: node IDs."""
+        ...
+
+    def managers(self) -> list[tuple[str, str]]:
+        """All that are known."""
         ...
 
 
@@ -154,6 +158,7 @@ class Agent:
         self._connections = 0
         self._streams = 0
         self._backoff_s = 0.0
+        self._not_reached: dict[str, None] = {}
         self._next_at: float | None = now
         self._told: SessionUpdate | None = None
         self._subscriptions: dict[str, api.SubscriptionMessage] = {}
@@ -238,7 +243,7 @@ class Agent:
 
     def _connect(self, now: float) -> list[AgentEffect]:
         assert self._description is not None
-        manager = None if self._local_manager else self._remotes.choose(self._rng)
+        manager = None if self._local_manager else self._remotes.choose(self._rng, self._not_reached)
         self._next_at = None
         if manager is None and not self._local_manager:
             raise Unavailable("no remote hosts provided")
@@ -262,12 +267,24 @@ class Agent:
         raise Unavailable(event.error)
 
     def _fail(self, error: SwarmError, now: float) -> list[AgentEffect]:
-        """End the session, or the attempt, and plan the next one."""
+        """End the session, or the attempt, and plan the next one.
+
+        Who cannot be reached costs no back-off while there is a manager left that was not tried since the last pause:
+        the one that serves may be the last of many. (SwarmKit pauses after each, agent/agent.go.)
+        """
         if self._link is not None and self._link.manager is not None:
             self._remotes.observe_if_known(self._link.manager, -defaults.MANAGER_WEIGHT)
-        self._backoff_s = min(defaults.SESSION_BACKOFF_BASE_S + 2 * self._backoff_s, defaults.SESSION_BACKOFF_MAX_S)
+            if self._link.open_by is not None:
+                self._not_reached[self._link.manager[0]] = None
+            else:
+                self._not_reached.clear()
         effects = self._disconnect()
-        self._next_at = now + self._rng.uniform(0.0, self._backoff_s)
+        pause_s = defaults.SESSION_BACKOFF_BASE_S
+        if not self._not_reached or all(node_id in self._not_reached for node_id, _ in self._remotes.managers()):
+            self._not_reached.clear()
+            self._backoff_s = min(pause_s + 2 * self._backoff_s, defaults.SESSION_BACKOFF_MAX_S)
+            pause_s = self._backoff_s
+        self._next_at = now + self._rng.uniform(0.0, pause_s)
         return [*effects, SessionState(self._session_id, error.message or error.code.label, int(error.code))]
 
     def _disconnect(self) -> list[AgentEffect]:

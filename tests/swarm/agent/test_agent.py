@@ -229,37 +229,6 @@ def test_a_manager_without_log_broker_is_tolerated() -> None:
     assert driver.agent.registered
 
 
-def test_the_next_session_carries_the_last_session_id_and_tries_again_later_and_later() -> None:
-    driver = Driver()
-    driver.register()
-    driver.fail("Session", Aborted("node must disconnect"))
-    only(driver.connect(), Call)
-    longest = []
-    for _ in range(40):
-        driver.fail("Session", Unavailable("no"))
-        deadline = driver.agent.deadline()
-        assert deadline is not None
-        longest.append(deadline - driver.now)
-        request = only(driver.connect(), Call).request
-        assert isinstance(request, api.SessionRequest)
-        assert request.session_id == "sid"
-    assert longest[0] <= 0.3
-    assert 4.0 < max(longest) <= defaults.SESSION_BACKOFF_MAX_S
-
-
-def test_the_back_off_starts_over_after_a_good_session() -> None:
-    driver = Driver()
-    driver.connect()
-    for _ in range(6):
-        driver.fail("Session", Unavailable("no"))
-        driver.connect()
-    driver.session_message()
-    driver.fail("Session", None)
-    deadline = driver.agent.deadline()
-    assert deadline is not None
-    assert deadline - driver.now <= defaults.SESSION_BACKOFF_BASE_S
-
-
 def test_without_managers_the_agent_keeps_trying() -> None:
     driver = Driver()
     driver.remotes.keep_only([])
