@@ -8,6 +8,8 @@ answers and writes again when the noise is over.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from swarm import api
 from swarm.api import raftpb
 from swarm.errors import Code
@@ -126,12 +128,18 @@ def step(feed: Feed, place: House, flows: list[int]) -> None:
         pieces(feed, place, flows)
     else:
         request = api.ProcessRaftMessageRequest(message=message(feed, place))
-        answers = place.call("Raft/ProcessRaftMessage", request, SENDER)
+        answers = place.call("Raft/ProcessRaftMessage", request, sender_of(place, request.message))
         assert len(answers) == 1, answers
         assert isinstance(answers[0], Reply | StreamEnd)
         if isinstance(answers[0], StreamEnd):
             assert answers[0].error is not None
             assert Code(answers[0].error.code) in (Code.NOT_FOUND, Code.INVALID_ARGUMENT)
+
+
+def sender_of(place: House, message: raftpb.Message) -> Peer:
+    """The node on which the member is that a message says it is of: others are refused, as pieces of messages show."""
+    member = place.manager.group.members.get(words.sender(message))
+    return SENDER if member is None else replace(SENDER, node_id=member.node_id)
 
 
 def pieces(feed: Feed, place: House, flows: list[int]) -> None:
