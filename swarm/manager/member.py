@@ -15,7 +15,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from swarm import api, defaults
-from swarm.api import marks, raftpb
+from swarm.api import marks, pieces, raftpb
 from swarm.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -362,8 +362,8 @@ class GroupMember:
         """Save the store as of the last applied entry, so that the log before it may go."""
         keep = self._snapshot_settings()[1] if keep is None else keep
         content = api.Snapshot(version=api.Snapshot.V0, membership=self.group.save())
-        self.store.save(content.store)  # in its place: a large store takes as long to copy as to encode
-        snapshot = raftpb.Snapshot(data=content.SerializeToString())
+        data = content.SerializeToString() + pieces.embedded(api.Snapshot, "store", self.store.encode())
+        snapshot = raftpb.Snapshot(data=data)
         snapshot.metadata.index = self.store.index
         self._raft(words.SnapshotTaken(snapshot, keep), now)
 

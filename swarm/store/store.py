@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from google.protobuf.message import Message
 
 from swarm import api
+from swarm.api import pieces
 from swarm.api.objects import KIND_OF, KINDS, Kind
 from swarm.errors import AlreadyExists, Internal, NotFound
 
@@ -158,13 +159,17 @@ class Store:
                     raise AlreadyExists(f"{kind.name} name {name} is in use by {holder}")
                 names[kind.name, name] = object_id
 
-    def save(self, into: api.StoreSnapshot | None = None) -> api.StoreSnapshot:
-        """Everything, in one message (into: an empty one to use); objects in ascending ID order."""
-        snapshot = api.StoreSnapshot() if into is None else into
+    def encode(self) -> bytes:
+        """Everything, as an encoded StoreSnapshot; objects in ascending ID order."""
+        parts = []
         for kind in KINDS.values():
             objects = self._tables[kind.message].objects
-            getattr(snapshot, kind.plural).extend(objects[object_id] for object_id in sorted(objects))
-        return snapshot
+            parts.append(pieces.repeated(api.StoreSnapshot, kind.plural, [objects[key] for key in sorted(objects)]))
+        return b"".join(parts)
+
+    def save(self) -> api.StoreSnapshot:
+        """The same as a message."""
+        return api.StoreSnapshot.FromString(self.encode())
 
     def restore(self, snapshot: api.StoreSnapshot, index: int) -> None:
         """Replace everything by a snapshot taken at ``index``."""
