@@ -17,8 +17,9 @@ demo: ## a swarm on a private engine, driven by the docker CLI (or ENGINE=unix:/
 clean-demo: ## take the demo down again, leaving nothing
 	@if [ -x $(PY) ]; then $(PY) -m integration.demo down; fi
 
-test: setup check ## every check and every test, as CI runs them
-	@$(PY) -m pytest -q
+test: setup check ## every check and every test, as CI runs them: JOBS=2 files at a time
+	@seed=$(or $(SEED),$$(date +%s)); echo "tests in the order of SEED=$$seed"; \
+	$(PY) -m pytest -q -n $(or $(JOBS),2) --dist loadfile --randomly-seed=$$seed
 
 check: setup ## style, types, layers, generated files
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check -q .

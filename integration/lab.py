@@ -30,6 +30,7 @@ ROOT = Path(os.environ.get("SIDESWARM_LAB_ROOT", "/var/lib/sideswarm-lab"))
 NETNS = Path("/run/netns")
 PROJECT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 60.0
+OUTRUN = "update out of sequence"
 
 
 class LabError(Exception):
@@ -63,6 +64,8 @@ class Host:
     def docker(self, *args: str, check: bool = True, engine: bool = False, timeout_s: float = 120.0) -> str:
         """Run the docker CLI against this host; returns its standard output, raises LabError with its error text."""
         done = self.docker_run(*args, engine=engine, timeout_s=timeout_s)
+        while check and OUTRUN in done.stderr:  # what the CLI had read was older than a node's latest report: again
+            done = self.docker_run(*args, engine=engine, timeout_s=timeout_s)
         if check and done.returncode:
             raise LabError(f"docker {' '.join(args)} on {self.name}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
