@@ -122,11 +122,35 @@ def _in_office(method: Method, peer: Peer, is_demoted: Callable[[str], bool], *,
     That is no offence: it may not have heard yet, and its callers are to ask another manager. Raft decides for itself
     whose messages count, as it tells those who were removed.
     """
-    if peer.role != MANAGER_ROLE or method.name.startswith("Raft/") or not is_demoted(peer.node_id):
+    if peer.role != MANAGER_ROLE or _is_rafts(method) or not is_demoted(peer.node_id):
         return peer
-    if forwards or not (method.insecure or WORKER_ROLE in method.roles):
-        raise Unavailable(f"node {peer.node_id} was demoted: it is no manager any more")
+    if forwards or _is_managers(method):
+        raise NoManager(peer.node_id)
     return replace(peer, role=WORKER_ROLE)
+
+
+def overstays(method: Method, peer: Peer, is_demoted: Callable[[str], bool]) -> NoManager | None:
+    """Why a call that was let in must end: it is open only because a node was a manager that is none any more."""
+    if _is_rafts(method):
+        return None
+    if peer.forwarder and is_demoted(peer.forwarder):
+        return NoManager(peer.forwarder)
+    return NoManager(peer.node_id) if _is_managers(method) and is_demoted(peer.node_id) else None
+
+
+class NoManager(Unavailable):
+    """A node wants what only managers may, and was demoted."""
+
+    def __init__(self, node_id: str) -> None:
+        super().__init__(f"node {node_id} was demoted: it is no manager any more")
+
+
+def _is_rafts(method: Method) -> bool:
+    return method.name.startswith("Raft/")
+
+
+def _is_managers(method: Method) -> bool:
+    return not method.insecure and WORKER_ROLE not in method.roles
 
 
 def _refusal(

@@ -23,7 +23,7 @@ from swarm import api, defaults
 from swarm.api import raftpb
 from swarm.errors import SwarmError, Unavailable
 from swarm.io import joining, replaced_file
-from swarm.io.authorize import ClusterAuthorizer
+from swarm.io.authorize import ClusterAuthorizer, overstays
 from swarm.io.backpressure import Backpressure, Router
 from swarm.io.disk import Loaded, RaftDisk
 from swarm.io.external_authority import ask_authority
@@ -413,6 +413,8 @@ class ManagerProcess:
         if changes is None or any(change.kind == "cluster" for change in changes):
             # later, so that the dispatcher's own last word to a node that was removed comes first
             asyncio.get_running_loop().call_soon(self._server.drop_nodes, self._is_blacklisted)
+        if self.leadership.leading and any(map(_steps_down, changes or ())):
+            self._server.end_calls(lambda method, peer: overstays(method, peer, self._is_demoted))
 
     def _deliver(self, answer: Reply | StreamData | StreamEnd) -> None:
         if not self.local.deliver(answer):
@@ -462,6 +464,14 @@ class ManagerProcess:
         managers = () if self.manager is None else self.manager.group.peers.values()
         hosts = [Peer(addr=member.addr).host for member in managers]
         return hosts + [node.status.addr for node in self.store.all(api.Node)]
+
+
+def _steps_down(change: Change) -> bool:
+    """Whether a manager became a worker."""
+    before, after = change.before, change.after
+    if not (isinstance(before, api.Node) and isinstance(after, api.Node)):
+        return False
+    return (before.role, after.role) == (api.MANAGER, api.WORKER)
 
 
 def erase_log(directory: Path) -> None:

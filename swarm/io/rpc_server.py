@@ -26,7 +26,7 @@ import structlog
 from certs.stream import serve_tls
 from swarm import defaults
 from swarm.api.methods import Method
-from swarm.errors import DeadlineExceeded, Internal, PermissionDenied, Unavailable
+from swarm.errors import DeadlineExceeded, Internal, PermissionDenied, SwarmError, Unavailable
 from swarm.io.admission import Admission, Guest
 from swarm.io.http2 import Connection
 from swarm.io.lapses import LapseReports
@@ -238,6 +238,12 @@ class RpcServer:
             if node_id and is_removed(node_id):
                 log.info("rpc.node_dropped", node=node_id, peer=connection.peer.addr)
                 connection.stop(PermissionDenied(f"Permission denied: node {node_id} was removed from swarm"))
+
+    def end_calls(self, why: Callable[[Method, Peer], SwarmError | None]) -> None:
+        """End the open calls for which there is a reason, with that."""
+        for call in [*self._incomplete.values(), *self._calls.values()]:
+            if (error := why(call.method, call.peer)) is not None:
+                call.connection.finish(call, error)
 
     # --- calls ---
 

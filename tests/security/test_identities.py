@@ -170,6 +170,26 @@ async def test_a_demoted_manager_has_a_workers_rights_whatever_its_certificate_s
     assert not of_managers & set(await told(demoted))
 
 
+async def test_calls_that_only_managers_may_have_open_end_when_their_manager_is_demoted(fort: Fort) -> None:
+    other = await fort.intrude(fort.manager())
+    logs = api.SubscribeLogsRequest(options=api.LogSubscriptionOptions(follow=True))
+    logs.selector.node_ids.append(WORKER)
+    other.request(1, "Logs/SubscribeLogs", framed(logs))
+    other.request(3, "Dispatcher/Session", PROBE)
+    other.request(5, "Dispatcher/Session", PROBE, forwarded(WORKER, WORKER_ROLE))
+    await other.until(lambda seen: {3, 5} <= set(seen.data))
+    assert not other.outcome.status
+
+    def demote(tx: Tx) -> None:
+        tx.edit(api.Node, OTHER_MANAGER).spec.desired_role = api.WORKER
+
+    await fort.write(demote)
+    await other.until(lambda seen: {1, 5} <= set(seen.status))
+    await other.alive()
+    told = (int(Code.UNAVAILABLE), f"node {OTHER_MANAGER} was demoted: it is no manager any more")
+    assert other.outcome.status == {1: told, 5: told}
+
+
 @pytest.mark.parametrize("forwarder", ["stranger", WORKER, REMOVED, "foreign manager"])
 async def test_only_a_manager_of_this_cluster_may_speak_for_others(fort: Fort, forwarder: str) -> None:
     credentials = {
