@@ -93,15 +93,6 @@ def renewed(host: Host, before: int = 0) -> None:
     until(lambda: certificate(host).serial_number, lambda serial: serial != before, what=f"renewal on {host.name}")
 
 
-def renewed_late(lab: Lab, host: Host, root: RootCA) -> None:
-    """This node is started with a certificate that has six sevenths of its life behind it, and gets another one."""
-    lab.stop(host)
-    ending(host, root, -90 * DAY_S / 7)
-    before = certificate(host).serial_number
-    lab.start(host)
-    renewed(host, before)
-
-
 def tls_states(manager: Host) -> dict[str, str]:
     done = manager.docker_run("node", "ls", "--format", "{{.Hostname}}\t{{.TLSStatus}}")
     return dict(line.split("\t") for line in done.stdout.splitlines())
@@ -169,14 +160,7 @@ def through_an_authority(lab: Lab, manager: Host, worker: Host, company: Path) -
         root = x509.load_pem_x509_certificate((company / "root.pem").read_bytes())
         for host in (manager, worker):
             certificate(host).verify_directly_issued_by(root)
-        if worker.stock:
-            through_roles(manager, worker, partial(renewed, worker))
-        else:
-            assert tasks(manager) == running
-            root_ca = RootCA((company / "root.pem").read_bytes(), (company / "root.key").read_bytes())
-            through_roles(manager, worker, partial(renewed_late, lab, worker, root_ca))
-            # it was away, perhaps for long enough to be given another task
-            running = until(partial(tasks, manager), lambda found: len(found) == 2, what="a task on every node")
+        through_roles(manager, worker, partial(renewed, worker))
         manager.docker("swarm", "ca", "--rotate", "--quiet", timeout_s=60.0)
     until(partial(tls_states, manager), lambda seen: seen == {manager.name: "Ready", worker.name: "Ready"})
     ready(manager, manager, worker)

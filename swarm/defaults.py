@@ -48,6 +48,7 @@ RAFT_TERMS_AHEAD_MAX = 1 << 32  # elections that a member may have missed
 MANAGERS_MAX = 51  # members that a Raft group may have; more only make it slower
 ROLE_START_PAUSE_S = 0.2  # before a manager that failed is started again; doubles
 ROLE_START_PAUSE_MAX_S = 30.0
+ROLE_CHANGE_WAIT_S = 5.0  # from the removal of a manager to its certificate as a worker; SwarmKit waits 16
 ROLE_RETRY_S = 5.0  # between attempts to remove a manager that steps down
 INBOX_CALLS_MAX = 10_000
 CALL_DEADLINE_S = 20.0

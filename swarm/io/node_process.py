@@ -39,7 +39,7 @@ from swarm.io.autolock import Autolock, NodeLocked
 from swarm.io.disk import TaskJournal
 from swarm.io.manager_process import LOG_FILE, ManagerProcess, ManagerSettings, erase_log
 from swarm.io.node_hooks import NodeHooks, Runner
-from swarm.io.process import Clock, Inbox, drive
+from swarm.io.process import Clock, Inbox, drive, within
 from swarm.manager import cluster
 from swarm.manager.root_rotation import trusted_roots
 from swarm.node.remotes import Remotes
@@ -358,9 +358,10 @@ class NodeProcess:
             self._remotes.learn(self.state.managers)
             await asyncio.to_thread(manager.erase)  # after that: a log that is expected must be there
             if self.role == MANAGER_ROLE:
-                # thrown out of the group: no manager again before a new certificate says so
+                # thrown out: no manager again before a new certificate says so, and that is not one that was under way
                 self._expelled = True
                 self._renewals.put(RenewNow())
+                await within(defaults.ROLE_CHANGE_WAIT_S, self._role_changed, lambda: self.role != MANAGER_ROLE)
         elif failure is not None:
             raise failure if isinstance(failure, SwarmError) else SwarmError(str(failure))
 
@@ -477,11 +478,9 @@ class NodeProcess:
             self._renewals.put(Failed())
 
     async def _replace_certificate(self) -> None:
-        assert self._credentials is not None
-        managers, root_pem = self._remotes.managers(), self._root_pem
-        issued = await own_certificate.renew(
-            self.manager, managers, root_pem, self._credentials, self._rng, self._clock.now()
-        )
+        own, managers, root_pem = self._credentials, self._remotes.managers(), self._root_pem
+        assert own is not None
+        issued = await own_certificate.renew(self.manager, managers, root_pem, own, self._rng, self._clock.now())
         if issued.root_pem != root_pem:
             self._keys.save_root(issued.root_pem)
             self._root_pem = issued.root_pem

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -110,3 +111,13 @@ async def drive(
 def _perform_all(effects: Iterable[X], perform: Callable[[X], None]) -> None:
     for effect in effects:
         perform(effect)
+
+
+async def within(timeout_s: float, changed: asyncio.Event, condition: Callable[[], bool]) -> bool:
+    """Wait until the condition holds, which is looked at after each change; whether it did in that time."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                changed.clear()
+                await changed.wait()
+    return condition()
