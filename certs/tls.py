@@ -83,7 +83,7 @@ def server_context(
 
 
 def member_context(credentials: Credentials, roots_pem: bytes) -> ssl.SSLContext:
-    """A server_context that leaves it to the caller whether certificates count at this moment (certs/standing.py).
+    """A server_context that leaves it to the caller whether certificates count at this moment (certs/validity.py).
 
     OpenSSL would refuse an expired one with an alert that says little, and so a node that only wants another one.
     """

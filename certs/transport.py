@@ -4,16 +4,54 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from certs.stream import TlsStream
+
+class Stream(Protocol):
+    """The TLS below the transport (certs.stream.TlsStream)."""
+
+    application: asyncio.Protocol | None
+    closing: bool
+    paused: bool
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Plain text that TLS could not take yet."""
+        ...
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """See TlsTransport."""
+        ...
+
+    def write_eof(self) -> None:
+        """See TlsTransport."""
+        ...
+
+    def close(self) -> None:
+        """See TlsTransport."""
+        ...
+
+    def abort(self) -> None:
+        """See TlsTransport."""
+        ...
+
+    def pause_reading(self) -> None:
+        """See TlsTransport."""
+        ...
+
+    def resume_reading(self) -> None:
+        """See TlsTransport."""
+        ...
+
+    def extra_info(self, name: str, default: Any = None) -> Any:
+        """See TlsTransport.get_extra_info."""
+        ...
 
 
 class TlsTransport(asyncio.Transport):
     """What the application sees: a transport whose reading end may close before its writing end does."""
 
-    def __init__(self, stream: TlsStream, raw: asyncio.Transport) -> None:
+    def __init__(self, stream: Stream, raw: asyncio.Transport) -> None:
         super().__init__()
         self._stream = stream
         self._raw = raw

@@ -29,7 +29,7 @@ from engine_api.engine.errors import EngineError, EngineUnavailable
 from engine_api.engine.watch import watch_engine
 from engine_api.errors import ApiError, BadParameter, Conflict, ServiceUnavailable, Unauthorized
 from engine_api.executor.executor import Executor
-from engine_api.places import (
+from engine_api.host import (
     ALREADY,
     EXPECTED,
     LAST_MANAGER,
@@ -51,10 +51,10 @@ from engine_api.places import (
 from swarm import api, defaults
 from swarm.errors import Code, DeadlineExceeded, NoLeader, SwarmError, Unavailable
 from swarm.ids import new_id
-from swarm.io.agent_process import AgentProcess, LogSink
-from swarm.io.autolock import NodeLocked
-from swarm.io.node_hooks import NodeHooks, Runner
-from swarm.io.node_process import NodeProcess
+from swarm.io.node.agent_process import AgentProcess, LogSink
+from swarm.io.node.autolock import NodeLocked
+from swarm.io.node.hooks import NodeHooks, Runner
+from swarm.io.node.node_process import NodeProcess
 from swarm.io.process import Clock
 from swarm.manager import cluster
 from swarm.node.state import NodeState

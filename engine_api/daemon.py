@@ -27,14 +27,14 @@ import structlog
 from aiohttp import web
 
 from engine_api import logs
+from engine_api.app import ROUTES, build_app
 from engine_api.cluster import Cluster
 from engine_api.config import Config, ConfigError, check_host, insecure_hosts, load
 from engine_api.engine.client import EngineClient
+from engine_api.front.backends import Backends, engine_connector, make_runner
+from engine_api.front.front import Front
+from engine_api.front.listener import Door, DoorError
 from engine_api.routes.system import System
-from engine_api.server.app import ROUTES, build_app
-from engine_api.server.backends import Backends, engine_connector, make_runner
-from engine_api.server.door import Door, DoorError
-from engine_api.server.front import Front
 from engine_api.server.metrics import serve_metrics
 from swarm import defaults
 

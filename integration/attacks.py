@@ -24,9 +24,10 @@ from certs.keys import load_private_key, private_key_pem
 from certs.tls import ClientTls, Credentials, client_context
 from swarm.api.methods import METHODS, Method
 from swarm.errors import SwarmError
-from swarm.io import grpc_wire, rpc_client
-from swarm.io import http2_frames as h2
-from swarm.io.http2_frames import ErrorCode
+from swarm.grpc import frames as h2
+from swarm.grpc import wire
+from swarm.grpc.frames import ErrorCode
+from swarm.io.grpc import client
 
 CALL_TIMEOUT_S = 10.0
 FLOOD_S = 0.5
@@ -36,8 +37,8 @@ CHUNK_BYTES = 1 << 18
 
 _GREETING = h2.PREFACE + h2.settings_frame({})
 _NO_WINDOW = h2.PREFACE + h2.settings_frame({h2.INITIAL_WINDOW_SIZE: 0})
-_CALL = grpc_wire.request_block(METHODS["CA/GetRootCACertificate"].path, "swarm-ca", secure=True)
-_ISSUE = grpc_wire.request_block(METHODS["NodeCA/IssueNodeCertificate"].path, "swarm-ca", secure=True)
+_CALL = wire.request_block(METHODS["CA/GetRootCACertificate"].path, "swarm-ca", secure=True)
+_ISSUE = wire.request_block(METHODS["NodeCA/IssueNodeCertificate"].path, "swarm-ca", secure=True)
 
 
 def _streams(each: bytes, after: bytes = b"") -> bytes:
@@ -64,7 +65,7 @@ FLOODS = {
     "half requests": _GREETING + _streams(_ISSUE, _HALF_REQUEST),
     "answers that are not read": _NO_WINDOW + _streams(_CALL, h2.frame(h2.DATA, h2.END_STREAM, 0xEE, b"\0" * 5)),
     "guesses": _GREETING
-    + _streams(_ISSUE, h2.frame(h2.DATA, h2.END_STREAM, 0xEE, grpc_wire.frame_message(b"\x12\x01x\x1a\x09SWMTKN-1-"))),
+    + _streams(_ISSUE, h2.frame(h2.DATA, h2.END_STREAM, 0xEE, wire.frame_message(b"\x12\x01x\x1a\x09SWMTKN-1-"))),
     "not TLS": b"GET / HTTP/1.1\r\n\r\n" * 10_000,
 }
 _WITHOUT_TLS = ("half a handshake", "not TLS")
@@ -80,8 +81,8 @@ def stolen(directory: str) -> Credentials | None:
     return Credentials((Path(directory) / "swarm-node.crt").read_bytes(), private_key_pem(key))
 
 
-async def _connect(address: str, credentials: Credentials | None) -> rpc_client.Connection:
-    return await rpc_client.connect(address, ClientTls("swarm-manager", None, credentials), CALL_TIMEOUT_S)
+async def _connect(address: str, credentials: Credentials | None) -> client.Connection:
+    return await client.connect(address, ClientTls("swarm-manager", None, credentials), CALL_TIMEOUT_S)
 
 
 async def call(address: str, credentials: Credentials | None, method: Method) -> tuple[int, str]:

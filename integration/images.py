@@ -7,10 +7,15 @@ import shutil
 import subprocess
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from integration.lab import Host
+
+class EngineHost(Protocol):
+    """A host whose engine an image is loaded into."""
+
+    def docker(self, *args: str, engine: bool = False) -> str:
+        """Run the docker CLI against the engine itself."""
+        ...
 
 
 def busybox(directory: Path) -> Path:
@@ -34,7 +39,7 @@ def busybox(directory: Path) -> Path:
     return archive
 
 
-def load(host: Host, archive: Path) -> None:
+def load(host: EngineHost, archive: Path) -> None:
     """Import the archive as busybox:latest and busybox:1.35 (a second tag, for updates) into a host's engine."""
     if host.docker("images", "-q", "busybox:latest", engine=True).strip():
         return

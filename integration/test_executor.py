@@ -21,7 +21,7 @@ from engine_api.executor.logs import LogSink
 from engine_api.executor.payloads import is_tmpfs
 from integration.engine_fixture import EngineProcess
 from swarm import api
-from swarm.agent.words import CancelStep, Execute, Executed, LogsEnded, Observed, PublishLogs, Step, StopLogs
+from swarm.agent.events import CancelStep, Execute, Executed, LogsEnded, Observed, PublishLogs, Step, StopLogs
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from engine_api.app import ROUTES
 from engine_api.engine.client import EngineClient
 from engine_api.routes.system import System
-from engine_api.server.app import ROUTES
 from integration import calls
 from integration.lab import Host
 from integration.waiting import until

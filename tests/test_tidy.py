@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("engine_api", "swarm", "overlay", "certs", "integration")
 TESTS = ("tests", "integration")
 NOT_OURS = re.compile(r"(^|/)(\.[a-z_-]+|__pycache__|build|dist|golden|[a-z]+\.egg-info)/")
-FILE_LINES_MAX = 500
+FILE_LINES_MAX = 600
 FUNCTION_LINES_MAX = 70
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

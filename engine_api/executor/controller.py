@@ -26,7 +26,7 @@ from engine_api.executor.networks import TaskNetworks
 from engine_api.executor.payloads import PayloadStore
 from engine_api.executor.watch import ContainerWatch, Subscription
 from swarm import api, defaults
-from swarm.agent.words import Execute, Step
+from swarm.agent.events import Execute, Step
 
 log = structlog.get_logger(__name__)
 

@@ -27,7 +27,7 @@ from engine_api.executor.networks import NoNetworks, TaskNetworks
 from engine_api.executor.payloads import PayloadStore
 from engine_api.executor.watch import ContainerWatch
 from swarm import api, defaults
-from swarm.agent.words import (
+from swarm.agent.events import (
     CancelStep,
     Execute,
     Executed,

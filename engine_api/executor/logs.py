@@ -23,7 +23,7 @@ from engine_api.executor import logframes, status
 from engine_api.executor.container import container_name
 from engine_api.executor.watch import ContainerWatch
 from swarm import api, defaults
-from swarm.agent.words import LogsEnded, PublishLogs
+from swarm.agent.events import LogsEnded, PublishLogs
 from swarm.errors import SwarmError
 
 log = structlog.get_logger(__name__)

@@ -1,6 +1,6 @@
 """Routes of the swarm's networks. For now the one by which the CLI turns the name after --network into an ID.
 
-Only requests with ``scope=swarm`` come here (engine_api/server/backends.py); all others are the engine's.
+Only requests with ``scope=swarm`` come here (engine_api/front/backends.py); all others are the engine's.
 
 (moby: daemon/server/router/network/network_routes.go)
 """

@@ -38,7 +38,7 @@ from engine_api.server.request import (
     version_message,
 )
 from swarm import api, defaults
-from swarm.api.marks import NETWORK_KEYS, has_mark, marked
+from swarm.api.extensions import NETWORK_KEYS, has_mark, marked
 
 ALREADY_IN_SWARM = (
     'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'

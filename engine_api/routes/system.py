@@ -20,8 +20,8 @@ from engine_api.convert.cluster import info_section
 from engine_api.engine.client import EngineClient
 from engine_api.engine.errors import EngineError, EngineUnavailable
 from engine_api.errors import ApiError, ServiceUnavailable
+from engine_api.front.http1 import Head
 from engine_api.routes.events import Events
-from engine_api.server.http1 import Head
 from engine_api.server.request import ApiRequest, Hooks, Route, json_answer
 from swarm import api, defaults
 from swarm.errors import SwarmError

@@ -20,8 +20,7 @@ from typing import Any, Protocol
 from google.protobuf.message import Message
 
 from swarm import api, defaults
-from swarm.agent.reporter import Reporter
-from swarm.agent.words import (
+from swarm.agent.events import (
     CancelStep,
     Connect,
     Connected,
@@ -44,8 +43,9 @@ from swarm.agent.words import (
     StopLogs,
     Sweep,
 )
+from swarm.agent.reporter import Reporter
 from swarm.agent.worker import Worker, selects
-from swarm.api import marks
+from swarm.api import extensions
 from swarm.api.equality import same_description
 from swarm.errors import Aborted, Code, DeadlineExceeded, SwarmError, Unavailable
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
@@ -429,7 +429,7 @@ class Agent:
         if not (event.certain and link.registered):
             raise Unavailable(event.error)
         link.heartbeat_at = None
-        request = marks.marked(api.HeartbeatRequest(session_id=self._session_id), marks.ENGINE_GONE)
+        request = extensions.marked(api.HeartbeatRequest(session_id=self._session_id), extensions.ENGINE_GONE)
         call = self._call(link, _HEARTBEAT, request, now + defaults.FAREWELL_TIMEOUT_S)
         link.farewell = call.stream
         return [call]

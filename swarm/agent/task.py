@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 
 from swarm import api, defaults
 from swarm.agent.dependencies import Dependencies
-from swarm.agent.words import CancelStep, Execute, Executed, Observed, Step
+from swarm.agent.events import CancelStep, Execute, Executed, Observed, Step
 from swarm.api.equality import same_task
 from swarm.store.store import copy_of
 

@@ -16,8 +16,8 @@ from random import Random
 
 from swarm import api
 from swarm.agent.dependencies import Dependencies
+from swarm.agent.events import CancelStep, Execute, Executed, Journal, Observed
 from swarm.agent.task import TaskRun
-from swarm.agent.words import CancelStep, Execute, Executed, Journal, Observed
 from swarm.store.store import copy_of
 
 WorkerEffect = Execute | CancelStep | Journal

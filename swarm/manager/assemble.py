@@ -12,6 +12,7 @@ from swarm.manager.cluster import ClusterStage
 from swarm.manager.cluster_updates import ClusterUpdates
 from swarm.manager.controlapi.methods import control
 from swarm.manager.dispatcher.dispatcher import Dispatcher
+from swarm.manager.events import Parts
 from swarm.manager.external_signing import ExternalSigning
 from swarm.manager.logbroker import LogBroker
 from swarm.manager.manager import Manager
@@ -26,7 +27,6 @@ from swarm.manager.roles import RolesStage
 from swarm.manager.scheduler.scheduler import SchedulerStage
 from swarm.manager.service import Service
 from swarm.manager.stage import Stage
-from swarm.manager.words import Parts
 from swarm.store.store import Store
 
 

@@ -35,12 +35,12 @@ from swarm.errors import (
     ResourceExhausted,
     SwarmError,
 )
+from swarm.log_limiter import Repeats
 from swarm.manager.cluster import node_cert_expiry_s
 from swarm.manager.external_ca import signing_urls
 from swarm.manager.root_rotation import RootRotation, as_swarm_error, authority_of
 from swarm.manager.service import Effect, Event, Write
 from swarm.manager.stage import DUE_NOW
-from swarm.repeats import Repeats
 from swarm.rpc import Call, Peer, Reply, StreamEnd
 from swarm.store.store import Change, View
 from swarm.store.tx import Tx

@@ -1,12 +1,12 @@
 """Health/Check, and the mark by which managers of ours know each other: groups of ours alone may tick faster.
 
-The mark is a field of the answer that SwarmKit's message does not have (swarm/api/marks.py).
+The mark is a field of the answer that SwarmKit's message does not have (swarm/api/extensions.py).
 """
 
 from __future__ import annotations
 
 from swarm import api
-from swarm.api import marks
+from swarm.api import extensions
 from swarm.errors import NotFound
 from swarm.rpc import Call, Reply, StreamEnd
 
@@ -19,9 +19,9 @@ def answer(call: Call) -> Reply | StreamEnd:
     if call.request.service not in _SERVICES:
         return StreamEnd(call.stream, NotFound("unknown service"))
     plain = api.HealthCheckResponse(status=api.HealthCheckResponse.SERVING)
-    return Reply(call.stream, marks.marked(plain, marks.OURS))
+    return Reply(call.stream, extensions.marked(plain, extensions.OURS))
 
 
 def is_ours(response: api.HealthCheckResponse) -> bool:
     """Whether a manager of ours gave this answer."""
-    return marks.has_mark(response, marks.OURS)
+    return extensions.has_mark(response, extensions.OURS)

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from google.protobuf.message import DecodeError
 
 from swarm import api, defaults
-from swarm.api import marks, raftpb
+from swarm.api import extensions, raftpb
 from swarm.errors import Aborted, InvalidArgument, ResourceExhausted
-from swarm.repeats import Repeats
+from swarm.log_limiter import Repeats
 from swarm.rpc import Call, Peer, StreamData, StreamEnd
 
 
@@ -100,7 +100,7 @@ class Incoming:
         if state.flows:
             return part
         if not event.message.HasField("message"):
-            state.flows = state.whole is None and marks.has_mark(event.message, marks.FLOW)
+            state.flows = state.whole is None and extensions.has_mark(event.message, extensions.FLOW)
             return None
         if state.whole is None:
             self._count(state, event.message.ByteSize())

@@ -22,9 +22,7 @@ from swarm import api, defaults
 from swarm.api.methods import METHODS
 from swarm.errors import Internal, NoLeader, NotTaken, ResourceExhausted, SwarmError, Unimplemented
 from swarm.manager import health
-from swarm.manager.member import GroupMember
-from swarm.manager.service import Service, Write
-from swarm.manager.words import (
+from swarm.manager.events import (
     AuthorityAnswered,
     DialPeer,
     Forward,
@@ -37,7 +35,9 @@ from swarm.manager.words import (
     PeerDialled,
     PeerKnown,
 )
-from swarm.raft import words
+from swarm.manager.member import GroupMember
+from swarm.manager.service import Service, Write
+from swarm.raft import events
 from swarm.raft.raft import Raft
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from swarm.store.store import Store
@@ -92,9 +92,9 @@ class Manager(GroupMember):
                     if due is not None and due <= now:
                         self._perform(service.wake(now))
                 self._expire(now)
-            case words.TransferLeadership(to=to):
+            case events.TransferLeadership(to=to):
                 self._heir = to
-            case words.Unreachable(raft_id=raft_id) | words.Gone(raft_id=raft_id):
+            case events.Unreachable(raft_id=raft_id) | events.Gone(raft_id=raft_id):
                 self.group.lost(raft_id)
                 self._raft(event, now)
             case _:
@@ -171,7 +171,7 @@ class Manager(GroupMember):
         elif method in self._parts.reads:
             self._tag += 1
             self._reads[self._tag] = call
-            self._raft(words.ReadBarrier(self._tag), now)
+            self._raft(events.ReadBarrier(self._tag), now)
         else:
             self._out.append(StreamEnd(call.stream, Unimplemented(f"{method} is not available in this version")))
 

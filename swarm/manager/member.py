@@ -15,7 +15,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from swarm import api, defaults
-from swarm.api import marks, pieces, raftpb
+from swarm.api import encoding, extensions, raftpb
 from swarm.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -29,13 +29,7 @@ from swarm.errors import (
 )
 from swarm.manager.certificates import is_demoted
 from swarm.manager.claims import with_host
-from swarm.manager.external_ca import Outcome
-from swarm.manager.group import UNREACHABLE_TEXT, RaftGroup
-from swarm.manager.incoming import Incoming, is_readable
-from swarm.manager.leader import Leader
-from swarm.manager.pace import Pace
-from swarm.manager.service import Ask, Effect, Service, Write
-from swarm.manager.words import (
+from swarm.manager.events import (
     AskAuthority,
     Changed,
     CheckPeer,
@@ -44,7 +38,13 @@ from swarm.manager.words import (
     Parts,
     PeerChecked,
 )
-from swarm.raft import words
+from swarm.manager.external_ca import Outcome
+from swarm.manager.group import UNREACHABLE_TEXT, RaftGroup
+from swarm.manager.incoming import Incoming, is_readable
+from swarm.manager.leader import Leader
+from swarm.manager.pace import Pace
+from swarm.manager.service import Ask, Effect, Service, Write
+from swarm.raft import events
 from swarm.raft.membership import parse_change
 from swarm.raft.raft import Raft
 from swarm.rpc import MANAGER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
@@ -167,35 +167,35 @@ class GroupMember:
         if data is not None:
             self._tag += 1
             self._proposed = self._tag
-            self._raft(words.Propose(self._tag, data), now)
+            self._raft(events.Propose(self._tag, data), now)
 
-    def _raft(self, event: words.Event | None, now: float) -> None:
+    def _raft(self, event: events.Event | None, now: float) -> None:
         effects = self.raft.handle(event, now)
         for effect in effects:
             match effect:
-                case words.Persist() | words.Send() | words.Removed() | words.MembershipChanged():
+                case events.Persist() | events.Send() | events.Removed() | events.MembershipChanged():
                     self._out.append(effect)
-                case words.Committed(entries=entries):
+                case events.Committed(entries=entries):
                     for entry in entries:
                         self._apply(entry, now)
                     self._maybe_snapshot(now)
-                case words.Restore(snapshot=snapshot):
+                case events.Restore(snapshot=snapshot):
                     self.restore(snapshot)
                     self._out.append(effect)
-                case words.ReadReady(tag=tag):
+                case events.ReadReady(tag=tag):
                     self._read(tag)
-                case words.BecameLeader(term=term):
+                case events.BecameLeader(term=term):
                     self._lead(term, now)
-                case words.BecameFollower(term=term, leader=leader):
+                case events.BecameFollower(term=term, leader=leader):
                     self._depose(leader, term, now)
-                case words.Accepted(tag=tag, index=index):
+                case events.Accepted(tag=tag, index=index):
                     if self.group.proposed is not None and self.group.proposed.tag == tag:
                         self.group.proposed.index = index
-                case words.NeedSnapshot():
+                case events.NeedSnapshot():
                     self._snapshot(now)
-                case words.Refused(tag=tag, reason=reason):
+                case events.Refused(tag=tag, reason=reason):
                     self._refused(tag, reason, now)
-        if any(type(effect) is words.MembershipChanged for effect in effects):  # a log that is read tells of many
+        if any(type(effect) is events.MembershipChanged for effect in effects):  # a log that is read tells of many
             self._set_pace(now)
 
     def _apply(self, entry: raftpb.Entry, now: float) -> None:
@@ -240,7 +240,7 @@ class GroupMember:
         if self.leader is not None:
             self.leader.wake()
 
-    def _refused(self, tag: int, reason: words.Reason, now: float) -> None:
+    def _refused(self, tag: int, reason: events.Reason, now: float) -> None:
         """The log took neither this read nor this pass; nothing was changed."""
         call = self._reads.pop(tag, None)
         if call is not None:
@@ -248,14 +248,14 @@ class GroupMember:
             return
         log.warning("raft.refused", reason=reason.value)
         if self.group.proposed is not None and self.group.proposed.tag == tag:
-            if reason is words.Reason.CHANGE_PENDING or reason is words.Reason.NOT_READY:
+            if reason is events.Reason.CHANGE_PENDING or reason is events.Reason.NOT_READY:
                 self.group.put_back()
                 return
             pending, self.group.proposed = self.group.proposed, None
             if pending.stream is not None:
                 self._out.append(StreamEnd(pending.stream, Unavailable(f"raft: {reason.value}")))
         elif self.leader is not None and tag == self._proposed:
-            moves = reason in (words.Reason.NOT_LEADER, words.Reason.TRANSFERRING)
+            moves = reason in (events.Reason.NOT_LEADER, events.Reason.TRANSFERRING)
             self._perform(self.leader.refused(NotTaken() if moves else Unavailable(f"raft: {reason.value}")))
 
     def _ask_again(self, call: Call, now: float) -> None:
@@ -280,7 +280,7 @@ class GroupMember:
                 self._lead_call(call, now)
 
     def _depose(self, leader: int, term: int, now: float) -> None:
-        if leader != words.NO_ONE:
+        if leader != events.NO_ONE:
             self._leaderless_since = None
         elif self._leaderless_since is None:
             self._leaderless_since = now
@@ -333,7 +333,7 @@ class GroupMember:
         )
         if wanted != self.raft.config:
             log.info("raft.pace", election_s=wanted.election_s, pre_vote=wanted.pre_vote)
-            self._raft(words.Configure(wanted), now)
+            self._raft(events.Configure(wanted), now)
 
     @property
     def _may_lead(self) -> bool:
@@ -362,10 +362,10 @@ class GroupMember:
         """Save the store as of the last applied entry, so that the log before it may go."""
         keep = self._snapshot_settings()[1] if keep is None else keep
         content = api.Snapshot(version=api.Snapshot.V0, membership=self.group.save())
-        data = content.SerializeToString() + pieces.embedded(api.Snapshot, "store", self.store.encode())
+        data = content.SerializeToString() + encoding.embedded(api.Snapshot, "store", self.store.encode())
         snapshot = raftpb.Snapshot(data=data)
         snapshot.metadata.index = self.store.index
-        self._raft(words.SnapshotTaken(snapshot, keep), now)
+        self._raft(events.SnapshotTaken(snapshot, keep), now)
 
     def _snapshot_settings(self) -> tuple[int, int]:
         cluster = next(self.store.all(api.Cluster), None)
@@ -378,7 +378,7 @@ class GroupMember:
 
     def _receive(self, stream: int, message: raftpb.Message, sender: Peer, now: float) -> bool:
         """Take a message, unless its sender is not, or no more, the member that it says."""
-        raft_id = words.sender(message)
+        raft_id = events.sender(message)
         refusal: SwarmError | None = self.group.refusal(raft_id, sender)
         if refusal is None and message.type == raftpb.MsgSnap and not is_readable(message.snapshot):
             refusal = InvalidArgument("raft: the snapshot cannot be read")
@@ -387,7 +387,7 @@ class GroupMember:
             return False
         self.group.heard(raft_id, sender)
         if message.to == self.group.raft_id and message.type != raftpb.MsgProp:
-            self._raft(words.Received(message), now)
+            self._raft(events.Received(message), now)
         return True
 
     def _more_of_messages(self, stream: int, event: StreamData | StreamEnd, now: float) -> None:
@@ -418,7 +418,7 @@ class GroupMember:
             self._out.append(StreamEnd(call.stream, unknown))
         else:
             answer, moved = api.ResolveAddressResponse(addr=member.addr), member != self.group.members[raft_id]
-            self._out.append(Reply(call.stream, marks.marked(answer, marks.MOVED) if moved else answer))
+            self._out.append(Reply(call.stream, extensions.marked(answer, extensions.MOVED) if moved else answer))
 
     # --- changes of the group --------------------------------------------------------------------------------------
 
@@ -473,7 +473,7 @@ class GroupMember:
         """Begin to hand over, if that is wanted, between two passes: who waits for one gets its answer."""
         if self._heir is not None and not (self.leader is not None and self.leader.in_flight):
             heir, self._heir = self._heir, None
-            self._raft(words.TransferLeadership(heir), now)
+            self._raft(events.TransferLeadership(heir), now)
 
     def _change_group(self, now: float) -> None:
         """Propose the next change of the group, if one waits and none is under way."""
@@ -490,9 +490,9 @@ class GroupMember:
             self.group.proposed = None
             if pending.stream is not None:
                 self._out.append(StreamEnd(pending.stream, NotLeader()))
-            self._heir = words.NO_ONE
+            self._heir = events.NO_ONE
             return
         self._tag += 1
         pending.tag = self._tag
         change.id = self._rng.getrandbits(63) | 1
-        self._raft(words.ProposeMembership(pending.tag, change), now)
+        self._raft(events.ProposeMembership(pending.tag, change), now)

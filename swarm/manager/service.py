@@ -50,7 +50,7 @@ Event = Call | StreamData | StreamEnd
 class Service(Protocol):
     """One or more gRPC services of the leader. Made on election with the store as view, dropped after stop().
 
-    All calls were authorised before they come here (swarm/io/rpc_server.py).
+    All calls were authorised before they come here (swarm/io/grpc/server.py).
     """
 
     methods: frozenset[str]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from swarm.api import raftpb
+from swarm.raft.events import LogLost
 from swarm.raft.log import Log
-from swarm.raft.words import LogLost
 
 
 def take_append(log: Log, message: raftpb.Message) -> dict[str, Any] | None:

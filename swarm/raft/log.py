@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from swarm.api import raftpb
-from swarm.raft.words import LogConflict
+from swarm.raft.events import LogConflict
 
 _ENTRY_OVERHEAD_BYTES = 24
 _CHECKED_ENTRIES = 30

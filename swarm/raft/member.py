@@ -14,12 +14,7 @@ from random import Random
 from typing import Any
 
 from swarm.api import raftpb
-from swarm.raft.following import take_append, take_heartbeat, take_snapshot
-from swarm.raft.log import Log
-from swarm.raft.membership import Membership, parse_change
-from swarm.raft.outbox import Needs, Outbox
-from swarm.raft.replication import Leadership
-from swarm.raft.words import (
+from swarm.raft.events import (
     NO_ONE,
     BecameFollower,
     Config,
@@ -33,6 +28,11 @@ from swarm.raft.words import (
     is_plausible,
     sender,
 )
+from swarm.raft.following import take_append, take_heartbeat, take_snapshot
+from swarm.raft.log import Log
+from swarm.raft.membership import Membership, parse_change
+from swarm.raft.outbox import Needs, Outbox
+from swarm.raft.replication import Leadership
 
 TRANSFER = b"CampaignTransfer"
 _FROM_LEADER = (raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgSnap)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from swarm.api import raftpb
+from swarm.raft.events import Effect, Persist, Send
 from swarm.raft.log import Log
-from swarm.raft.words import Effect, Persist, Send
 
 
 class Needs(Enum):

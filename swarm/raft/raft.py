@@ -14,9 +14,7 @@ sockets. (etcd/raft: raft.go, rawnode.go; swarmkit: manager/state/raft/raft.go)
 from __future__ import annotations
 
 from swarm.api import raftpb
-from swarm.raft.member import TRANSFER, Member
-from swarm.raft.membership import Membership, parse_change
-from swarm.raft.words import (
+from swarm.raft.events import (
     NO_ONE,
     Accepted,
     BecameFollower,
@@ -46,6 +44,8 @@ from swarm.raft.words import (
     TransferLeadership,
     Unreachable,
 )
+from swarm.raft.member import TRANSFER, Member
+from swarm.raft.membership import Membership, parse_change
 
 _FAREWELL_ELECTIONS = 30
 

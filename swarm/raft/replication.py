@@ -15,10 +15,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from swarm.api import raftpb
+from swarm.raft.events import NO_ONE, Config, Reason
 from swarm.raft.log import Log
 from swarm.raft.membership import Membership
 from swarm.raft.progress import Mode, Progress, agreed_index
-from swarm.raft.words import NO_ONE, Config, Reason
 
 _ROUND_BYTES = 8
 _FAREWELL = b"farewell!"

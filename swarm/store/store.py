@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from google.protobuf.message import Message
 
 from swarm import api
-from swarm.api import pieces
+from swarm.api import encoding
 from swarm.api.objects import KIND_OF, KINDS, Kind
 from swarm.errors import AlreadyExists, Internal, NotFound
 
@@ -164,7 +164,7 @@ class Store:
         parts = []
         for kind in KINDS.values():
             objects = self._tables[kind.message].objects
-            parts.append(pieces.repeated(api.StoreSnapshot, kind.plural, [objects[key] for key in sorted(objects)]))
+            parts.append(encoding.repeated(api.StoreSnapshot, kind.plural, [objects[key] for key in sorted(objects)]))
         return b"".join(parts)
 
     def save(self) -> api.StoreSnapshot:

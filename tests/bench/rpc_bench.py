@@ -18,9 +18,9 @@ import uvloop
 from certs.tls import Credentials, server_context
 from swarm import api
 from swarm.errors import SwarmError
-from swarm.io import rpc_client
-from swarm.io.authorize import ClusterAuthorizer
-from swarm.io.rpc_server import RpcServer
+from swarm.grpc.authorize import ClusterAuthorizer
+from swarm.io.grpc import client
+from swarm.io.grpc.server import RpcServer
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from tests.conftest import Authority
 
@@ -59,10 +59,10 @@ def serve(pipe: Pipe, credentials: Credentials, roots_pem: bytes) -> None:
 
 async def load(address: str, authority: Authority, connections: int, seconds: float, pipe: Pipe) -> None:
     tls = authority.client(authority.issue("w1", "swarm-worker"))
-    opened = [await rpc_client.connect(address, tls, 30.0) for _ in range(connections)]
+    opened = [await client.connect(address, tls, 30.0) for _ in range(connections)]
     stop = False
 
-    async def one(connection: rpc_client.Connection) -> None:
+    async def one(connection: client.Connection) -> None:
         while not stop:
             await connection.unary("Dispatcher/Heartbeat", REQUEST, 5.0)
 

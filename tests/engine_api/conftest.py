@@ -17,13 +17,13 @@ from aiohttp import test_utils
 from google.protobuf.message import Message
 
 from certs.root import RootCA
+from engine_api.app import build_app
 from engine_api.backend import InitRequest, JoinRequest, LocalNode, LocalNodeState
 from engine_api.convert.address import Interface, resolve_init
 from engine_api.convert.cluster import NODE, SWARM
 from engine_api.convert.objects import CONFIG, SECRET, TASK
 from engine_api.convert.service import SERVICE
 from engine_api.errors import ServiceUnavailable
-from engine_api.server.app import build_app
 from engine_api.server.request import Hooks
 from swarm import api
 from swarm.errors import SwarmError

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from engine_api.server.backends import Backends
-from engine_api.server.front import Front
-from engine_api.server.http1 import Head
+from engine_api.front.backends import Backends
+from engine_api.front.front import Front
+from engine_api.front.http1 import Head
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from aiohttp import test_utils
 
+from engine_api.app import build_app
 from engine_api.convert.events import Event, EventFilter, swarm_events
 from engine_api.engine.client import EngineClient
 from engine_api.routes.system import System
-from engine_api.server.app import build_app
 from swarm import api
 from swarm.store.store import Change
 from tests.engine_api.conftest import GOLDEN, NOW, FakeBackend

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from aiohttp import test_utils
 
+from engine_api.app import build_app
 from engine_api.config import load
 from engine_api.daemon import Daemon, StartError, loop_factory, open_many_files
 from engine_api.engine.client import EngineClient
+from engine_api.front.http1 import parse_request
 from engine_api.routes.system import System
-from engine_api.server.app import build_app
-from engine_api.server.http1 import parse_request
 from tests.engine_api.conftest import NOW, FakeBackend
 from tests.engine_api.fake_engine import FakeEngine
 

@@ -20,12 +20,12 @@ from urllib.parse import quote
 
 from google.protobuf.message import Message
 
+from engine_api.app import API_KEY, build_app
 from engine_api.backend import InitRequest, JoinRequest, LocalNode, LocalNodeState
 from engine_api.convert.address import Interface, resolve_init
-from engine_api.server.app import API_KEY, build_app
-from engine_api.server.backends import Backends, Upstream, make_runner
+from engine_api.front.backends import Backends, Upstream, make_runner
+from engine_api.front.front import Front
 from engine_api.server.fragments import Fragments
-from engine_api.server.front import Front
 from engine_api.server.request import Hooks
 from swarm import api
 from swarm.api.objects import KINDS

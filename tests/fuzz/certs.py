@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from certs import cfssl, keys, root, tls, tokens
 from certs.errors import CertsError
 from certs.root import RootCA
-from certs.standing import standing
+from certs.validity import standing
 from tests.fuzz.feed import Feed
 
 NOW = 1_795_359_300.0

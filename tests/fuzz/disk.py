@@ -20,12 +20,12 @@ from swarm import api
 from swarm.agent.worker import Worker
 from swarm.api import raftpb
 from swarm.errors import Code
-from swarm.io.autolock import sealer_of
-from swarm.io.database import DiskError
-from swarm.io.disk import Loaded, RaftDisk, TaskJournal
+from swarm.io.disk.database import DiskError
+from swarm.io.disk.raft_disk import Loaded, RaftDisk, TaskJournal
+from swarm.io.node.autolock import sealer_of
 from swarm.node.state import NodeState, StateDamaged
+from swarm.raft.events import Persist
 from swarm.raft.records import AesGcmSealer, RecordCorrupt, RecordLocked, decode, encode
-from swarm.raft.words import Persist
 from tests.fuzz.feed import Feed
 from tests.fuzz.house import KEY, NOW, ROOT
 

@@ -22,12 +22,12 @@ from certs.tls import Credentials, server_context
 from swarm import api
 from swarm.api.methods import BY_PATH, METHODS
 from swarm.errors import Code, SwarmError
-from swarm.io import grpc_wire
-from swarm.io import http2_frames as h2
-from swarm.io.authorize import ClusterAuthorizer
-from swarm.io.grpc_wire import HttpError, MessageReader, WireError
-from swarm.io.rpc_connection import ServerConnection
-from swarm.io.rpc_server import RpcServer
+from swarm.grpc import frames as h2
+from swarm.grpc import wire as grpc_wire
+from swarm.grpc.authorize import ClusterAuthorizer
+from swarm.grpc.wire import HttpError, MessageReader, WireError
+from swarm.io.grpc.server import RpcServer
+from swarm.io.grpc.server_connection import ServerConnection
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from tests.fuzz.feed import Feed
 

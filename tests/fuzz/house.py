@@ -16,10 +16,10 @@ from swarm.api.objects import KINDS
 from swarm.manager import assemble
 from swarm.manager import cluster as clusters
 from swarm.manager.cluster import NewCluster
+from swarm.manager.events import CheckPeer, DialPeer, ManagerEffect, ManagerEvent, PeerChecked, PeerDialled
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
-from swarm.manager.words import CheckPeer, DialPeer, ManagerEffect, ManagerEvent, PeerChecked, PeerDialled
-from swarm.raft import words
+from swarm.raft import events
 from swarm.raft.raft import Raft
 from swarm.rpc import LOCAL, MANAGER_ROLE, WORKER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
 from swarm.store.store import Store
@@ -50,14 +50,14 @@ class House:
     def __init__(self, snapshot: raftpb.Snapshot | None, strict: bool = True, seed: int = 1) -> None:
         self.now = NOW
         self.stream = 0
-        self.written: list[words.Persist] = []
+        self.written: list[events.Persist] = []
         self.dialled: list[DialPeer] = []
         self.dial_error = ""  # why members are not found where they seem to be; empty: they are
         self.others: list[Reply | StreamData | StreamEnd] = []  # what other calls were answered during the last one
         rng = Random(f"{seed}, {'at work' if snapshot else 'made'}")  # never the IDs that the snapshot has already
         state = raftpb.HardState(term=1, vote=1, commit=snapshot.metadata.index) if snapshot else None
         entries = () if snapshot else _founding()
-        raft = Raft(words.Config(1), rng, state, snapshot, entries, snapshot.metadata.index if snapshot else 0, NOW)
+        raft = Raft(events.Config(1), rng, state, snapshot, entries, snapshot.metadata.index if snapshot else 0, NOW)
         parts = assemble.parts("n1", CLUSTER, assemble.Group(lambda: self.manager))
         self.manager = Manager(raft, Store(), parts, rng, strict)
         if snapshot is not None:
@@ -75,9 +75,9 @@ class House:
         waiting: list[ManagerEvent | None] = [event]
         while waiting:
             for effect in self.manager.handle(waiting.pop(0), self.now):
-                if isinstance(effect, words.Persist):
+                if isinstance(effect, events.Persist):
                     self.written.append(effect)
-                    waiting.append(words.Persisted(effect.token))
+                    waiting.append(events.Persisted(effect.token))
                 elif isinstance(effect, CheckPeer):
                     waiting.append(PeerChecked(effect.stream, "", ours=effect.stream % 2 == 0))
                 elif isinstance(effect, DialPeer):

@@ -13,9 +13,9 @@ import json
 from itertools import pairwise
 from typing import Any
 
-from engine_api.server.backends import Backends, Upstream, is_local
-from engine_api.server.front import Front
-from engine_api.server.http1 import BadMessage, Body, Head, parse_request
+from engine_api.front.backends import Backends, Upstream, is_local
+from engine_api.front.front import Front
+from engine_api.front.http1 import BadMessage, Body, Head, parse_request
 from tests.fuzz import go_reader
 from tests.fuzz.feed import Feed
 

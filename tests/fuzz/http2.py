@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from hpack import Decoder, Encoder, HPACKError
 
-from swarm.io import http2_frames as h2
-from swarm.io.grpc_wire import PREFIX_BYTES, MessageReader, WireError
-from swarm.io.http2 import Connection, DataReceived, Event, HeadersReceived, StreamClosed, Terminated
-from swarm.io.http2_flow import Limits, Stream
-from swarm.io.http2_frames import ConnectionFault, ErrorCode, HeaderDecoder
+from swarm.grpc import frames as h2
+from swarm.grpc.flow import Limits, Stream
+from swarm.grpc.frames import ConnectionFault, ErrorCode, HeaderDecoder
+from swarm.grpc.http2 import Connection, DataReceived, Event, HeadersReceived, StreamClosed, Terminated
+from swarm.grpc.wire import PREFIX_BYTES, MessageReader, WireError
 from tests.fuzz.feed import Feed
 
 LIMITS = Limits(

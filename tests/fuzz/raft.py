@@ -13,9 +13,9 @@ from dataclasses import replace
 from swarm import api
 from swarm.api import raftpb
 from swarm.errors import Code
-from swarm.raft import words
+from swarm.raft import events
+from swarm.raft.events import LogConflict, LogLost
 from swarm.raft.member import TRANSFER
-from swarm.raft.words import LogConflict, LogLost
 from swarm.rpc import MANAGER_ROLE, Peer, Reply, StreamData, StreamEnd
 from tests.fuzz import house
 from tests.fuzz.feed import Feed
@@ -138,7 +138,7 @@ def step(feed: Feed, place: House, flows: list[int]) -> None:
 
 def sender_of(place: House, message: raftpb.Message) -> Peer:
     """The node on which the member is that a message says it is of: others are refused, as pieces of messages show."""
-    member = place.manager.group.members.get(words.sender(message))
+    member = place.manager.group.members.get(events.sender(message))
     return SENDER if member is None else replace(SENDER, node_id=member.node_id)
 
 
@@ -200,7 +200,7 @@ def serves(place: House) -> None:
 
 
 _START = house.furnish()
-assert words.NO_ONE == 0
+assert events.NO_ONE == 0
 
 
 def seeds() -> list[bytes]:

@@ -23,12 +23,13 @@ from certs.root import RootCA
 from certs.tls import ClientTls, Credentials, client_context, server_context
 from swarm import api
 from swarm.api.methods import METHODS, Method
-from swarm.io import grpc_wire, rpc_client
-from swarm.io import http2_frames as h2
-from swarm.io.http2_frames import ErrorCode
-from swarm.io.manager_process import ManagerProcess, ManagerSettings
+from swarm.grpc import frames as h2
+from swarm.grpc import wire
+from swarm.grpc.frames import ErrorCode
+from swarm.io.grpc import client
+from swarm.io.grpc.server import RpcServer
+from swarm.io.node.manager_process import ManagerProcess, ManagerSettings
 from swarm.io.process import Clock
-from swarm.io.rpc_server import RpcServer
 from swarm.manager import cluster
 from swarm.manager.cluster import NewCluster
 from swarm.store.tx import Tx
@@ -116,7 +117,7 @@ class Intruder(asyncio.Protocol):
             if b":status" in fields and fields[b":status"] != b"200":
                 outcome.http[stream] = fields[b":status"].decode()
             if b"grpc-status" in fields:
-                text = grpc_wire.percent_decode(fields.get(b"grpc-message", b""))
+                text = wire.percent_decode(fields.get(b"grpc-message", b""))
                 outcome.status[stream] = (int(fields[b"grpc-status"]), text)
         elif kind == h2.DATA:
             outcome.data[stream] = outcome.data.get(stream, b"") + payload
@@ -183,13 +184,13 @@ class Intruder(asyncio.Protocol):
 def headers(method: Method | str, metadata: tuple[tuple[str, str], ...] = ()) -> bytes:
     """The header block of a call."""
     path = METHODS[method].path if isinstance(method, str) else method.path
-    block = grpc_wire.request_block(path, MANAGER_ROLE, secure=True)
+    block = wire.request_block(path, MANAGER_ROLE, secure=True)
     return block + b"".join(h2.literal(name, value) for name, value in metadata)
 
 
 def framed(message: Message | bytes) -> bytes:
     """A message as gRPC sends it."""
-    return grpc_wire.frame_message(message if isinstance(message, bytes) else message.SerializeToString())
+    return wire.frame_message(message if isinstance(message, bytes) else message.SerializeToString())
 
 
 def data_frames(stream: int, body: bytes, *, end: bool = True, size: int = h2.DEFAULT_FRAME_BYTES) -> bytes:
@@ -218,7 +219,7 @@ class Fort:
             Random(7),
         )
         self.intruders: list[Intruder] = []
-        self.connections: list[rpc_client.Connection] = []
+        self.connections: list[client.Connection] = []
         self.kept: list[object] = []  # streams that must stay open
 
     async def start(self) -> None:
@@ -331,9 +332,9 @@ class Fort:
         """As if so much time had passed since what happened before; the sweep itself runs."""
         self.server.sweep(asyncio.get_running_loop().time() + later_s)
 
-    async def connect(self, credentials: Credentials | None = None) -> rpc_client.Connection:
+    async def connect(self, credentials: Credentials | None = None) -> client.Connection:
         """A client that obeys the rules."""
-        connection = await rpc_client.connect(self.server.addresses[0], self.client_tls(credentials))
+        connection = await client.connect(self.server.addresses[0], self.client_tls(credentials))
         self.connections.append(connection)
         return connection
 
@@ -366,7 +367,7 @@ async def settled(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never happened")
 
 
-async def session_of(connection: rpc_client.Connection) -> str:
+async def session_of(connection: client.Connection) -> str:
     """Register with the dispatcher, and stay registered while the connection is open."""
     stream = connection.stream("Dispatcher/Session", api.SessionRequest())
     message = await anext(stream)

@@ -16,7 +16,7 @@ from certs.tls import Credentials
 from swarm import api, defaults
 from swarm.api.methods import METHODS, Method
 from swarm.errors import Code
-from swarm.io import http2_frames as h2
+from swarm.grpc import frames as h2
 from tests.security.absurd import fill
 from tests.security.fort import MANAGER, OTHER_WORKER, WORKER, Fort, Intruder, data_frames, framed, headers, settled
 

@@ -11,9 +11,9 @@ from certs.tls import Credentials
 from swarm import api, defaults
 from swarm.api.methods import METHODS
 from swarm.errors import Code
-from swarm.io import http2_frames as h2
-from swarm.io.http2_frames import ErrorCode
-from swarm.io.rpc_connection import ServerConnection
+from swarm.grpc import frames as h2
+from swarm.grpc.frames import ErrorCode
+from swarm.io.grpc.server_connection import ServerConnection
 from tests.security.fort import Fort, Intruder, data_frames, framed, headers, settled
 
 PING = h2.frame(h2.PING, 0, 0, b"12345678")

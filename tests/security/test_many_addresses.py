@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from certs.tls import client_context
 from swarm import api, defaults
-from swarm.io import http2_frames as h2
+from swarm.grpc import frames as h2
 from swarm.store.tx import Tx
 from tests.security.fort import OTHER_WORKER, WORKER, Fort, framed, settled
 

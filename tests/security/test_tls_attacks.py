@@ -15,8 +15,8 @@ from certs.records import USELESS_RECORDS_MAX
 from certs.tls import client_context
 from swarm import api, defaults
 from swarm.errors import SwarmError, Unavailable
-from swarm.io import http2_frames as h2
-from swarm.io.http2_frames import ErrorCode
+from swarm.grpc import frames as h2
+from swarm.grpc.frames import ErrorCode
 from tests.security.fort import MANAGER_ROLE, Fort, Intruder, framed, settled
 
 ROOT = api.GetRootCACertificateRequest()

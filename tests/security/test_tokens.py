@@ -12,7 +12,7 @@ from certs import tokens
 from certs.keys import new_csr, new_private_key
 from swarm import api, defaults
 from swarm.errors import Code, SwarmError
-from swarm.io import http2_frames as h2
+from swarm.grpc import frames as h2
 from swarm.manager import certificates
 from tests.security.fort import Fort, data_frames, framed, headers, settled
 

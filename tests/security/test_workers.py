@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from swarm import api, defaults
 from swarm.errors import SwarmError
-from swarm.io.rpc_client import Connection
+from swarm.io.grpc.client import Connection
 from swarm.store.tx import Tx
 from tests.security.absurd import fill
 from tests.security.fort import (

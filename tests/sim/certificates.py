@@ -1,4 +1,4 @@
-"""How a node of the simulation gets certificates: what swarm/io/bootstrap.py does."""
+"""How a node of the simulation gets certificates: what swarm/io/node/bootstrap.py does."""
 
 from __future__ import annotations
 

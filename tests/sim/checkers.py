@@ -19,9 +19,9 @@ from swarm.agent.dependencies import config_ids, secret_ids
 from swarm.api import raftpb
 from swarm.api.objects import KINDS, slot_key
 from swarm.manager.certificates import CertificateStage
+from swarm.manager.events import Parts
 from swarm.manager.stage import Stage
-from swarm.manager.words import Parts
-from swarm.raft import words
+from swarm.raft import events
 from swarm.raft.membership import parse_change
 from swarm.raft.raft import Raft
 from swarm.rpc import Peer
@@ -254,15 +254,15 @@ class CheckedRaft(Raft):
         """From now on."""
         self._checkers, self._name = checkers, name
 
-    def handle(self, event: words.Event | None, now: float) -> list[words.Effect]:
+    def handle(self, event: events.Event | None, now: float) -> list[events.Effect]:
         """See Raft.handle."""
         effects = super().handle(event, now)
-        if self.role is words.Role.LEADER:
+        if self.role is events.Role.LEADER:
             self._checkers.leads(self, self._name)
         for effect in effects:
-            if isinstance(effect, words.Persist):
+            if isinstance(effect, events.Persist):
                 self._checkers.written(self, effect.entries)
-            elif isinstance(effect, words.Committed):
+            elif isinstance(effect, events.Committed):
                 self._checkers.committed(effect.entries, self._name)
         return effects
 

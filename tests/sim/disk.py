@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from swarm.api import raftpb
-from swarm.io.disk import Loaded
-from swarm.raft import words
+from swarm.io.disk.raft_disk import Loaded
+from swarm.raft import events
 
 JOURNAL_UNSYNCED_MAX = 20
 
@@ -27,7 +27,7 @@ class RaftImage:
         self.snapshot: bytes | None = None
         self.entries: list[tuple[int, bytes]] = []
 
-    def write(self, persist: words.Persist) -> None:
+    def write(self, persist: events.Persist) -> None:
         """All of it, atomically."""
         if persist.replaces_log:
             self.entries = []

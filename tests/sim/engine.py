@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from swarm.agent.words import CancelStep, Execute, Executed, Step
+from swarm.agent.events import CancelStep, Execute, Executed, Step
 from tests.swarm.agent.engine import Container, Engine
 
 KILLED = 137

@@ -1,4 +1,4 @@
-"""The driver of a Manager machine in the simulation: performs what swarm/io/manager_process.py and peers.py do."""
+"""The driver of a Manager machine in the simulation: performs what swarm/io/node/manager_process.py and peers.py do."""
 
 from __future__ import annotations
 
@@ -12,17 +12,13 @@ from swarm import api, defaults
 from swarm.api import raftpb
 from swarm.api.methods import METHODS
 from swarm.errors import JoinUndecided, SwarmError, Unavailable
-from swarm.io.authorize import ClusterAuthorizer
-from swarm.io.disk import Loaded
-from swarm.io.local_calls import LocalCalls
+from swarm.grpc.authorize import ClusterAuthorizer
+from swarm.io.disk.raft_disk import Loaded
+from swarm.io.node.local_calls import LocalCalls
 from swarm.manager import assemble, health
 from swarm.manager.assemble import Group
 from swarm.manager.certificates import is_blacklisted, is_demoted
-from swarm.manager.external_ca import Question
-from swarm.manager.group import is_join_undecided
-from swarm.manager.manager import Manager
-from swarm.manager.service import Write
-from swarm.manager.words import (
+from swarm.manager.events import (
     AskAuthority,
     AuthorityAnswered,
     Changed,
@@ -36,7 +32,11 @@ from swarm.manager.words import (
     PeerDialled,
     PeerKnown,
 )
-from swarm.raft import words
+from swarm.manager.external_ca import Question
+from swarm.manager.group import is_join_undecided
+from swarm.manager.manager import Manager
+from swarm.manager.service import Write
+from swarm.raft import events
 from swarm.raft.membership import bootstrap_entries, force_new_cluster
 from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
 from swarm.store.tx import Tx
@@ -70,7 +70,7 @@ class ManagerDriver:
         self.streams = itertools.count(1)
         self.routes: dict[int, tuple[Connection, int, Peer]] = {}
         self.local = LocalCalls(self.incoming, self.streams)
-        self.writing: words.Persist | None = None
+        self.writing: events.Persist | None = None
         self.disk_fails = False
         self._rng = process.random("manager")
         self._joined: list[api.RaftMember] = []
@@ -114,7 +114,7 @@ class ManagerDriver:
         hard_state, entries = force_new_cluster(
             image.raft_id, member.SerializeToString(), loaded.hard_state, loaded.snapshot, loaded.entries
         )
-        image.write(words.Persist(0, hard_state, entries))
+        image.write(events.Persist(0, hard_state, entries))
         return image.load()
 
     def _join(self, managers: Sequence[str]) -> Script:
@@ -153,7 +153,7 @@ class ManagerDriver:
         return answer
 
     def _make(self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...], managers: Sequence[str]) -> None:
-        process, config = self.process, words.Config(raft_id=raft_id)
+        process, config = self.process, events.Config(raft_id=raft_id)
         raft = CheckedRaft(
             config, self._rng, loaded.hard_state, loaded.snapshot, entries, loaded.applied_index, process.clock()
         )
@@ -197,7 +197,7 @@ class ManagerDriver:
     def hand_over(self) -> Script:
         """A leader that stops waits for the next one first."""
         if self.leadership.leading and self.manager is not None and len(self.manager.group.members) > 1:
-            self.put(words.TransferLeadership())
+            self.put(events.TransferLeadership())
             end = self.kernel.now + defaults.HANDOVER_WAIT_S
             while self.leadership.leading and self.kernel.now < end and not self.closed:
                 yield self.kernel.sleep(0.02)
@@ -292,7 +292,7 @@ class ManagerDriver:
                 self.deliver(effect)
             case Reply() | StreamEnd():
                 self.deliver(effect)
-            case words.Send(message=message):
+            case events.Send(message=message):
                 peers = self.manager.group.peers
                 if message.to in peers:
                     self.checkers.sends_to(peers[message.to])
@@ -305,12 +305,12 @@ class ManagerDriver:
                 self.peers.run(self._dial(effect))
             case AskAuthority(tag=tag, question=question):
                 self.network.kernel.at(self.network.delay(), lambda: self._asked(tag, question))
-            case words.MembershipChanged():
+            case events.MembershipChanged():
                 self.peers.keep_only(members)
                 self._members_changed.resolve()
-            case words.Removed():
+            case events.Removed():
                 self.removed.resolve()
-            case words.Persist():
+            case events.Persist():
                 assert self.writing is None, "two writes at a time"
                 self.writing = effect
                 self._persist(effect)
@@ -319,7 +319,7 @@ class ManagerDriver:
                 self.peers.leader_is(leader)
                 if leading:
                     self.kernel.say(self.process.name, "leads", term)
-            case Changed() | words.Restore():
+            case Changed() | events.Restore():
                 pass
 
     def _asked(self, tag: int, question: Question) -> None:
@@ -336,12 +336,12 @@ class ManagerDriver:
             connection, client_stream, _ = route
             connection.answer(answer.stream, client_stream, answer)
 
-    def _persist(self, effect: words.Persist) -> None:
+    def _persist(self, effect: events.Persist) -> None:
         if not self.closed:
             mean_s = self.process.world.disk_s(self.process.node)
             self.kernel.at(self.kernel.rng.expovariate(1 / mean_s), lambda: self._persisted(effect))
 
-    def _persisted(self, effect: words.Persist) -> None:
+    def _persisted(self, effect: events.Persist) -> None:
         if self.closed:
             return
         if self.disk_fails:
@@ -350,7 +350,7 @@ class ManagerDriver:
             return
         self.process.disk.raft.write(effect)
         self.writing = None
-        self.put(words.Persisted(effect.token))
+        self.put(events.Persisted(effect.token))
 
     # --- other members ---------------------------------------------------------------------------------------------
 
@@ -359,7 +359,7 @@ class ManagerDriver:
         return self._kinds.get(raft_id, False)
 
     def _report(self, event: News) -> None:
-        if isinstance(event, words.Removed):
+        if isinstance(event, events.Removed):
             self.removed.resolve()
         else:
             self.put(event)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from swarm.api import raftpb
-from swarm.raft import words
+from swarm.raft import events
 from swarm.rpc import MANAGER_ROLE
 from tests.sim.kernel import Script
 from tests.sim.network import PORT
@@ -161,7 +161,7 @@ class Nature:
         leader = self.world.leader()
         if leader is not None and leader.manager is not None:
             self.kernel.say("transfer from", leader.name)
-            leader.manager.put(words.TransferLeadership())
+            leader.manager.put(events.TransferLeadership())
 
     def _may_move(self, node: Node) -> bool:
         """Whether the others will hear where it is: no manager is asked to find two others that moved at once."""
@@ -212,7 +212,7 @@ class Nature:
         self.world.usurped, self.world.usurped_until = leader, self.kernel.now + 2.0
         manager = self.rng.choice(others).manager
         if manager is not None and manager.driver is not None:
-            manager.driver.put(words.Campaign(force=True))  # type: ignore[arg-type]
+            manager.driver.put(events.Campaign(force=True))  # type: ignore[arg-type]
 
     # --- engines ---------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 A connection keeps its order in each direction, stalls while its hosts are cut from each other and breaks when that
 lasts; each side learns of the other's death at a time of its own. Messages of the log go one by one: delayed, lost,
-repeated, out of order. Servers judge callers by the real rules (swarm/io/authorize.py).
+repeated, out of order. Servers judge callers by the real rules (swarm/grpc/authorize.py).
 """
 
 from __future__ import annotations

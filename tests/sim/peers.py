@@ -1,4 +1,4 @@
-"""What swarm/io/peers.py does, on the simulated network: messages of the log, forwarded calls, health checks."""
+"""What swarm/io/node/peers.py does, on the simulated network: messages of the log, forwarded calls, health checks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from swarm import api, defaults
-from swarm.api import marks, raftpb
+from swarm.api import extensions, raftpb
 from swarm.errors import Code, NotTaken, SwarmError, Unavailable
-from swarm.io.authorize import forwarding_metadata
+from swarm.grpc.authorize import forwarding_metadata
 from swarm.manager import health
+from swarm.manager.events import Forward, FoundAt, PeerAnswered
 from swarm.manager.group import REMOVED_TEXT
-from swarm.manager.words import Forward, FoundAt, PeerAnswered
-from swarm.raft import words
+from swarm.raft import events
 from swarm.rpc import Call, StreamData, StreamEnd
 from tests.sim.kernel import Future, Kernel, Scope, Script
 from tests.sim.network import REFUSED, Answer, Connection, Listener, Network, settle
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 3000
 
-News = words.Unreachable | words.Gone | words.SnapshotSent | words.Removed | PeerAnswered | FoundAt
+News = events.Unreachable | events.Gone | events.SnapshotSent | events.Removed | PeerAnswered | FoundAt
 Report = Callable[[News], None]
 
 
 class Peers:
-    """See swarm.io.peers.Peers."""
+    """See swarm.io.node.peers.Peers."""
 
     def __init__(self, owner: ManagerDriver, report: Report, reads: Container[str], managers: Sequence[str]) -> None:
         self._owner = owner
@@ -74,7 +74,7 @@ class Peers:
             self._search(message.to, [known.addr for known in members.values()], ours=False)
             member = callers.get(message.to)
         if member is None:
-            self._report(words.Unreachable(message.to))
+            self._report(events.Unreachable(message.to))
         elif message.type == raftpb.MsgSnap:
             self.run(self._send_snapshot(message, member))
         else:
@@ -99,11 +99,11 @@ class Peers:
             return
         self._strangers.pop(message.to, None)
         if isinstance(error, SwarmError) and error.message == REMOVED_TEXT:
-            self._report(words.Removed())
+            self._report(events.Removed())
         elif isinstance(error, SwarmError) and error.message.startswith(REFUSED):
-            self._report(words.Gone(message.to))
+            self._report(events.Gone(message.to))
         else:
-            self._report(words.Unreachable(message.to))
+            self._report(events.Unreachable(message.to))
 
     def _send_snapshot(self, message: raftpb.Message, member: api.RaftMember) -> Script:
         try:
@@ -119,10 +119,10 @@ class Peers:
             connection.send(StreamEnd(stream))
             yield future
         except SwarmError as error:
-            self._report(words.SnapshotSent(member.raft_id, ok=False))
+            self._report(events.SnapshotSent(member.raft_id, ok=False))
             self._sent(message, error, self._kernel.now)
             return
-        self._report(words.SnapshotSent(member.raft_id, ok=True))
+        self._report(events.SnapshotSent(member.raft_id, ok=True))
 
     def ask_for_us(self, raft_id: int, addresses: Sequence[str]) -> None:
         """See Peers.ask_for_us."""
@@ -146,11 +146,11 @@ class Peers:
                         connection.close()
                 except SwarmError as error:
                     if ours and error.message == REMOVED_TEXT:
-                        self._report(words.Removed())
+                        self._report(events.Removed())
                         return
                     continue
                 if ours:
-                    self._report(FoundAt(answer.addr, marks.has_mark(answer, marks.MOVED)))
+                    self._report(FoundAt(answer.addr, extensions.has_mark(answer, extensions.MOVED)))
                     return
                 if answer.addr:
                     self._kernel.say(self._process.name, "resolved", f"{raft_id:x}", answer.addr)

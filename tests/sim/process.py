@@ -1,6 +1,6 @@
 """One run of the daemon on one node: its agent, its manager while it is one, its certificate.
 
-Performs what swarm/io/node_process.py and agent_process.py do, line for line where order matters.
+Performs what swarm/io/node/node_process.py and agent_process.py do, line for line where order matters.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from certs.keys import identity_of, load_certificates
 from certs.renewal import Failed, Renew, Renewal, Renewed, RenewNow, RightRole
 from certs.root import RootCA
 from swarm import api, defaults
-from swarm.agent import words
+from swarm.agent import events
 from swarm.agent.agent import Agent, AgentEffect, AgentEvent
 from swarm.errors import JoinUndecided, SwarmError, Unavailable
-from swarm.io.agent_process import LocalLink
-from swarm.io.own_certificate import tls_info
+from swarm.io.node.agent_process import LocalLink
+from swarm.io.node.own_certificate import tls_info
 from swarm.manager import cluster
 from swarm.node.remotes import Remotes
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
@@ -195,7 +195,7 @@ class Process:
         """See NodeProcess.leave; whoever runs this outlives the process."""
         self.disk.saved = False
         if self.agent is not None and not self._unable:
-            self.agent.put(words.Leave())
+            self.agent.put(events.Leave())
             self.kernel.at(defaults.LEAVE_WAIT_S, self._left.resolve)
             yield self._left
         if not self.alive:
@@ -224,8 +224,8 @@ class Process:
         """See NodeProcess.set_able."""
         before, self._unable = self._unable, not able
         if self.agent is not None and before == able:
-            gone = words.EngineGone("Cannot connect to the Docker daemon", certain)
-            self.agent.put(words.EngineBack() if able else gone)
+            gone = events.EngineGone("Cannot connect to the Docker daemon", certain)
+            self.agent.put(events.EngineBack() if able else gone)
 
     # --- identity --------------------------------------------------------------------------------------------------
 
@@ -266,7 +266,7 @@ class Process:
         self.disk.raft_id = self.disk.raft.raft_id
         self.kernel.say(self.name, "manager starts")
         if self.agent is not None:
-            self.agent.put(words.LocalManager(running=True))
+            self.agent.put(events.LocalManager(running=True))
 
     def _keep_roles(self) -> Script:
         failures = 0
@@ -296,7 +296,7 @@ class Process:
                 self._role_changed = Future()
         self.manager = None
         if self.agent is not None:
-            self.agent.put(words.LocalManager(running=False))
+            self.agent.put(events.LocalManager(running=False))
         yield from manager.hand_over()
         manager.close()
         self.kernel.say(self.name, "manager stops", self.identity.role, manager.removed.done)
@@ -319,7 +319,7 @@ class Process:
         renewal = Renewal(*self._validity(), self.random("renewal"))
         self.renewal = Driver(self, "renewal", renewal, lambda _: self._renew(), lambda: None)
         self.node.engine.listener = self.agent.put
-        self.agent.put(words.LocalManager(running=self.manager is not None))
+        self.agent.put(events.LocalManager(running=self.manager is not None))
         self._describe()
         self.renewal.start()
 
@@ -327,43 +327,43 @@ class Process:
         if self.agent is not None:
             description = self.node.description()
             description.tls_info.CopyFrom(tls_info(self.disk.root_pem, self.disk.certificate_pem))
-            self.agent.put(words.Described(description))
+            self.agent.put(events.Described(description))
 
     def _renew(self) -> None:
         self.run(self._renew_once())
 
     def _perform(self, effect: AgentEffect) -> None:
         match effect:
-            case words.Execute():
+            case events.Execute():
                 self.kernel.say(self.name, effect.step.value, effect.task_id)
                 self._present[effect.task_id] = None
                 self.node.engine.execute(effect)
-            case words.CancelStep():
+            case events.CancelStep():
                 self.node.engine.cancel(effect)
-            case words.Sweep(task_ids=task_ids):
+            case events.Sweep(task_ids=task_ids):
                 self.run(self._sweep(task_ids))
             case Call():
                 self._call(effect)
             case StreamData() | StreamEnd():
                 if self._link is not None:
                     self._link.send(effect)
-            case words.Connect():
+            case events.Connect():
                 self._drop_link()
                 self._connection = effect.connection
                 self.run(self._dial(effect))
-            case words.Disconnect():
+            case events.Disconnect():
                 self._drop_link()
-            case words.Journal(puts=puts, drops=drops):
+            case events.Journal(puts=puts, drops=drops):
                 self.disk.write_journal(dict(puts), drops)
-            case words.SessionUpdate():
+            case events.SessionUpdate():
                 self._on_update(effect)
-            case words.SessionState(error=error):
+            case events.SessionState(error=error):
                 self.kernel.say(self.name, "session", error or "established")
                 if not error:
                     self.ready.resolve()
-            case words.Left():
+            case events.Left():
                 self._left.resolve()
-            case words.PublishLogs() | words.StopLogs():
+            case events.PublishLogs() | events.StopLogs():
                 pass
 
     def _sweep(self, known: tuple[str, ...]) -> Script:
@@ -387,7 +387,7 @@ class Process:
 
         self._link.open(call, listen)
 
-    def _dial(self, effect: words.Connect) -> Script:
+    def _dial(self, effect: events.Connect) -> Script:
         assert self.agent is not None
         number = effect.connection
         try:
@@ -403,13 +403,13 @@ class Process:
                 link = LocalLink(self.manager.local, peer)
         except SwarmError as error:
             if number == self._connection:
-                self.agent.put(words.ConnectionLost(number, str(error)))
+                self.agent.put(events.ConnectionLost(number, str(error)))
             return
         if number != self._connection:
             link.close()
             return
         self._link = link
-        self.agent.put(words.Connected(number))
+        self.agent.put(events.Connected(number))
         if isinstance(link, Connection):
             link.closed.then(lambda: self._connection_lost(link))
 
@@ -421,7 +421,7 @@ class Process:
         number = self._connection
         if number and self.agent is not None:
             self._drop_link()
-            self.agent.put(words.ConnectionLost(number, error))
+            self.agent.put(events.ConnectionLost(number, error))
 
     def _drop_link(self) -> None:
         self._connection = 0
@@ -429,7 +429,7 @@ class Process:
             link, self._link = self._link, None
             link.close()
 
-    def _on_update(self, update: words.SessionUpdate) -> None:
+    def _on_update(self, update: events.SessionUpdate) -> None:
         assert self.renewal is not None
         if update.root_ca and update.root_ca != self.disk.root_pem:
             self._take_root(update.root_ca)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from swarm.api import raftpb
-from swarm.raft import words
+from swarm.raft import events
 from swarm.raft.member import TRANSFER
 from swarm.raft.progress import quorum
 from swarm.raft.raft import Raft
@@ -26,37 +26,37 @@ class Lease:
         self._since = clock  # its patience begins here at the earliest
         self._heard: dict[int, float] = {}
         self._leader_heard_at = clock - 1e9
-        self._before = (0, words.NO_ONE, words.Role.FOLLOWER)
+        self._before = (0, events.NO_ONE, events.Role.FOLLOWER)
 
-    def before(self, raft: Raft, event: words.Event | None, clock: float) -> None:
+    def before(self, raft: Raft, event: events.Event | None, clock: float) -> None:
         """The member is about to handle this."""
         late = self._due is not None and clock - self._due > raft.config.tick_s
-        if late or isinstance(event, words.Configure):
+        if late or isinstance(event, events.Configure):
             self._since = clock  # it was stalled: it may look into its sockets first
         self._committed = raft.log.committed
         self._before = (raft.term, raft.leader, raft.role)
-        if isinstance(event, words.Received):
-            self._heard[words.sender(event.message)] = clock
+        if isinstance(event, events.Received):
+            self._heard[events.sender(event.message)] = clock
 
-    def after(self, raft: Raft, event: words.Event | None, effects: Sequence[words.Effect], clock: float) -> None:
+    def after(self, raft: Raft, event: events.Event | None, effects: Sequence[events.Effect], clock: float) -> None:
         """The member has handled it."""
         term, leader, role = self._before
         self._due = raft.deadline()
-        if raft.role is words.Role.LEADER:
+        if raft.role is events.Role.LEADER:
             committed = raft.log.committed
-            own = committed == self._committed or role is not words.Role.LEADER
+            own = committed == self._committed or role is not events.Role.LEADER
             assert own or raft.log.term_at(committed) == raft.term, "a leader counts copies of an older term's entry"
-            if role is not words.Role.LEADER or any(isinstance(e, words.MembershipChanged) for e in effects):
+            if role is not events.Role.LEADER or any(isinstance(e, events.MembershipChanged) for e in effects):
                 self._since = clock
             self._judge_leader(raft, clock)
-        if isinstance(event, words.Gone) and event.raft_id == leader:
+        if isinstance(event, events.Gone) and event.raft_id == leader:
             self._leader_heard_at = clock - 1e9
-        if isinstance(event, words.Received):
+        if isinstance(event, events.Received):
             message = event.message
-            if message.type in _FROM_LEADER and message.term == raft.term and raft.leader == words.sender(message):
+            if message.type in _FROM_LEADER and message.term == raft.term and raft.leader == events.sender(message):
                 self._leader_heard_at = clock
             asked = message.type == raftpb.MsgVote and message.context != TRANSFER
-            follows = role is words.Role.FOLLOWER and leader != words.NO_ONE
+            follows = role is events.Role.FOLLOWER and leader != events.NO_ONE
             if asked and follows and raft.term > term:
                 silence_s = clock - self._leader_heard_at
                 assert silence_s >= raft.config.election_s, f"a campaign was heeded {silence_s:.2f} s after the leader"

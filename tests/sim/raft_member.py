@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from swarm.api import raftpb
-from swarm.raft import words
+from swarm.raft import events
 from swarm.raft.raft import Raft
 from tests.sim.raft_lease import Lease
 
@@ -24,7 +24,7 @@ class Disk:
     snapshot: raftpb.Snapshot | None = None
     entries: list[raftpb.Entry] = field(default_factory=list)
 
-    def write(self, persist: words.Persist) -> None:
+    def write(self, persist: events.Persist) -> None:
         """As RaftDisk does it."""
         if persist.replaces_log:
             self.entries = []
@@ -53,7 +53,7 @@ class StateMachine:
 class Member:
     """One process: its core, its state machine, its disk, its clock and its queue."""
 
-    def __init__(self, config: words.Config, clock_rate: float) -> None:
+    def __init__(self, config: events.Config, clock_rate: float) -> None:
         self.raft_id = config.raft_id
         self.config = config
         self.clock_rate = clock_rate
@@ -63,9 +63,9 @@ class Member:
         self.machine = StateMachine()
         self.lease = Lease(0.0)
         self.run = 0
-        self.writing: words.Persist | None = None
+        self.writing: events.Persist | None = None
         self.stalled_until = 0.0
-        self.queue: deque[words.Event] = deque()
+        self.queue: deque[events.Event] = deque()
         self.retired = False
         self.alarm = 0
         self.since_snapshot = 0

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from swarm.api import raftpb
-from swarm.raft import words
+from swarm.raft import events
 from swarm.raft.membership import force_new_cluster, parse_change
 from swarm.raft.raft import Raft
 from tests.sim.outcome import Outcome
@@ -50,7 +50,7 @@ class Story(World):
 
     def leader(self) -> Member | None:
         """A process that believes it leads; the one of the newest term."""
-        leading = [m for m in self.members.values() if m.raft is not None and m.raft.role is words.Role.LEADER]
+        leading = [m for m in self.members.values() if m.raft is not None and m.raft.role is events.Role.LEADER]
         return max(leading, key=lambda m: m.raft.term if m.raft else 0, default=None)
 
     def alive(self) -> list[Member]:
@@ -58,21 +58,21 @@ class Story(World):
 
     def propose(self, member: Member, data: bytes | None = None) -> None:
         tag = next(self._tags)
-        self.deliver(member, words.Propose(tag, data if data is not None else b"%d" % tag))
+        self.deliver(member, events.Propose(tag, data if data is not None else b"%d" % tag))
 
     def read(self, member: Member) -> None:
         tag = next(self._tags)
         member.reads[tag] = self.decided_max
-        self.deliver(member, words.ReadBarrier(tag))
+        self.deliver(member, events.ReadBarrier(tag))
 
     def change(self, member: Member, kind: raftpb.ConfChangeType, raft_id: int) -> None:
         change = raftpb.ConfChange(type=kind, node_id=raft_id, context=b"%d" % raft_id)
-        self.deliver(member, words.ProposeMembership(next(self._tags), change))
+        self.deliver(member, events.ProposeMembership(next(self._tags), change))
 
     def work(self) -> None:
         """One random act of a client or an operator, at whoever believes to lead (or at anybody)."""
         rng, alive = self.rng, self.alive()
-        leading = [member for member in alive if member.raft and member.raft.role is words.Role.LEADER]
+        leading = [member for member in alive if member.raft and member.raft.role is events.Role.LEADER]
         target = rng.choice(alive if rng.random() < 0.05 else leading) if leading else None
         if target is not None and target.raft is not None:
             dice = rng.random()
@@ -85,9 +85,9 @@ class Story(World):
             elif dice < 0.95:
                 self.read(target)
             elif dice < 0.98:
-                self.deliver(target, words.TransferLeadership(rng.choice((0, *self.members))))
+                self.deliver(target, events.TransferLeadership(rng.choice((0, *self.members))))
             else:
-                self.deliver(rng.choice(alive), words.Campaign(rng.random() < 0.5))
+                self.deliver(rng.choice(alive), events.Campaign(rng.random() < 0.5))
         if self.faulty:
             self.at(rng.expovariate(8.0), self.work)
 
@@ -137,13 +137,13 @@ class Story(World):
         elif kind == "slander":  # said to be dead, but it is not
             for other in self.alive():
                 if rng.random() < 0.5 and other is not member:
-                    self.deliver(other, words.Gone(member.raft_id))
+                    self.deliver(other, events.Gone(member.raft_id))
         elif kind == "lose" and self.loses_disks and self.may_lose(member):
             self.lose(member)
 
     def usurp(self, old: Member, new: Member) -> None:
         """Somebody else comes to lead and decides, and clients that have not heard of it go on reading from the old."""
-        self.at(0.01, lambda: self.deliver(new, words.Campaign(force=True)))
+        self.at(0.01, lambda: self.deliver(new, events.Campaign(force=True)))
         for moment in range(1, 6):
             self.at(0.25 * moment, lambda: self.propose(new))
             self.at(0.25 * moment + 0.2, lambda: self.read(old))
@@ -151,13 +151,13 @@ class Story(World):
     def contest(self) -> None:
         """Some stand for election at once, in one term."""
         for member in self.rng.sample(alive := self.alive(), min(len(alive), self.rng.choice((1, 2, 2, 3)))):
-            self.deliver(member, words.Campaign(force=True))
+            self.deliver(member, events.Campaign(force=True))
         if self.contested and self.faulty:
             self.at(self.rng.expovariate(1.0), self.contest)
 
-    def persisted(self, member: Member, effect: words.Persist, run: int) -> None:
+    def persisted(self, member: Member, effect: events.Persist, run: int) -> None:
         """See World.persisted; who has voted may die, and be asked again in the same term."""
-        votes = effect.hard_state is not None and effect.hard_state.vote not in (words.NO_ONE, member.raft_id)
+        votes = effect.hard_state is not None and effect.hard_state.vote not in (events.NO_ONE, member.raft_id)
         super().persisted(member, effect, run)
         if votes and self.rng.random() < self.crashes_after_votes:
             at_s = self.rng.uniform(0.0, 0.01)
@@ -172,10 +172,10 @@ class Story(World):
         if member.raft is not None:
             self.set_alarm(member, member.raft)
 
-    def configure(self, member: Member, config: words.Config) -> None:
+    def configure(self, member: Member, config: events.Config) -> None:
         """Other settings from now on, also after a restart."""
         member.config = config
-        self.deliver(member, words.Configure(config))
+        self.deliver(member, events.Configure(config))
 
     def partition(self) -> None:
         """Cut the network in two, in both directions or one; or cut off who leads, with few others."""
@@ -212,7 +212,7 @@ class Story(World):
     def changes(self) -> bool:
         """Whether a change of the group is under way that may yet be decided."""
         for member in self.members.values():
-            if any(isinstance(event, words.ProposeMembership) for event in member.queue):
+            if any(isinstance(event, events.ProposeMembership) for event in member.queue):
                 return True
             entries = list(member.disk.entries)
             if member.raft is not None:
@@ -266,7 +266,7 @@ class Story(World):
         hard_state, entries = force_new_cluster(
             survivor.raft_id, b"%d" % survivor.raft_id, disk.hard_state, disk.snapshot, disk.entries
         )
-        disk.write(words.Persist(0, hard_state, entries))
+        disk.write(events.Persist(0, hard_state, entries))
         self.start(survivor)
         for _ in range(self.size - 1):
             self.enlist(self.spawn())

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from random import Random
 
 from swarm.api import raftpb
-from swarm.raft import words
+from swarm.raft import events
 from swarm.raft.log import Log
 from swarm.raft.membership import Membership, bootstrap_entries, parse_change
 from swarm.raft.raft import Raft
@@ -98,8 +98,8 @@ class World:
 
     # --- processes ---
 
-    def config(self, raft_id: int) -> words.Config:
-        return words.Config(
+    def config(self, raft_id: int) -> events.Config:
+        return events.Config(
             raft_id,
             TICK_S,
             election_ticks=10,
@@ -161,14 +161,14 @@ class World:
             for other in self.members.values():
                 if other is not member and (other.raft_id, member.raft_id) not in self.cut:
                     delay_s = self.rng.expovariate(1 / self.delay_s)
-                    self.at(delay_s, lambda other=other: self.deliver(other, words.Gone(member.raft_id)))  # type: ignore[misc]
+                    self.at(delay_s, lambda other=other: self.deliver(other, events.Gone(member.raft_id)))  # type: ignore[misc]
 
     def restart(self, member: Member) -> None:
         """From its disk, unless that is gone or it is no member any more."""
         if member.raft is None and not member.retired:
             self.start(member)
 
-    def deliver(self, member: Member, event: words.Event, run: int = 0) -> None:
+    def deliver(self, member: Member, event: events.Event, run: int = 0) -> None:
         """Queue an event for this run of the process (0: whichever runs)."""
         if member.raft is None or (run and run != member.run):
             return
@@ -180,7 +180,7 @@ class World:
         while member.queue and member.raft is not None:
             self.handle(member, member.queue.popleft())
 
-    def handle(self, member: Member, event: words.Event | None) -> None:
+    def handle(self, member: Member, event: events.Event | None) -> None:
         """One step of one core, its effects, and the checks."""
         raft = member.raft
         if raft is None:
@@ -218,38 +218,38 @@ class World:
 
     # --- effects ---
 
-    def perform(self, member: Member, effect: words.Effect) -> None:
+    def perform(self, member: Member, effect: events.Effect) -> None:
         match effect:
-            case words.Persist():
+            case events.Persist():
                 self.persist(member, effect)
-            case words.Send(message):
+            case events.Send(message):
                 self.send(member, message)
-            case words.Committed(entries):
+            case events.Committed(entries):
                 for entry in entries:
                     self.apply(member, entry)
                 self.maybe_snapshot(member)
-            case words.Restore(snapshot):
+            case events.Restore(snapshot):
                 member.machine = StateMachine(snapshot.metadata.index, snapshot.data[:16])
                 self.check_digest(member)
-            case words.NeedSnapshot():
+            case events.NeedSnapshot():
                 run = member.run
                 self.at(0.01, lambda: self.take_snapshot(member, run))
-            case words.Accepted(tag, index, term):
+            case events.Accepted(tag, index, term):
                 self._accepted[index, term] = tag
-            case words.ReadReady(tag, index):
+            case events.ReadReady(tag, index):
                 assert index >= member.reads.pop(tag), "a stale read was confirmed"
                 assert member.machine.index >= index
                 self.reads_answered += 1
-            case words.Refused(tag):
+            case events.Refused(tag):
                 member.reads.pop(tag, None)
-            case words.BecameLeader(term):
+            case events.BecameLeader(term):
                 self.say("leader", member.raft_id, term)
                 beyond = range(member.machine.index + 1, self.decided_max + 1)
                 assert all(self._decided_in[index] >= term for index in beyond), "a leader that is not up to date"
-            case words.Removed():
+            case events.Removed():
                 self.retire(member)
 
-    def persist(self, member: Member, effect: words.Persist) -> None:
+    def persist(self, member: Member, effect: events.Persist) -> None:
         assert member.writing is None, "two writes at a time"
         member.writing = effect
         raft = member.raft
@@ -263,15 +263,15 @@ class World:
         if self.faulty and self.rng.random() < self.crashes_in_writes:
             self.at(latency * self.rng.random(), lambda: self.crash(member, run))
 
-    def persisted(self, member: Member, effect: words.Persist, run: int) -> None:
+    def persisted(self, member: Member, effect: events.Persist, run: int) -> None:
         if run == member.run and member.raft is not None:
             member.disk.write(effect)
             member.writing = None
-            self.deliver(member, words.Persisted(effect.token))
+            self.deliver(member, events.Persisted(effect.token))
 
     def send(self, member: Member, message: raftpb.Message) -> None:
         target = self.members[message.to]
-        self.say("send", words.sender(message), message.to, message.type, message.term, message.index)
+        self.say("send", events.sender(message), message.to, message.type, message.term, message.index)
         if message.type == raftpb.MsgVoteResp and not message.reject:
             voted = self._votes.setdefault((member.raft_id, message.term), message.to)
             assert voted == message.to, f"{member.raft_id} votes for {voted} and {message.to} in term {message.term}"
@@ -280,11 +280,11 @@ class World:
         delay = self.rng.expovariate(1 / self.delay_s)
         arrives = not lost and target.raft is not None
         if message.type == raftpb.MsgSnap:
-            sent = words.SnapshotSent(target.raft_id, arrives)
+            sent = events.SnapshotSent(target.raft_id, arrives)
             self.at(2 * delay, lambda: self.deliver(member, sent, run))
         elif not arrives and self.rng.random() < 0.5:
             gone = not lost and self.rng.random() < 0.3  # refused: the machine is there, and nobody listens
-            report = words.Gone(target.raft_id) if gone else words.Unreachable(target.raft_id)
+            report = events.Gone(target.raft_id) if gone else events.Unreachable(target.raft_id)
             self.at(2 * delay, lambda: self.deliver(member, report, run))
         if lost:
             return
@@ -300,10 +300,10 @@ class World:
         if epoch != self.epoch:
             return
         message = raftpb.Message.FromString(wire)
-        if words.sender(message) not in target.knows_removed:  # the transport refuses removed members
-            self.deliver(target, words.Received(message))
+        if events.sender(message) not in target.knows_removed:  # the transport refuses removed members
+            self.deliver(target, events.Received(message))
         elif target.raft is not None:
-            self.retire(self.members[words.sender(message)])
+            self.retire(self.members[events.sender(message)])
 
     def apply(self, member: Member, entry: raftpb.Entry) -> None:
         content = (entry.Term, entry.Data)
@@ -344,12 +344,12 @@ class World:
         if member.raft is not None and run == member.run and member.machine.index:
             snapshot = raftpb.Snapshot(data=member.machine.digest + bytes(100))
             snapshot.metadata.index = member.machine.index
-            self.deliver(member, words.SnapshotTaken(snapshot, self.keep_entries if keep is None else keep))
+            self.deliver(member, events.SnapshotTaken(snapshot, self.keep_entries if keep is None else keep))
 
     # --- checkers ---
 
     def check_role(self, member: Member, raft: Raft) -> None:
-        if raft.role is not words.Role.LEADER or member.was_leader_of == raft.term:
+        if raft.role is not events.Role.LEADER or member.was_leader_of == raft.term:
             return
         member.was_leader_of = raft.term
         assert self._leaders.setdefault(raft.term, member.raft_id) == member.raft_id, "two leaders in one term"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from certs.keys import MANAGER_ROLE
 from certs.tokens import new_unlock_key
 from swarm import api, defaults
-from swarm.api.marks import NETWORK_KEYS, has_mark, marked
+from swarm.api.extensions import NETWORK_KEYS, has_mark, marked
 from swarm.manager.controlapi.common import annotation_tests, find_one, require, select, spec_labels, spec_name
 from swarm.manager.controlapi.validate import check_cluster, check_present
 from swarm.manager.external_ca import Answers

@@ -23,7 +23,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from swarm import api, defaults
-from swarm.api import marks
+from swarm.api import extensions
 from swarm.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, SwarmError
 from swarm.manager.dispatcher.assignments import AssignmentSet
 from swarm.manager.dispatcher.nodes import Registrations
@@ -316,7 +316,7 @@ class Dispatcher:
         response = api.HeartbeatResponse()
         response.period.FromNanoseconds(int(period_s * 1e9))
         effects: list[Effect] = [Reply(call.stream, response)]
-        if marks.has_mark(call.request, marks.ENGINE_GONE):
+        if extensions.has_mark(call.request, extensions.ENGINE_GONE):
             self._registrations.drop(node_id)
             effects += self._down_now(node_id, ENGINE_GONE_MESSAGE)
         return effects

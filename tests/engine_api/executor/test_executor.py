@@ -16,7 +16,7 @@ from engine_api.executor.executor import Event, Executor
 from engine_api.executor.logs import LogSink
 from engine_api.executor.networks import Attachment
 from swarm import api
-from swarm.agent.words import CancelStep, Execute, Executed, Observed, Step, Sweep
+from swarm.agent.events import CancelStep, Execute, Executed, Observed, Step, Sweep
 from tests.engine_api.fake_engine import FakeEngine
 
 NAME = "web.1.t1"

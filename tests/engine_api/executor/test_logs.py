@@ -13,7 +13,7 @@ from engine_api.executor import logs
 from engine_api.executor.logs import LogPublisher, LogSink
 from engine_api.executor.watch import ContainerWatch
 from swarm import api
-from swarm.agent.words import LogsEnded, PublishLogs
+from swarm.agent.events import LogsEnded, PublishLogs
 from swarm.errors import Unavailable
 from tests.engine_api.fake_engine import FakeEngine
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from engine_api.server.backends import is_local
-from engine_api.server.http1 import parse_request
+from engine_api.front.backends import is_local
+from engine_api.front.http1 import parse_request
 from swarm import api
 
 HOST_ID = "v1ec2drwfral37bvks7knio31"

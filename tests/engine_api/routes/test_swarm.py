@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.message import Message
 
 from swarm import api
-from swarm.api.marks import NETWORK_KEYS, has_mark
+from swarm.api.extensions import NETWORK_KEYS, has_mark
 
 
 def _keys(backend: Any) -> list[int]:

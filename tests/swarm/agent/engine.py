@@ -8,7 +8,7 @@ from random import Random
 
 from swarm import api
 from swarm.agent.dependencies import config_ids, secret_ids
-from swarm.agent.words import CancelStep, Execute, Executed, Step
+from swarm.agent.events import CancelStep, Execute, Executed, Step
 
 After = Callable[[float, Callable[[], None]], None]
 

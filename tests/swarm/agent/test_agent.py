@@ -9,7 +9,7 @@ import pytest
 
 from swarm import api, defaults
 from swarm.agent.agent import Agent, AgentEffect, AgentEvent
-from swarm.agent.words import (
+from swarm.agent.events import (
     Connect,
     Connected,
     ConnectionLost,
@@ -30,7 +30,7 @@ from swarm.agent.words import (
     StopLogs,
     Sweep,
 )
-from swarm.api import marks
+from swarm.api import extensions
 from swarm.errors import Aborted, NotFound, PermissionDenied, SwarmError, Unavailable, Unimplemented
 from swarm.node.remotes import Remotes
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
@@ -161,7 +161,7 @@ def test_a_node_whose_engine_ended_says_farewell_and_comes_back_with_it() -> Non
     call = only(driver.tell(EngineGone("no engine", certain=True)), Call)
     assert call.method == "Dispatcher/Heartbeat"
     assert call.request is not None
-    assert marks.has_mark(call.request, marks.ENGINE_GONE)
+    assert extensions.has_mark(call.request, extensions.ENGINE_GONE)
     assert driver.agent.registered
     effects = driver.tell(Reply(call.stream, api.HeartbeatResponse()))
     assert only(effects, SessionState).error == "no engine"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from swarm import api, defaults
-from swarm.agent.words import Connect, Connected, ConnectionLost
+from swarm.agent.events import Connect, Connected, ConnectionLost
 from swarm.errors import Aborted, Unavailable
 from swarm.rpc import Call
 from tests.swarm.agent.test_agent import M1, Driver, only

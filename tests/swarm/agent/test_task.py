@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from swarm import api, defaults
 from swarm.agent.dependencies import Dependencies
+from swarm.agent.events import CancelStep, Execute, Executed, Observed, Step
 from swarm.agent.task import TaskRun, exit_error, next_move
-from swarm.agent.words import CancelStep, Execute, Executed, Observed, Step
 
 STATES = sorted(api.TaskState.values())
 

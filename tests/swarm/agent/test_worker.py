@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from swarm import api
-from swarm.agent.words import Execute, Executed, Journal, Step
+from swarm.agent.events import Execute, Executed, Journal, Step
 from swarm.agent.worker import Worker, WorkerEffect
 from tests.swarm.agent.world import make_task
 

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from swarm import api
 from swarm.agent.agent import Agent, AgentEffect, AgentEvent
-from swarm.agent.words import (
+from swarm.agent.events import (
     CancelStep,
     Connect,
     Connected,

@@ -14,9 +14,9 @@ from certs.tls import server_context
 from swarm import api
 from swarm.api.methods import Method
 from swarm.errors import NotFound
-from swarm.io import rpc_client
-from swarm.io.authorize import ClusterAuthorizer
-from swarm.io.rpc_server import Authorizer, RpcServer
+from swarm.grpc.authorize import ClusterAuthorizer
+from swarm.io.grpc import client
+from swarm.io.grpc.server import Authorizer, RpcServer
 from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
 
 if TYPE_CHECKING:
@@ -111,9 +111,9 @@ async def served(make_served: MakeServed) -> Served:
 
 
 @pytest_asyncio.fixture
-async def connection(served: Served) -> AsyncIterator[rpc_client.Connection]:
+async def connection(served: Served) -> AsyncIterator[client.Connection]:
     """Our client, connected to ``served``."""
-    connection = await rpc_client.connect(served.address, None)
+    connection = await client.connect(served.address, None)
     yield connection
     connection.close()
 

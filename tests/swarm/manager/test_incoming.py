@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 
 from swarm import api, defaults
-from swarm.api import marks, raftpb
+from swarm.api import extensions, raftpb
 from swarm.errors import Aborted, InvalidArgument, ResourceExhausted
 from swarm.manager.incoming import Incoming
 from swarm.rpc import MANAGER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
@@ -141,7 +141,7 @@ def test_a_member_opens_only_so_many_streams() -> None:
 def test_a_message_whose_rest_does_not_come_is_forgotten_and_a_flow_is_not() -> None:
     streams = Streams()
     flow, silent, slow = streams.open(2), streams.open(2), streams.open(3)
-    streams.say(flow, marks.marked(api.StreamRaftMessageRequest(), marks.FLOW))
+    streams.say(flow, extensions.marked(api.StreamRaftMessageRequest(), extensions.FLOW))
     streams.say(silent, piece(b"x"))
     streams.say(slow, piece(b"x"))
     streams.now += defaults.RAFT_INCOMING_SILENCE_S - 1

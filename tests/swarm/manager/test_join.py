@@ -19,12 +19,12 @@ from swarm.errors import (
     Unavailable,
 )
 from swarm.manager import assemble
+from swarm.manager.events import CheckPeer, ManagerEffect, PeerChecked
 from swarm.manager.group import UNREACHABLE_TEXT, RaftGroup, is_join_undecided
 from swarm.manager.manager import Manager
 from swarm.manager.member import NO_STOCK_FOLLOWERS
 from swarm.manager.service import Write
-from swarm.manager.words import CheckPeer, ManagerEffect, PeerChecked
-from swarm.raft import words
+from swarm.raft import events
 from swarm.raft.membership import bootstrap_entries, force_new_cluster
 from swarm.raft.raft import Raft
 from swarm.rpc import MANAGER_ROLE, Call, Peer, Reply, StreamEnd
@@ -40,14 +40,14 @@ class Lab:
     def __init__(self) -> None:
         self.now = 1000.0
         self.stream = 0
-        self.written: list[words.Persist] = []
+        self.written: list[events.Persist] = []
         member = api.RaftMember(raft_id=1, node_id="n1", addr="10.0.0.1:2377")
         entries = bootstrap_entries(1, member.SerializeToString())
         self.begin(None, entries)
 
     def begin(self, hard_state: raftpb.HardState | None, entries: tuple[raftpb.Entry, ...]) -> list[ManagerEffect]:
         """Start from this log; what is done at once."""
-        raft = Raft(words.Config(1), Random(1), hard_state, None, entries, 0, self.now)
+        raft = Raft(events.Config(1), Random(1), hard_state, None, entries, 0, self.now)
         parts = assemble.parts("n1", "c1", assemble.Group(lambda: self.manager))
         self.manager = Manager(raft, Store(), parts, Random(1), strict=True)
         effects = self.tell(None)
@@ -60,9 +60,9 @@ class Lab:
         waiting = [event]
         while waiting:
             for effect in self.manager.handle(waiting.pop(0), self.now):  # type: ignore[arg-type]
-                if isinstance(effect, words.Persist):
+                if isinstance(effect, events.Persist):
                     self.written.append(effect)
-                    waiting.append(words.Persisted(effect.token))
+                    waiting.append(events.Persisted(effect.token))
                 else:
                     out.append(effect)
         return out
@@ -207,10 +207,10 @@ def elect_again(lab: Lab, voter: int) -> list[ManagerEffect]:
         effects = lab.tell(None)
         while effects:
             effect = effects.pop(0)
-            if not isinstance(effect, words.Send):
+            if not isinstance(effect, events.Send):
                 out.append(effect)
             elif (answer := yes(effect.message, voter)) is not None:
-                effects += lab.tell(words.Received(answer))
+                effects += lab.tell(events.Received(answer))
     return out
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from swarm import api, defaults
-from swarm.api import marks, raftpb
+from swarm.api import extensions, raftpb
+from swarm.manager.events import DialPeer, FoundAt
 from swarm.manager.group import RaftGroup
-from swarm.manager.words import DialPeer, FoundAt
-from swarm.raft import words
+from swarm.raft import events
 from swarm.rpc import MANAGER_ROLE, Peer, Reply
 from tests.fuzz.house import CLUSTER, House
 
@@ -265,7 +265,7 @@ class Moving:
 
     def calls(self) -> None:
         """It is lost, and then heard."""
-        self.house.tell(words.Unreachable(self.raft_id))
+        self.house.tell(events.Unreachable(self.raft_id))
         message = raftpb.Message(type=raftpb.MsgHeartbeatResp, to=1, term=1)
         setattr(message, "from", self.raft_id)
         self.house.call("Raft/ProcessRaftMessage", api.ProcessRaftMessageRequest(message=message), self.follower)
@@ -294,7 +294,7 @@ def test_the_log_is_given_an_address_only_after_this_very_node_answered_there() 
     assert moving.house.dialled == [DialPeer(moving.raft_id, "n2", NEW)]
     assert moving.proposed() == [NEW]
     assert moving.resolve().addr == NEW
-    assert marks.has_mark(moving.resolve(), marks.MOVED), "the log has not decided it"
+    assert extensions.has_mark(moving.resolve(), extensions.MOVED), "the log has not decided it"
 
 
 def test_an_address_that_another_node_answers_on_changes_nothing() -> None:
@@ -304,7 +304,7 @@ def test_an_address_that_another_node_answers_on_changes_nothing() -> None:
     assert moving.house.dialled == [DialPeer(moving.raft_id, "n2", NEW)]
     assert moving.proposed() == []
     assert moving.resolve().addr == OLD
-    assert not marks.has_mark(moving.resolve(), marks.MOVED)
+    assert not extensions.has_mark(moving.resolve(), extensions.MOVED)
 
 
 def test_who_only_follows_hears_about_its_own_address_from_its_leader() -> None:
@@ -314,7 +314,7 @@ def test_who_only_follows_hears_about_its_own_address_from_its_leader() -> None:
     assert house.dialled == [DialPeer(1, "n1", "10.0.0.7:2377")]
     message = raftpb.Message(type=raftpb.MsgHeartbeat, to=1, term=9)
     setattr(message, "from", moving.raft_id)
-    house.tell(words.Received(message))
+    house.tell(events.Received(message))
     assert not house.manager.leading
     assert moving.group.peers[1].addr == "10.0.0.1:2377", "the next leader finds out"
     house.now += 2 * defaults.PEER_DIAL_PAUSE_S

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm import defaults
+from swarm.manager.events import PeerAnswered, PeerKnown
 from swarm.manager.pace import Pace
-from swarm.manager.words import PeerAnswered, PeerKnown
 from tests.swarm.manager.test_join import Lab
 
 NOBODY = 0

@@ -13,7 +13,7 @@ from swarm.api import raftpb
 from swarm.manager import assemble
 from swarm.manager.group import RaftGroup
 from swarm.manager.manager import Manager
-from swarm.raft import words
+from swarm.raft import events
 from swarm.raft.raft import Raft
 from swarm.rpc import MANAGER_ROLE, Call, Peer
 from swarm.store.store import Store
@@ -55,7 +55,7 @@ class Follower:
         self.raft_id = raft_id
         self.saved: list[int] = []
         self._now = 1000.0
-        raft = Raft(words.Config(raft_id), Random(1), None, None, (), 0, self._now)
+        raft = Raft(events.Config(raft_id), Random(1), None, None, (), 0, self._now)
         parts = assemble.parts(f"n{raft_id}", "c1", assemble.Group(lambda: self.manager))
         self.manager = Manager(raft, Store(), parts, Random(1), strict=True)
         self._tell(None)
@@ -64,10 +64,10 @@ class Follower:
         waiting = [event]
         while waiting:
             for effect in self.manager.handle(waiting.pop(0), self._now):  # type: ignore[arg-type]
-                if isinstance(effect, words.Persist):
+                if isinstance(effect, events.Persist):
                     if effect.snapshot is not None:
                         self.saved.append(effect.snapshot.metadata.index)
-                    waiting.append(words.Persisted(effect.token))
+                    waiting.append(events.Persisted(effect.token))
 
     def append(self, entry: raftpb.Entry) -> None:
         """The leader has the entry, and says that it is decided."""

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.api import raftpb
+from swarm.raft.events import LogConflict
 from swarm.raft.following import take_append
 from swarm.raft.log import Log
-from swarm.raft.words import LogConflict
 
 terms = st.lists(st.integers(1, 4), max_size=12).map(sorted)
 

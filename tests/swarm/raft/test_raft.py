@@ -9,11 +9,11 @@ import pytest
 
 from swarm import errors
 from swarm.api import raftpb
-from swarm.raft import words
+from swarm.raft import events
 from swarm.raft.membership import bootstrap_entries, force_new_cluster
 from swarm.raft.raft import Raft
 
-CONFIG = words.Config(1, tick_s=0.1)
+CONFIG = events.Config(1, tick_s=0.1)
 
 
 def metadata(index: int, term: int, *voters: int) -> raftpb.SnapshotMetadata:
@@ -24,10 +24,10 @@ def entry(index: int, term: int, data: bytes = b"x") -> raftpb.Entry:
     return raftpb.Entry(Type=raftpb.EntryNormal, Term=term, Index=index, Data=data)
 
 
-def message(kind: str, sender: int, term: int, **fields: object) -> words.Received:
+def message(kind: str, sender: int, term: int, **fields: object) -> events.Received:
     made = raftpb.Message(type=kind, to=1, term=term, **fields)  # type: ignore[arg-type]
     setattr(made, "from", sender)
-    return words.Received(made)
+    return events.Received(made)
 
 
 def restart(
@@ -40,14 +40,14 @@ def restart(
     return Raft(CONFIG, Random(1), state, snapshot, entries, snapshot_index, now)
 
 
-def play(raft: Raft, event: words.Event | None, now: float = 0.0) -> list[words.Effect]:
+def play(raft: Raft, event: events.Event | None, now: float = 0.0) -> list[events.Effect]:
     """Handle the event on a disk that is done at once; returns all effects but the writes."""
-    effects: list[words.Effect] = []
-    events = [event]
-    while events:
-        for effect in raft.handle(events.pop(0), now):
-            if isinstance(effect, words.Persist):
-                events.append(words.Persisted(effect.token))
+    effects: list[events.Effect] = []
+    queue = [event]
+    while queue:
+        for effect in raft.handle(queue.pop(0), now):
+            if isinstance(effect, events.Persist):
+                queue.append(events.Persisted(effect.token))
             else:
                 effects.append(effect)
         raft.check()
@@ -57,7 +57,7 @@ def play(raft: Raft, event: words.Event | None, now: float = 0.0) -> list[words.
 def new_leader() -> Raft:
     raft = Raft(CONFIG, Random(1), None, None, bootstrap_entries(1, b"me"), 0, 0.0)
     play(raft, None)
-    assert raft.status().role is words.Role.LEADER
+    assert raft.status().role is events.Role.LEADER
     return raft
 
 
@@ -74,30 +74,30 @@ def new_leader() -> Raft:
 )
 def test_senseless_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(errors.InvalidArgument):
-        words.Config(**{"raft_id": 1, **settings})
+        events.Config(**{"raft_id": 1, **settings})
 
 
 def test_a_disk_that_contradicts_itself_is_refused() -> None:
-    with pytest.raises(words.LogConflict):
+    with pytest.raises(events.LogConflict):
         restart(1, 2, commit=5)
-    with pytest.raises(words.LogConflict):
+    with pytest.raises(events.LogConflict):
         restart(1, 2, entries=(entry(3, 1),))
-    with pytest.raises(words.LogConflict):
+    with pytest.raises(events.LogConflict):
         restart(1, 2, entries=(entry(2, 1), entry(4, 1)))
-    with pytest.raises(words.LogConflict):
+    with pytest.raises(events.LogConflict):
         restart(1, 2, entries=(entry(1, 7), entry(2, 7), entry(3, 7)), snapshot_index=2)
 
 
 def test_a_member_that_lost_what_it_confirmed_says_so_instead_of_voting() -> None:
     raft = restart(1, 2, 3)
     play(raft, None)
-    with pytest.raises(words.LogLost, match="must leave and join again"):
+    with pytest.raises(events.LogLost, match="must leave and join again"):
         raft.handle(message("MsgHeartbeat", 2, 2, commit=7), 0.0)
 
 
 def test_a_second_leader_of_the_same_term_is_never_followed() -> None:
     raft = new_leader()
-    with pytest.raises(words.LogConflict, match="two leaders"):
+    with pytest.raises(events.LogConflict, match="two leaders"):
         raft.handle(message("MsgHeartbeat", 2, raft.term), 0.0)
 
 
@@ -120,7 +120,7 @@ def test_numbers_that_no_group_comes_to_are_dropped(numbers: dict[str, int]) -> 
 
 
 def test_a_new_member_may_come_to_a_group_of_any_age() -> None:
-    raft = Raft(words.Config(1), Random(1), None, None, (), 0, 0.0)
+    raft = Raft(events.Config(1), Random(1), None, None, (), 0, 0.0)
     raft.handle(None, 0.0)
     raft.handle(message("MsgHeartbeat", 2, 1 << 40), 0.0)
     assert raft.status().term == 1 << 40
@@ -152,20 +152,20 @@ def test_a_member_that_belongs_to_no_group_waits_for_ever() -> None:
     assert raft.deadline() == 5.0
     play(raft, None, 5.0)
     assert raft.deadline() is None
-    assert play(raft, words.Campaign(force=True), 6.0) == []
+    assert play(raft, events.Campaign(force=True), 6.0) == []
 
 
 def test_everything_waits_while_a_leaders_snapshot_is_written() -> None:
     raft = Raft(CONFIG, Random(1), None, None, (), 0, 0.0)
     play(raft, None)
     snapshot = raftpb.Snapshot(data=b"state", metadata=metadata(5, 2, 1, 2))
-    (persist,) = (e for e in raft.handle(message("MsgSnap", 2, 2, snapshot=snapshot), 0.0) if type(e) is words.Persist)
+    (persist,) = (e for e in raft.handle(message("MsgSnap", 2, 2, snapshot=snapshot), 0.0) if type(e) is events.Persist)
     assert persist.replaces_log
     assert persist.snapshot == snapshot
-    assert raft.handle(words.Campaign(force=True), 0.0) == []
-    effects = raft.handle(words.Persisted(persist.token), 0.0)
-    assert words.Restore(snapshot) in effects
-    assert [type(effect) for effect in effects] == [words.Send, words.Restore, words.MembershipChanged]
+    assert raft.handle(events.Campaign(force=True), 0.0) == []
+    effects = raft.handle(events.Persisted(persist.token), 0.0)
+    assert events.Restore(snapshot) in effects
+    assert [type(effect) for effect in effects] == [events.Send, events.Restore, events.MembershipChanged]
 
 
 def test_a_snapshot_of_a_term_that_its_sender_has_not_come_to_is_dropped() -> None:
@@ -174,66 +174,66 @@ def test_a_snapshot_of_a_term_that_its_sender_has_not_come_to_is_dropped() -> No
     for term, taken in ((3, 0), (2, 1)):
         snapshot = raftpb.Snapshot(data=b"state", metadata=metadata(5, term, 1, 2))
         effects = raft.handle(message("MsgSnap", 2, 2, snapshot=snapshot), 0.0)
-        assert sum(type(effect) is words.Persist for effect in effects) == taken
+        assert sum(type(effect) is events.Persist for effect in effects) == taken
     raft.log.check()
 
 
-@pytest.mark.parametrize(("voters", "role"), [((1,), words.Role.LEADER), ((1, 2), words.Role.CANDIDATE)])
+@pytest.mark.parametrize(("voters", "role"), [((1,), events.Role.LEADER), ((1, 2), events.Role.CANDIDATE)])
 def test_who_was_removed_is_a_member_again_when_the_leaders_snapshot_says_so(
-    voters: tuple[int, ...], role: words.Role
+    voters: tuple[int, ...], role: events.Role
 ) -> None:
     raft = restart(1, 2)
     removal = raftpb.ConfChange(type=raftpb.ConfChangeRemoveNode, node_id=1).SerializeToString()
     removes = raftpb.Entry(Type=raftpb.EntryConfChange, Term=2, Index=2, Data=removal)
     effects = play(raft, message("MsgApp", 2, 2, index=1, logTerm=1, entries=[removes], commit=2))
-    assert [effect for effect in effects if isinstance(effect, words.Removed)]
+    assert [effect for effect in effects if isinstance(effect, events.Removed)]
     play(raft, None, now=1000.0)
-    assert raft.status().role is words.Role.FOLLOWER  # no more than that
+    assert raft.status().role is events.Role.FOLLOWER  # no more than that
     snapshot = raftpb.Snapshot(data=b"state", metadata=metadata(9, 2, *voters))
     play(raft, message("MsgSnap", 2, 2, snapshot=snapshot), now=1000.0)
     effects = play(raft, None, now=2000.0)
     effects += play(raft, None, now=2000.0 + 2 * CONFIG.election_s)  # a member that was stalled waits once more
     assert raft.status().role is role
-    assert not [effect for effect in effects if isinstance(effect, words.Removed)]
+    assert not [effect for effect in effects if isinstance(effect, events.Removed)]
 
 
 def test_a_stale_report_of_the_disk_is_ignored() -> None:
     raft = new_leader()
-    raft.handle(words.Propose(1, b"a"), 0.0)
-    assert raft.handle(words.Persisted(99), 0.0) == []
+    raft.handle(events.Propose(1, b"a"), 0.0)
+    assert raft.handle(events.Persisted(99), 0.0) == []
     assert raft.status().applied == 2
 
 
 def test_an_own_snapshot_gets_its_term_and_members_and_frees_the_log() -> None:
     raft = new_leader()
     for tag in range(10):
-        play(raft, words.Propose(tag, b"a"))
+        play(raft, events.Propose(tag, b"a"))
     snapshot = raftpb.Snapshot(data=b"state", metadata=raftpb.SnapshotMetadata(index=10))
-    (persist,) = (e for e in raft.handle(words.SnapshotTaken(snapshot, 3), 0.0) if type(e) is words.Persist)
+    (persist,) = (e for e in raft.handle(events.SnapshotTaken(snapshot, 3), 0.0) if type(e) is events.Persist)
     assert persist.snapshot is not None
     assert persist.snapshot.metadata == metadata(10, 2, 1)
     assert persist.compact_to == 7
     assert raft.log.first_index == 8
-    raft.handle(words.Persisted(persist.token), 0.0)
-    assert raft.handle(words.SnapshotTaken(snapshot, 3), 0.0) == []  # taken twice
+    raft.handle(events.Persisted(persist.token), 0.0)
+    assert raft.handle(events.SnapshotTaken(snapshot, 3), 0.0) == []  # taken twice
 
 
 def test_a_snapshot_of_the_future_is_a_bug() -> None:
     raft = new_leader()
-    with pytest.raises(words.LogConflict, match="only 2 is applied"):
-        raft.handle(words.SnapshotTaken(raftpb.Snapshot(metadata=metadata(9, 2, 1)), 3), 0.0)
+    with pytest.raises(events.LogConflict, match="only 2 is applied"):
+        raft.handle(events.SnapshotTaken(raftpb.Snapshot(metadata=metadata(9, 2, 1)), 3), 0.0)
 
 
 def test_a_member_that_finds_its_removal_at_a_restart_stays_to_vote() -> None:
     change = raftpb.ConfChange(type=raftpb.ConfChangeRemoveNode, node_id=1)
     removal = raftpb.Entry(Type=raftpb.EntryConfChange, Term=1, Index=2, Data=change.SerializeToString())
     raft = restart(1, 2, entries=(removal,), commit=2)
-    assert words.Removed() not in play(raft, None)
-    (answer,) = (e for e in play(raft, message("MsgVote", 2, 5, index=2, logTerm=1)) if type(e) is words.Send)
+    assert events.Removed() not in play(raft, None)
+    (answer,) = (e for e in play(raft, message("MsgVote", 2, 5, index=2, logTerm=1)) if type(e) is events.Send)
     assert not answer.message.reject
     deadline = raft.deadline()
     assert deadline == pytest.approx(30.0)
-    assert words.Removed() in play(raft, None, 30.0)
+    assert events.Removed() in play(raft, None, 30.0)
     assert raft.deadline() is None
 
 
@@ -242,18 +242,18 @@ def test_a_running_member_that_is_removed_hears_of_it_at_once() -> None:
     play(raft, None)
     change = raftpb.ConfChange(type=raftpb.ConfChangeRemoveNode, node_id=1)
     removal = raftpb.Entry(Type=raftpb.EntryConfChange, Term=1, Index=2, Data=change.SerializeToString())
-    assert words.Removed() in play(raft, message("MsgApp", 2, 1, index=1, logTerm=1, entries=[removal], commit=2))
+    assert events.Removed() in play(raft, message("MsgApp", 2, 1, index=1, logTerm=1, entries=[removal], commit=2))
     assert raft.deadline() is None
 
 
 def test_a_snapshot_is_asked_for_again_if_nobody_takes_it() -> None:
     raft = new_leader()
-    play(raft, words.SnapshotTaken(raftpb.Snapshot(metadata=raftpb.SnapshotMetadata(index=2)), 0))
-    play(raft, words.ProposeMembership(1, raftpb.ConfChange(type=raftpb.ConfChangeAddNode, node_id=2)))
+    play(raft, events.SnapshotTaken(raftpb.Snapshot(metadata=raftpb.SnapshotMetadata(index=2)), 0))
+    play(raft, events.ProposeMembership(1, raftpb.ConfChange(type=raftpb.ConfChangeAddNode, node_id=2)))
     rejection = message("MsgAppResp", 2, 2, index=3, reject=True, rejectHint=0)
-    assert words.NeedSnapshot(2) in play(raft, rejection)
-    assert words.NeedSnapshot(2) not in play(raft, message("MsgHeartbeatResp", 2, 2), 0.5)
-    assert words.NeedSnapshot(2) in play(raft, message("MsgHeartbeatResp", 2, 2), 1.5)
+    assert events.NeedSnapshot(2) in play(raft, rejection)
+    assert events.NeedSnapshot(2) not in play(raft, message("MsgHeartbeatResp", 2, 2), 0.5)
+    assert events.NeedSnapshot(2) in play(raft, message("MsgHeartbeatResp", 2, 2), 1.5)
 
 
 def test_a_leader_without_followers_owes_no_heartbeats() -> None:
@@ -266,19 +266,19 @@ def test_a_leader_without_followers_owes_no_heartbeats() -> None:
         assert deadline > now
         now, wakes = deadline, wakes + 1
     assert wakes <= 101
-    assert raft.status().role is words.Role.LEADER
+    assert raft.status().role is events.Role.LEADER
 
 
 def test_new_settings_take_effect_at_once() -> None:
     raft = new_leader()
-    play(raft, words.ProposeMembership(1, raftpb.ConfChange(type=raftpb.ConfChangeAddNode, node_id=2)))
-    play(raft, words.Configure(words.Config(1, tick_s=0.01)))
+    play(raft, events.ProposeMembership(1, raftpb.ConfChange(type=raftpb.ConfChangeAddNode, node_id=2)))
+    play(raft, events.Configure(events.Config(1, tick_s=0.01)))
     deadline = raft.deadline()
     assert deadline is not None
     assert deadline <= 0.01
     follower = restart(1, 2, 3)
     play(follower, None)
-    play(follower, words.Configure(words.Config(1, tick_s=1.0)))
+    play(follower, events.Configure(events.Config(1, tick_s=1.0)))
     assert (follower.deadline() or 0) >= 10.0
 
 
@@ -288,12 +288,12 @@ def test_a_forced_new_cluster_keeps_the_whole_log_and_leads_alone() -> None:
     state = raftpb.HardState(term=4, vote=2, commit=2)
     new_state, added = force_new_cluster(1, b"new address", state, snapshot, entries)
     raft = Raft(CONFIG, Random(1), new_state, snapshot, entries + added, 1, 0.0)
-    committed = [e for effect in play(raft, None) if type(effect) is words.Committed for e in effect.entries]
+    committed = [e for effect in play(raft, None) if type(effect) is events.Committed for e in effect.entries]
     assert [e.Data for e in committed[:2]] == [e.Data for e in entries]
     update = raftpb.ConfChange.FromString(committed[2].Data)
     assert (update.type, update.node_id, update.context) == (raftpb.ConfChangeUpdateNode, 1, b"new address")
     assert raft.membership.voters == (1,)
-    assert raft.status().role is words.Role.LEADER
+    assert raft.status().role is events.Role.LEADER
 
 
 def test_a_forced_new_cluster_takes_back_a_member_whose_removal_its_log_holds() -> None:
@@ -303,14 +303,14 @@ def test_a_forced_new_cluster_takes_back_a_member_whose_removal_its_log_holds() 
     state, added = force_new_cluster(1, b"me", raftpb.HardState(term=1, commit=1), snapshot, entries)
     raft = Raft(CONFIG, Random(1), state, snapshot, entries + added, 1, 0.0)
     effects = play(raft, None)
-    assert raft.status().role is words.Role.LEADER
-    assert words.Removed() not in effects + play(raft, None, 100 * CONFIG.election_s)
+    assert raft.status().role is events.Role.LEADER
+    assert events.Removed() not in effects + play(raft, None, 100 * CONFIG.election_s)
     assert raft.membership.voters == (1,)
 
 
 def test_the_last_member_leads_even_if_it_only_follows() -> None:
     follower = restart(1, 2, 3)
-    play(follower, words.Configure(words.Config(1, tick_s=0.1, campaigns=False)))
+    play(follower, events.Configure(events.Config(1, tick_s=0.1, campaigns=False)))
     play(follower, message("MsgHeartbeat", 2, 1))
     for index, gone in ((2, 3), (3, 2)):
         removal = raftpb.ConfChange(type=raftpb.ConfChangeRemoveNode, node_id=gone).SerializeToString()
@@ -320,11 +320,11 @@ def test_the_last_member_leads_even_if_it_only_follows() -> None:
     due = follower.deadline()
     assert due is not None
     play(follower, None, due)
-    assert follower.status().role is words.Role.LEADER
+    assert follower.status().role is events.Role.LEADER
 
 
 def test_a_forced_new_cluster_adds_a_member_that_was_missing() -> None:
     state, added = force_new_cluster(7, b"me", raftpb.HardState(), None, bootstrap_entries(1, b"other"))
-    raft = Raft(words.Config(7), Random(1), state, None, (*bootstrap_entries(1, b"other"), *added), 0, 0.0)
+    raft = Raft(events.Config(7), Random(1), state, None, (*bootstrap_entries(1, b"other"), *added), 0, 0.0)
     play(raft, None)
     assert raft.membership.voters == (7,)

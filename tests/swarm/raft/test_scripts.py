@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from swarm.api import raftpb
-from swarm.raft import words
+from swarm.raft import events
 from swarm.raft.membership import bootstrap_entries
 from swarm.raft.raft import Raft
 from tests.scripts.runner import run
@@ -38,7 +38,7 @@ class Member:
     def __init__(self, raft: Raft, disk: Disk) -> None:
         self.raft = raft
         self.disk = disk
-        self.writing: words.Persist | None = None
+        self.writing: events.Persist | None = None
         self.up = True
 
 
@@ -63,9 +63,9 @@ class Theatre:
 
     # --- members ---
 
-    def config(self, raft_id: int) -> words.Config:
+    def config(self, raft_id: int) -> events.Config:
         options = self.options
-        return words.Config(
+        return events.Config(
             raft_id,
             tick_s=0.1,
             election_ticks=10,
@@ -120,7 +120,7 @@ class Theatre:
 
     # --- events ---
 
-    def handle(self, raft_id: int, event: words.Event | None) -> None:
+    def handle(self, raft_id: int, event: events.Event | None) -> None:
         member = self.members[raft_id]
         if not member.up:
             return
@@ -141,46 +141,46 @@ class Theatre:
             self.lines.append("nothing is being written")
             return
         member.disk.write(persist)
-        self.handle(int(raft_id), words.Persisted(persist.token))
+        self.handle(int(raft_id), events.Persisted(persist.token))
 
     def do_propose(self, raft_id: str, data: str, count: str = "1") -> None:
         for _ in range(int(count)):
             self.tag += 1
-            self.handle(int(raft_id), words.Propose(self.tag, data.encode()))
+            self.handle(int(raft_id), events.Propose(self.tag, data.encode()))
 
     def do_change(self, raft_id: str, kind: str, other: str) -> None:
         self.tag += 1
         change = raftpb.ConfChange(type=CHANGES[kind], node_id=int(other), context=b"you")
-        self.handle(int(raft_id), words.ProposeMembership(self.tag, change))
+        self.handle(int(raft_id), events.ProposeMembership(self.tag, change))
 
     def do_read(self, raft_id: str) -> None:
         self.tag += 1
-        self.handle(int(raft_id), words.ReadBarrier(self.tag))
+        self.handle(int(raft_id), events.ReadBarrier(self.tag))
 
     def do_campaign(self, raft_id: str, force: str = "") -> None:
-        self.handle(int(raft_id), words.Campaign(bool(force)))
+        self.handle(int(raft_id), events.Campaign(bool(force)))
 
     def do_transfer(self, raft_id: str, to: str = "0") -> None:
-        self.handle(int(raft_id), words.TransferLeadership(int(to)))
+        self.handle(int(raft_id), events.TransferLeadership(int(to)))
 
     def do_unreachable(self, raft_id: str, other: str) -> None:
-        self.handle(int(raft_id), words.Unreachable(int(other)))
+        self.handle(int(raft_id), events.Unreachable(int(other)))
 
     def do_gone(self, raft_id: str, other: str) -> None:
-        self.handle(int(raft_id), words.Gone(int(other)))
+        self.handle(int(raft_id), events.Gone(int(other)))
 
     def do_snapshot_sent(self, raft_id: str, other: str, result: str) -> None:
-        self.handle(int(raft_id), words.SnapshotSent(int(other), result == "ok"))
+        self.handle(int(raft_id), events.SnapshotSent(int(other), result == "ok"))
 
     def do_snapshot(self, raft_id: str, keep: str = "0") -> None:
         """The manager saved its state as of the last applied entry."""
         snapshot = raftpb.Snapshot(data=b"state")
         snapshot.metadata.index = self.members[int(raft_id)].raft.log.applied
-        self.handle(int(raft_id), words.SnapshotTaken(snapshot, int(keep)))
+        self.handle(int(raft_id), events.SnapshotTaken(snapshot, int(keep)))
 
     def do_configure(self, raft_id: str, *options: str) -> None:
         self.do_options(*options)
-        self.handle(int(raft_id), words.Configure(self.config(int(raft_id))))
+        self.handle(int(raft_id), events.Configure(self.config(int(raft_id))))
 
     def do_receive(self, raft_id: str, kind: str, *fields: str) -> None:
         """A message made by hand, as an etcd peer might send it. entries=2/1,3/1 means index/term."""
@@ -195,7 +195,7 @@ class Theatre:
                 message.context = value.encode()
             else:
                 setattr(message, name, value == "true" if name == "reject" else int(value))
-        self.handle(int(raft_id), words.Received(message))
+        self.handle(int(raft_id), events.Received(message))
 
     # --- time and network ---
 
@@ -222,7 +222,7 @@ class Theatre:
             messages, self.wire = self.wire, []
             for message in messages:
                 if message.to in self.members:
-                    self.handle(message.to, words.Received(message))
+                    self.handle(message.to, events.Received(message))
 
     def do_settle(self) -> None:
         """Deliver until nothing moves any more."""
@@ -244,19 +244,19 @@ class Theatre:
     def do_isolate(self, *ids: str) -> None:
         """Nothing reaches or leaves these members any more (nobody: heal)."""
         self.cut = {int(raft_id) for raft_id in ids}
-        self.wire = [m for m in self.wire if not {m.to, words.sender(m)} & self.cut]
+        self.wire = [m for m in self.wire if not {m.to, events.sender(m)} & self.cut]
 
     # --- output ---
 
-    def effect(self, raft_id: int, member: Member, effect: words.Effect) -> None:
+    def effect(self, raft_id: int, member: Member, effect: events.Effect) -> None:
         text = describe(effect)
         match effect:
-            case words.Send(message):
+            case events.Send(message):
                 if {message.to, raft_id} & self.cut:
                     text += " (lost)"
                 else:
                     self.wire.append(raftpb.Message.FromString(message.SerializeToString()))
-            case words.Persist():
+            case events.Persist():
                 member.writing = effect
         self.lines.append(f"{self.now:.1f} {raft_id} {text}")
 
@@ -298,36 +298,36 @@ def message_text(message: raftpb.Message) -> str:
     return " ".join(parts)
 
 
-def describe(effect: words.Effect) -> str:
+def describe(effect: events.Effect) -> str:
     """One effect in one line."""
     match effect:
-        case words.Persist(hard_state=state, entries=entries, snapshot=snapshot):
+        case events.Persist(hard_state=state, entries=entries, snapshot=snapshot):
             parts = [f"persist term={state.term} vote={state.vote} commit={state.commit}" if state else "persist"]
             parts += [f"[{entries_text(entries)}]"] if entries else []
             parts += [f"snapshot {snapshot.metadata.index}/{snapshot.metadata.term}"] if snapshot else []
             parts += [f"compact to {effect.compact_to}"] if effect.compact_to else []
             return " ".join(parts + (["instead of the log"] if effect.replaces_log else []))
-        case words.Send(message):
+        case events.Send(message):
             return message_text(message)
-        case words.Accepted(tag, index, term):
+        case events.Accepted(tag, index, term):
             return f"accepted #{tag} as {index}/{term}"
-        case words.Refused(tag, reason):
+        case events.Refused(tag, reason):
             return f"refused #{tag}: {reason.value}"
-        case words.Committed(entries):
+        case events.Committed(entries):
             return f"committed {entries_text(entries)}"
-        case words.MembershipChanged(conf_state):
+        case events.MembershipChanged(conf_state):
             return f"voters {list(conf_state.voters)}"
-        case words.Restore(snapshot):
+        case events.Restore(snapshot):
             return f"restore {snapshot.metadata.index}/{snapshot.metadata.term}"
-        case words.BecameLeader(term):
+        case events.BecameLeader(term):
             return f"LEADER of term {term}"
-        case words.BecameFollower(term, leader):
+        case events.BecameFollower(term, leader):
             return f"follower of {leader} in term {term}"
-        case words.ReadReady(tag, index):
+        case events.ReadReady(tag, index):
             return f"read #{tag} ready at {index}"
-        case words.NeedSnapshot(other):
+        case events.NeedSnapshot(other):
             return f"needs a snapshot for {other}"
-        case words.Removed():
+        case events.Removed():
             return "REMOVED"
 
 

@@ -9,7 +9,7 @@ import pytest
 from certs.keys import certificates_pem, load_certificates, new_csr, new_private_key, private_key_pem
 from certs.root import RootCA
 from swarm import api, defaults
-from swarm.api.marks import NETWORK_KEYS, has_mark, marked
+from swarm.api.extensions import NETWORK_KEYS, has_mark, marked
 from swarm.manager.controlapi.clusters import redacted
 from swarm.manager.orchestrator.reaper import ReaperStage
 

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from swarm import api, defaults
-from swarm.api import marks
+from swarm.api import extensions
 from swarm.errors import Code
 from swarm.manager.dispatcher.dispatcher import DOWN_MESSAGE, ENGINE_GONE_MESSAGE, UNKNOWN_MESSAGE, Dispatcher
 from swarm.rpc import LOCAL, Call, Reply, StreamData, StreamEnd
@@ -255,7 +255,7 @@ def test_three_silent_periods_make_a_node_down(cluster: Cluster) -> None:
 
 def test_a_node_without_its_engine_is_down_at_its_own_word(cluster: Cluster) -> None:
     session_id = cluster.register()
-    farewell = marks.marked(api.HeartbeatRequest(session_id=session_id), marks.ENGINE_GONE)
+    farewell = extensions.marked(api.HeartbeatRequest(session_id=session_id), extensions.ENGINE_GONE)
     assert cluster.data(cluster.call("Dispatcher/Heartbeat", farewell, "n1"), api.HeartbeatResponse)
     cluster.pass_time(defaults.STATUS_BATCH_S)
     assert (cluster.node().status.state, cluster.node().status.message) == (api.NodeStatus.DOWN, ENGINE_GONE_MESSAGE)

@@ -1,0 +1,308 @@
+"""The two sides that answer a client of the front: aiohttp's request handler in this process, and the engine.
+
+Both look the same to the front (Backend): bytes of the request in, bytes of the response out, flow control both ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+from aiohttp import web
+
+from engine_api.front.http1 import HEAD_BYTES_MAX, Head
+from swarm import defaults
+
+WRITE_BUFFER_BYTES = 1 << 20
+READ_BUFFER_BYTES = 1 << 18
+WAITING_BYTES_MAX = 1 << 20
+HEADERS_MAX = 1 << 14
+
+_LOCAL_PATH = re.compile(
+    rb"/*(?:v[0-9.]+/)?(?:swarm|services|tasks|nodes|secrets|configs|_ping|info|version|events)(?:/.*)?", re.DOTALL
+)
+_NETWORK_PATH = re.compile(rb"/*(?:v[0-9.]+/)?networks/[^/]+")
+_OF_THE_SWARM = re.compile(rb"(?:.*&)?scope=swarm(?:&.*)?", re.DOTALL)
+_CONTAINERS_PATH = re.compile(rb"/*(?:v[0-9.]+/)?containers/json")
+
+
+def is_local(head: Head) -> bool:
+    """Whether a request is for us: the swarm's paths, and those where we add to the engine's answer.
+
+    Lists of containers go to the engine as they are, unless they ask for what only we know: what is a task.
+    Networks are the engine's, unless one of the swarm is asked for.
+    """
+    path, query = head.path_and_query
+    if _LOCAL_PATH.fullmatch(path):
+        return True
+    if head.method != b"GET":
+        return False
+    if b"task" in query and _CONTAINERS_PATH.fullmatch(path):
+        return True
+    return _OF_THE_SWARM.fullmatch(query) is not None and _NETWORK_PATH.fullmatch(path) is not None
+
+
+class FrontSide(Protocol):
+    """What a back end sees of its client connection."""
+
+    transport: asyncio.Transport
+
+    def from_backend(self, backend: Backend, data: bytes) -> None:
+        """Bytes of a response or of the tunnel."""
+        ...
+
+    def backend_eof(self, backend: Backend) -> bool:
+        """The engine half-closed; True keeps its connection open for what the client still sends."""
+        ...
+
+    def backend_lost(self, backend: Backend) -> None:
+        """A back end closed."""
+        ...
+
+    def pause(self, reason: object) -> None:
+        """Read no more from the client while any reason stands."""
+        ...
+
+    def resume(self, reason: object) -> None:
+        """Withdraw a reason."""
+        ...
+
+
+class Backend(Protocol):
+    """One side that answers."""
+
+    def send(self, data: bytes) -> None:
+        """Bytes of the request or of the tunnel."""
+        ...
+
+    def send_eof(self) -> None:
+        """The client will send no more."""
+        ...
+
+    def stop(self) -> None:
+        """The client has gone."""
+        ...
+
+    def hold(self) -> None:
+        """The client reads too slowly: send no more."""
+        ...
+
+    def unhold(self) -> None:
+        """Go on."""
+        ...
+
+    def is_closing(self) -> bool:
+        """Whether this back end can take no further request."""
+        ...
+
+
+class Local(asyncio.Transport):
+    """aiohttp's request handler; this object is the transport that it sees."""
+
+    def __init__(self, front: FrontSide, server: Callable[[], Any]) -> None:
+        super().__init__()
+        self._front = front
+        self._closing = False
+        self._held = False
+        self._handler = server()
+        self._handler.connection_made(self)
+
+    def send(self, data: bytes) -> None:
+        self._handler.data_received(data)
+
+    def send_eof(self) -> None:
+        self._handler.eof_received()
+
+    def stop(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._handler.connection_lost(None)
+
+    def hold(self) -> None:
+        if not self._held:
+            self._held = True
+            self._handler.pause_writing()
+
+    def unhold(self) -> None:
+        if self._held:
+            self._held = False
+            self._handler.resume_writing()
+
+    # --- the transport's side ---
+
+    def write(self, data: Any) -> None:
+        self._front.from_backend(self, bytes(data))
+
+    def writelines(self, list_of_data: Iterable[Any]) -> None:
+        self._front.from_backend(self, b"".join(list_of_data))
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            asyncio.get_running_loop().call_soon(self._closed)
+
+    def abort(self) -> None:
+        self.close()
+
+    def _closed(self) -> None:
+        self._handler.connection_lost(None)
+        self._front.backend_lost(self)
+
+    def is_closing(self) -> bool:
+        return self._closing or self._front.transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._front.transport.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        self._front.pause(self)
+
+    def resume_reading(self) -> None:
+        self._front.resume(self)
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return self._front.transport.get_write_buffer_size()
+
+
+class Upstream(asyncio.BufferedProtocol):
+    """A connection to the engine; what is sent before it is open waits.
+
+    buffer: where reads go, shared by all connections, because each read is taken out before the next one begins.
+    """
+
+    def __init__(self, front: FrontSide, buffer: bytearray) -> None:
+        self._front = front
+        self._transport: asyncio.Transport | None = None
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._buffer = buffer
+        self._closing = False
+        self._eof_waiting = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        if self._closing:
+            self._transport.abort()
+            return
+        waiting, self._waiting = self._waiting, []
+        self._front.resume(self)  # before the write, which may find it too much again
+        if waiting:
+            self._transport.write(b"".join(waiting))
+        if self._eof_waiting:
+            self._transport.write_eof()
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._front.from_backend(self, bytes(memoryview(self._buffer)[:nbytes]))
+
+    def eof_received(self) -> bool:
+        return self._front.backend_eof(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        self._front.backend_lost(self)
+
+    def pause_writing(self) -> None:
+        self._front.pause(self)
+
+    def resume_writing(self) -> None:
+        self._front.resume(self)
+
+    def send(self, data: bytes) -> None:
+        if self._transport is not None:
+            if not self._transport.is_closing():
+                self._transport.write(data)
+            return
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes > WAITING_BYTES_MAX:
+            self._front.pause(self)
+
+    def send_eof(self) -> None:
+        if self._transport is None:
+            self._eof_waiting = True
+        elif not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def stop(self) -> None:
+        self._closing = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def hold(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def unhold(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def is_closing(self) -> bool:
+        return self._closing or (self._transport is not None and self._transport.is_closing())
+
+
+@dataclass
+class Load:
+    """What all clients together keep of our memory."""
+
+    unfinished_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Backends:
+    """Where requests go. server: aiohttp's; connect: opens a connection to the engine with the given protocol.
+
+    quick_answer: a whole response for requests that need no back end (/_ping), else None.
+    silence_s, head_read_s, body_read_s: how long a client may take to begin, and to send the head of a request and the
+    body of one for us. linger_s: how long what a refused client still sends is read, so that it finds the answer.
+    """
+
+    server: Callable[[], Any]
+    connect: Callable[[Upstream], Awaitable[None]]
+    engine_name: str
+    quick_answer: Callable[[Head], bytes | None] = lambda head: None
+    silence_s: float = defaults.API_SILENCE_S
+    head_read_s: float = defaults.API_HEAD_READ_S
+    body_read_s: float = defaults.API_BODY_READ_S
+    linger_s: float = defaults.API_LINGER_S
+    load: Load = field(default_factory=Load)
+    buffer: bytearray = field(default_factory=lambda: bytearray(READ_BUFFER_BYTES))
+
+
+def engine_connector(engine: str, timeout_s: float) -> Callable[[Upstream], Awaitable[None]]:
+    """A function that connects a protocol to DOCKER_HOST ``engine`` (unix:// or tcp://). Raises OSError."""
+    scheme, _, rest = engine.partition("://")
+
+    async def connect(upstream: Upstream) -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(timeout_s):
+            if scheme == "unix":
+                await loop.create_unix_connection(lambda: upstream, rest)
+            else:
+                host, _, port = rest.rstrip("/").rpartition(":")
+                await loop.create_connection(lambda: upstream, host.strip("[]"), int(port))
+
+    return connect
+
+
+async def make_runner(app: web.Application) -> web.AppRunner:
+    """aiohttp's side of the front: ``runner.server`` is what Backends.server calls. Heads may be as large as Go's."""
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        max_line_size=HEAD_BYTES_MAX,
+        max_field_size=HEAD_BYTES_MAX,
+        max_headers=HEADERS_MAX,
+    )
+    await runner.setup()
+    return runner

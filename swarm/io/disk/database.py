@@ -1,0 +1,268 @@
+"""A sqlite file with one connection, used only by one thread of its own.
+
+Theory of operation: work is queued; the thread takes all that waits and commits it as one transaction, then reports
+each piece to its caller. If the transaction fails, it is rolled back and each piece is tried alone, so that an error
+reaches who caused it; nothing is ever half-written. sqlite runs in WAL mode: a torn or cut write-ahead log loses a
+suffix of whole transactions, never a part of one. A rewrite puts a new file in the place of the old one
+(swarm/io/disk/replaced_file.py). (swarmkit: manager/state/raft/storage)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError
+
+from swarm import defaults
+from swarm.errors import Code, SwarmError
+from swarm.io.disk import replaced_file
+from swarm.raft.records import RecordCorrupt
+
+T = TypeVar("T")
+Done = Callable[["DiskError | None"], None]
+Work = Callable[[sqlite3.Connection], None]
+
+_FORMAT = "1"
+_LOCK_WAIT_S = 1.0
+
+
+class DiskError(SwarmError):
+    """The disk did not take a write (full, failing, locked); nothing of it was kept, and it may be tried again."""
+
+    code = Code.UNAVAILABLE
+
+
+class DiskCorrupt(DiskError):
+    """What is on disk is not what was written there."""
+
+    code = Code.DATA_LOSS
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """sqlite's errors as ours."""
+    try:
+        yield
+    except (sqlite3.OperationalError, OSError) as error:
+        kind = DiskCorrupt if "decode to UTF-8" in str(error) else DiskError
+        raise kind(f"{path}: {error}") from error
+    except UnicodeDecodeError as error:  # of a text in a damaged file, or of sqlite's own message that quotes one
+        raise DiskCorrupt(f"{path}: the file holds text that is none") from error
+    except (sqlite3.Error, RecordCorrupt, DecodeError) as error:
+        raise DiskCorrupt(f"{path}: {error}") from error
+
+
+def _bug(path: Path, error: Exception) -> DiskError:
+    return DiskError(f"{path}: {type(error).__name__}: {error}", Code.INTERNAL)
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """Work that replaces the file; see _File.rewrite."""
+
+    fill: Callable[[sqlite3.Connection, sqlite3.Connection], None]
+    commit: Callable[[], None]
+
+
+Job = tuple[Work | Rewrite, Done]
+
+
+def _extend(log: Path) -> None:
+    """Give sqlite's write-ahead log its full length at once, if there is room: where a file grows, syncs take longer.
+
+    sqlite overwrites the log from its beginning and takes zeros behind the last frame, or instead of a header, for its
+    end. Its locks are on other files, so that opening and closing this one loses none.
+    """
+    with contextlib.suppress(OSError), open(log, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            file.write(bytes(max(0, defaults.DISK_LOG_AHEAD_BYTES - size)))
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:  # the disk is full, or nearly
+            file.truncate(size)
+
+
+class File:
+    """One sqlite file and its thread."""
+
+    def __init__(self, path: Path, tables: str, synchronous: str) -> None:
+        self.path = path
+        self._tables = tables
+        self._synchronous = synchronous
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._closed = False
+        self._adopting = False
+        self._next: Job | None = None
+        self._thread = threading.Thread(target=self._run, name=f"disk {path.name}", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work | Rewrite, done: Done) -> None:
+        """Run work in a transaction, then call done in the file's thread."""
+        if self._closed:
+            done(DiskError(f"{self.path}: closed"))
+        else:
+            self._queue.put((work, done))
+
+    def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run work in a transaction and wait for its result. Raises what it raises."""
+        results: list[T] = []
+        errors: queue.SimpleQueue[DiskError | None] = queue.SimpleQueue()
+        self.submit(lambda connection: results.append(work(connection)), errors.put)
+        error = errors.get()
+        if error is not None:
+            raise error
+        return results[-1]
+
+    def rewrite(self, work: Rewrite) -> None:
+        """Fill a new file from the old one, call commit, and go on with the new file; a crash is before or after.
+
+        Blocks. Raises DiskError, also for whatever commit raises, and then nothing has changed.
+        """
+        errors: queue.SimpleQueue[DiskError | None] = queue.SimpleQueue()
+        self.submit(work, errors.put)
+        error = errors.get()
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Finish what was submitted, then close the file. Harmless to repeat."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+        self._thread.join()
+
+    def _open(self) -> sqlite3.Connection:
+        if self._adopting:
+            replaced_file.adopt(self.path)
+            self._adopting = False
+        connection = self._open_at(self.path, "WAL")
+        if self._synchronous == "FULL":
+            _extend(self.path.with_name(self.path.name + "-wal"))
+        return connection
+
+    def _open_at(self, path: Path, journal: str) -> sqlite3.Connection:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None)
+        try:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute(f"PRAGMA journal_mode = {journal}")
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in self._tables.split(";"):
+                connection.execute(statement)
+            connection.execute("INSERT OR IGNORE INTO metadata VALUES ('format', ?)", (_FORMAT,))
+            (found,) = connection.execute("SELECT value FROM metadata WHERE key = 'format'").fetchone()
+            connection.execute("COMMIT")
+            if found != _FORMAT:
+                raise sqlite3.OperationalError(f"written in format {found}; this version reads format {_FORMAT}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _run(self) -> None:
+        connection: sqlite3.Connection | None = None
+        while jobs := self._take():
+            connection = self._perform(connection, jobs)
+        if connection:
+            connection.close()
+
+    def _perform(self, connection: sqlite3.Connection | None, jobs: list[Job]) -> sqlite3.Connection | None:
+        """Do these jobs; returns the connection to go on with."""
+        try:
+            with _translated(self.path):
+                connection = connection or self._open()
+        except Exception as error:  # whatever it was, this thread must go on, or its callers would wait for ever
+            failure = error if isinstance(error, DiskError) else _bug(self.path, error)
+            for _, done in jobs:
+                done(failure)
+            return None
+        pieces: list[tuple[Work, Done]] = []
+        for work, done in jobs:
+            if isinstance(work, Rewrite):
+                return self._replace(connection, work, done)
+            pieces.append((work, done))
+        if len(pieces) > 1 and self._attempt(connection, pieces) is None:
+            return connection
+        for piece in pieces:
+            self._attempt(connection, [piece], report=True)
+        return connection
+
+    def _replace(self, connection: sqlite3.Connection, work: Rewrite, done: Done) -> sqlite3.Connection | None:
+        try:
+            with _translated(self.path):
+                replaced_file.discard(self.path)
+                copy = self._open_at(replaced_file.copy_of(self.path), "MEMORY")
+                try:
+                    copy.execute("BEGIN IMMEDIATE")
+                    work.fill(connection, copy)
+                    copy.execute("COMMIT")
+                finally:
+                    copy.close()
+                replaced_file.prepare(self.path)
+                work.commit()
+        except Exception as error:  # whatever it was, the file as it is stays in use
+            with contextlib.suppress(OSError):
+                replaced_file.discard(self.path)
+            done(error if isinstance(error, DiskError) else DiskError(f"{self.path}: {error}"))
+            return connection
+        # nothing may be written to the old file any more: if it cannot be replaced now, opening tries again
+        self._adopting = True
+        connection.close()
+        replaced: sqlite3.Connection | None = None
+        with contextlib.suppress(DiskError), _translated(self.path):
+            replaced = self._open()
+        done(None)
+        return replaced
+
+    def _take(self) -> list[Job]:
+        """All that waits and may share a transaction, at least one; nothing: the file is to be closed."""
+        job, self._next = (self._next, None) if self._next else (self._queue.get(), None)
+        if job is None:
+            return []
+        jobs = [job]
+        while not isinstance(job[0], Rewrite) and not self._queue.empty():
+            job = self._queue.get()
+            if job is None:
+                self._queue.put(None)
+                break
+            if isinstance(job[0], Rewrite):
+                self._next = job
+                break
+            jobs.append(job)
+        return jobs
+
+    def _attempt(
+        self, connection: sqlite3.Connection, jobs: list[tuple[Work, Done]], report: bool = False
+    ) -> DiskError | None:
+        """One transaction; on success everybody is told, on failure nobody unless asked to."""
+        failure: DiskError | None = None
+        try:
+            with _translated(self.path):
+                connection.execute("BEGIN IMMEDIATE")
+                for work, _ in jobs:
+                    work(connection)
+                connection.execute("COMMIT")
+        except DiskError as error:
+            failure = error
+        except SwarmError as error:
+            failure = DiskError(f"{self.path}: {error}", error.code)
+        except Exception as error:  # a bug in one piece of work must not end the thread that all depend on
+            failure = _bug(self.path, error)
+        if failure and connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+        if report or failure is None:
+            for _, done in jobs:
+                done(failure)
+        return failure

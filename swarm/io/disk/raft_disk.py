@@ -1,0 +1,331 @@
+"""What a manager must remember (Raft's log, snapshots, identity) and an agent's task journal, in sqlite files.
+
+Theory of operation: each is a file with a thread of its own (swarm/io/disk/database.py). The log of Raft is
+synchronised before it is reported, the journal is only safe from a crash of the process. Each record carries a checksum
+and, with a Sealer, is encrypted; a file whose records are to be sealed otherwise is written anew, so that no free page
+remembers what they were.
+
+(swarmkit: manager/state/raft/storage, agent/storage.go)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from swarm.api import raftpb
+from swarm.errors import FailedPrecondition
+from swarm.io.disk.database import DiskError, Done, File, Rewrite
+from swarm.raft.events import Persist
+from swarm.raft.records import RecordCorrupt, Sealer, checksum, decode, encode
+
+T = TypeVar("T")
+CallSoon = Callable[[Callable[[], None]], object]
+
+_RAFT_TABLES = """
+CREATE TABLE IF NOT EXISTS metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS hard_state (
+    id INTEGER PRIMARY KEY CHECK (id = 1), record BLOB NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS entries (
+    idx INTEGER PRIMARY KEY, term INTEGER NOT NULL, type INTEGER NOT NULL, record BLOB NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS snapshots (
+    idx INTEGER PRIMARY KEY, term INTEGER NOT NULL, conf_state BLOB NOT NULL, record BLOB NOT NULL,
+    crc INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS blobs (key TEXT PRIMARY KEY, record BLOB NOT NULL, crc INTEGER NOT NULL);
+"""
+_JOURNAL_TABLES = """
+CREATE TABLE IF NOT EXISTS metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tasks (id TEXT PRIMARY KEY, record BLOB NOT NULL, crc INTEGER NOT NULL);
+"""
+
+
+def _on_loop(done: Done, call_soon: CallSoon | None) -> Done:
+    """The same callback, called on the loop (the running one, unless call_soon is given)."""
+    soon = call_soon or asyncio.get_running_loop().call_soon_threadsafe
+
+    def report(error: DiskError | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            soon(lambda: done(error))
+
+    return report
+
+
+def _as_written(load: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Connection], T]:
+    """The same reader, for which a cell of another type than was written is damage: sqlite keeps what it finds."""
+
+    def read(connection: sqlite3.Connection) -> T:
+        try:
+            return load(connection)
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise RecordCorrupt(f"a row is not as it was written ({type(error).__name__})") from error
+
+    return read
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Everything a member's disk holds. raft_id 0: the disk is new. hard_state None: no entry was ever written."""
+
+    raft_id: int = 0
+    node_id: str = ""
+    cluster_id: str = ""
+    hard_state: raftpb.HardState | None = None
+    snapshot: raftpb.Snapshot | None = None
+    entries: tuple[raftpb.Entry, ...] = ()
+    blobs: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def applied_index(self) -> int:
+        """Where a state machine stands that was restored from the snapshot."""
+        return self.snapshot.metadata.index if self.snapshot else 0
+
+
+class RaftDisk:
+    """One member's durable state. Every method may raise DiskError, or DiskCorrupt when reading."""
+
+    def __init__(
+        self,
+        path: Path,
+        sealer: Sealer | None = None,
+        keep_old_snapshots: int = 0,
+        call_soon: CallSoon | None = None,
+    ) -> None:
+        """call_soon: how results reach the loop (call_soon_threadsafe); None: the loop that runs at submit()."""
+        self.keep_old_snapshots = keep_old_snapshots
+        self._sealer = sealer
+        self._next_index = 0  # after the last entry, if that was written by this process; used by the file's thread
+        self._call_soon = call_soon
+        self._file = File(path, _RAFT_TABLES, "FULL")
+
+    def close(self) -> None:
+        """Finish what was submitted and close. Blocks."""
+        self._file.close()
+
+    def load(self) -> Loaded:
+        """Read everything. Blocks. Raises DiskCorrupt, or DiskError with FAILED_PRECONDITION if a key is missing."""
+        return self._file.call(_as_written(self._load))
+
+    def initialize(self, raft_id: int, node_id: str, cluster_id: str) -> None:
+        """Give a new disk its identity. Blocks. Raises DiskError if it has another one already."""
+        identity = {"raft_id": str(raft_id), "node_id": node_id, "cluster_id": cluster_id}
+
+        def work(connection: sqlite3.Connection) -> None:
+            found = dict(connection.execute("SELECT key, value FROM metadata WHERE key != 'format'"))
+            if found and found != identity:
+                raise FailedPrecondition("the disk belongs to another member")
+            connection.executemany("INSERT OR REPLACE INTO metadata VALUES (?, ?)", identity.items())
+
+        self._file.call(work)
+
+    def erase(self) -> None:
+        """Forget everything, identity included: this member left its group. Blocks."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            for table in ("entries", "snapshots", "hard_state", "blobs"):
+                connection.execute(f"DELETE FROM {table}")
+            self._next_index = 0
+            connection.execute("DELETE FROM metadata WHERE key != 'format'")
+
+        self._file.call(work)
+
+    def save(self, persist: Persist) -> None:
+        """Write it and wait until it is durable. Blocks."""
+        self._file.call(lambda connection: self._write(connection, persist))
+
+    def submit(self, persist: Persist, done: Done) -> None:
+        """Write it; done(None) is called on the loop when it is durable, done(error) if nothing was written."""
+        self._file.submit(lambda connection: self._write(connection, persist), _on_loop(done, self._call_soon))
+
+    def put_blob(self, key: str, value: bytes | None, done: Done) -> None:
+        """Keep a small piece of node state under a key; None removes it. done as in submit()."""
+        self._file.submit(lambda connection: self._put_blob(connection, key, value), _on_loop(done, self._call_soon))
+
+    def use_sealer(self, sealer: Sealer | None) -> None:
+        """Seal what is written from now on with this one. It must open what is there already (key versions)."""
+        self._sealer = sealer
+
+    def reseal(self, sealer: Sealer, commit: Callable[[], None]) -> None:
+        """Write everything anew with this sealer; commit is called in the file's thread when that is on disk.
+
+        commit writes down that the new sealer is needed from now on: after a crash before it, replaced_file.discard()
+        gets the old content, after it, replaced_file.adopt() the new one. Blocks. Raises DiskError, also for commit's
+        errors, and then nothing has changed.
+        """
+
+        def committed() -> None:
+            commit()
+            self._sealer = sealer
+
+        self._file.rewrite(Rewrite(lambda old, new: self._copy(old, new, sealer), committed))
+
+    # --- in the file's thread ---
+
+    def _copy(self, old: sqlite3.Connection, new: sqlite3.Connection, sealer: Sealer) -> None:
+        """Everything from one file to another, sealed by ``sealer``."""
+
+        def sealed(record: bytes, crc: int, place: str) -> tuple[bytes, int]:
+            again = encode(self._decode(record, crc, place), place.encode(), sealer)
+            return again, checksum(again, place.encode())
+
+        for row in old.execute("SELECT key, value FROM metadata"):
+            new.execute("INSERT OR REPLACE INTO metadata VALUES (?, ?)", row)
+        for row in old.execute("SELECT id, record, crc FROM hard_state"):
+            new.execute("INSERT INTO hard_state VALUES (?, ?, ?)", row)
+        for key, record, crc in old.execute("SELECT key, record, crc FROM blobs"):
+            new.execute("INSERT INTO blobs VALUES (?, ?, ?)", (key, *sealed(record, crc, f"blob {key}")))
+        for index, term, members, record, crc in old.execute(
+            "SELECT idx, term, conf_state, record, crc FROM snapshots"
+        ):
+            again = sealed(record, crc, f"snapshot {index} {term} {members.hex()}")
+            new.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?, ?)", (index, term, members, *again))
+        for index, term, kind, record, crc in old.execute("SELECT idx, term, type, record, crc FROM entries"):
+            again = sealed(record, crc, f"entry {index} {term} {kind}")
+            new.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", (index, term, kind, *again))
+
+    def _put_blob(self, connection: sqlite3.Connection, key: str, value: bytes | None) -> None:
+        if value is None:
+            connection.execute("DELETE FROM blobs WHERE key = ?", (key,))
+        else:
+            record, crc = self._encode(value, f"blob {key}")
+            connection.execute("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)", (key, record, crc))
+
+    def _write(self, connection: sqlite3.Connection, persist: Persist) -> None:
+        if persist.replaces_log:
+            connection.execute("DELETE FROM entries")
+            self._next_index = 0
+        elif persist.compact_to:
+            connection.execute("DELETE FROM entries WHERE idx <= ?", (persist.compact_to,))
+        if persist.snapshot is not None:
+            self._write_snapshot(connection, persist.snapshot)
+        if persist.entries:
+            self._write_entries(connection, persist.entries)
+        if persist.hard_state is not None:
+            record = persist.hard_state.SerializeToString()
+            crc = checksum(record, b"hard state")
+            connection.execute("INSERT OR REPLACE INTO hard_state VALUES (1, ?, ?)", (record, crc))
+
+    def _write_entries(self, connection: sqlite3.Connection, entries: tuple[raftpb.Entry, ...]) -> None:
+        first = entries[0].Index
+        if first != self._next_index:
+            self._make_room(connection, first)
+        rows = []
+        for entry in entries:
+            record, crc = self._encode(entry.Data, f"entry {entry.Index} {entry.Term} {int(entry.Type)}")
+            rows.append((entry.Index, entry.Term, int(entry.Type), record, crc))
+        connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", rows)
+        # should the transaction fail, the same entries come again, and they are not these
+        self._next_index = entries[-1].Index + 1
+
+    def _make_room(self, connection: sqlite3.Connection, first: int) -> None:
+        """Drop what these entries replace. Raises FailedPrecondition if they do not follow what is there."""
+        connection.execute("DELETE FROM entries WHERE idx >= ?", (first,))
+        (last,) = connection.execute(
+            "SELECT max(ifnull((SELECT max(idx) FROM entries), 0), ifnull((SELECT max(idx) FROM snapshots), 0))"
+        ).fetchone()
+        if first > last + 1:
+            raise FailedPrecondition(f"entry {first} would leave a gap after {last}")
+
+    def _write_snapshot(self, connection: sqlite3.Connection, snapshot: raftpb.Snapshot) -> None:
+        metadata = snapshot.metadata
+        conf_state = metadata.conf_state.SerializeToString()
+        record, crc = self._encode(snapshot.data, f"snapshot {metadata.index} {metadata.term} {conf_state.hex()}")
+        connection.execute(
+            "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?, ?)",
+            (metadata.index, metadata.term, conf_state, record, crc),
+        )
+        connection.execute(
+            "DELETE FROM snapshots WHERE idx NOT IN (SELECT idx FROM snapshots ORDER BY idx DESC LIMIT ?)",
+            (1 + self.keep_old_snapshots,),
+        )
+
+    def _encode(self, plain: bytes, place: str) -> tuple[bytes, int]:
+        context = place.encode()
+        record = encode(plain, context, self._sealer)
+        return record, checksum(record, context)
+
+    def _decode(self, record: bytes, crc: int, place: str) -> bytes:
+        context = place.encode()
+        if checksum(record, context) != crc:
+            raise RecordCorrupt(f"wrong checksum of {place}")
+        return decode(record, context, self._sealer)
+
+    def _load(self, connection: sqlite3.Connection) -> Loaded:
+        metadata = dict(connection.execute("SELECT key, value FROM metadata"))
+        hard_state = None
+        for record, crc in connection.execute("SELECT record, crc FROM hard_state"):
+            if checksum(record, b"hard state") != crc:
+                raise RecordCorrupt("wrong checksum of hard state")
+            hard_state = raftpb.HardState.FromString(record)
+        blobs = {
+            key: self._decode(record, crc, f"blob {key}")
+            for key, record, crc in connection.execute("SELECT key, record, crc FROM blobs ORDER BY key")
+        }
+        return Loaded(
+            int(metadata.get("raft_id", 0)),
+            metadata.get("node_id", ""),
+            metadata.get("cluster_id", ""),
+            hard_state,
+            self._load_snapshot(connection),
+            tuple(self._load_entries(connection)),
+            blobs,
+        )
+
+    def _load_entries(self, connection: sqlite3.Connection) -> Iterator[raftpb.Entry]:
+        before: int | None = None
+        rows = connection.execute("SELECT idx, term, type, record, crc FROM entries ORDER BY idx")
+        for index, term, kind, record, crc in rows:
+            if before is not None and index != before + 1:
+                raise RecordCorrupt(f"entries {before + 1} to {index - 1} are missing")
+            before = index
+            data = self._decode(record, crc, f"entry {index} {term} {kind}")
+            yield raftpb.Entry(Type=kind, Term=term, Index=index, Data=data)
+
+    def _load_snapshot(self, connection: sqlite3.Connection) -> raftpb.Snapshot | None:
+        rows = connection.execute("SELECT idx, term, conf_state, record, crc FROM snapshots ORDER BY idx DESC LIMIT 1")
+        for index, term, conf_state, record, crc in rows:
+            data = self._decode(record, crc, f"snapshot {index} {term} {conf_state.hex()}")
+            members = raftpb.ConfState.FromString(conf_state)
+            return raftpb.Snapshot(
+                data=data, metadata=raftpb.SnapshotMetadata(conf_state=members, index=index, term=term)
+            )
+        return None
+
+
+class TaskJournal:
+    """What an agent remembers of its tasks between two runs: opaque records under task IDs."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = File(path, _JOURNAL_TABLES, "NORMAL")
+
+    def submit(self, puts: Mapping[str, bytes], drops: Iterable[str] = (), done: Done | None = None) -> None:
+        """Remember and forget, atomically. Returns at once. done: called in the journal's thread."""
+        rows = [(task_id, record, checksum(record, task_id.encode())) for task_id, record in puts.items()]
+        gone = [(task_id,) for task_id in drops]
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.executemany("DELETE FROM tasks WHERE id = ?", gone)
+            connection.executemany("INSERT OR REPLACE INTO tasks VALUES (?, ?, ?)", rows)
+
+        self._file.submit(work, done or (lambda error: None))
+
+    def load(self) -> dict[str, bytes]:
+        """All records by task ID, what was submitted before included. Blocks. Raises DiskCorrupt or DiskError."""
+        return self._file.call(_as_written(self._load))
+
+    def close(self) -> None:
+        """Finish what was submitted and close. Blocks."""
+        self._file.close()
+
+    @staticmethod
+    def _load(connection: sqlite3.Connection) -> dict[str, bytes]:
+        records = {}
+        for task_id, record, crc in connection.execute("SELECT id, record, crc FROM tasks ORDER BY id"):
+            if checksum(record, task_id.encode()) != crc:
+                raise RecordCorrupt(f"wrong checksum of task {task_id}")
+            records[task_id] = record
+        return records

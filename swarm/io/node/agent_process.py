@@ -1,0 +1,344 @@
+"""Everything around one Agent machine: connections to managers, the journal, and the executor beside it.
+
+(swarmkit: agent/agent.go, agent/session.go)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+from google.protobuf.message import Message
+
+from swarm import defaults
+from swarm.agent import events
+from swarm.agent.agent import Agent, AgentEffect, AgentEvent
+from swarm.errors import SwarmError, Unavailable
+from swarm.io.disk.raft_disk import TaskJournal
+from swarm.io.grpc import client
+from swarm.io.node.local_calls import LocalCalls
+from swarm.io.process import Clock, Inbox, drive
+from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
+
+log = structlog.get_logger()
+
+LOG_MESSAGES_WAITING_MAX = 64
+
+TaskEffect = events.Execute | events.CancelStep | events.PublishLogs | events.StopLogs | events.Sweep
+
+
+class TaskRunner(Protocol):
+    """What the agent needs of an executor (engine_api.executor.executor)."""
+
+    def perform(self, effect: TaskEffect) -> None:
+        """Begin one effect; its outcome comes back as an event."""
+        ...
+
+
+class Link(Protocol):
+    """An open connection to a manager, whichever kind."""
+
+    def open(self, call: Call, listener: Callable[[Reply | StreamData | StreamEnd], None]) -> None:
+        """Begin a call of the agent; answers carry the agent's stream number."""
+        ...
+
+    def send(self, word: StreamData | StreamEnd) -> None:
+        """More of a client stream."""
+        ...
+
+    async def client_stream(self, method: str, messages: AsyncIterator[Message]) -> Message | None:
+        """Send a whole stream (logs)."""
+        ...
+
+    def close(self) -> None:
+        """Drop it with everything open on it."""
+        ...
+
+
+class LocalLink:
+    """To the manager of this very process."""
+
+    def __init__(self, calls: LocalCalls, peer: Peer) -> None:
+        self._calls = calls
+        self._peer = peer
+        self._streams: dict[int, int] = {}
+
+    def open(self, call: Call, listener: Callable[[Reply | StreamData | StreamEnd], None]) -> None:
+        """See Link.open."""
+
+        def relay(answer: Reply | StreamData | StreamEnd) -> None:
+            match answer:
+                case Reply(message=message):
+                    self._streams.pop(call.stream, None)
+                    listener(Reply(call.stream, message))
+                case StreamData(message=message):
+                    listener(StreamData(call.stream, message))
+                case StreamEnd(error=error):
+                    self._streams.pop(call.stream, None)
+                    listener(StreamEnd(call.stream, error))
+
+        self._streams[call.stream] = self._calls.open(call.method, call.request, self._peer, relay)
+
+    def send(self, word: StreamData | StreamEnd) -> None:
+        """See Link.send."""
+        stream = self._streams.get(word.stream)
+        if stream is None:
+            return
+        if isinstance(word, StreamData):
+            self._calls.send(StreamData(stream, word.message))
+        else:
+            self._calls.send(StreamEnd(stream, word.error))
+
+    async def client_stream(self, method: str, messages: AsyncIterator[Message]) -> Message | None:
+        """See Link.client_stream."""
+        future: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
+
+        def listen(answer: Reply | StreamData | StreamEnd) -> None:
+            if future.done():
+                return
+            if isinstance(answer, Reply):
+                future.set_result(answer.message)
+            elif isinstance(answer, StreamEnd):
+                future.set_exception(answer.error) if answer.error else future.set_result(None)
+
+        stream = self._calls.open(method, None, self._peer, listen)
+        try:
+            async for message in messages:
+                if future.done():
+                    break
+                self._calls.send(StreamData(stream, message))
+            self._calls.send(StreamEnd(stream))
+            return await future
+        finally:
+            self._calls.cancel(stream)
+
+    def close(self) -> None:
+        """See Link.close."""
+        for stream in self._streams.values():
+            self._calls.cancel(stream)
+        self._streams.clear()
+
+
+class LogSink:
+    """One publication of logs; send() waits for room, so that a slow manager slows the reader down."""
+
+    def __init__(self, link: Link) -> None:
+        self._queue: asyncio.Queue[Message | None] = asyncio.Queue(LOG_MESSAGES_WAITING_MAX)
+        self._call = asyncio.create_task(link.client_stream("LogBroker/PublishLogs", self._messages()))
+
+    async def _messages(self) -> AsyncIterator[Message]:
+        while (message := await self._queue.get()) is not None:
+            yield message
+
+    async def send(self, message: Message) -> None:
+        """Send one message. Raises SwarmError when the call has ended."""
+        await self._put(message)
+
+    async def _put(self, message: Message | None) -> None:
+        putting = asyncio.ensure_future(self._queue.put(message))
+        await asyncio.wait({putting, self._call}, return_when=asyncio.FIRST_COMPLETED)
+        if not putting.done():
+            putting.cancel()
+            await self._call
+            raise Unavailable("the manager ended the publication of logs")
+
+    async def close(self) -> None:
+        """No more messages: wait for the manager's answer. Raises SwarmError."""
+        await self._put(None)
+        await self._call
+
+
+@dataclass
+class AgentHooks:
+    """What the rest of the node does for and hears from its agent.
+
+    connect: opens a connection (an empty address: this node's own manager); raises SwarmError or OSError.
+    """
+
+    connect: Callable[[events.Connect], Awaitable[Link]]
+    on_session: Callable[[events.SessionState], None]
+    on_update: Callable[[events.SessionUpdate], None]
+    on_left: Callable[[], None]
+
+
+class AgentProcess:
+    """One agent. put() feeds it events; close() ends it, containers go on.
+
+    An agent that fails is made anew from its journal, as after a restart of the daemon, and told again what the node
+    last said of itself; a bug that every new one meets as well is met less and less often, and its text is shown.
+    """
+
+    def __init__(
+        self, make: Callable[[float, Mapping[str, bytes]], Agent], journal: TaskJournal, hooks: AgentHooks, clock: Clock
+    ) -> None:
+        """make: an agent, given the present and what the journal holds."""
+        self._make = make
+        self._journal = journal
+        self._facts: dict[str, AgentEvent] = {}
+        self._hooks = hooks
+        self._clock = clock
+        self._inbox: Inbox[AgentEvent] = Inbox()
+        self._link: Link | None = None
+        self._connection = 0
+        self._dialing: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.runner: TaskRunner | None = None
+
+    def put(self, event: AgentEvent) -> None:
+        """An event for the agent: of the executor, or of the node."""
+        match event:
+            case events.Described() | events.LocalManager() | events.Leave():
+                self._facts[type(event).__name__] = event
+            case events.EngineGone() | events.EngineBack():
+                self._facts["engine"] = event
+        self._inbox.put(event)
+
+    async def start(self) -> None:
+        """Begin; ``runner`` must be set. Raises DiskError, DiskCorrupt."""
+        self._task = asyncio.create_task(self._run(await self._new_agent()), name="agent")
+
+    async def _new_agent(self) -> Agent:
+        journal = await asyncio.to_thread(self._journal.load)
+        return self._make(self._clock.now(), journal)
+
+    async def _run(self, agent: Agent | None) -> None:
+        failures = 0
+        while True:
+            began = self._clock.now()
+            try:
+                agent = agent or await self._again()
+                await drive(agent, self._inbox, self._perform, self._clock)
+            except Exception as error:
+                failures = 1 if self._clock.now() - began > defaults.ROLE_START_PAUSE_MAX_S else min(failures + 1, 20)
+                pause_s = min(defaults.ROLE_START_PAUSE_MAX_S, defaults.ROLE_START_PAUSE_S * 2**failures)
+                log.exception("agent.failed", retry_s=pause_s)
+                self._drop_link()
+                text = f"the agent of this node failed, its log says why: {type(error).__name__}"
+                self._hooks.on_session(events.SessionState(error=text))
+            agent = None
+            await asyncio.sleep(pause_s)
+
+    async def _again(self) -> Agent:
+        """Another agent, which is told what the node last said; other words were for the one before."""
+        agent = await self._new_agent()
+        while self._inbox.pop() is not None:
+            pass
+        for fact in self._facts.values():
+            self._inbox.put(fact)
+        return agent
+
+    async def close(self) -> None:
+        """End the agent and its connection."""
+        self._drop_link()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def open_log_sink(self, subscription_id: str) -> LogSink:
+        """An open LogBroker/PublishLogs call over the present connection. Raises SwarmError."""
+        if self._link is None:
+            raise Unavailable("no connection to a manager")
+        return LogSink(self._link)
+
+    def lose_connection(self, error: str) -> None:
+        """Drop the connection, as if the network had (this node cannot work, for example without its engine)."""
+        if self._link is not None or self._dialing is not None:
+            connection = self._connection
+            self._drop_link()
+            self._inbox.put(events.ConnectionLost(connection, error))
+
+    # --- effects ---------------------------------------------------------------------------------------------------
+
+    def _perform(self, effect: AgentEffect) -> None:
+        match effect:
+            case events.Execute() | events.CancelStep() | events.PublishLogs() | events.StopLogs() | events.Sweep():
+                assert self.runner is not None
+                self.runner.perform(effect)
+            case Call():
+                self._call(effect)
+            case StreamData() | StreamEnd():
+                if self._link is not None:
+                    self._link.send(effect)
+            case events.Connect():
+                self._drop_link()
+                self._connection = effect.connection
+                self._dialing = asyncio.create_task(self._dial(effect), name="agent-dial")
+            case events.Disconnect():
+                self._drop_link()
+            case events.Journal(puts=puts, drops=drops):
+                self._journal.submit(puts, drops)
+            case events.SessionUpdate():
+                self._hooks.on_update(effect)
+            case events.SessionState():
+                self._hooks.on_session(effect)
+            case events.Left():
+                self._hooks.on_left()
+
+    def _call(self, call: Call) -> None:
+        connection = self._connection
+        if self._link is None:
+            self._inbox.put(StreamEnd(call.stream, Unavailable("no connection to a manager")))
+            return
+
+        def listen(answer: Reply | StreamData | StreamEnd) -> None:
+            if connection == self._connection:
+                self._inbox.put(answer)
+
+        self._link.open(call, listen)
+
+    async def _dial(self, effect: events.Connect) -> None:
+        try:
+            async with asyncio.timeout(defaults.RPC_DIAL_TIMEOUT_S):
+                link = await self._hooks.connect(effect)
+        except (SwarmError, OSError, TimeoutError) as error:
+            if effect.connection == self._connection:
+                self._dialing = None
+                self._inbox.put(events.ConnectionLost(effect.connection, str(error) or type(error).__name__))
+            return
+        if effect.connection != self._connection:
+            link.close()
+            return
+        self._link, self._dialing = link, None
+        self._inbox.put(events.Connected(effect.connection))
+
+    def connection_lost(self, link: Link, error: str) -> None:
+        """A link broke by itself."""
+        if link is self._link:
+            connection = self._connection
+            self._drop_link()
+            self._inbox.put(events.ConnectionLost(connection, error))
+
+    def _drop_link(self) -> None:
+        self._connection = 0
+        if self._dialing is not None:
+            self._dialing.cancel()
+            self._dialing = None
+        if self._link is not None:
+            link, self._link = self._link, None
+            link.close()
+
+
+class RemoteLink:
+    """To a manager elsewhere, over TLS."""
+
+    def __init__(self, connection: client.Connection) -> None:
+        self._connection = connection
+
+    def open(self, call: Call, listener: Callable[[Reply | StreamData | StreamEnd], None]) -> None:
+        """See Link.open."""
+        self._connection.open(call, listener)
+
+    def send(self, word: StreamData | StreamEnd) -> None:
+        """See Link.send."""
+        self._connection.send(word)
+
+    async def client_stream(self, method: str, messages: AsyncIterator[Message]) -> Message | None:
+        """See Link.client_stream."""
+        return await self._connection.client_stream(method, messages)
+
+    def close(self) -> None:
+        """See Link.close."""
+        self._connection.close()

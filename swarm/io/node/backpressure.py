@@ -1,0 +1,106 @@
+"""Client streams are taken no faster than the manager, or the leader that they are passed on to, works through them.
+
+Theory of operation. What a client stream brings is parsed at once and waits for the machine. A few messages of each
+stream may wait; then the stream is paused, its window fills up and its client has to wait. The stream goes on when the
+machine has taken them and, for a stream that is passed on, when the leader has taken most of it, which is looked at
+every RPC_STREAM_RECHECK_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from swarm import defaults
+from swarm.io.node.peers import Peers
+from swarm.manager.events import ManagerEffect, ManagerEvent
+from swarm.manager.manager import Manager
+from swarm.rpc import StreamData, StreamEnd
+
+
+class Backpressure:
+    """All client streams of a server. came, taken and ended may be called for any stream, at any time."""
+
+    def __init__(
+        self, pause: Callable[[int], None], resume: Callable[[int], None], waiting_bytes: Callable[[int], int]
+    ) -> None:
+        """waiting_bytes: what the leader has not taken yet of a stream that is passed on to it, else 0."""
+        self._pause = pause
+        self._resume = resume
+        self._waiting_bytes = waiting_bytes
+        self._messages: dict[int, int] = {}
+        self._paused: dict[int, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def came(self, stream: int) -> None:
+        """A message was put into the machine's inbox."""
+        count = self._messages[stream] = self._messages.get(stream, 0) + 1
+        if count >= defaults.RPC_STREAM_MESSAGES_AT_ONCE and stream not in self._paused:
+            self._paused[stream] = None
+            self._pause(stream)
+
+    def taken(self, stream: int) -> None:
+        """The machine has handled a message."""
+        count = self._messages.get(stream, 0) - 1
+        if count > 0:
+            self._messages[stream] = count
+            return
+        self._messages.pop(stream, None)
+        if stream in self._paused:
+            self._look(stream)
+        elif self._waiting_bytes(stream) > defaults.RPC_STREAM_FORWARDED_BYTES_MAX:
+            self._paused[stream] = None
+            self._pause(stream)
+            self._look_later()
+
+    def ended(self, stream: int) -> None:
+        """Nothing more comes."""
+        self._messages.pop(stream, None)
+        self._paused.pop(stream, None)
+
+    def stop(self) -> None:
+        """Forget everything."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._messages.clear()
+        self._paused.clear()
+
+    def _look(self, stream: int) -> None:
+        if self._waiting_bytes(stream) > defaults.RPC_STREAM_FORWARDED_BYTES_MAX:
+            self._look_later()
+        elif stream not in self._messages:
+            self._paused.pop(stream, None)
+            self._resume(stream)
+
+    def _look_later(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(defaults.RPC_STREAM_RECHECK_S, self._look_at_all)
+
+    def _look_at_all(self) -> None:
+        self._timer = None
+        for stream in list(self._paused):
+            self._look(stream)
+
+
+class Router:
+    """The manager as a machine, but what belongs to a call that was passed on goes after it, to the leader."""
+
+    def __init__(self, manager: Manager, peers: Peers, flow: Backpressure) -> None:
+        self._manager = manager
+        self._peers = peers
+        self._flow = flow
+
+    def handle(self, event: ManagerEvent | None, now: float) -> list[ManagerEffect]:
+        """See Machine.handle."""
+        if not isinstance(event, StreamData | StreamEnd):
+            return self._manager.handle(event, now)
+        effects = [] if self._peers.more(event) else self._manager.handle(event, now)
+        if isinstance(event, StreamData):
+            self._flow.taken(event.stream)
+        else:
+            self._flow.ended(event.stream)
+        return effects
+
+    def deadline(self) -> float | None:
+        """See Machine.deadline."""
+        return self._manager.deadline()

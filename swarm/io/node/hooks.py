@@ -1,0 +1,47 @@
+"""What a node process needs of the daemon around it: an executor, and somebody who listens to changes.
+
+(swarmkit: node/node.go Config, agent/exec)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from swarm import api
+from swarm.io.node.agent_process import AgentProcess, TaskEffect
+from swarm.store.store import Change
+
+
+class Runner(Protocol):
+    """The executor of this node (engine_api.executor.executor)."""
+
+    def perform(self, effect: TaskEffect) -> None:
+        """Begin one effect of the agent."""
+        ...
+
+    async def describe(self) -> api.NodeDescription:
+        """What this node has; raises when the engine does not answer."""
+        ...
+
+    async def close(self) -> None:
+        """End everything that runs for tasks; containers go on."""
+        ...
+
+    async def remove_all(self, node_id: str) -> None:
+        """Delete every container of tasks of this node."""
+        ...
+
+
+@dataclass(frozen=True)
+class NodeHooks:
+    """What a node needs of the daemon around it.
+
+    make_runner: the executor for a node ID, feeding events to the agent. on_changes: committed changes of the
+    store, on managers. mixed_leadership: this node's manager may lead stock managers.
+    """
+
+    make_runner: Callable[[str, AgentProcess], Awaitable[Runner]]
+    on_changes: Callable[[Sequence[Change]], None]
+    mixed_leadership: bool = False

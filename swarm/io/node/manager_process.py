@@ -1,0 +1,489 @@
+"""Everything around one Manager machine: its disk, its port 2377, its clock, and calls from this process.
+
+(swarmkit: manager/manager.go Run)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from ssl import SSLContext
+
+import structlog
+from google.protobuf.message import Message
+
+from certs.tls import ClientTls
+from swarm import api, defaults
+from swarm.api import raftpb
+from swarm.errors import SwarmError, Unavailable
+from swarm.grpc.authorize import ClusterAuthorizer, overstays
+from swarm.io.disk import replaced_file
+from swarm.io.disk.raft_disk import Loaded, RaftDisk
+from swarm.io.grpc.server import RpcServer
+from swarm.io.node import joining
+from swarm.io.node.backpressure import Backpressure, Router
+from swarm.io.node.external_authority import ask_authority
+from swarm.io.node.local_calls import LocalCalls
+from swarm.io.node.peer_link import News
+from swarm.io.node.peers import Peers
+from swarm.io.process import Clock, Inbox, drive
+from swarm.manager import assemble, health
+from swarm.manager.assemble import Group
+from swarm.manager.certificates import is_blacklisted, is_demoted
+from swarm.manager.events import (
+    AskAuthority,
+    AuthorityAnswered,
+    Changed,
+    CheckPeer,
+    DialPeer,
+    Forward,
+    Leadership,
+    ManagerEffect,
+    ManagerEvent,
+    PeerChecked,
+    PeerDialled,
+    PeerKnown,
+)
+from swarm.manager.external_ca import Outcome
+from swarm.manager.manager import Manager
+from swarm.manager.service import Write
+from swarm.raft import events, membership
+from swarm.raft.events import LogLost
+from swarm.raft.raft import Raft
+from swarm.raft.records import Sealer
+from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
+from swarm.store.store import Change, Store
+from swarm.store.tx import Tx
+
+log = structlog.get_logger()
+
+PEERS_BLOB = "peers"
+LOG_FILE = "raft.db"
+LOG_GONE = (
+    "the manager's log is gone from {}: a manager that lost its disk cannot go on as the member it was. Run "
+    "`docker swarm leave --force` here, demote and remove this node on another manager, then join again"
+)
+
+
+@dataclass(frozen=True)
+class ManagerSettings:
+    """Who this manager is. address: "ip:port" that others use; listen: host and port to bind.
+
+    raft_id: the member whose log must be on disk; 0: none is expected. past_raft_ids: members that it was, and must not
+    become again without their log. mixed_leadership: it may lead stock managers.
+    """
+
+    node_id: str
+    cluster_id: str
+    address: str
+    listen_host: str
+    listen_port: int
+    raft_id: int = 0
+    past_raft_ids: tuple[int, ...] = ()
+    mixed_leadership: bool = False
+
+
+class ManagerProcess:
+    """One manager. After start() it may be called; close() ends it and leaves the disk as it is."""
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: ManagerSettings,
+        tls_context: Callable[[], SSLContext],
+        client_tls: Callable[[], ClientTls],
+        clock: Clock,
+        rng: Random,
+        sealer: Sealer | None = None,
+    ) -> None:
+        self.settings = settings
+        self.store = Store()
+        self.manager: Manager | None = None
+        self.watchers: list[Callable[[Sequence[Change]], None]] = []
+        self.leadership = Leadership(leading=False, leader=0, term=0)
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.removed = asyncio.Event()
+        self.peers: Peers | None = None
+        self._client_tls = client_tls
+        self._parts = assemble.parts(
+            settings.node_id, settings.cluster_id, Group(lambda: self.manager), settings.mixed_leadership
+        )
+        self._clock = clock
+        self._rng = rng
+        self._inbox: Inbox[ManagerEvent] = Inbox()
+        self._streams = itertools.count(1)
+        self.local = LocalCalls(self._incoming, self._streams)
+        self._file = directory / LOG_FILE
+        self._disk = RaftDisk(self._file, sealer)
+        authorizer = ClusterAuthorizer(settings.cluster_id, self._is_blacklisted, self._is_demoted)
+        self._server = RpcServer(self._incoming, tls_context, authorizer, self._streams, self._hosts_of_members)
+        self._flow = Backpressure(self._server.pause, self._server.resume, self._waiting_bytes)
+        self._leading = asyncio.Event()
+        self._deposed = asyncio.Event()
+        self._members_changed = asyncio.Event()
+        self._kinds: dict[int, bool] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._joined: list[api.RaftMember] = []
+        self._checks: set[asyncio.Task[None]] = set()
+        self._disk_error = ""
+        self._retry: asyncio.TimerHandle | None = None
+
+    async def start(self, create: bool, join: Sequence[str] = (), force_new_cluster: bool = False) -> None:
+        """Listen and begin. create: the disk is empty and this is the first manager of a new cluster.
+
+        join: addresses of managers of the group to become a member of, when this disk has no membership yet.
+        force_new_cluster: go on with what is on disk as the only member of the group.
+        Raises OSError when the address cannot be bound, SwarmError when the disk is not usable or nobody lets us in.
+        """
+        await self._server.listen(self.settings.listen_host, self.settings.listen_port)
+        try:
+            loaded = await asyncio.to_thread(self._disk.load)
+            if self.settings.raft_id and loaded.raft_id != self.settings.raft_id:
+                raise LogLost(LOG_GONE.format(self._file))
+            if force_new_cluster:
+                loaded = await asyncio.to_thread(self._force_new_cluster, loaded)
+            if create:
+                raft_id, entries = await asyncio.to_thread(self._found)
+            elif loaded.raft_id:
+                raft_id, entries = loaded.raft_id, loaded.entries
+            else:
+                # the group counts on us from the moment it takes us in, so the server answers before that
+                raft_id, entries = await self._join(join), ()
+            manager = self._make(loaded, raft_id, entries)
+        except BaseException:
+            await self._server.close(0)
+            await asyncio.to_thread(self._disk.close)
+            raise
+        self.peers = Peers(self._client_tls, self._report, self._parts.reads, self._is_ours, join)
+        self.manager = manager
+        self._task = asyncio.create_task(self._run(), name="manager")
+        self._watch = asyncio.create_task(self._watch_peers(), name="peers")
+
+    def _found(self) -> tuple[int, tuple[raftpb.Entry, ...]]:
+        """A new group with this node as its only member."""
+        raft_id = self._rng.getrandbits(62) + 1
+        self._disk.initialize(raft_id, self.settings.node_id, self.settings.cluster_id)
+        member = api.RaftMember(raft_id=raft_id, node_id=self.settings.node_id, addr=self.settings.address)
+        return raft_id, membership.bootstrap_entries(raft_id, member.SerializeToString())
+
+    def _force_new_cluster(self, loaded: Loaded) -> Loaded:
+        """Make this member the only one, under its present address. Raises SwarmError."""
+        if loaded.hard_state is None:
+            raise LogLost(LOG_GONE.format(self._file))
+        raft_id = loaded.raft_id
+        member = api.RaftMember(raft_id=raft_id, node_id=self.settings.node_id, addr=self.settings.address)
+        hard_state, entries = membership.force_new_cluster(
+            raft_id, member.SerializeToString(), loaded.hard_state, loaded.snapshot, loaded.entries
+        )
+        self._disk.save(events.Persist(0, hard_state, entries))
+        log.warning("raft.new_cluster_forced", entries=len(entries))
+        return self._disk.load()
+
+    async def _join(self, managers: Sequence[str]) -> int:
+        """Become a member through any of the managers. Raises SwarmError; see joining.join."""
+        settings = self.settings
+        answer = await joining.join(
+            managers, settings.node_id, settings.address, settings.past_raft_ids, self._client_tls()
+        )
+        await asyncio.to_thread(self._disk.initialize, answer.raft_id, settings.node_id, settings.cluster_id)
+        self._joined = list(answer.members)
+        return answer.raft_id
+
+    def _make(self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...]) -> Manager:
+        config, now = events.Config(raft_id=raft_id), self._clock.now()
+        raft = Raft(config, self._rng, loaded.hard_state, loaded.snapshot, entries, loaded.applied_index, now)
+        manager = Manager(raft, self.store, self._parts, self._rng)
+        if loaded.snapshot is not None:
+            manager.restore(loaded.snapshot)
+        kinds = json.loads(loaded.blobs.get(PEERS_BLOB, b"{}"))
+        self._kinds = {int(peer): ours for peer, ours in kinds.items()}
+        for peer, ours in self._kinds.items():
+            manager.group.known(peer, ours)
+        for member in self._joined:
+            # known before the log tells: otherwise the leader could not be answered
+            manager.group.members.setdefault(member.raft_id, member)
+        return manager
+
+    def _report(self, event: News) -> None:
+        """What became of a message to another member."""
+        if isinstance(event, events.Removed):
+            self.removed.set()
+        else:
+            self._inbox.put(event)
+
+    async def _watch_peers(self) -> None:
+        """Find out what the other members are; a member that was replaced or upgraded is noticed as well."""
+        assert self.manager is not None
+        assert self.peers is not None
+        group = self.manager.group
+        while True:
+            self._members_changed.clear()
+            others = [member for raft_id, member in group.peers.items() if raft_id != group.raft_id]
+            await asyncio.gather(*(self._look_at(self.peers, member) for member in others))
+            pause_s = defaults.PEER_CHECK_SOON_S if group.undetermined() else defaults.PEER_CHECK_S
+            self.peers.ask_for_us(group.raft_id, [member.addr for member in others])
+            if not self.has_leader:
+                pause_s = min(pause_s, defaults.PEER_CHECK_LEADERLESS_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._members_changed.wait()
+
+    async def _look_at(self, peers: Peers, member: api.RaftMember) -> None:
+        error, ours = await peers.check(member.addr, member.node_id)
+        if not error and self._kinds.get(member.raft_id) is not ours:
+            log.info("raft.peer_known", peer=f"{member.raft_id:x}", addr=member.addr, ours=ours)
+            self._inbox.put(PeerKnown(member.raft_id, ours))
+            self._kinds[member.raft_id] = ours
+            self._disk.put_blob(PEERS_BLOB, json.dumps(self._kinds).encode(), _not_noted)
+
+    def _is_ours(self, raft_id: int) -> bool:
+        return self._kinds.get(raft_id, False)
+
+    def _incoming(self, word: Call | StreamData | StreamEnd) -> None:
+        """A word of a caller. All go through the inbox: more of a call must not overtake its beginning."""
+        if self.manager is not None and self.peers is not None:
+            self._inbox.put(word)
+            if isinstance(word, StreamData):
+                self._flow.came(word.stream)
+        elif isinstance(word, Call):
+            self._answer_early(word)
+
+    def _waiting_bytes(self, stream: int) -> int:
+        return 0 if self.peers is None else self.peers.waiting_bytes(stream)
+
+    def _answer_early(self, call: Call) -> None:
+        """While the group takes us in, it asks whether we serve."""
+        if call.method == "Health/Check":
+            self._deliver(health.answer(call))
+        else:
+            self._deliver(StreamEnd(call.stream, Unavailable("this manager is not ready yet")))
+
+    async def _run(self) -> None:
+        assert self.manager is not None
+        assert self.peers is not None
+        try:
+            await drive(Router(self.manager, self.peers, self._flow), self._inbox, self._perform, self._clock)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            log.exception("manager.failed")
+            self.local.fail_all(Unavailable("the manager stopped; its log says why"))
+            if not self.failed.done():
+                self.failed.set_exception(error)
+
+    async def close(self) -> None:
+        """Stop; open calls fail. A leader hands over first, if there is somebody to hand over to."""
+        if self.leadership.leading and self.manager is not None and len(self.manager.group.members) > 1:
+            self._inbox.put(events.TransferLeadership())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(defaults.HANDOVER_WAIT_S):
+                    await self._deposed.wait()
+        self.local.fail_all(Unavailable("the manager is stopping"))
+        await self._server.close(1.0)
+        self._flow.stop()
+        if self._retry is not None:
+            self._retry.cancel()
+        for task in (self._task, self._watch, *self._checks):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        if self.peers is not None:
+            await self.peers.close()
+        await asyncio.to_thread(self._disk.close)
+
+    def erase(self) -> None:
+        """Forget log and membership; after close(). Blocks."""
+        erase_log(self._file.parent)
+
+    async def reseal(self, sealer: Sealer, commit: Callable[[], None]) -> None:
+        """Write log and snapshots anew, sealed by ``sealer``; see RaftDisk.reseal. Raises DiskError."""
+        await asyncio.to_thread(self._disk.reseal, sealer, commit)
+
+    # --- calls of this process -------------------------------------------------------------------------------------
+
+    @property
+    def raft_id(self) -> int:
+        """This member of the group; after start()."""
+        assert self.manager is not None
+        return self.manager.group.raft_id
+
+    def others(self) -> tuple[tuple[str, str], ...]:
+        """(node ID, "ip:port") of the other members as far as the log tells; after start()."""
+        assert self.manager is not None
+        members = [member for key, member in self.manager.group.members.items() if key != self.raft_id]
+        return tuple((member.node_id, member.addr) for member in members)
+
+    @property
+    def has_leader(self) -> bool:
+        """Whether this manager leads or knows who does."""
+        return self.leadership.leading or self.leadership.leader != 0
+
+    async def wait_leader(self, timeout_s: float) -> None:
+        """Until this manager leads. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            await self._leading.wait()
+
+    async def write(self, run: Callable[[Tx], None], timeout_s: float) -> None:
+        """One change of the cluster by this process; returns when it is committed. Raises SwarmError, TimeoutError."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(_: Message | None, error: SwarmError | None) -> Sequence[Reply]:
+            if not future.done():
+                future.set_result(None) if error is None else future.set_exception(error)
+            return ()
+
+        def run_it(tx: Tx) -> None:
+            run(tx)
+
+        self._inbox.put(Write(run_it, done=done))
+        async with asyncio.timeout(timeout_s):
+            await future
+
+    async def call(self, method: str, request: Message, timeout_s: float, since: float | None = None) -> Message:
+        """A unary call of this process. since: as in Call."""
+        if self._disk_error and method in self._parts.writes:
+            raise Unavailable(self._disk_error)
+        return await self.local.unary(method, request, timeout_s, since=since)
+
+    def stream(self, method: str, request: Message, peer: Peer = LOCAL) -> AsyncIterator[Message]:
+        """A server-streaming call to this manager."""
+        return self.local.stream(method, request, peer)
+
+    # --- effects ---------------------------------------------------------------------------------------------------
+
+    def _perform(self, effect: ManagerEffect) -> None:
+        match effect:
+            case Reply() | StreamData() | StreamEnd():
+                self._deliver(effect)
+            case events.Send(message=message):
+                assert self.manager is not None
+                assert self.peers is not None
+                self.peers.send(message, self.manager.group.peers, self.manager.group.callers)
+            case Forward():
+                assert self.peers is not None
+                self.peers.forward(effect, self._deliver, self._inbox.put)
+            case CheckPeer() | DialPeer():
+                task = asyncio.create_task(self._check(effect))
+                self._checks.add(task)
+                task.add_done_callback(self._checks.discard)
+            case AskAuthority():
+                asking = asyncio.create_task(self._ask_authority(effect))
+                self._checks.add(asking)
+                asking.add_done_callback(self._checks.discard)
+            case events.MembershipChanged():
+                self._members_changed.set()
+                if self.manager is not None and self.peers is not None:
+                    self.peers.keep_only(self.manager.group.members)
+            case events.Removed():
+                log.info("raft.removed")
+                self.removed.set()
+            case events.Restore():
+                self._changed(None)  # the manager has taken it in; nobody knows what is different
+            case events.Persist() if self.leadership.leading:
+                # the way to the followers' disks is longer than the one to ours, and threads share the interpreter
+                loop = asyncio.get_running_loop()
+                loop.call_soon(loop.call_soon, self._persist, effect)
+            case events.Persist():
+                self._persist(effect)
+            case Changed(changes=changes):
+                self._changed(changes)
+            case Leadership(leading=leading, leader=leader):
+                self.leadership = effect
+                if self.peers is not None:
+                    self.peers.leader_is(leader)
+                if leading:
+                    log.info("manager.leading", term=effect.term)
+                    self._leading.set()
+                    self._deposed.clear()
+                else:
+                    self._leading.clear()
+                    self._deposed.set()
+            case _:
+                log.warning("manager.effect_without_effect", effect=type(effect).__name__)
+
+    def _changed(self, changes: Sequence[Change] | None) -> None:
+        for watcher in self.watchers:
+            watcher(changes or ())
+        if changes is None or any(change.kind == "cluster" for change in changes):
+            # later, so that the dispatcher's own last word to a node that was removed comes first
+            asyncio.get_running_loop().call_soon(self._server.drop_nodes, self._is_blacklisted)
+        if self.leadership.leading and any(map(_steps_down, changes or ())):
+            self._server.end_calls(lambda method, peer: overstays(method, peer, self._is_demoted))
+
+    def _deliver(self, answer: Reply | StreamData | StreamEnd) -> None:
+        if not self.local.deliver(answer):
+            self._server.send(answer)
+
+    async def _check(self, effect: CheckPeer | DialPeer) -> None:
+        assert self.peers is not None
+        if isinstance(effect, DialPeer):
+            error, _ = await self.peers.check(effect.addr, effect.node_id)
+            self._inbox.put(PeerDialled(effect.raft_id, effect.addr, error))
+            return
+        error, ours = await self.peers.check(effect.addr)
+        self._inbox.put(PeerChecked(effect.stream, error, ours))
+
+    async def _ask_authority(self, effect: AskAuthority) -> None:
+        """As this node: external authorities know it by its certificate."""
+        credentials, outcome = self._client_tls().credentials, Outcome(error="this node has no certificate")
+        if credentials is not None:
+            outcome = await ask_authority(effect.question, credentials)
+        self._inbox.put(AuthorityAnswered(effect.tag, outcome))
+
+    def _persist(self, effect: events.Persist) -> None:
+        self._disk.submit(effect, lambda error: self._persisted(effect, error))
+
+    def _persisted(self, effect: events.Persist, error: Exception | None) -> None:
+        if error is None:
+            if self._disk_error:
+                log.info("raft.disk_recovered")
+            self._disk_error = ""
+            self._inbox.put(events.Persisted(effect.token))
+            return
+        # nothing was written and nothing is acknowledged; who waits is told why, and the same write is tried again
+        if not self._disk_error:
+            log.error("raft.disk_failed", error=str(error), retry_s=defaults.DISK_RETRY_S)
+        self._disk_error = f"the manager cannot write its log: {error}"
+        self.local.fail_all(Unavailable(f"{self._disk_error}; this request may still take effect when it can"))
+        self._retry = asyncio.get_running_loop().call_later(defaults.DISK_RETRY_S, self._persist, effect)
+
+    def _is_blacklisted(self, node_id: str) -> bool:
+        return is_blacklisted(self.store, self.settings.cluster_id, node_id)
+
+    def _is_demoted(self, node_id: str) -> bool:
+        return self.manager is not None and self.manager.leading and is_demoted(self.store, node_id)
+
+    def _hosts_of_members(self) -> list[str]:
+        """The addresses where nodes and managers are said to be, for RpcServer."""
+        managers = () if self.manager is None else self.manager.group.peers.values()
+        hosts = [Peer(addr=member.addr).host for member in managers]
+        return hosts + [node.status.addr for node in self.store.all(api.Node)]
+
+
+def _steps_down(change: Change) -> bool:
+    """Whether a manager became a worker."""
+    before, after = change.before, change.after
+    if not (isinstance(before, api.Node) and isinstance(after, api.Node)):
+        return False
+    return (before.role, after.role) == (api.MANAGER, api.WORKER)
+
+
+def erase_log(directory: Path) -> None:
+    """Forget the log and membership of a manager that does not run. Blocks. Raises OSError."""
+    file = directory / LOG_FILE
+    for suffix in ("", "-wal", "-shm"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+    replaced_file.discard(file)
+
+
+def _not_noted(error: SwarmError | None) -> None:
+    """What a peer is can be found out again."""
+    if error is not None:
+        log.warning("raft.peers_not_noted", error=str(error))

@@ -1,0 +1,104 @@
+"""A node's own certificate: how long it lasts, what it tells others, where the next one comes from, and its troubles.
+
+A manager whose certificate expired cannot be reached, as nobody believes its server any more, not even itself. If it
+leads, which a single manager does, it renews its certificate without a connection, through its own manager.
+
+(swarmkit: ca/config.go RenewTLSConfigNow, node/node.go)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Protocol
+
+from google.protobuf.message import Message
+
+from certs.keys import identity_of, load_certificates
+from certs.root import Issuer, verify_chain
+from certs.tls import ClientTls, Credentials
+from certs.validity import NOT_NOW, own_trouble
+from swarm import api, defaults
+from swarm.io.node import bootstrap
+from swarm.io.node.local_calls import LocalCalls
+from swarm.manager.events import Leadership
+from swarm.rpc import Peer
+
+
+class OwnManager(Protocol):
+    """What is used of swarm.io.node.manager_process.ManagerProcess."""
+
+    leadership: Leadership
+    local: LocalCalls
+
+    async def wait_leader(self, timeout_s: float) -> None:
+        """Until it leads. Raises TimeoutError."""
+        ...
+
+
+def validity(certificate_pem: bytes) -> tuple[float, float]:
+    """From when to when a certificate is valid, in seconds since the epoch."""
+    leaf = load_certificates(certificate_pem)[0]
+    return leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
+
+
+def tls_info(root_pem: bytes, certificate_pem: bytes) -> api.NodeTLSInfo:
+    """What managers are told of a node's trust and of who issued its certificate, valid or not. Raises CertsError."""
+    issuer = Issuer.of(verify_chain(load_certificates(certificate_pem), load_certificates(root_pem), now=None))
+    return api.NodeTLSInfo(
+        trust_root=root_pem, cert_issuer_subject=issuer.subject_der, cert_issuer_public_key=issuer.public_key_der
+    )
+
+
+def trouble(error: str, certificate_pem: bytes, now: float) -> str:
+    """What a user should know of a failure: that a certificate or a clock is behind it; empty: neither is."""
+    if NOT_NOW in error:
+        return error
+    own = own_trouble(certificate_pem, now)
+    return f"{own}; managers say: {error}" if own else ""
+
+
+async def renew(
+    manager: OwnManager | None,
+    managers: Sequence[tuple[str, str]],
+    root_pem: bytes,
+    credentials: Credentials,
+    rng: Random,
+    now: float,
+) -> bootstrap.Issued:
+    """See bootstrap.renew; managers: (node ID, "ip:port") of all that are known; manager: this node's own, if it runs.
+
+    Raises TimeoutError, too.
+    """
+    own_id = identity_of(credentials.certificate_pem).node_id
+    if manager is None or not own_trouble(credentials.certificate_pem, now):
+        return await bootstrap.renew([addr for _, addr in managers], root_pem, credentials, rng)
+    others = [addr for node_id, addr in managers if node_id != own_id]
+    if not others:
+        await manager.wait_leader(defaults.NO_LEADER_WAIT_S)
+    if manager.leadership.leading:
+        world = bootstrap.World(dial=_Inside(manager, credentials).dial)
+        return await bootstrap.renew(("this process",), root_pem, credentials, rng, world=world)
+    return await bootstrap.renew(others, root_pem, credentials, rng)
+
+
+class _Inside:
+    """A way to the manager of this process that needs no certificates."""
+
+    def __init__(self, manager: OwnManager, credentials: Credentials) -> None:
+        identity = identity_of(credentials.certificate_pem)
+        self._manager = manager
+        self._peer = Peer(identity.node_id, identity.role, identity.org, local=True)
+
+    async def dial(self, address: str, tls: ClientTls, timeout_s: float) -> _Inside:
+        """As rpc_client.connect."""
+        return self
+
+    async def unary(self, method: str, request: Message, timeout_s: float | None = None) -> Message:
+        """As rpc_client.Connection.unary."""
+        return await self._manager.local.unary(
+            method, request, timeout_s or defaults.CERTIFICATE_CALL_TIMEOUT_S, self._peer
+        )
+
+    def close(self) -> None:
+        """There is no connection."""

@@ -1,0 +1,172 @@
+"""The words between a manager and the process around it, and what a manager is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from google.protobuf.message import Message
+
+from swarm import api
+from swarm.manager.external_ca import Outcome, Question
+from swarm.manager.service import Service, Write
+from swarm.manager.stage import Stage
+from swarm.raft import events
+from swarm.rpc import Call, Reply, StreamData, StreamEnd
+from swarm.store.store import Change, Store, View
+from swarm.store.tx import Tx
+
+ReadFunction = Callable[[View, Message], Message]
+WriteFunction = Callable[[Tx, Message], Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Effect: an entry was applied; for watchers in this process (/events)."""
+
+    changes: Sequence[Change]
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """Effect: who leads now. leading: this manager does, and its leader is up. leader: raft ID, 0 for nobody."""
+
+    leading: bool
+    leader: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Effect: this member does not lead; give the call to the leader, and its answers to the caller."""
+
+    call: Call
+    leader: api.RaftMember
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPeer:
+    """Effect: see whether a manager serves at this address (Health/Check of "Raft"), then tell with PeerChecked."""
+
+    stream: int
+    addr: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChecked:
+    """Event: the answer to CheckPeer; error is empty when it serves. ours: it is a manager of ours."""
+
+    stream: int
+    error: str
+    ours: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DialPeer:
+    """Effect: see whether exactly this node serves at this address, as CheckPeer does, then tell with PeerDialled."""
+
+    raft_id: int
+    node_id: str
+    addr: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDialled:
+    """Event: the answer to DialPeer; error is empty when the node serves there."""
+
+    raft_id: int
+    addr: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerKnown:
+    """Event: what a member is: ours, or a stock manager."""
+
+    raft_id: int
+    ours: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FoundAt:
+    """Event: another member finds this one at this address ("ip:port"); moved: it looked, its log names another one."""
+
+    addr: str
+    moved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAnswered:
+    """Event: a message to this member was answered after so many seconds."""
+
+    raft_id: int
+    round_trip_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AskAuthority:
+    """Effect: put this question to the external authorities that it names, then tell with AuthorityAnswered."""
+
+    tag: int
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityAnswered:
+    """Event: the answer to AskAuthority."""
+
+    tag: int
+    outcome: Outcome
+
+
+ManagerEffect = (
+    Reply
+    | StreamData
+    | StreamEnd
+    | Changed
+    | Leadership
+    | Forward
+    | CheckPeer
+    | DialPeer
+    | AskAuthority
+    | events.Persist
+    | events.Send
+    | events.Restore
+    | events.MembershipChanged
+    | events.Removed
+)
+ManagerEvent = (
+    Call
+    | StreamData
+    | StreamEnd
+    | PeerChecked
+    | PeerDialled
+    | PeerKnown
+    | AuthorityAnswered
+    | PeerAnswered
+    | FoundAt
+    | events.Persisted
+    | events.Received
+    | events.Unreachable
+    | events.Gone
+    | events.SnapshotSent
+    | events.TransferLeadership
+    | events.Configure
+    | Write
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a manager is made of besides consensus; factories run once per leadership.
+
+    stages: in the order of a pass. services: all gRPC services of a leader. reads, writes: the control API by method.
+    mixed_leadership: stock managers may be led, by this manager as it is made.
+    """
+
+    stages: Callable[[Store, Random, float], Sequence[tuple[str, Stage]]]
+    services: Callable[[Store, Random, float], Sequence[Service]]
+    reads: Mapping[str, ReadFunction]
+    writes: Mapping[str, WriteFunction]
+    mixed_leadership: bool = False

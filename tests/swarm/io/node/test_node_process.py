@@ -1,0 +1,62 @@
+"""What a node remembers when it starts again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+from certs.keystore import Kek, KeyStore
+from swarm import api
+from swarm.io.node.agent_process import AgentProcess, TaskEffect
+from swarm.io.node.hooks import NodeHooks
+from swarm.io.node.manager_process import LOG_FILE
+from swarm.io.node.node_process import STATE_FILE, NodeProcess
+from swarm.io.process import Clock
+from swarm.node.state import NodeState
+from swarm.store.store import Change
+
+if TYPE_CHECKING:
+    from tests.conftest import Authority
+
+
+class Idle:
+    """An executor without tasks."""
+
+    def perform(self, effect: TaskEffect) -> None:
+        pass
+
+    async def describe(self) -> api.NodeDescription:
+        return api.NodeDescription(hostname="node1")
+
+    async def close(self) -> None:
+        pass
+
+    async def remove_all(self, node_id: str) -> None:
+        pass
+
+
+async def make_runner(node_id: str, agent: AgentProcess) -> Idle:
+    return Idle()
+
+
+def heed_not(changes: Sequence[Change]) -> None:
+    """Nobody listens."""
+
+
+async def test_a_log_given_up_after_a_crash_stays_the_log_of_a_past_member(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """Killed between its demotion and the end of its log: it must not become that member again without the log."""
+    keys = KeyStore(tmp_path / "certificates")
+    keys.save_root(authority.pem)
+    keys.save(authority.issue("node1", "swarm-worker"), Kek())
+    state = NodeState("node1", "cluster1", "127.0.0.1", 0, "127.0.0.1", 2377, "", raft_id=7, past_raft_ids=(3,))
+    (tmp_path / LOG_FILE).write_bytes(b"the log")
+    node = NodeProcess(tmp_path, NodeHooks(make_runner, heed_not), Clock(), Random(1))
+    await node.resume(state)
+    await node.close()
+    saved = NodeState.from_json((tmp_path / STATE_FILE).read_text())
+    assert (saved.raft_id, saved.past_raft_ids) == (0, (3, 7))
+    assert not (tmp_path / LOG_FILE).exists()
