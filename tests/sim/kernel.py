@@ -1,11 +1,15 @@
-"""One heap, one virtual clock, and scripts: generators that wait for futures as coroutines do, without a loop."""
+"""One heap, one virtual clock, and scripts that wait for futures: generators, or production's own coroutines.
+
+A coroutine of production runs here as it is, without asyncio, if it awaits nothing but what it was handed: dial, unary,
+sleep. In the simulation those return this module's futures.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import heapq
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from random import Random
 from typing import Any
 
@@ -38,6 +42,10 @@ class Future:
             self.done, self.error = True, error
             self._tell()
 
+    def __await__(self) -> Generator[Future, Any, Any]:
+        """For coroutines of production: what it resolves to, or its error."""
+        return (yield self)
+
     def then(self, callback: Callable[[], None]) -> None:
         """Call back once it is settled, at once if it is."""
         if self.done:
@@ -52,6 +60,7 @@ class Future:
 
 
 Script = Generator[Future, Any, Any]
+Runnable = Script | Coroutine[Future, Any, Any]
 
 
 class Kernel:
@@ -119,11 +128,11 @@ class Scope:
 
     def __init__(self) -> None:
         self.closed = False
-        self._running: dict[int, Script] = {}
+        self._running: dict[int, Runnable] = {}
         self._count = 0
         self._inside: list[int] = []
 
-    def run(self, script: Script) -> Future:
+    def run(self, script: Runnable) -> Future:
         """Start a script; the future gets what it returns or raises."""
         self._count += 1
         number, result = self._count, Future()
@@ -141,7 +150,7 @@ class Scope:
         self._inside.append(number)
         try:
             if awaited is None:
-                future = next(script)
+                future = script.send(None)
             elif awaited.error is not None:
                 future = script.throw(awaited.error)
             else:

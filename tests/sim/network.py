@@ -7,6 +7,7 @@ repeated, out of order. Servers judge callers by the real rules (swarm/grpc/auth
 
 from __future__ import annotations
 
+import types
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -256,12 +257,13 @@ class Connection:
             self._listeners.pop(word.stream)
             self._up.send(lambda: self._cancelled(word.stream))
 
-    def unary(self, method: str, request: Message, limit_s: float, metadata: Metadata = ()) -> Script:
-        """One request, one answer. Raises SwarmError."""
+    @types.coroutine
+    def unary(self, method: str, request: Message, timeout_s: float, metadata: Metadata = ()) -> Script:
+        """One request, one answer. Raises SwarmError. For scripts and coroutines alike."""
         self._own_streams -= 1
         stream, future = self._own_streams, Future()
         self.open(Call(stream, method, request), lambda answer: settle(future, answer), metadata)
-        self.network.kernel.within(future, limit_s)
+        self.network.kernel.within(future, timeout_s)
         try:
             return (yield future)
         finally:

@@ -15,7 +15,7 @@ from swarm.manager.events import Forward, FoundAt, PeerAnswered
 from swarm.manager.group import REMOVED_TEXT
 from swarm.raft import events
 from swarm.rpc import Call, StreamData, StreamEnd
-from tests.sim.kernel import Future, Kernel, Scope, Script
+from tests.sim.kernel import Future, Kernel, Runnable, Scope, Script
 from tests.sim.network import REFUSED, Answer, Connection, Listener, Network, settle
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Peers:
         self._streams = itertools.count(1 << 40)
         self._measured: dict[int, float] = {}  # when the round trip to a member was measured last
 
-    def run(self, script: Script) -> Future:
+    def run(self, script: Runnable) -> Future:
         """A script that ends with these."""
         return self._scope.run(script)
 

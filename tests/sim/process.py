@@ -25,7 +25,7 @@ from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Call, Peer, Reply, StreamData, 
 from tests.sim.certificates import request_certificate
 from tests.sim.disk import RaftImage
 from tests.sim.driver import Driver
-from tests.sim.kernel import Future, Scope, Script
+from tests.sim.kernel import Future, Runnable, Scope, Script
 from tests.sim.keys import root
 from tests.sim.manager_driver import ManagerDriver
 from tests.sim.network import PORT, Connection
@@ -113,7 +113,7 @@ class Process:
         """Whether its manager believes to lead."""
         return self.manager is not None and self.manager.leadership.leading
 
-    def run(self, script: Script) -> Future:
+    def run(self, script: Runnable) -> Future:
         """Start a script that ends with this process."""
         return self._scope.run(script)
 
