@@ -20,6 +20,22 @@ class StateDamaged(SwarmError):
 
 
 @dataclass(frozen=True)
+class Addresses:
+    """Where a node listens and is found. advertise_host and local_addr may be empty, see NodeState."""
+
+    listen_host: str
+    listen_port: int
+    advertise_host: str
+    advertise_port: int
+    local_addr: str
+    data_path_addr: str = ""
+
+    def of(self, state: NodeState) -> NodeState:
+        """The same node at these addresses."""
+        return replace(state, **asdict(self))
+
+
+@dataclass(frozen=True)
 class NodeState:
     """One node. advertise_host and local_addr may be empty: then the address that managers see counts.
 
@@ -40,9 +56,30 @@ class NodeState:
     raft_id: int = 0
     past_raft_ids: tuple[int, ...] = ()
 
+    @classmethod
+    def new(
+        cls,
+        addresses: Addresses,
+        node_id: str = "",
+        cluster_id: str = "",
+        data_path_port: int = 0,
+        managers: tuple[tuple[str, str], ...] = (),
+    ) -> NodeState:
+        """Of a node that is about to come into a swarm."""
+        state = cls(node_id, cluster_id, "", 0, "", 0, "", data_path_port=data_path_port, managers=managers)
+        return addresses.of(state)
+
     def other_managers(self) -> list[str]:
         """Addresses of the managers but this node."""
         return [addr for node_id, addr in self.managers if node_id != self.node_id]
+
+    def with_self(self) -> NodeState:
+        """As a first manager, which knows itself only."""
+        return replace(self, managers=((self.node_id, host_port(self.advertise_host, self.advertise_port)),))
+
+    def with_managers(self, managers: tuple[tuple[str, str], ...]) -> NodeState:
+        """These are the managers now."""
+        return replace(self, managers=managers)
 
     def without_log(self, raft_id: int, others: tuple[tuple[str, str], ...]) -> NodeState:
         """The log of member ``raft_id`` is given up, as whom this node must never appear again; others: the members."""
@@ -64,7 +101,7 @@ class NodeState:
             row["past_raft_ids"] = tuple(int(raft_id) for raft_id in row.get("past_raft_ids", ()))
             for field in fields(cls):
                 if type(row.get(field.name, field.default)) is not _TYPES.get(str(field.type), tuple):
-                    raise TypeError(f"{field.name} is no {field.type}")
+                    raise TypeError(f"{field.name} must be of type {field.type}")
             return cls(**row)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise StateDamaged(f"state.json is damaged: {error}") from error
@@ -75,7 +112,7 @@ _TYPES: dict[str, type] = {"str": str, "int": int}
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError("an address is no text")
+        raise TypeError("a manager must be a pair of texts")
     return value
 
 

@@ -42,10 +42,6 @@ log = structlog.get_logger()
 _DATA_KEY_BYTES = 32
 
 
-class NodeLocked(FailedPrecondition):
-    """The key file of this node is encrypted, and the unlock key is not at hand."""
-
-
 class LockedManager(Protocol):
     """What is used of swarm.io.node.manager_process.ManagerProcess."""
 
