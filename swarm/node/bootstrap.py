@@ -18,7 +18,7 @@ asyncio and the simulator runs the same code on its virtual clock.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol, TypeVar
 
@@ -40,7 +40,6 @@ from certs.keys import (
     WORKER_ROLE,
     identity_of,
     load_certificates,
-    new_csr,
     private_key_pem,
 )
 from certs.keystore import Kek
@@ -87,13 +86,21 @@ class Issued:
 
 
 @dataclass(frozen=True)
+class NewKey:
+    """A private key and the certificate request (PEM) that it signed."""
+
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+    csr: bytes
+
+
+@dataclass(frozen=True)
 class World:
     """How to reach managers, wait, tell the time and make a key."""
 
     dial: Dial
     sleep: Callable[[float], Awaitable[None]]
     now: Callable[[], float]
-    new_key: Callable[[], ec.EllipticCurvePrivateKey]
+    new_key: Callable[[], NewKey]
 
 
 async def join(
@@ -201,8 +208,9 @@ class _Managers:
         availability: int = api.NodeSpec.ACTIVE,
     ) -> Issued:
         """See the function of this name."""
-        key = self._world.new_key()
-        request = api.IssueNodeCertificateRequest(csr=new_csr(key), token=token)
+        made = self._world.new_key()
+        key = made.key
+        request = api.IssueNodeCertificateRequest(csr=made.csr, token=token)
         request.availability = availability  # type: ignore[assignment]
         tls = ClientTls(MANAGER_ROLE if credentials else CA_ROLE, root_pem, credentials)
 

@@ -158,6 +158,9 @@ class Membership:
 
     def init(self, request: Init) -> Procedure:
         """Make a cluster; nothing is left of it if that fails."""
+        if self.phase is not Phase.INACTIVE:
+            self._answer(request.ticket, Refused(Refusal.IN_SWARM))
+            return
         self._record.state, self.phase = request.state, Phase.PENDING
         try:
             yield from self._create(request)
@@ -181,6 +184,9 @@ class Membership:
 
     def join(self, request: Join) -> Procedure:
         """Join; while somebody waits for it a failure ends it, later it goes on until it is refused."""
+        if self.phase is not Phase.INACTIVE:
+            self._answer(request.ticket, Refused(Refusal.IN_SWARM))
+            return
         self._record.state, self.phase, self.joining = request.state, Phase.PENDING, True
         self.waiting = request.ticket, self._record.now + defaults.JOIN_WAIT_S
         failures = 0

@@ -91,7 +91,7 @@ class Node:
         self._procedure: Procedure | None = None
         self._wait: Wait | None = None
         self._expected = 0
-        self._requests: deque[Leave | Unlock | ForceNewCluster] = deque()
+        self._requests: deque[Request] = deque()
         self._leaving: list[int] = []
 
     # --- machine ---------------------------------------------------------------------------------------------------
@@ -198,12 +198,8 @@ class Node:
                 self._stop(request)
             case _ if membership.phase is Phase.STOPPED:
                 self._answer(request.ticket, Refused(Refusal.STOPPING))
-            case Init() | Join() if membership.phase is not Phase.INACTIVE or self._procedure is not None:
-                self._answer(request.ticket, Refused(Refusal.IN_SWARM))
-            case Init():
-                self._begin(membership.init(request))
-            case Join():
-                self._begin(membership.join(request))
+            case Init() | Join() if membership.phase is not Phase.INACTIVE:
+                self._answer(request.ticket, Refused(Refusal.IN_SWARM))  # at once: what is under way may take long
             case Leave() if membership.joining:
                 self._leaving.append(request.ticket)
                 self._throw(Refused(Refusal.LEFT))
@@ -211,7 +207,7 @@ class Node:
                 self._answer(request.ticket, Refused(Refusal.NOT_LOCKED))
             case ForceNewCluster() if membership.joining:
                 self._answer(request.ticket, Refused(Refusal.NO_MANAGER))
-            case Leave() | Unlock() | ForceNewCluster():
+            case _:
                 self._requests.append(request)
 
     def _stop(self, request: Stop) -> None:
@@ -321,11 +317,17 @@ class Node:
             return True
         return False
 
-    def _procedure_of(self, request: Leave | Unlock | ForceNewCluster) -> Procedure:
+    def _procedure_of(self, request: Request) -> Procedure:
         match request:
+            case Init():
+                return self._membership.init(request)
+            case Join():
+                return self._membership.join(request)
             case Leave():
                 return self._membership.leave(request)
             case Unlock():
                 return self._membership.unlock(request)
             case ForceNewCluster():
                 return self._membership.force_new_cluster(request)
+            case Stop():
+                return self._membership.stop(request)

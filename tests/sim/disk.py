@@ -13,6 +13,7 @@ from random import Random
 
 from swarm.api import raftpb
 from swarm.io.disk.raft_disk import Loaded
+from swarm.node.state import NodeState
 from swarm.raft import events
 
 JOURNAL_UNSYNCED_MAX = 20
@@ -61,22 +62,64 @@ class RaftImage:
 
 @dataclass
 class Disk:
-    """One node's disk. certificate_pem: what makes it a node at all; managers: (node ID, "ip:port")."""
+    """One node's disk. state_json: None while there is no such file; it makes this machine a node of a swarm."""
 
     certificate_pem: bytes = b""
     root_pem: bytes = b""
-    managers: tuple[tuple[str, str], ...] = ()
-    raft_id: int = 0  # of state.json: whose log must be there
-    past_raft_ids: list[int] = field(default_factory=list)
-    saved: bool = False  # state.json exists: init or join was acknowledged
+    state_json: str | None = None
     raft: RaftImage = field(default_factory=RaftImage)
     journal: dict[str, bytes] = field(default_factory=dict)
     _undo: deque[dict[str, bytes | None]] = field(default_factory=deque)
 
-    def without_log(self, others: tuple[tuple[str, str], ...]) -> None:
-        """See NodeState.without_log; the log itself goes after this is on disk."""
-        self.past_raft_ids.append(self.raft_id)
-        self.raft_id, self.managers = 0, others or self.managers
+    # --- state.json ------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> NodeState | None:
+        """As a daemon that starts reads it."""
+        return NodeState.from_json(self.state_json) if self.state_json is not None else None
+
+    def save_state(self, state: NodeState) -> None:
+        """Write it, synchronised."""
+        self.state_json = state.to_json()
+
+    def drop_state(self) -> None:
+        """Delete it."""
+        self.state_json = None
+
+    @property
+    def saved(self) -> bool:
+        """Whether this machine is a node: an init or join was acknowledged, or soon will be."""
+        return self.state_json is not None
+
+    @property
+    def raft_id(self) -> int:
+        """Whose log must be there; 0: none is expected."""
+        state = self.state
+        return state.raft_id if state is not None else 0
+
+    @property
+    def past_raft_ids(self) -> tuple[int, ...]:
+        """Members whose log was given up."""
+        state = self.state
+        return state.past_raft_ids if state is not None else ()
+
+    def set_managers(self, managers: tuple[tuple[str, str], ...]) -> None:
+        """An operator writes other managers into the file."""
+        state = self.state
+        assert state is not None
+        self.save_state(state.with_managers(managers))
+
+    # --- the rest --------------------------------------------------------------------------------------------------
+
+    def forget_log(self) -> None:
+        """Delete Raft's log."""
+        self.raft = RaftImage()
+
+    def erase(self) -> None:
+        """Delete everything, state.json first."""
+        self.state_json, self.certificate_pem, self.root_pem = None, b"", b""
+        self.raft, self.journal = RaftImage(), {}
+        self._undo.clear()
 
     def write_journal(self, puts: dict[str, bytes], drops: tuple[str, ...]) -> None:
         """One transaction of the journal."""

@@ -5,8 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 
-from certs.keys import new_private_key
+from certs.keys import new_csr, new_private_key
 from swarm.io.grpc import client
-from swarm.node.bootstrap import World
+from swarm.node.bootstrap import NewKey, World
 
-REAL = World(dial=client.connect, sleep=asyncio.sleep, now=time.time, new_key=new_private_key)
+
+def _new_key() -> NewKey:
+    key = new_private_key()
+    return NewKey(key, new_csr(key))
+
+
+REAL = World(dial=client.connect, sleep=asyncio.sleep, now=time.time, new_key=_new_key)

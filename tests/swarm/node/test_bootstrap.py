@@ -203,7 +203,7 @@ class Scripted:
         self.dialled: list[str] = []
         self.open = 0
         self.csr = b""
-        self.world = World(self._dial, self._sleep, lambda: NOW, keys.new_private_key)
+        self.world = World(self._dial, self._sleep, lambda: NOW, REAL.new_key)
 
     async def _sleep(self, delay_s: float) -> None:
         self.slept.append(delay_s)
