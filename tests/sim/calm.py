@@ -1,7 +1,8 @@
 """Before anything fails: operators change roles while certificates are being renewed. Here more must hold than later.
 
-Nothing is lost, and no way is longer than between continents, so a manager that is demoted gets its certificate as a worker in time, and must not join the
-group again with the one that was under way: a stock leader, which judges by the certificate alone, would let it.
+Nothing is lost, and no way is longer than between continents, so a manager that is demoted gets its certificate as a
+worker in time, and must not join the group again with the one that was under way: a stock leader, which judges by the
+certificate alone, would let it.
 """
 
 from __future__ import annotations
