@@ -41,6 +41,7 @@ from engine_api.convert.gotypes import BOOL, INTS, STRING, STRINGS, string_type
 from engine_api.convert.service import PLATFORM, RESOURCES
 from engine_api.errors import BadParameter
 from swarm import api, defaults
+from swarm.api.timestamps import set_seconds
 from swarm.manager.root_rotation import waited_for
 
 # --- the cluster's spec -----------------------------------------------------------------------------------------------
@@ -144,8 +145,8 @@ def default_cluster_spec() -> api.ClusterSpec:
     spec.raft.log_entries_for_slow_followers = defaults.RAFT_ENTRIES_FOR_SLOW_FOLLOWERS
     spec.raft.heartbeat_tick = defaults.RAFT_HEARTBEAT_TICKS
     spec.raft.election_tick = defaults.RAFT_ELECTION_TICKS
-    spec.dispatcher.heartbeat_period.FromNanoseconds(int(defaults.HEARTBEAT_PERIOD_S * 1e9))
-    spec.ca_config.node_cert_expiry.FromNanoseconds(int(defaults.NODE_CERT_EXPIRY_S * 1e9))
+    set_seconds(spec.dispatcher.heartbeat_period, defaults.HEARTBEAT_PERIOD_S)
+    set_seconds(spec.ca_config.node_cert_expiry, defaults.NODE_CERT_EXPIRY_S)
     spec.task_defaults.SetInParent()
     spec.encryption_config.SetInParent()
     return spec

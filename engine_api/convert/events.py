@@ -10,13 +10,13 @@ from typing import Any
 
 from swarm import api
 from swarm.api.enums import word
+from swarm.api.timestamps import NANOSECONDS_PER_S, nanoseconds
 from swarm.store.store import Change
 
 Event = dict[str, Any]
 
 KINDS = ("service", "node", "network", "secret", "config")
 _NAME_KEYS = (*KINDS, "container", "daemon", "plugin", "volume")
-_NANOSECONDS = 1_000_000_000
 _UPDATE_STATES = {
     api.UpdateStatus.UPDATING: "updating",
     api.UpdateStatus.PAUSED: "paused",
@@ -35,11 +35,11 @@ def swarm_events(changes: Iterable[Change], now: float) -> list[Event]:
 def _event(change: Change, now: float) -> Event:
     obj: Any = change.after if change.after is not None else change.before
     if change.after is None:
-        action, at = "remove", int(now * _NANOSECONDS)
+        action, at = "remove", int(now * NANOSECONDS_PER_S)
     elif change.before is None:
-        action, at = "create", obj.meta.created_at.ToNanoseconds()
+        action, at = "create", nanoseconds(obj.meta.created_at)
     else:
-        action, at = "update", obj.meta.updated_at.ToNanoseconds()
+        action, at = "update", nanoseconds(obj.meta.updated_at)
     attributes = {"name": _name(obj)}
     if action == "update" and isinstance(change.before, type(obj)):
         attributes.update(_differences(change.before, obj))
@@ -48,7 +48,7 @@ def _event(change: Change, now: float) -> Event:
         "Action": action,
         "Actor": {"ID": change.object_id, "Attributes": dict(sorted(attributes.items()))},
         "scope": "swarm",
-        "time": at // _NANOSECONDS,
+        "time": at // NANOSECONDS_PER_S,
         "timeNano": at,
     }
 

@@ -40,6 +40,7 @@ from engine_api.convert.gotypes import (
     string_type,
 )
 from engine_api.errors import BadParameter
+from swarm.api.timestamps import NANOSECONDS_PER_S, nanoseconds
 
 Show = Callable[[Any], Any]
 Fill = Callable[[Any, Any], None]
@@ -242,11 +243,6 @@ def labels(key: str, path: str, *, always: bool = False) -> Row:
     return Row(key, MAP, show, fill)
 
 
-def nanoseconds(value: Any) -> int:
-    """A protobuf Duration as Go's time.Duration."""
-    return int(value.seconds) * 1_000_000_000 + int(value.nanos)
-
-
 def duration(key: str, path: str, *, pointer: bool = False) -> Row:
     """A Duration in nanoseconds; pointer: shown when set, even to zero; else omitted when zero."""
     get = attrgetter(path)
@@ -270,7 +266,7 @@ def rfc3339(value: Any) -> str:
 
     What no calendar knows (a stock leader stores whatever a node reports) becomes Go's zero time.
     """
-    if not (_SECONDS_MIN <= value.seconds <= _SECONDS_MAX and 0 <= value.nanos < 1_000_000_000):
+    if not (_SECONDS_MIN <= value.seconds <= _SECONDS_MAX and 0 <= value.nanos < NANOSECONDS_PER_S):
         return ZERO_TIME
     text = (_EPOCH + timedelta(seconds=value.seconds)).isoformat()[:19]
     if value.nanos:

@@ -26,6 +26,7 @@ from certs.keys import MANAGER_ROLE, WORKER_ROLE, load_csr
 from certs.root import RootCA
 from certs.tokens import same_token
 from swarm import api, defaults
+from swarm.api.timestamps import seconds
 from swarm.errors import (
     Aborted,
     AlreadyExists,
@@ -36,7 +37,6 @@ from swarm.errors import (
     SwarmError,
 )
 from swarm.log_limiter import Repeats
-from swarm.manager.cluster import node_cert_expiry_s
 from swarm.manager.external_ca import signing_urls
 from swarm.manager.root_rotation import RootRotation, as_swarm_error, authority_of
 from swarm.manager.service import Effect, Event, Write
@@ -56,6 +56,11 @@ NO_MORE_MANAGERS = (
 )
 NO_TOKEN = "A valid join token is necessary to join this cluster"
 _UNLOCK_SUBSYSTEM = MANAGER_ROLE
+
+
+def node_cert_expiry_s(spec: api.ClusterSpec) -> float:
+    """For how many seconds node certificates are signed."""
+    return seconds(spec.ca_config.node_cert_expiry) or defaults.NODE_CERT_EXPIRY_S
 
 
 def is_blacklisted(view: View, cluster_id: str, node_id: str) -> bool:

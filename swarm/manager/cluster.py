@@ -17,8 +17,9 @@ import structlog
 from certs.keys import MANAGER_ROLE
 from certs.root import RootCA
 from swarm import api, defaults
-from swarm.manager.controlapi.networks import PREDEFINED_LABEL
+from swarm.api.timestamps import seconds, set_seconds
 from swarm.manager.network_keys import complete_keys, incomplete, rotate_keys
+from swarm.manager.networks import PREDEFINED_LABEL
 from swarm.manager.root_rotation import rotate_join_tokens
 from swarm.manager.stage import DUE_NOW
 from swarm.store.store import View
@@ -50,18 +51,13 @@ def complete_spec(spec: api.ClusterSpec) -> api.ClusterSpec:
     )
     raft.heartbeat_tick = raft.heartbeat_tick or defaults.RAFT_HEARTBEAT_TICKS
     raft.election_tick = raft.election_tick or defaults.RAFT_ELECTION_TICKS
-    if not full.dispatcher.heartbeat_period.ToNanoseconds():
-        full.dispatcher.heartbeat_period.FromNanoseconds(int(defaults.HEARTBEAT_PERIOD_S * 1e9))
-    if not full.ca_config.node_cert_expiry.ToNanoseconds():
-        full.ca_config.node_cert_expiry.FromNanoseconds(int(defaults.NODE_CERT_EXPIRY_S * 1e9))
+    if not seconds(full.dispatcher.heartbeat_period):
+        set_seconds(full.dispatcher.heartbeat_period, defaults.HEARTBEAT_PERIOD_S)
+    if not seconds(full.ca_config.node_cert_expiry):
+        set_seconds(full.ca_config.node_cert_expiry, defaults.NODE_CERT_EXPIRY_S)
     full.encryption_config.SetInParent()
     full.task_defaults.SetInParent()
     return full
-
-
-def node_cert_expiry_s(spec: api.ClusterSpec) -> float:
-    """For how many seconds node certificates are signed."""
-    return spec.ca_config.node_cert_expiry.ToNanoseconds() / 1e9 or defaults.NODE_CERT_EXPIRY_S
 
 
 @dataclass(frozen=True)
@@ -167,7 +163,7 @@ class ClusterStage:
         self._rotation_due_s = None
         cluster = view.get(api.Cluster, self._cluster_id)
         if cluster is not None:
-            changed_s = min(cluster.meta.updated_at.ToNanoseconds() / 1e9, now)
+            changed_s = min(seconds(cluster.meta.updated_at), now)
             self._rotation_due_s = changed_s + defaults.NETWORK_KEY_ROTATION_S
 
     def note(self, kind: str, object_id: str) -> None:

@@ -21,6 +21,7 @@ from typing import TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from swarm import api, defaults
+from swarm.api.timestamps import nanoseconds
 from swarm.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted, SwarmError
 from swarm.ids import new_id
 from swarm.manager.service import Effect, Event
@@ -313,7 +314,7 @@ class LogBroker:
     def _is_new(self, subscription: _Subscription, line: api.LogMessage) -> bool:
         """Whether the reader does not have this line; notes its time."""
         node_id, task_id = line.context.node_id, line.context.task_id
-        at_ns = line.timestamp.ToNanoseconds()
+        at_ns = nanoseconds(line.timestamp)
         if at_ns <= subscription.drop_until_ns.get(node_id, {}).get(task_id, -1):
             return False
         if self._store.get(api.Task, task_id) is not None:

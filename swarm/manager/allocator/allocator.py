@@ -9,11 +9,12 @@ be served stays NEW and says why in Status.err; it is tried again when a service
 from __future__ import annotations
 
 from swarm import api
+from swarm.api.timestamps import stamp
 from swarm.manager.allocator import networks
 from swarm.manager.allocator.networks import NotAllocated
 from swarm.manager.allocator.ports import PortsExhausted, PortTable
 from swarm.manager.backlog import Backlog, earliest
-from swarm.manager.orchestrator.tasks import stamp
+from swarm.manager.networks import is_node_local
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
 
@@ -85,7 +86,7 @@ class AllocatorStage:
     def _allocate_network(self, tx: Tx, network_id: str) -> bool:
         """Node-local networks only need to say so."""
         network = tx.get(api.Network, network_id)
-        if network is None or not networks.is_node_local(network) or network.HasField("driver_state"):
+        if network is None or not is_node_local(network) or network.HasField("driver_state"):
             return True
         network = tx.edit(api.Network, network_id)
         network.driver_state.name = network.spec.driver_config.name

@@ -12,6 +12,7 @@ from certs.keys import MANAGER_ROLE
 from certs.tokens import new_unlock_key
 from swarm import api, defaults
 from swarm.api.extensions import NETWORK_KEYS, has_mark, marked
+from swarm.api.timestamps import seconds
 from swarm.manager.controlapi.common import annotation_tests, find_one, require, select, spec_labels, spec_name
 from swarm.manager.controlapi.validate import check_cluster, check_present
 from swarm.manager.external_ca import Answers
@@ -104,5 +105,5 @@ def expire_blacklist(cluster: api.Cluster, now: float) -> None:
     """Forget removed nodes whose certificates expired so long ago that they cannot be renewed. Changes ``cluster``."""
     for node_id in sorted(cluster.blacklisted_certificates):
         entry = cluster.blacklisted_certificates[node_id]
-        if entry.HasField("expiry") and entry.expiry.ToNanoseconds() / 1e9 < now - defaults.BLACKLIST_GRACE_S:
+        if entry.HasField("expiry") and seconds(entry.expiry) < now - defaults.BLACKLIST_GRACE_S:
             del cluster.blacklisted_certificates[node_id]

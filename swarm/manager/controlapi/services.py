@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from swarm import api, defaults
+from swarm.api.timestamps import set_seconds, stamp
 from swarm.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 from swarm.manager.controlapi.common import (
     Test,
@@ -24,9 +25,9 @@ from swarm.manager.controlapi.common import (
     spec_labels,
     spec_name,
 )
-from swarm.manager.controlapi.networks import ingress_network, is_ingress_network, is_predefined
-from swarm.manager.controlapi.validate import check_present, check_service, is_job
-from swarm.manager.orchestrator.tasks import stamp
+from swarm.manager.controlapi.validate import check_present, check_service
+from swarm.manager.networks import ingress_network, is_ingress, is_predefined, needs_ingress
+from swarm.manager.tasks import is_job
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
 
@@ -167,7 +168,7 @@ def insert_defaults(spec: api.ServiceSpec) -> None:
     if task.WhichOneof("runtime") == "container":
         container = task.container
         if not container.HasField("stop_grace_period"):
-            container.stop_grace_period.FromNanoseconds(int(defaults.STOP_GRACE_PERIOD_S * 1e9))
+            set_seconds(container.stop_grace_period, defaults.STOP_GRACE_PERIOD_S)
         container.pull_options.SetInParent()
         container.dns_config.SetInParent()
     task.resources.SetInParent()
@@ -175,13 +176,13 @@ def insert_defaults(spec: api.ServiceSpec) -> None:
     if not task.HasField("restart"):
         task.restart.condition = api.RestartPolicy.ANY
     if not task.restart.HasField("delay"):
-        task.restart.delay.FromNanoseconds(int(defaults.RESTART_DELAY_S * 1e9))
+        set_seconds(task.restart.delay, defaults.RESTART_DELAY_S)
     for name in ("update", "rollback"):
         config: api.UpdateConfig = getattr(spec, name)
         if not spec.HasField(name):
             config.parallelism = defaults.UPDATE_PARALLELISM
         if not config.HasField("monitor"):
-            config.monitor.FromNanoseconds(int(defaults.UPDATE_MONITOR_S * 1e9))
+            set_seconds(config.monitor, defaults.UPDATE_MONITOR_S)
 
 
 # --- checks against the cluster ------------------------------------------------------------------------------------
@@ -192,7 +193,7 @@ def _checked_spec(view: View, present: bool, spec: api.ServiceSpec) -> api.Servi
     check_service(spec)
     for target in _targets(spec):
         network = view.get(api.Network, target)
-        if network is not None and is_ingress_network(network):
+        if network is not None and is_ingress(network):
             name = network.spec.annotations.name
             raise InvalidArgument(f'Service cannot be explicitly attached to the ingress network "{name}"')
     return spec
@@ -233,11 +234,6 @@ def _check_ports(view: View, spec: api.ServiceSpec, service_id: str) -> None:
                 raise InvalidArgument(
                     f"port '{port.published_port}' is already in use by service {holder} as {taken_as}"
                 )
-
-
-def needs_ingress(spec: api.ServiceSpec) -> bool:
-    """Whether a service publishes a port through the routing mesh."""
-    return any(port.publish_mode == api.PortConfig.INGRESS for port in spec.endpoint.ports)
 
 
 def _check_ingress(view: View, spec: api.ServiceSpec) -> None:

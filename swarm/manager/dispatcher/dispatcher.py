@@ -24,6 +24,7 @@ from google.protobuf.message import Message
 
 from swarm import api, defaults
 from swarm.api import extensions
+from swarm.api.timestamps import seconds, set_seconds
 from swarm.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, SwarmError
 from swarm.manager.dispatcher.assignments import AssignmentSet
 from swarm.manager.dispatcher.nodes import Registrations
@@ -302,7 +303,7 @@ class Dispatcher:
         if cluster is not None:
             shared.network_bootstrap_keys.extend(cluster.network_bootstrap_keys)
             shared.RootCA = cluster.root_ca.ca_cert
-            period_s = cluster.spec.dispatcher.heartbeat_period.ToNanoseconds() / 1e9
+            period_s = seconds(cluster.spec.dispatcher.heartbeat_period)
             self._registrations.period_s = period_s if period_s > 0 else defaults.HEARTBEAT_PERIOD_S
         if shared == self._shared:
             return False
@@ -314,7 +315,7 @@ class Dispatcher:
         assert isinstance(call.request, api.HeartbeatRequest)
         period_s = self._registrations.heartbeat(node_id, call.request.session_id, self._now)
         response = api.HeartbeatResponse()
-        response.period.FromNanoseconds(int(period_s * 1e9))
+        set_seconds(response.period, period_s)
         effects: list[Effect] = [Reply(call.stream, response)]
         if extensions.has_mark(call.request, extensions.ENGINE_GONE):
             self._registrations.drop(node_id)

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from swarm import api, defaults
 from swarm.api.equality import same_description, same_status
+from swarm.api.timestamps import stamp
 from swarm.errors import InvalidArgument, SwarmError
 from swarm.manager.service import Effect, Write
 from swarm.manager.stage import DUE_NOW
@@ -64,7 +65,7 @@ class TaskReport:
         task.status.message = task.status.message[: defaults.STATUS_TEXT_CHARS_MAX]
         task.status.err = task.status.err[: defaults.STATUS_TEXT_CHARS_MAX]
         task.status.applied_by = self.own_node_id
-        task.status.applied_at.FromNanoseconds(int(tx.now * 1e9))
+        stamp(task.status.applied_at, tx.now)
         return 1
 
 

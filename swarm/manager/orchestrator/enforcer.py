@@ -9,13 +9,12 @@ state is set, not the desired one, so that the restart policy has its say.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from swarm import api, defaults
+from swarm.api.timestamps import stamp
+from swarm.manager import tasks as t
 from swarm.manager.backlog import Backlog
-from swarm.manager.orchestrator import tasks as t
-from swarm.manager.scheduler.constraint import node_matches, parse_stored
-from swarm.manager.scheduler.nodes import generic_of
+from swarm.manager.constraint import node_matches, parse_stored
+from swarm.manager.genericresource import Remaining
 from swarm.store.store import View
 from swarm.store.tx import Tx
 
@@ -68,7 +67,7 @@ class EnforcerStage:
                 status.state = api.REJECTED
                 status.message = MESSAGE
                 status.err = ERROR
-                t.stamp(status.timestamp, tx.now)
+                stamp(status.timestamp, tx.now)
         self._checked[node_id] = facts
         return True
 
@@ -82,7 +81,7 @@ class EnforcerStage:
         ]
         resources = node.description.resources
         cpus, memory = resources.nano_cpus, resources.memory_bytes
-        generic = _Generic(resources.generic)
+        generic = Remaining(resources.generic)
         out = []
         for task in sorted(tasks, key=lambda x: (t.created_at(x, tx.now), x.slot, x.id)):
             service = tx.get(api.Service, task.service_id) if task.service_id else None
@@ -100,24 +99,6 @@ class EnforcerStage:
             cpus -= reserved.nano_cpus
             memory -= reserved.memory_bytes
         return out
-
-
-class _Generic:
-    """Generic resources of a node while they are handed out."""
-
-    def __init__(self, resources: Iterable[api.GenericResource]) -> None:
-        self._left: dict[tuple[str, str], int] = {}
-        for kind, value, amount in generic_of(resources):
-            self._left[kind, value] = self._left.get((kind, value), 0) + amount
-
-    def take(self, assigned: Iterable[api.GenericResource]) -> bool:
-        """Take what a task was given; False, and nothing taken, when some of it is not there any more."""
-        wanted = generic_of(assigned)
-        if any(self._left.get((kind, value), 0) < amount for kind, value, amount in wanted):
-            return False
-        for kind, value, amount in wanted:
-            self._left[kind, value] -= amount
-        return True
 
 
 def _facts(node: api.Node) -> bytes:

@@ -11,8 +11,8 @@ rolling update any more.
 from __future__ import annotations
 
 from swarm import api
+from swarm.manager import tasks as t
 from swarm.manager.backlog import Backlog
-from swarm.manager.orchestrator import tasks as t
 from swarm.store.store import View
 from swarm.store.tx import Tx
 

@@ -11,8 +11,8 @@ good counts as done with, so that a job never spins.
 from __future__ import annotations
 
 from swarm import api
+from swarm.manager import tasks as t
 from swarm.manager.backlog import Backlog
-from swarm.manager.orchestrator import tasks as t
 from swarm.store.store import View
 from swarm.store.tx import Tx
 
@@ -48,7 +48,7 @@ class JobsStage:
                 self._global[service_id] = None
             else:
                 self._global.pop(service_id, None)
-            if service is not None and t.is_job(service):
+            if service is not None and t.is_job(service.spec):
                 self._jobs.mark(service_id)
         if noted["node"]:
             for service_id in self._global:
@@ -65,7 +65,7 @@ class JobsStage:
 
     def _reconcile(self, tx: Tx, service_id: str) -> bool:
         service = tx.get(api.Service, service_id)
-        if service is None or not t.is_job(service):
+        if service is None or not t.is_job(service.spec):
             return True
         iteration = service.job_status.job_iteration.index
         current: list[api.Task] = []

@@ -13,8 +13,9 @@ manager/controlapi/node.go orphanNodeTasks)
 from __future__ import annotations
 
 from swarm import api, defaults
+from swarm.api.timestamps import stamp
+from swarm.manager import tasks as t
 from swarm.manager.backlog import Backlog, Timers, earliest
-from swarm.manager.orchestrator import tasks as t
 from swarm.manager.stage import DUE_NOW
 from swarm.store.store import View
 from swarm.store.tx import Tx
@@ -110,7 +111,7 @@ class ReaperStage:
             orphan.status.Clear()
             orphan.status.state = api.ORPHANED
             orphan.status.message = ORPHANED_MESSAGE
-            t.stamp(orphan.status.timestamp, tx.now)
+            stamp(orphan.status.timestamp, tx.now)
         self._tasks[task_id] = None
 
     def _look(self, tx: Tx, task_id: str) -> bool:
@@ -135,7 +136,7 @@ class ReaperStage:
             if _may_go(task) and room:
                 tx.remove(api.Task, task_id)
             return room or not _may_go(task)
-        if service is not None and not t.is_job(service) and self._ends_or_begins(task):
+        if service is not None and not t.is_job(service.spec) and self._ends_or_begins(task):
             key = t.slot_of(service, task)
             self._examples[key] = task_id
             if self._batch.get(key) is None and key not in self._slots:

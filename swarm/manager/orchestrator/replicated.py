@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from swarm import api
+from swarm.manager import tasks as t
 from swarm.manager.backlog import Backlog
-from swarm.manager.orchestrator import tasks as t
 from swarm.store.store import View
 from swarm.store.tx import Tx
 

@@ -16,8 +16,8 @@ leader waits exactly as long as the old one would have.
 from __future__ import annotations
 
 from swarm import api, defaults
+from swarm.manager import tasks as t
 from swarm.manager.backlog import Backlog, Timers, earliest
-from swarm.manager.orchestrator import tasks as t
 from swarm.store.store import View
 from swarm.store.tx import Tx
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import struct
 
 from swarm import api, defaults
+from swarm.api.timestamps import seconds, stamp
+from swarm.manager import tasks as t
 from swarm.manager.backlog import earliest
-from swarm.manager.orchestrator import tasks as t
 from swarm.store.tx import Tx
 
 _UPDATING, _ROLLING_BACK = api.UpdateStatus.UPDATING, api.UpdateStatus.ROLLBACK_STARTED
@@ -54,11 +55,11 @@ class Rollout:
 
     @property
     def _delay_s(self) -> float:
-        return t.seconds(self._config.delay)
+        return seconds(self._config.delay)
 
     @property
     def _monitor_s(self) -> float:
-        return t.seconds(self._config.monitor) if self._config.HasField("monitor") else defaults.UPDATE_MONITOR_S
+        return seconds(self._config.monitor) if self._config.HasField("monitor") else defaults.UPDATE_MONITOR_S
 
     def _workers(self) -> int:
         parallelism = self._config.parallelism if self._has_config else defaults.UPDATE_PARALLELISM
@@ -96,7 +97,7 @@ class Rollout:
             status = tx.edit(api.Service, service.id).update_status
             status.state = _UPDATING
             status.message = "update in progress"
-            t.stamp(status.started_at, tx.now)
+            stamp(status.started_at, tx.now)
         return rollout
 
     @classmethod
@@ -115,7 +116,7 @@ class Rollout:
     def _take_over(self, tx: Tx, service: api.Service, key: str, slot: list[api.Task]) -> None:
         """Tasks of the new spec that were created since this began count as made by it: a former leader made them, or
         the restart stage, in the place of the one whose failure turned the update round."""
-        started = t.moment(service.update_status.started_at)
+        started = seconds(service.update_status.started_at)
         for task in slot:
             made = task.spec_version.index == self._version and t.created_at(task, tx.now) >= started
             if not made or task.status.state > api.RUNNING:
@@ -270,7 +271,7 @@ class Rollout:
         status = tx.edit(api.Service, self._service_id).update_status
         status.state = api.UpdateStatus.ROLLBACK_COMPLETED if self._rolling_back else api.UpdateStatus.COMPLETED
         status.message = "rollback completed" if self._rolling_back else "update completed"
-        t.stamp(status.completed_at, tx.now)
+        stamp(status.completed_at, tx.now)
 
     def _slots(self, tx: Tx, service: api.Service, everywhere: bool = False) -> dict[str, list[api.Task]]:
         """What stands for each slot that is to be updated; everywhere: or that should be, if its node took updates."""

@@ -17,8 +17,8 @@ remembered here, and a new leader derives it from the tasks' times.
 from __future__ import annotations
 
 from swarm import api
+from swarm.manager import tasks as t
 from swarm.manager.backlog import Backlog, Timers, earliest
-from swarm.manager.orchestrator import tasks as t
 from swarm.manager.orchestrator.rollout import PAUSED, Rollout
 from swarm.store.store import View
 from swarm.store.tx import Tx

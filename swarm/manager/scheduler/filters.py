@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from swarm import api
-from swarm.manager.scheduler.constraint import node_matches, parse_stored
-from swarm.manager.scheduler.nodes import NodeInfo, generic_of, host_ports
+from swarm.manager.constraint import node_matches, parse_stored
+from swarm.manager.genericresource import values_of
+from swarm.manager.scheduler.nodes import NodeInfo, host_ports
 
 Check = Callable[[NodeInfo, api.Node], bool]
 
@@ -83,7 +84,7 @@ class Pipeline:
 
 def _resources(reserved: api.Resources) -> Check | None:
     cpus, memory = reserved.nano_cpus, reserved.memory_bytes
-    wanted = generic_of(reserved.generic)
+    wanted = values_of(reserved.generic)
     if not (cpus or memory or wanted):
         return None
     discrete = all(resource.HasField("discrete_resource_spec") for resource in reserved.generic)

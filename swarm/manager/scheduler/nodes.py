@@ -4,7 +4,7 @@ Accounts are kept per task ID: account() takes back what was booked for that tas
 so repeated or spurious notes do no harm. Ready nodes stand in buckets by number of active tasks, so that the emptiest
 ones are found without looking at all.
 
-(swarmkit: manager/scheduler/{nodeinfo,nodeset}.go, api/genericresource)
+(swarmkit: manager/scheduler/{nodeinfo,nodeset}.go)
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from swarm import api, defaults
-from swarm.manager.orchestrator.tasks import status_at
+from swarm.manager.genericresource import GenericValues, values_of
+from swarm.manager.tasks import status_at
 
 Ports = tuple[tuple[int, int], ...]  # protocol, published port
-Generic = tuple[tuple[str, str, int], ...]  # kind, value of a named one or "", amount
 _Run = tuple[str, int]  # service ID, spec version
 
 
@@ -29,7 +29,7 @@ class Holding(NamedTuple):
     nano_cpus: int
     memory_bytes: int
     ports: Ports
-    generic: Generic
+    generic: GenericValues
 
 
 def host_ports(task: api.Task) -> Ports:
@@ -41,17 +41,6 @@ def host_ports(task: api.Task) -> Ports:
     )
 
 
-def generic_of(resources: Iterable[api.GenericResource]) -> Generic:
-    """Generic resources as plain values."""
-    out = []
-    for resource in resources:
-        if resource.HasField("named_resource_spec"):
-            out.append((resource.named_resource_spec.kind, resource.named_resource_spec.value, 1))
-        else:
-            out.append((resource.discrete_resource_spec.kind, "", resource.discrete_resource_spec.value))
-    return tuple(out)
-
-
 def holding_of(task: api.Task) -> Holding | None:
     """What the task takes from its node; None when it has none yet, or none any more."""
     if not task.node_id or not api.ASSIGNED <= task.status.state <= api.RUNNING:
@@ -61,7 +50,7 @@ def holding_of(task: api.Task) -> Holding | None:
         reserved = task.spec.resources.reservations
         cpus, memory = reserved.nano_cpus, reserved.memory_bytes
     ports = host_ports(task) if task.endpoint.ports else ()
-    generic = generic_of(task.assigned_generic_resources) if task.assigned_generic_resources else ()
+    generic = values_of(task.assigned_generic_resources) if task.assigned_generic_resources else ()
     return Holding(task.node_id, task.service_id, task.desired_state <= api.COMPLETE, cpus, memory, ports, generic)
 
 
@@ -113,7 +102,7 @@ class NodeInfo:
         named: list[str] = []
         amount = 0
         if self.node is not None:
-            for name, value, count in generic_of(self.node.description.resources.generic):
+            for name, value, count in values_of(self.node.description.resources.generic):
                 if name == kind and value:
                     if not self.generic.get((kind, value)):
                         named.append(value)
@@ -124,7 +113,7 @@ class NodeInfo:
     def claim(self, reservations: Iterable[api.GenericResource]) -> list[api.GenericResource]:
         """Free resources that satisfy the reservations, which were checked to fit; nothing is booked yet."""
         out = []
-        for kind, _, amount in generic_of(reservations):
+        for kind, _, amount in values_of(reservations):
             named, _ = self.free_generic(kind)
             if named:
                 out += [

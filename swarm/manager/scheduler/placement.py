@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from swarm import api, defaults
-from swarm.manager.scheduler.constraint import ENGINE_LABEL_PREFIX, NODE_LABEL_PREFIX
+from swarm.manager.constraint import ENGINE_LABEL_PREFIX, NODE_LABEL_PREFIX
 from swarm.manager.scheduler.filters import Pipeline
 from swarm.manager.scheduler.nodes import NodeInfo, NodeSet
 

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from swarm import api, defaults
+from swarm.api.timestamps import stamp
 from swarm.manager.backlog import Backlog, Timers, earliest
-from swarm.manager.orchestrator.tasks import GLOBAL, GLOBAL_JOB, mode_of, stamp, status_at
 from swarm.manager.scheduler.filters import Pipeline
 from swarm.manager.scheduler.nodes import NodeInfo, NodeSet
 from swarm.manager.scheduler.placement import Memory, Placement, place_on
+from swarm.manager.tasks import GLOBAL, GLOBAL_JOB, mode_of, status_at
 from swarm.store.store import View
 from swarm.store.tx import Tx
 

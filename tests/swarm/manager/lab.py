@@ -12,6 +12,7 @@ from random import Random
 from google.protobuf.message import Message
 
 from swarm import api
+from swarm.api.timestamps import stamp
 from swarm.manager.allocator.allocator import AllocatorStage
 from swarm.manager.backlog import Backlog
 from swarm.manager.leader import Leader
@@ -21,7 +22,6 @@ from swarm.manager.orchestrator.jobs import JobsStage
 from swarm.manager.orchestrator.reaper import ReaperStage
 from swarm.manager.orchestrator.replicated import ReplicatedStage
 from swarm.manager.orchestrator.restart import RestartStage
-from swarm.manager.orchestrator.tasks import stamp
 from swarm.manager.orchestrator.update import UpdateStage
 from swarm.manager.scheduler.scheduler import SchedulerStage
 from swarm.manager.service import Write

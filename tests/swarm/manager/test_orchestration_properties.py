@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swarm import api
+from swarm.manager import tasks as t
 from swarm.manager.allocator.allocator import AllocatorStage
-from swarm.manager.orchestrator import tasks as t
 from swarm.manager.scheduler.nodes import NodeSet
 from swarm.manager.scheduler.scheduler import SchedulerStage
 from swarm.store.tx import Tx
@@ -71,7 +71,7 @@ class Workload:
                 change |= {"update.failure": rng.choice(("pause", "continue", "rollback"))}
             commands.service(lab, "update", service.id, change)
         elif operation == "rollback" and service is not None and service.HasField("previous_spec"):
-            if not t.is_job(service):
+            if not t.is_job(service.spec):
                 commands.service(lab, "rollback", service.id, {})
         elif operation == "remove" and service is not None:
             commands.service(lab, "rm", service.id, {})
@@ -114,7 +114,7 @@ class Workload:
             else:
                 commands.node(self.lab, "up", name, {"availability": "active", "cpus": "8"})
         for service in list(self.lab.store.all(api.Service)):
-            if not t.is_job(service):
+            if not t.is_job(service.spec):
                 commands.service(self.lab, "update", service.id, {"image": "last"})
         self.lab.tick(600.0)
 
@@ -132,7 +132,7 @@ def test_the_cluster_converges_after_any_history(
     for service in store.all(api.Service):
         tasks = list(store.find(api.Task, "service", service.id))
         running = [task for task in tasks if task.status.state == api.RUNNING]
-        if t.is_job(service):
+        if t.is_job(service.spec):
             iteration = service.job_status.job_iteration.index
             done = {x.slot for x in tasks if x.status.state == api.COMPLETE and x.job_iteration.index == iteration}
             assert len(done) == 5

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from swarm import api, defaults
 from swarm.api.objects import slot_key
-from swarm.manager.scheduler.constraint import node_matches, parse_stored
+from swarm.api.timestamps import seconds, stamp
+from swarm.manager.constraint import node_matches, parse_stored
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
 
@@ -26,34 +25,18 @@ REPLICATED, GLOBAL, REPLICATED_JOB, GLOBAL_JOB = "replicated", "global", "replic
 _UP_TO_READY = range(api.READY, api.RUNNING + 1)
 
 
-# --- time ---------------------------------------------------------------------------------------------------------
-
-
-def stamp(timestamp: Timestamp, now: float) -> None:
-    """Set a timestamp to ``now`` (seconds since the epoch)."""
-    timestamp.seconds = int(now)
-    timestamp.nanos = int((now - int(now)) * 1e9)
-
-
-def moment(timestamp: Timestamp) -> float:
-    """A timestamp in seconds since the epoch."""
-    return timestamp.seconds + timestamp.nanos / 1e9
-
-
-def seconds(duration: Duration) -> float:
-    """A duration in seconds."""
-    return duration.seconds + duration.nanos / 1e9
+# --- times --------------------------------------------------------------------------------------------------------
 
 
 def created_at(task: api.Task, now: float) -> float:
     """When the task was created, in seconds; tasks of the pass in progress are created ``now``."""
-    return moment(task.meta.created_at) if task.meta.HasField("created_at") else now
+    return seconds(task.meta.created_at) if task.meta.HasField("created_at") else now
 
 
 def status_at(task: api.Task) -> float:
     """When the state was reached, by a manager's clock where known, in seconds."""
     status = task.status
-    return moment(status.applied_at if status.HasField("applied_at") else status.timestamp)
+    return seconds(status.applied_at if status.HasField("applied_at") else status.timestamp)
 
 
 # --- services and slots -------------------------------------------------------------------------------------------
@@ -64,9 +47,9 @@ def mode_of(service: api.Service | None) -> str | None:
     return None if service is None else service.spec.WhichOneof("mode")
 
 
-def is_job(service: api.Service) -> bool:
+def is_job(spec: api.ServiceSpec) -> bool:
     """Whether the service's tasks run to completion."""
-    return mode_of(service) in (REPLICATED_JOB, GLOBAL_JOB)
+    return spec.WhichOneof("mode") in (REPLICATED_JOB, GLOBAL_JOB)
 
 
 def last_wanted(task: api.Task) -> api.TaskState:
@@ -129,7 +112,7 @@ def task_template(tx: Tx, service: api.Service) -> api.Task:
         cluster = next(iter(tx.all(api.Cluster)), None)
         if cluster is not None and cluster.spec.task_defaults.HasField("log_driver"):
             task.log_driver.CopyFrom(cluster.spec.task_defaults.log_driver)
-    if is_job(service):
+    if is_job(service.spec):
         task.job_iteration.CopyFrom(service.job_status.job_iteration)
         task.desired_state = api.COMPLETE
     task.status.state = api.NEW
@@ -267,7 +250,7 @@ def should_restart(service: api.Service, task: api.Task, siblings: Iterable[api.
     condition = policy.condition if task.spec.HasField("restart") else api.RestartPolicy.ANY
     if condition == api.RestartPolicy.NONE:
         return False
-    if task.status.state == api.COMPLETE and (condition == api.RestartPolicy.ON_FAILURE or is_job(service)):
+    if task.status.state == api.COMPLETE and (condition == api.RestartPolicy.ON_FAILURE or is_job(service.spec)):
         return False
     if not policy.max_attempts:
         return True
