@@ -15,9 +15,12 @@ import ipaddress
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from swarm.address import PORT_MAX, join_host_port, parse_host_port
 
 DEFAULT_CONFIG_FILE = "/etc/sideswarm/daemon.json"
 DEFAULT_HOST = "unix:///run/sideswarm/docker.sock"
@@ -209,10 +212,11 @@ def _check(values: dict[str, Any], environment: dict[str, str]) -> Config:
 
 def host_and_port(text: str) -> tuple[str, int]:
     """ "ADDRESS:PORT" (no address: this host alone) in its two parts. Raises ConfigError."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f"--metrics-addr must be ADDRESS:PORT, not {text!r}")
-    return host.strip("[]") or "127.0.0.1", int(port)
+    try:
+        host, port = parse_host_port(text)
+    except ValueError:
+        raise ConfigError(f"--metrics-addr must be ADDRESS:PORT, not {text!r}") from None
+    return host or "127.0.0.1", port
 
 
 def _complete_tls(values: dict[str, Any], environment: dict[str, str]) -> None:
@@ -243,7 +247,7 @@ def _complete_host(host: str, tls: bool) -> str:
     kind, address, port = check_host(host, HTTPS_PORT if tls else HTTP_PORT)
     if kind == "unix":
         return f"unix://{address}"
-    return f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
+    return f"tcp://{join_host_port(address, port)}"
 
 
 def insecure_hosts(config: Config) -> list[tuple[str, str, str]]:
@@ -256,11 +260,13 @@ def insecure_hosts(config: Config) -> list[tuple[str, str, str]]:
 
 def _check_engine(engine: str) -> None:
     scheme, _, rest = engine.partition("://")
-    host, _, port = rest.rstrip("/").rpartition(":")
     if scheme == "unix" and rest.startswith("/"):
         return
-    if scheme == "tcp" and host and port.isdecimal() and 0 < int(port[:6]) < 65536:
-        return
+    if scheme == "tcp":
+        with suppress(ValueError):
+            host, port = parse_host_port(rest.rstrip("/"))
+            if host and port:
+                return
     raise ConfigError(f"bad engine {engine!r}: use unix:///path or tcp://HOST:PORT")
 
 
@@ -292,6 +298,6 @@ def check_host(host: str, default_port: int = HTTP_PORT) -> tuple[str, str, int]
             found = ipaddress.ip_address("127.0.0.1" if address in ("", "localhost") else address)
         except ValueError:
             raise ConfigError(f"bad host {host!r}: use tcp://ADDRESS:PORT with an IP address") from None
-        if int(port) < 65536:
+        if int(port) <= PORT_MAX:
             return "tcp", str(found), int(port)
     raise ConfigError(f"bad host {host!r}: use unix:///path or tcp://ADDRESS:PORT")

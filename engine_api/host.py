@@ -15,6 +15,7 @@ from engine_api.convert import address
 from engine_api.errors import ApiError
 from overlay.io import netlink
 from swarm import api
+from swarm.address import join_host_port, parse_host_port
 from swarm.errors import SwarmError
 from swarm.node.state import NodeState
 
@@ -67,19 +68,17 @@ def interfaces() -> list[address.Interface]:
 
 def with_self(state: NodeState) -> NodeState:
     """A first manager knows itself."""
-    host = f"[{state.advertise_host}]" if ":" in state.advertise_host else state.advertise_host
-    own = (state.node_id, f"{host}:{state.advertise_port}")
+    own = (state.node_id, join_host_port(state.advertise_host, state.advertise_port))
     return replace(state, managers=(own,))
 
 
 def address_towards(remote: str) -> str:
     """This host's address on the way to ``remote`` ("host:port"), without sending anything; empty: no such way."""
-    host, _, port = remote.rpartition(":")
-    host = host.strip("[]")
     try:
+        host, port = parse_host_port(remote)
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.setblocking(False)
-            probe.connect((host, int(port)))
+            probe.connect((host, port))
             return str(probe.getsockname()[0])
     except (OSError, ValueError):
         return ""
@@ -105,7 +104,7 @@ def start_error(error: BaseException, state: NodeState | None) -> str:
         return "manager stopped: it did not become the leader of its new cluster in time"
     text = str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.errno in _BIND_ERRORS and state is not None:
-        listen = address.join_host_port(state.listen_host, str(state.listen_port))
+        listen = join_host_port(state.listen_host, state.listen_port)
         text = f"{LISTEN_FAILED} {listen}: bind: {os.strerror(error.errno).lower()}"
     return f"manager stopped: {text}" if isinstance(error, OSError) else text
 

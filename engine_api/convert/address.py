@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Interface, ip_address, ip_in
 
 from engine_api.errors import ApiError, BadParameter
 from swarm import defaults
+from swarm.address import is_unspecified, join_host_port, split_host_port
 
 Address = IPv4Address | IPv6Address
 
@@ -52,20 +53,6 @@ class Endpoints:
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
-
-
-def join_host_port(host: str, port: str) -> str:
-    """``host:port``, IPv6 in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def split_host_port(addr: str) -> tuple[str, str] | None:
-    """Host and port of ``host:port`` or ``[v6]:port``; None when it has no port or is malformed."""
-    if addr.startswith("["):
-        host, bracket, port = addr[1:].partition("]")
-        return (host, port[1:]) if bracket and port.startswith(":") and ":" not in port[1:] else None
-    host, colon, port = addr.rpartition(":")
-    return (host, port) if colon and ":" not in host else None
 
 
 def with_port(addr: str, port: int = defaults.REMOTE_PORT) -> str:
@@ -248,7 +235,7 @@ def resolve_init(
         advertise_host, advertise_port = str(system_address(interfaces, managed_subnets())), listen_port
     data_path = resolve_data_path(data_path_addr, by_name)
     local = listen_host
-    if ip_address(listen_host).is_unspecified:
+    if is_unspecified(listen_host):
         local = advertise_host
         if not any(str(address) == advertise_host for i in interfaces for address in i.addresses):
             try:
@@ -270,5 +257,5 @@ def resolve_join(
             host, port = resolve_advertise(advertise_addr, listen_port, by_name)
         except BadParameter:
             host, port = "", ""
-    local = "" if ip_address(listen_host).is_unspecified else listen_host
+    local = "" if is_unspecified(listen_host) else listen_host
     return Endpoints(listen_host, listen_port, host, port, resolve_data_path(data_path_addr, by_name), host or local)

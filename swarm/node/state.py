@@ -77,8 +77,3 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("an address is no text")
     return value
-
-
-def host_port(host: str, port: int) -> str:
-    """ "ip:port", with brackets where the address needs them."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -22,6 +22,7 @@ from certs.keys import new_csr, new_private_key, private_key_pem
 from certs.root import RootCA
 from certs.tls import ClientTls, Credentials, client_context, server_context
 from swarm import api
+from swarm.address import parse_host_port
 from swarm.api.methods import METHODS, Method
 from swarm.grpc import frames as h2
 from swarm.grpc import wire
@@ -287,8 +288,7 @@ class Fort:
 
     @property
     def address(self) -> tuple[str, int]:
-        host, _, port = self.server.addresses[0].rpartition(":")
-        return host, int(port)
+        return parse_host_port(self.server.addresses[0])
 
     @property
     def cluster(self) -> api.Cluster:

@@ -23,6 +23,7 @@ from certs.stream import open_tls
 from certs.tls import ClientTls, OutsideValidity, client_context, verify_chain, verify_node
 from certs.validity import apart
 from swarm import api, defaults
+from swarm.address import parse_host_port
 from swarm.api.methods import METHODS
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc.flow import Limits
@@ -53,7 +54,6 @@ async def connect(
     now: this node's clock.
     """
     loop = asyncio.get_running_loop()
-    host, _, port = addr.rpartition(":")
     verified = tls is None or tls.roots_pem is not None
     authority = addr if tls is None else tls.server_name
     protocol = ClientProtocol(
@@ -63,14 +63,15 @@ async def connect(
         now=now,
     )
     try:
+        host, port = parse_host_port(addr)
         async with asyncio.timeout(timeout_s):
             if tls is None:
-                await loop.create_connection(lambda: protocol, host.strip("[]"), int(port))
+                await loop.create_connection(lambda: protocol, host, port)
             else:
                 await open_tls(
                     lambda: protocol,
-                    host.strip("[]"),
-                    int(port),
+                    host,
+                    port,
                     client_context(tls),
                     server_name=tls.server_name,
                     verify=_verifier(tls, now),

@@ -30,6 +30,7 @@ from certs.renewal import Failed, Renew, Renewal, Renewed, RenewNow, RightRole
 from certs.root import RootCA
 from certs.tls import ClientTls, Credentials, member_context
 from swarm import api, defaults
+from swarm.address import join_host_port
 from swarm.agent import events
 from swarm.agent.agent import Agent
 from swarm.errors import JoinUndecided, SwarmError, Unavailable
@@ -45,7 +46,7 @@ from swarm.io.process import Clock, Inbox, drive, within
 from swarm.manager import cluster
 from swarm.manager.root_rotation import trusted_roots
 from swarm.node.remotes import Remotes
-from swarm.node.state import NodeState, host_port
+from swarm.node.state import NodeState
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Peer
 
 log = structlog.get_logger()
@@ -284,7 +285,7 @@ class NodeProcess:
             node_id=self.state.node_id,
             cluster_id=self.state.cluster_id,
             # 0.0.0.0: whoever leads sees where we come from; an empty host means themselves to stock leaders
-            address=host_port(self.state.advertise_host or self.state.listen_host, self.state.advertise_port),
+            address=join_host_port(self.state.advertise_host or self.state.listen_host, self.state.advertise_port),
             listen_host=self.state.listen_host,
             listen_port=self.state.listen_port,
             raft_id=self.state.raft_id,
@@ -413,7 +414,7 @@ class NodeProcess:
         if not effect.manager_addr:
             if self.manager is None or self.state is None:
                 raise Unavailable("this node's manager is not running")
-            addr = host_port(self.state.advertise_host, self.state.advertise_port)
+            addr = join_host_port(self.state.advertise_host, self.state.advertise_port)
             peer = Peer(self.state.node_id, self.role, self.state.cluster_id, addr)
             return LocalLink(self.manager.local, peer)
         connection = await client.connect(effect.manager_addr, self._client_tls(), defaults.RPC_DIAL_TIMEOUT_S)

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from certs.tls import ClientTls, server_context
 from swarm import api, defaults
+from swarm.address import parse_host_port
 from swarm.errors import Code, DeadlineExceeded, InvalidArgument, SwarmError, Unavailable
 from swarm.grpc import frames as h2
 from swarm.grpc.authorize import ClusterAuthorizer, forwarding_metadata
@@ -357,8 +358,8 @@ async def test_our_certificate_of_another_root_fails_the_connect_and_is_logged_o
 async def test_a_renewed_stock_peer_without_alpn_is_served(authority: Authority, cluster: Served) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    host, _, port = cluster.address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    host, port = parse_host_port(cluster.address)
+    reader, writer = await asyncio.open_connection(host, port, ssl=context)
     writer.write(h2.PREFACE + h2.settings_frame({}))
     assert (await reader.readexactly(9))[3] == h2.SETTINGS
     writer.close()

@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from swarm import api, defaults
+from swarm.address import parse_host_port
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc import frames as h2
 from swarm.grpc.wire import frame_message
@@ -42,8 +43,8 @@ class Raw:
 
     @classmethod
     async def connect(cls, served: Served, greeting: bytes = h2.PREFACE + h2.settings_frame({})) -> Raw:
-        host, _, port = served.address.rpartition(":")
-        raw = cls(*await asyncio.open_connection(host, int(port)))
+        host, port = parse_host_port(served.address)
+        raw = cls(*await asyncio.open_connection(host, port))
         raw.writer.write(greeting)
         return raw
 
