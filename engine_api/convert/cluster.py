@@ -17,10 +17,7 @@ from engine_api.backend import LocalNode, LocalNodeState
 from engine_api.convert.fields import (
     DRIVER,
     META,
-    OMIT,
     ZERO_TIME,
-    Row,
-    Table,
     custom,
     data,
     duration,
@@ -39,6 +36,7 @@ from engine_api.convert.fields import (
 )
 from engine_api.convert.gotypes import BOOL, INTS, STRING, STRINGS, string_type
 from engine_api.convert.service import PLATFORM, RESOURCES
+from engine_api.convert.table import OMIT, Row, Table
 from engine_api.errors import BadParameter
 from swarm import api, defaults
 from swarm.api.timestamps import set_seconds

@@ -10,8 +10,6 @@ from typing import Any
 
 from engine_api.convert.fields import (
     DRIVER,
-    OMIT,
-    Table,
     custom,
     data,
     duration,
@@ -28,6 +26,7 @@ from engine_api.convert.fields import (
     wrapped,
 )
 from engine_api.convert.gotypes import BOOL, STRINGS, list_type, string_type
+from engine_api.convert.table import OMIT, Table
 from engine_api.errors import BadParameter
 from swarm import api
 

@@ -10,8 +10,6 @@ from typing import Any
 from engine_api.convert.fields import (
     DRIVER,
     META,
-    OMIT,
-    Table,
     custom,
     data,
     enum,
@@ -28,6 +26,7 @@ from engine_api.convert.fields import (
 )
 from engine_api.convert.gotypes import BYTES, string_type
 from engine_api.convert.service import GENERIC_RESOURCE, PORT_CONFIG, TASK_SPEC, VERSION
+from engine_api.convert.table import OMIT, Table
 from swarm import api
 from swarm.manager.networks import is_ingress
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from engine_api.convert.fields import Table, flag, many, strings, text
+from engine_api.convert.fields import flag, many, strings, text
+from engine_api.convert.table import Table
 from swarm import api
 
 _FIELD = descriptor_pb2.FieldDescriptorProto

@@ -11,9 +11,6 @@ from engine_api.convert.container import CONTAINER_SPEC
 from engine_api.convert.fields import (
     DRIVER,
     META,
-    OMIT,
-    Row,
-    Table,
     custom,
     duration,
     enum,
@@ -30,6 +27,7 @@ from engine_api.convert.fields import (
 )
 from engine_api.convert.gotypes import INTS, string_type
 from engine_api.convert.plugin import PLUGIN_SPEC, show_plugin
+from engine_api.convert.table import OMIT, Row, Table
 from engine_api.errors import ApiError, BadParameter
 from swarm import api
 

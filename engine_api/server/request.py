@@ -14,7 +14,7 @@ from aiohttp import web
 from google.protobuf.message import Message
 
 from engine_api.backend import Backend
-from engine_api.convert.fields import Table
+from engine_api.convert.table import Table
 from engine_api.server import decode
 from engine_api.server.dialect import ApiVersion, Dialect, dialect_of, parse_version
 from engine_api.server.fragments import Fragments
