@@ -61,13 +61,12 @@ class Backlog:
     """Marked objects, first come first served, each handled in a savepoint of its own.
 
     An object whose handling raises is put aside with growing pauses, so that one poisonous object stops nobody else.
-    ``reraise``: set by the tests, where such an exception is a failure.
     """
 
-    reraise = False
-
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, strict: bool = False) -> None:
+        """stage: its name, for the log. strict: such an exception is raised, because it should end a test."""
         self._stage = stage
+        self._strict = strict
         self._marked: dict[str, None] = {}
         self._failures: dict[str, int] = {}
         self._parked = Timers()
@@ -122,7 +121,7 @@ class Backlog:
                 self._marked[key] = None
 
     def _park(self, tx: Tx, key: str, error: Exception) -> None:
-        if self.reraise:
+        if self._strict:
             raise error
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         pause_s = min(defaults.STAGE_BACKOFF_BASE_S * 2 ** (failures - 1), defaults.STAGE_BACKOFF_MAX_S)

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from swarm import api
 from swarm.errors import NotTaken, SwarmError
-from swarm.manager.controlapi.clusters import update_cluster
+from swarm.manager.controlapi.clusters import UPDATE_CLUSTER, update_cluster
 from swarm.manager.external_ca import Answers, Outcome, Unanswered
 from swarm.manager.service import Ask, Effect, Event, Write
 from swarm.rpc import Call, Reply, StreamEnd
@@ -28,7 +28,7 @@ from swarm.store.store import Change
 class ClusterUpdates:
     """A Service: Control/UpdateCluster."""
 
-    methods = frozenset({"Control/UpdateCluster"})
+    methods = frozenset({UPDATE_CLUSTER})
 
     def __init__(self) -> None:
         self._asking: dict[int, None] = {}

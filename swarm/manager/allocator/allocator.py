@@ -24,16 +24,18 @@ PENDING_MESSAGE = "pending task scheduling"
 class AllocatorStage:
     """See the module; a Stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
         self.ports = PortTable()
         self._unread: dict[str, None] = {}  # services whose ports are to be read again
         self._noted: dict[str, None] = {}  # tasks
-        self._networks = Backlog("allocator/networks")
-        self._services = Backlog("allocator/services")
-        self._tasks = Backlog("allocator/tasks")
+        self._networks = Backlog("allocator/networks", self._strict)
+        self._services = Backlog("allocator/services", self._strict)
+        self._tasks = Backlog("allocator/tasks", self._strict)
         self._refused: dict[str, str] = {}  # service ID -> why it has no ports
         self._waiting: dict[str, None] = {}  # tasks that stay NEW
 

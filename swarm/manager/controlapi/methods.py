@@ -66,7 +66,7 @@ CONTROL: dict[str, Handler] = {
     "Control/RemoveNetwork": _write(networks.remove_network),
     "Control/GetCluster": _read(clusters.get_cluster),
     "Control/ListClusters": _read(clusters.list_clusters),
-    "Control/UpdateCluster": _write(clusters.update_cluster),
+    clusters.UPDATE_CLUSTER: _write(clusters.update_cluster),
     "Control/GetSecret": _read(secrets.get_secret),
     "Control/UpdateSecret": _write(secrets.update_secret),
     "Control/ListSecrets": _read(secrets.list_secrets),

@@ -25,11 +25,13 @@ ERROR = "assigned node no longer meets constraints"
 class EnforcerStage:
     """See the module; a Stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
-        self._nodes = Backlog("enforcer")
+        self._nodes = Backlog("enforcer", self._strict)
         self._checked: dict[str, bytes] = {}  # node ID -> what the last check depended on
 
     def rebuild(self, view: View, now: float) -> None:

@@ -27,13 +27,15 @@ _UNDECIDED = (  # the update stage is at work, or stopped so that somebody can l
 class GlobalStage:
     """See the module; a Stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
         self._services: dict[str, None] = {}  # the global ones that exist
         self._noted: dict[str, dict[str, None]] = {"service": {}, "node": {}, "task": {}}
-        self._pairs = Backlog("global")  # "<service> <node>"
+        self._pairs = Backlog("global", self._strict)  # "<service> <node>"
         self._changed_nodes: dict[str, None] = {}  # pairs whose node changed while their service did not
 
     def rebuild(self, view: View, now: float) -> None:

@@ -20,13 +20,15 @@ from swarm.store.tx import Tx
 class JobsStage:
     """See the module; a Stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
         self._noted: dict[str, dict[str, None]] = {"service": {}, "node": {}, "task": {}}
         self._global: dict[str, None] = {}  # global jobs that exist
-        self._jobs = Backlog("jobs")
+        self._jobs = Backlog("jobs", self._strict)
 
     def rebuild(self, view: View, now: float) -> None:
         """See Stage."""

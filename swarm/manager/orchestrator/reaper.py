@@ -31,14 +31,16 @@ def _may_go(task: api.Task) -> bool:
 class ReaperStage:
     """See the module; a Stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
         self._tasks: dict[str, None] = {}
         self._objects: dict[str, None] = {}  # "service <id>", "node <id>" that may be gone
         self._doomed: dict[str, str] = {}  # task ID -> what became of it: "service" or "node" is gone
-        self._slots = Backlog("reaper")  # slot keys of _examples whose history is to be checked
+        self._slots = Backlog("reaper", self._strict)  # slot keys of _examples whose history is to be checked
         self._examples: dict[str, str] = {}  # slot key -> ID of one of its tasks
         self._batch = Timers()
         self._limit: int | None = None

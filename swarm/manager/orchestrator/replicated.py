@@ -42,14 +42,16 @@ class _Slots:
 class ReplicatedStage:
     """See the module; a Stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
         self._services: dict[str, _Slots] = {}
         self._seen: dict[str, tuple[str, int, bool]] = {}  # task ID -> service ID, slot, live
         self._noted: dict[str, None] = {}
-        self._backlog = Backlog("replicated")
+        self._backlog = Backlog("replicated", self._strict)
 
     def rebuild(self, view: View, now: float) -> None:
         """See Stage."""

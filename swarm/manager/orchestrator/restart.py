@@ -27,13 +27,15 @@ _BY_ITSELF = (api.COMPLETE, api.FAILED, api.REJECTED, api.ORPHANED)
 class RestartStage:
     """See the module; a Stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
         self._tasks: dict[str, None] = {}
         self._nodes: dict[str, None] = {}
-        self._work = Backlog("restart")
+        self._work = Backlog("restart", self._strict)
         self._starts = Timers()
         self._waiting: dict[str, dict[str, None]] = {}  # slot key -> READY tasks in it
         self._slot_of: dict[str, str] = {}  # of the waiting tasks

@@ -27,12 +27,14 @@ from swarm.store.tx import Tx
 class UpdateStage:
     """See the module; a Stage. How far each service is, is a Rollout."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
         self._noted: dict[str, None] = {}
-        self._work = Backlog("update")
+        self._work = Backlog("update", self._strict)
         self._rollouts: dict[str, Rollout] = {}
         self._settled: dict[str, tuple[int, int]] = {}  # service ID -> spec version and update state found clean
         self._inherited: dict[str, None] = {}  # services as a former leader left them

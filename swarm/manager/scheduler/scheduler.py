@@ -43,7 +43,9 @@ class _Group:
 class SchedulerStage:
     """See the module; a Stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
@@ -52,8 +54,8 @@ class SchedulerStage:
         self._groups: dict[str, _Group] = {}
         self._group_of: dict[str, str] = {}
         self._preassigned: dict[str, int] = {}  # task ID -> generation of the last try
-        self._work = Backlog("scheduler/groups")
-        self._confirm = Backlog("scheduler/preassigned")
+        self._work = Backlog("scheduler/groups", self._strict)
+        self._confirm = Backlog("scheduler/preassigned", self._strict)
         self._retry = Timers()
         self._memories: dict[str, tuple[int, Memory]] = {}  # group key -> generation, nodes in order of preference
         self._generation = 0

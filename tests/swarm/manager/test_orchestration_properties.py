@@ -12,9 +12,10 @@ from swarm.manager import tasks as t
 from swarm.manager.allocator.allocator import AllocatorStage
 from swarm.manager.scheduler.nodes import NodeSet
 from swarm.manager.scheduler.scheduler import SchedulerStage
+from swarm.manager.stages import task_stages
 from swarm.store.tx import Tx
 from tests.swarm.manager import commands
-from tests.swarm.manager.lab import Lab, make_stages, report
+from tests.swarm.manager.lab import Lab, report
 
 ENDS = (api.FAILED, api.COMPLETE, api.REJECTED)
 SERVICES = ("web", "db", "agent", "batch")
@@ -152,7 +153,7 @@ def test_running_the_stages_again_changes_nothing(seed: int, operations: list[tu
         work.perform(operation, pick)
     lab = work.lab
     lab.tick(0.01)  # groups that wait for a node try again after a tiny pause
-    for _, stage in make_stages():
+    for _, stage in task_stages(strict=True):
         tx = Tx(lab.store, lab.now, lab.rng)
         stage.rebuild(lab.store, lab.now)
         names = [("service", x.id) for x in lab.store.all(api.Service)]
