@@ -65,7 +65,7 @@ log = structlog.get_logger()
 
 
 class Cluster:
-    """The back end of the swarm routes (engine_api.backend.Backend)."""
+    """The back end of the swarm routes (engine_api.backend.SwarmBackend)."""
 
     def __init__(self, config: Config, engine: EngineClient, on_changes: Callable[[Sequence[Change]], None]) -> None:
         self._config = config
@@ -158,7 +158,7 @@ class Cluster:
     # --- state -----------------------------------------------------------------------------------------------------
 
     def local(self) -> LocalNode:
-        """See Backend.local."""
+        """See SwarmBackend.local."""
         node = self._node
         if self._locked:
             return LocalNode(LocalNodeState.LOCKED, node_addr=self._local_addr, error=LOCKED)
@@ -184,7 +184,7 @@ class Cluster:
         return (state.advertise_host or state.local_addr) if state is not None else self._local_addr
 
     def require_manager(self) -> None:
-        """See Backend.require_manager."""
+        """See SwarmBackend.require_manager."""
         if self._locked:
             raise ServiceUnavailable(LOCKED)
         if self._node is None or self._error:
@@ -193,7 +193,7 @@ class Cluster:
             raise ServiceUnavailable(PREPARING if self._node.role == MANAGER_ROLE else WORKER)
 
     async def call(self, method: str, request: Message) -> Message:
-        """See Backend.call."""
+        """See SwarmBackend.call."""
         self.require_manager()
         assert self._node is not None
         assert self._node.manager is not None
@@ -204,7 +204,7 @@ class Cluster:
             raise SwarmError(error.message) from error
 
     def stream(self, method: str, request: Message) -> AsyncIterator[Message]:
-        """See Backend.stream."""
+        """See SwarmBackend.stream."""
         self.require_manager()
         assert self._node is not None
         assert self._node.manager is not None
@@ -213,7 +213,7 @@ class Cluster:
     # --- init ------------------------------------------------------------------------------------------------------
 
     async def init(self, request: InitRequest) -> str:
-        """See Backend.init."""
+        """See SwarmBackend.init."""
         if request.force_new_cluster and self._locked:
             raise ServiceUnavailable(LOCKED)
         if request.force_new_cluster and (self._node is not None or self._error):
@@ -340,7 +340,7 @@ class Cluster:
     # --- join ------------------------------------------------------------------------------------------------------
 
     async def join(self, request: JoinRequest) -> None:
-        """See Backend.join."""
+        """See SwarmBackend.join."""
         self._refuse_if_in_swarm()  # at once: another join may be holding the lock for as long as it takes
         async with self._changing:
             self._refuse_if_in_swarm()
@@ -408,7 +408,7 @@ class Cluster:
     # --- leave -----------------------------------------------------------------------------------------------------
 
     async def leave(self, force: bool) -> None:
-        """See Backend.leave."""
+        """See SwarmBackend.leave."""
         if self._joining is not None and not self._joining.done():
             self._joining.cancel()
             await asyncio.gather(self._joining, return_exceptions=True)
@@ -456,7 +456,7 @@ class Cluster:
         return start + SUPPRESS
 
     async def unlock(self, key: str) -> None:
-        """See Backend.unlock."""
+        """See SwarmBackend.unlock."""
         async with self._changing:
             if not self._locked:
                 self.require_manager()
