@@ -81,7 +81,7 @@ def stolen(directory: str) -> Credentials | None:
     return Credentials((Path(directory) / "swarm-node.crt").read_bytes(), private_key_pem(key))
 
 
-async def _connect(address: str, credentials: Credentials | None) -> client.Connection:
+async def _connect(address: str, credentials: Credentials | None) -> client.ClientConnection:
     return await client.connect(address, ClientTls("swarm-manager", None, credentials), CALL_TIMEOUT_S)
 
 

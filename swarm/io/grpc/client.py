@@ -46,7 +46,7 @@ async def connect(
     limits: Limits | None = None,
     silence_s: float = 0.0,
     now: Callable[[], float] = time.time,
-) -> Connection:
+) -> ClientConnection:
     """Connect to "ip:port"; tls None: without TLS. Raises Unavailable with the texts that Go's peers print.
 
     silence_s: the connection is lost when the peer's host confirms nothing of what was sent for so long, so that after
@@ -86,7 +86,7 @@ async def connect(
         if isinstance(error, OSError | CertsError | ValueError):  # TimeoutError and ssl.SSLError are OSErrors
             raise _dial_error(addr, error) from error
         raise
-    return Connection(protocol)
+    return ClientConnection(protocol)
 
 
 def _verifier(tls: ClientTls, now: Callable[[], float]) -> Callable[[list[bytes]], None] | None:
@@ -134,7 +134,7 @@ def _dial_error(addr: str, error: Exception) -> Unavailable:
     return Unavailable(f'connection error: desc = "transport: {text}"')
 
 
-class Connection:
+class ClientConnection:
     """One connection. All methods are for the loop in which it was made."""
 
     def __init__(self, protocol: ClientProtocol) -> None:

@@ -64,7 +64,7 @@ _STATES_SIGNED = (api.IssuanceStatus.ISSUED, api.IssuanceStatus.ROTATE)
 
 
 class Connection(Protocol):
-    """What is used of swarm.io.grpc.client.Connection."""
+    """What is used of swarm.io.grpc.client.ClientConnection."""
 
     async def unary(self, method: str, request: Message, timeout_s: float | None = None) -> Message:
         """One call; raises SwarmError."""

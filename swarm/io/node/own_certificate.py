@@ -95,7 +95,7 @@ class _Inside:
         return self
 
     async def unary(self, method: str, request: Message, timeout_s: float | None = None) -> Message:
-        """As rpc_client.Connection.unary."""
+        """As ClientConnection.unary."""
         return await self._manager.local.unary(
             method, request, timeout_s or defaults.CERTIFICATE_CALL_TIMEOUT_S, self._peer
         )
