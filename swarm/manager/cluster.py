@@ -1,6 +1,6 @@
 """The cluster object: what a new cluster contains, and the keys of its networks.
 
-bootstrap stages everything that a cluster is born with. ClusterStage keeps up what must always be there: the
+bootstrap stages everything that a new cluster contains. ClusterStage maintains what must always be there: the
 node-local networks "bridge" and "host", which services may name, and the keys of the networks (network_keys.py), which
 change every twelve hours.
 
@@ -131,7 +131,7 @@ def _manager_node(node_id: str, vxlan_port: int, csr: bytes, certificate_pem: by
 
 
 def create_predefined_networks(tx: Tx) -> None:
-    """Stage the twins of each node's own "bridge" and "host" networks, unless networks of these names exist."""
+    """Stage networks that stand for each node's own "bridge" and "host", unless networks of these names exist."""
     for name, driver in PREDEFINED_NETWORKS:
         if next(tx.find(api.Network, "name", name), None) is not None:
             continue
@@ -148,8 +148,8 @@ def create_predefined_networks(tx: Tx) -> None:
 class ClusterStage:
     """A Stage: predefined networks and network keys.
 
-    The time of the last key change is not stored by itself. The cluster object's last change is no earlier, so a new
-    leader counts the twelve hours from there: frequent elections do not keep keys from changing.
+    The time of the last key change is not stored. The last change of the cluster object is no earlier, so a new leader
+    counts the twelve hours from there; frequent elections do not keep the keys from changing.
     """
 
     def __init__(self, cluster_id: str) -> None:
@@ -177,7 +177,7 @@ class ClusterStage:
             return
         cluster = tx.get(api.Cluster, self._cluster_id)
         if cluster is None:
-            self._check = False  # its birth will be noted
+            self._check = False  # it will be noted when it is created
             return
         if self._check:
             self._check = False
@@ -191,7 +191,7 @@ class ClusterStage:
             log.info("cluster.network_keys_rotated", cluster=self._cluster_id)
 
     def deadline(self) -> float | None:
-        """When the keys change next; at once while the first look is due."""
+        """When the keys change next; at once until the first check."""
         return DUE_NOW if self._check else self._rotation_due_s
 
     def _complete(self, tx: Tx, cluster: api.Cluster) -> None:

@@ -59,7 +59,7 @@ def parse(expressions: Iterable[str]) -> list[Constraint]:
 
 
 def parse_stored(expressions: Sequence[str]) -> list[Constraint]:
-    """As parse, for specs that are stored already: what cannot be read (older versions let it pass) binds nobody."""
+    """As parse, for specs that are stored already. Older versions stored bad expressions; such a list has no effect."""
     if not expressions:
         return []
     try:

@@ -1,9 +1,10 @@
-"""Service logs: what an API client asks for becomes subscriptions at the nodes; what they publish goes back to it.
+"""Service logs: a request of an API client becomes subscriptions at nodes, and what they publish goes to the client.
 
 Theory of operation. SubscribeLogs names services, tasks and nodes; the store says on which nodes those are. Each such
-node that listens gets a SubscriptionMessage, opens PublishLogs and sends lines, which are passed on at once: nothing is
-kept here. Without follow a reader's stream ends when every node closed its publication, with a warning for those that
-could not; with follow it ends when the reader goes, and nodes join as tasks of the selected services reach them.
+node that listens gets a SubscriptionMessage, opens PublishLogs and sends lines, which are passed on at once and not
+kept here. Without follow, a reader's stream ends when every node has closed its publication; nodes that could not
+publish are named in a warning. With follow, it ends when the reader goes; nodes are added as tasks of the selected
+services reach them.
 
 A node that loses its connection is asked again when it listens again, under a new subscription ID (agents ignore an ID
 that they know) and only for what came after the last line; lines that were passed on before are dropped by their time.
@@ -53,7 +54,7 @@ class _Subscription:
         return not self.options.follow and all(node_id in self.done for node_id in self.nodes)
 
     def error(self) -> SwarmError | None:
-        """What the reader must know about what is missing."""
+        """The warning for the reader about logs that are missing."""
         reasons = [*self.errors, *(f"task {task_id} has not been scheduled" for task_id in self.unscheduled)]
         if not reasons:
             return None
@@ -351,7 +352,7 @@ class LogBroker:
         return []
 
     def _publication_failed(self, publication_stream: int, error: SwarmError) -> list[Effect]:
-        """A node sent what it may not: that is the end of its part."""
+        """End a publication in which the node sent something that it may not send."""
         publication = self._publications.pop(publication_stream, None)
         stream = self._readers.get(publication.wire_id) if publication is not None else None
         return (

@@ -1,9 +1,9 @@
-"""Tasks as the orchestrators see them: new ones, slots, whether one is up to date, whether one is replaced.
+"""Facts about tasks that all stages share: times, slots, creation, whether one is up to date, whether one restarts.
 
-A *slot* holds the tasks that stand in for one another: those with one slot number of a replicated service or job, or
-those on one node of a global one. Its key is a string, ``<service>/<number>`` or ``<service>@<node>``.
-How often a slot was restarted is counted from the tasks that the store still has (the reaper keeps as many as the
-policy needs), so every leader counts the same.
+A *slot* holds the tasks that replace one another: those with one slot number of a replicated service or job, or those
+on one node of a global one. Its key is a string, ``<service>/<number>`` or ``<service>@<node>``. Restarts of a slot are
+counted from the tasks that the store still has (the reaper keeps as many as the policy needs), so every leader counts
+the same.
 
 (swarmkit: manager/orchestrator/{task,slot,service}.go, taskinit/init.go, restart/restart.go, api/naming/naming.go)
 """
@@ -29,12 +29,12 @@ _UP_TO_READY = range(api.READY, api.RUNNING + 1)
 
 
 def created_at(task: api.Task, now: float) -> float:
-    """When the task was created, in seconds; tasks of the pass in progress are created ``now``."""
+    """When the task was created, in seconds since the epoch; ``now`` for tasks of the pass in progress."""
     return seconds(task.meta.created_at) if task.meta.HasField("created_at") else now
 
 
 def status_at(task: api.Task) -> float:
-    """When the state was reached, by a manager's clock where known, in seconds."""
+    """When the task reached its state, in seconds since the epoch: by a manager's clock, or else by the agent's."""
     status = task.status
     return seconds(status.applied_at if status.HasField("applied_at") else status.timestamp)
 
@@ -53,12 +53,12 @@ def is_job(spec: api.ServiceSpec) -> bool:
 
 
 def last_wanted(task: api.Task) -> api.TaskState:
-    """The highest state that is no failure of the task: COMPLETE for jobs, RUNNING for others."""
+    """The last state in which the task has not failed: COMPLETE for jobs, RUNNING for others."""
     return api.COMPLETE if task.HasField("job_iteration") else api.RUNNING
 
 
 def is_wanted(task: api.Task) -> bool:
-    """Whether the task is meant to work, now or soon."""
+    """Whether the task is meant to run, now or later."""
     return task.desired_state <= last_wanted(task)
 
 
@@ -129,7 +129,7 @@ def new_task(
     ready: bool = False,
     template: api.Task | None = None,
 ) -> api.Task:
-    """Stage a new task. ready: it shall prepare and then wait for its start. template: to make many alike."""
+    """Stage a new task. ready: the task prepares and then waits for its start. template: see task_template."""
     task = task_template(tx, service) if template is None else copy_of(template)
     task.id = tx.new_id()
     task.slot = slot
@@ -140,9 +140,9 @@ def new_task(
 
 
 def lower(tx: Tx, task_id: str, desired: api.TaskState) -> bool:
-    """Take a task out of service: desired state SHUTDOWN or REMOVE. Never goes back.
+    """Set desired state SHUTDOWN or REMOVE, unless the task has that or a later one already.
 
-    Answers whether anything changed.
+    Returns whether anything changed.
     """
     task = tx.get(api.Task, task_id)
     if task is None or task.desired_state >= desired:
@@ -188,7 +188,7 @@ def is_task_dirty(service: api.Service, task: api.Task, node: api.Node | None) -
 
 
 class DirtyCheck:
-    """is_task_dirty for many tasks of one service: what follows from the spec version alone is found out once."""
+    """is_task_dirty for many tasks of one service; what depends on the spec version alone is compared only once."""
 
     def __init__(self, service: api.Service) -> None:
         self._service = service
@@ -208,7 +208,7 @@ class DirtyCheck:
         return known
 
     def _depends_on_task(self, task: api.Task) -> bool:
-        """Whether tasks of this version may differ: by their node or by having their image already."""
+        """Whether the answer may differ among tasks of this version, by their node or by having their image already."""
         wanted, spec = self._service.spec.task, task.spec
         return not (_same(wanted, spec, "placement") and _same(wanted.container, spec.container, "pull_options"))
 
@@ -226,8 +226,8 @@ def restart_delay_s(task: api.Task) -> float:
 def _restarts(task: api.Task, siblings: Iterable[api.Task], now: float) -> list[float]:
     """When tasks of this slot and this spec version were created as replacements, oldest first.
 
-    Only the unbroken run of the version up to the newest task counts: after a rollback to a version that failed long
-    ago it starts afresh.
+    Only the unbroken run of the version up to this task counts: after a rollback to a version that failed long ago, the
+    count begins again.
     """
     history = sorted(siblings, key=lambda t: (created_at(t, now), t.id == task.id, t.meta.version.index, t.id))
     while history and history[-1].id != task.id:
@@ -263,9 +263,9 @@ def should_restart(service: api.Service, task: api.Task, siblings: Iterable[api.
 
 
 def updatable_tasks(service: api.Service, tasks: Sequence[api.Task], now: float) -> list[api.Task]:
-    """What stands for a slot: its live tasks, or else its newest one if the policy leaves it at that.
+    """The tasks that represent a slot: its live ones, or else its newest one if the policy does not restart it.
 
-    During a rollback ended tasks do not stand for their slot, so that a rollback always fills all slots again.
+    During a rollback, ended tasks do not count, so that the rollback fills all slots again.
     """
     live = [task for task in tasks if is_wanted(task)]
     if live or not tasks:

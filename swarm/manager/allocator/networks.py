@@ -1,7 +1,7 @@
 """Which networks a task attaches to, and its addresses there.
 
 Node-local networks (host, bridge, macvlan, ipvlan) need nothing from the cluster: the attachment is a copy of the
-network. Networks with addresses of the cluster are attached by address_of, the one place that gives addresses.
+network. For other networks the cluster chooses the addresses; only address_of gives them out.
 
 (swarmkit: manager/allocator/network.go; moby: daemon/libnetwork/cnmallocator)
 """
@@ -20,15 +20,17 @@ class NotAllocated(Exception):
 
 
 def configs_of(task_spec: api.TaskSpec, service: api.Service | None) -> Sequence[api.NetworkAttachmentConfig]:
-    """Networks asked for; the place in the service spec is deprecated and counts if the task spec has none."""
+    """The networks that a task asks for. The deprecated list of the service spec counts if the task spec has none."""
     if task_spec.networks or service is None:
         return task_spec.networks
     return service.spec.networks
 
 
 def virtual_ips(view: View, service: api.Service) -> list[api.Endpoint.VirtualIP]:
-    """The service's virtual IPs: those it has, less the ones of node-local networks it left; a node-local network
-    that it is attached to stands there without an address, as nodes of other makes expect it."""
+    """The service's virtual IPs: those it has, without the node-local networks that it left.
+
+    A node-local network that it is attached to is listed without an address, as stock nodes expect it.
+    """
     attached: dict[str, None] = {}
     if service.spec.endpoint.mode == api.EndpointSpec.VIP:
         attached = {config.target: None for config in configs_of(service.spec.task, service)}

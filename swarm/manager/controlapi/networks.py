@@ -69,7 +69,7 @@ def _check_ingress_unused(view: View) -> None:
 
 
 def create_network(tx: Tx, request: api.CreateNetworkRequest) -> api.CreateNetworkResponse:
-    """CreateNetwork: checked as SwarmKit does, then refused, since there is no overlay data plane yet."""
+    """CreateNetwork: checked as SwarmKit does, then refused, because there is no overlay data plane yet."""
     check_present(request.HasField("spec"))
     check_network(request.spec)
     if request.spec.ingress:

@@ -1,4 +1,4 @@
-"""Services: create, read, update with roll-back, remove, and the counts of running tasks that lists show.
+"""Services: create, read, update with rollback, remove, and the counts of running tasks that lists show.
 
 Removing a service removes the object only; the orchestrators see its tasks without a service and end them.
 
@@ -42,7 +42,7 @@ def create_service(tx: Tx, request: api.CreateServiceRequest) -> api.CreateServi
     _check_references(tx, spec)
     name = spec.annotations.name
     if next(tx.find(api.Service, "name", name.lower()), None) is not None:
-        # Both halves of this text are matched on by clients of different age.
+        # Older and newer clients match on different halves of this text.
         raise AlreadyExists(f"name conflicts with an existing object: service {name} already exists")
     refuse_missing_networking(tx, spec)
     service = api.Service(id=tx.new_id(), spec=spec)
@@ -93,7 +93,7 @@ def update_service(tx: Tx, request: api.UpdateServiceRequest) -> api.UpdateServi
 
 
 def _roll_back(service: api.Service, now: float) -> None:
-    """Swap the spec with the previous one; done twice, it leads back again."""
+    """Swap the spec with the previous one; a second rollback restores it."""
     spec, version = copy_of(service.spec), copy_of(service.spec_version)
     service.spec.CopyFrom(service.previous_spec)
     service.previous_spec.CopyFrom(spec)
@@ -163,7 +163,7 @@ def _status(view: View, service_id: str) -> api.ListServiceStatusesResponse.Serv
 
 
 def insert_defaults(spec: api.ServiceSpec) -> None:
-    """Write into a spec what applies where the user said nothing. Changes ``spec``."""
+    """Fill in the defaults that apply where the user said nothing. Changes ``spec``."""
     task = spec.task
     if task.WhichOneof("runtime") == "container":
         container = task.container
@@ -214,7 +214,7 @@ def _published(ports: Iterable[api.PortConfig], mode: int) -> set[_Port]:
 
 
 def _check_ports(view: View, spec: api.ServiceSpec, service_id: str) -> None:
-    """Refuse a published port that another service has: host ports may be shared, the scheduler keeps them apart."""
+    """Refuse a published port that another service has. Host ports may be shared: the scheduler keeps them apart."""
     ingress = _published(spec.endpoint.ports, api.PortConfig.INGRESS)
     host = _published(spec.endpoint.ports, api.PortConfig.HOST)
     if not ingress and not host:
@@ -258,9 +258,9 @@ def _name(obj: api.Secret | api.Config | None) -> str | None:
 
 
 def refuse_missing_networking(view: View, spec: api.ServiceSpec) -> None:
-    """Refuse what needs the overlay data plane, which does not exist yet. To be deleted with its two calls.
+    """Refuse what needs the overlay data plane, which does not exist yet; then this function and its two calls can go.
 
-    Comes after everything that stock SwarmKit checks, so that a mistake is reported as such.
+    It is called after all checks of stock SwarmKit, so that mistakes are reported as in stock.
     """
     if needs_ingress(spec):
         raise Unimplemented(

@@ -60,7 +60,7 @@ def checked_nanoseconds(duration: Duration) -> int:
 
 
 def check_service(spec: api.ServiceSpec) -> None:
-    """Everything about a service that can be said without looking at the cluster."""
+    """The checks of a service that do not depend on the cluster."""
     check_annotations(spec.annotations)
     check_task(spec.task)
     _check_mode(spec)
@@ -124,7 +124,7 @@ def _check_generic(spec: api.GenericRuntimeSpec) -> None:
 def _check_mode(spec: api.ServiceSpec) -> None:
     mode = spec.WhichOneof("mode")
     require(mode, "Unrecognized service mode")
-    # A negative number of a careless client arrives here as an enormous one.
+    # A negative number arrives here as an enormous one.
     if mode == "replicated":
         require(spec.replicated.replicas <= _INT64_MAX, "Number of replicas must be non-negative")
     elif mode == "replicated_job":

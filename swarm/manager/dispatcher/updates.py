@@ -1,8 +1,9 @@
-"""What agents report and timers find, on its way into the store: a few items per object, one write at a time.
+"""The dispatcher's changes of the store: reports of agents and expired timers, collected and written in batches.
 
-Theory of operation. Items are keyed by their object; a later one replaces an earlier one that still waits. A write
-takes everything that waits, works through it for as long as the pass has room, and follows itself with what is left.
-Callers are answered when the last item of their write is committed. While one write is under way the next one collects.
+Theory of operation. Items are keyed by their object; a later item replaces an earlier one that still waits. A write
+takes all items that wait, applies them as long as the pass has room, and is followed by a write for the rest. Callers
+are answered when the last item of their write is committed. Items that come while a write is under way wait for the
+next one.
 
 (swarmkit: manager/dispatcher/dispatcher.go, processUpdates)
 """
@@ -70,7 +71,7 @@ class TaskReport:
 
 
 def check_status(status: api.TaskStatus) -> None:
-    """Raises InvalidArgument for a status that would be of harm in the store, where everybody reads it."""
+    """Raises InvalidArgument for a status that would do harm in the store, where all components read it."""
     if status.state not in api.TaskState.values():
         raise InvalidArgument(f"unknown task state {status.state}")
     at = status.timestamp
@@ -87,8 +88,8 @@ _SECONDS_MAX = 253_402_300_799  # the end of the year 9999, as far as timestamps
 def is_news(known: api.TaskStatus, reported: api.TaskStatus) -> bool:
     """Whether a reported status changes what is known: not an older one, not the same again.
 
-    What has ended keeps the state in which it did: an agent that lost its power may not know how that was, and finds
-    a dead container.
+    A task that has ended keeps its state. An agent that restarts after a power failure may not know how its task ended,
+    and finds only a dead container.
     """
     if known.state > api.RUNNING and reported.state != known.state:
         return False
@@ -159,7 +160,7 @@ class VolumeUnpublished:
 
 @dataclass(frozen=True, slots=True)
 class Orphaned:
-    """A node was down for so long that nobody can say what became of its tasks."""
+    """A node was down for so long that its tasks are given up."""
 
     node_id: str
 

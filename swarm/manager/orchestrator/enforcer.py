@@ -1,8 +1,8 @@
-"""Stage: evicts what no longer fits its node.
+"""Stage: evicts tasks that no longer fit their node.
 
-When labels or resources of an active node change, tasks there that do not meet the constraints of their service any
-more, or for which there is not enough left, become REJECTED; the orchestrators then put them elsewhere. The observed
-state is set, not the desired one, so that the restart policy has its say.
+When labels or resources of an active node change, tasks that no longer meet the constraints of their service, or for
+which the resources do not suffice, become REJECTED; the orchestrators then replace them on other nodes. The stage sets
+the observed state and not the desired one, so that the restart policy applies.
 
 (swarmkit: manager/orchestrator/constraintenforcer/constraint_enforcer.go)
 """
@@ -61,7 +61,7 @@ class EnforcerStage:
         facts = _facts(node)
         if self._checked.get(node_id) == facts:
             return True
-        if node.spec.availability == api.NodeSpec.ACTIVE:  # of a drained node all tasks go, of a paused one none
+        if node.spec.availability == api.NodeSpec.ACTIVE:  # a drained node loses all its tasks, a paused one none
             for task_id in self._misfits(tx, node):
                 if not tx.room():
                     return False
@@ -75,7 +75,7 @@ class EnforcerStage:
 
     @staticmethod
     def _misfits(tx: Tx, node: api.Node) -> list[str]:
-        """Tasks that have to go, resources being given to the tasks in the order of their creation."""
+        """IDs of the tasks to reject. Tasks get the node's resources in the order of their creation."""
         tasks = [
             task
             for task in tx.find(api.Task, "node", node.id)
@@ -104,7 +104,7 @@ class EnforcerStage:
 
 
 def _facts(node: api.Node) -> bytes:
-    """What a check looks at, apart from the tasks."""
+    """Everything of the node that a check depends on."""
     copy = api.Node(id=node.id, role=node.role)
     copy.spec.CopyFrom(node.spec)
     copy.description.CopyFrom(node.description)

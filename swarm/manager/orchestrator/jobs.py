@@ -1,9 +1,9 @@
 """Stage: jobs, whose tasks run to completion.
 
-Replicated: slots 0 to TotalCompletions - 1, each until one of its tasks is complete, at most MaxConcurrent at a time.
-Global: once on every node that fits, also on nodes that come later. An update of the service starts a new iteration;
-what is left of older ones is removed. Failed tasks are replaced by the restart stage; a slot whose task failed for
-good counts as done with, so that a job never spins.
+A replicated job works through the slots 0 to TotalCompletions - 1, at most MaxConcurrent at a time; a slot is done when
+one of its tasks is complete. A global job runs once on every node that fits, including nodes that join later. An update
+of the service starts a new iteration and removes what is left of older ones. The restart stage replaces failed tasks; a
+slot whose task the policy does not restart counts as done, so that a job never runs in a tight loop.
 
 (swarmkit: manager/orchestrator/jobs)
 """

@@ -1,10 +1,10 @@
-"""Stage: task history, removal, and tasks that nobody speaks for any more.
+"""Stage: limits the task history, removes tasks, and gives up tasks whose service or node is gone.
 
-* Desired state REMOVE and nothing left to stop: the task is deleted.
-* The service is gone: its tasks get desired state REMOVE. The node is gone: what might have run there is ORPHANED.
-* A slot keeps at most TaskHistoryRetentionLimit tasks, live ones included; the oldest ended ones go first. With a
-  limit of restarts it keeps that many and one more instead, because restarts are counted from them. An ended task that
-  stands for its slot (the policy does not replace it) stays, or else the slot would look empty. Jobs keep all.
+* A task with desired state REMOVE that no agent has to stop any more is deleted.
+* When a service is gone, its tasks get desired state REMOVE. When a node is gone, its assigned tasks become ORPHANED.
+* A slot keeps at most TaskHistoryRetentionLimit tasks, live ones included; the oldest ended ones are deleted first.
+  If restarts are limited, it keeps one task more than that limit instead, because restarts are counted from them. An
+  ended task that the policy does not replace stays, because its slot would look empty without it. Jobs keep all tasks.
 
 (swarmkit: manager/orchestrator/taskreaper/task_reaper.go, manager/orchestrator/service.go,
 manager/controlapi/node.go orphanNodeTasks)
@@ -117,7 +117,7 @@ class ReaperStage:
         self._tasks[task_id] = None
 
     def _look(self, tx: Tx, task_id: str) -> bool:
-        """Delete one task if it is due; else have its slot's history checked. False: no room for that now."""
+        """Delete one task if it is due, else mark its slot for a check. False: the transaction has no room."""
         task = tx.get(api.Task, task_id)
         if task is None:
             return True
@@ -163,7 +163,7 @@ class ReaperStage:
         siblings = t.slot_tasks(tx, service, task)
         surplus = len(siblings) - limit
         if limit >= 0 and surplus > 0:
-            kept = {x.id: None for x in t.updatable_tasks(service, siblings, tx.now)}  # what stands for the slot
+            kept = {x.id: None for x in t.updatable_tasks(service, siblings, tx.now)}  # what represents the slot
             for old in sorted(siblings, key=lambda x: (t.status_at(x), x.id)):
                 never_ran = old.status.state < api.ASSIGNED and old.desired_state > api.RUNNING
                 if surplus == 0:

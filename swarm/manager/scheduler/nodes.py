@@ -1,8 +1,8 @@
 """What each node has left: resources, host ports, tasks by service, recent failures.
 
-Accounts are kept per task ID: account() takes back what was booked for that task before and books what it needs now,
-so repeated or spurious notes do no harm. Ready nodes stand in buckets by number of active tasks, so that the emptiest
-ones are found without looking at all.
+Bookings are kept by task ID: account() takes back what was booked for a task before and books what it needs now, so
+repeated or spurious notes do no harm. Ready nodes are kept in buckets by their number of active tasks, so that the
+emptiest ones are found without looking at all nodes.
 
 (swarmkit: manager/scheduler/{nodeinfo,nodeset}.go)
 """
@@ -21,7 +21,7 @@ _Run = tuple[str, int]  # service ID, spec version
 
 
 class Holding(NamedTuple):
-    """What one task takes from one node. active: it counts as a task of its service (it is meant to go on)."""
+    """What one task takes from one node. active: it counts as a task of its service, because it is meant to run."""
 
     node_id: str
     service_id: str
@@ -71,7 +71,7 @@ class NodeInfo:
         self.failures: dict[_Run, dict[str, float]] = {}
 
     def ready(self) -> bool:
-        """Whether new tasks may come here at all."""
+        """Whether the node takes new tasks at all."""
         node = self.node
         return (
             node is not None
@@ -126,7 +126,7 @@ class NodeInfo:
         return out
 
     def recent_failures(self, run: _Run, now: float) -> int:
-        """How often tasks of this service and spec version failed here lately; old failures are forgotten."""
+        """How many tasks of this service and spec version failed here within FAILURE_WINDOW_S."""
         failures = self.failures.get(run)
         if not failures:
             return 0
@@ -152,7 +152,7 @@ class NodeSet:
     # --- reconciling -------------------------------------------------------------------------------------------------
 
     def set_node(self, node_id: str, node: api.Node | None) -> None:
-        """Look at a node as it is now (None: it is gone)."""
+        """Take over a node as it is now. None: it is gone."""
         info = self.infos.get(node_id)
         if node is None:
             if info is not None:
@@ -166,7 +166,7 @@ class NodeSet:
         self._place(info)
 
     def account(self, task_id: str, task: api.Task | None) -> None:
-        """Forget what this task took before and look at what it takes now (None: it is gone)."""
+        """Take back what was booked for this task and book what it takes now. None: it is gone."""
         before = self._holdings.get(task_id)
         after = None if task is None else holding_of(task)
         if before == after:
