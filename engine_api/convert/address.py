@@ -1,6 +1,7 @@
-"""Addresses that users give to init and join: ``<ip|interface>[:port]`` and the address pools of new networks.
+"""Docker's rules for the addresses of init and join, ``<ip|interface>[:port]``, and for the address pools of networks.
 
-Everything here is a pure rule; what interfaces this machine has comes in as values.
+The interfaces of this machine are given as values. swarm/address.py takes "host:port" apart.
+
 (moby: daemon/cluster/listen_addr.go)
 """
 
@@ -56,7 +57,7 @@ class Endpoints:
 
 
 def with_port(addr: str, port: int = defaults.REMOTE_PORT) -> str:
-    """An address as users type it, with the default port where they left it out; a ``tcp://`` is taken off."""
+    """An address as users type it, without ``tcp://`` and with the default port if they left it out."""
     rest = addr.removeprefix("tcp://")
     found = split_host_port(rest)
     if found is None:
@@ -125,7 +126,7 @@ def _same_family(address: Address, subnet: str) -> bool:
 
 
 def _of_interface(interface: Interface) -> Address:
-    """The one address of an interface, IPv4 before IPv6. Raises BadParameter when that is not clear."""
+    """The only address of an interface, IPv4 before IPv6. Raises BadParameter when there are several or none."""
     found: dict[int, Address] = {}
     for address in interface.addresses:
         other = found.setdefault(address.version, address)
@@ -152,10 +153,10 @@ def _resolve(word: str, interfaces: Mapping[str, Interface], refuse: str, unspec
 
 
 def system_address(interfaces: Sequence[Interface], managed_subnets: Sequence[str]) -> Address:
-    """The address to advertise when nobody named one. Raises BadParameter when there is none or more than one.
+    """The address to advertise when the user named none. Raises BadParameter when there is none or more than one.
 
-    Real NICs decide alone when they have an address. Where there are none (containers), all interfaces that are up
-    count, except those with an address of a network that the engine manages.
+    If real NICs have addresses, only they count. Otherwise (in containers) all interfaces that are up count, except
+    those with an address of a network that the engine manages.
     """
     devices = [interface for interface in interfaces if interface.device and interface.up and not interface.loopback]
     chosen = _only_address(devices, ())
@@ -194,7 +195,7 @@ def _several(name_a: str, name_b: str, a: Address, b: Address) -> BadParameter:
 
 
 def resolve_listen(addr: str, interfaces: Mapping[str, Interface]) -> tuple[str, str]:
-    """Host and port to listen on; the port may be a word, which only binding refuses. Raises BadParameter."""
+    """Host and port to listen on. Raises BadParameter, but not for a bad port, which only binding it refuses."""
     found = split_host_port(addr)
     if found is None:
         raise BadParameter(f"could not parse listen address {addr}")
@@ -222,7 +223,7 @@ def resolve_init(
 ) -> Endpoints:
     """All addresses of an init request, in the order in which stock engines look at them. Raises BadParameter.
 
-    managed_subnets: CIDRs of the engine's own networks, asked only when an address must be guessed.
+    managed_subnets: CIDRs of the engine's own networks; called only when an address must be guessed.
     """
     by_name = {interface.name: interface for interface in interfaces}
     listen_host, listen_port = resolve_listen(listen_addr, by_name)
@@ -248,7 +249,7 @@ def resolve_init(
 def resolve_join(
     listen_addr: str, advertise_addr: str, data_path_addr: str, interfaces: Sequence[Interface]
 ) -> Endpoints:
-    """As resolve_init for join. An AdvertiseAddr that does not resolve is dropped: managers see who joins."""
+    """As resolve_init, for join. An AdvertiseAddr that does not resolve is dropped: managers see where we call from."""
     by_name = {interface.name: interface for interface in interfaces}
     listen_host, listen_port = resolve_listen(listen_addr, by_name)
     host, port = "", ""

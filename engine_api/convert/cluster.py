@@ -64,7 +64,7 @@ EXTERNAL_CA = Table(
 
 
 def _hidden(row: Row) -> Row:
-    """Taken from clients, never shown to them."""
+    """A row that clients can set but never see."""
     return Row(row.key, row.type, lambda message: OMIT, row.fill)
 
 
@@ -151,7 +151,7 @@ def default_cluster_spec() -> api.ClusterSpec:
 
 
 def check_cluster_name(parsed: dict[str, Any]) -> None:
-    """The only cluster is named "default"; an empty name means that. Raises BadParameter."""
+    """Check the name: the only cluster is named "default"; an empty name means the same. Raises BadParameter."""
     if parsed.setdefault("Name", "default") != "default" and parsed["Name"]:
         raise BadParameter('swarm spec must be named "default"')
     parsed["Name"] = "default"
@@ -174,7 +174,7 @@ def issuer(certificates: bytes) -> tuple[bytes, bytes]:
 
 
 def _show_tls_info(cluster: Any) -> dict[str, str]:
-    """The root that nodes trust, and the one that issues now: during a rotation that is the new one already."""
+    """The root that nodes trust, and the root that issues now; during a rotation these differ."""
     root = cluster.root_ca
     subject, key = issuer(root.root_rotation.ca_cert if root.HasField("root_rotation") else root.ca_cert)
     shown = {
@@ -372,7 +372,7 @@ def info_section(
 ) -> dict[str, Any]:
     """The ``Swarm`` object of /info.
 
-    cluster, nodes: what the leader said, None when it could not be asked; ``error`` is then why.
+    cluster, nodes: as the leader answered; None when it could not be asked, and ``error`` says why.
     """
     shown: dict[str, Any] = {
         "NodeID": local.node_id,
@@ -399,7 +399,7 @@ def info_section(
 
 
 def _rotation_warnings(cluster: api.Cluster | None, nodes: Sequence[api.Node]) -> list[str]:
-    """Nodes that are away and keep a rotation of the root from its end."""
+    """Nodes that are down and that a root rotation waits for."""
     if cluster is None or not cluster.root_ca.HasField("root_rotation"):
         return []
     away = [node for node in waited_for(cluster.root_ca, nodes) if node.status.state != api.NodeStatus.READY]
@@ -413,7 +413,7 @@ def _rotation_warnings(cluster: api.Cluster | None, nodes: Sequence[api.Node]) -
 
 
 def _no_cluster() -> dict[str, Any]:
-    """What stands in for a cluster that nobody could be asked about: all zero, as in stock engines."""
+    """The cluster as shown when the leader cannot be asked: all zero, as in stock engines."""
     return {
         **CLUSTER_INFO.show(api.Cluster()),
         "CreatedAt": ZERO_TIME,

@@ -162,7 +162,7 @@ VOLUME_OPTIONS = Table(
 
 
 def _show_tmpfs_options(options: Any) -> Any:
-    """The protocol keeps the list of lists as JSON text; what does not parse is shown as nothing."""
+    """The protocol keeps this list of lists as JSON text; a text that does not parse is not shown."""
     try:
         value = json.loads(options.options) if options.options else None
     except ValueError:
@@ -186,7 +186,7 @@ TMPFS_OPTIONS = Table(
 
 
 def _drop_empty_bind_options(parsed: dict[str, Any]) -> dict[str, Any]:
-    """Bind options that say nothing are not kept, as in stock engines."""
+    """Bind options without content are not kept, as in stock engines."""
     if not any(parsed.get("BindOptions", {}).values()):
         parsed.pop("BindOptions", None)
     return parsed
@@ -255,7 +255,7 @@ CONFIG_REFERENCE = Table(
 
 
 def _show_secrets(container: Any) -> Any:
-    """References whose target is no file are not shown; they are kept when they come in, to be refused as such."""
+    """References without a file as target are not shown. Requests keep them, so that the control API refuses them."""
     return [SECRET_REFERENCE.show(ref) for ref in container.secrets if ref.HasField("file")] or OMIT
 
 

@@ -28,7 +28,7 @@ _UPDATE_STATES = {
 
 
 def swarm_events(changes: Iterable[Change], now: float) -> list[Event]:
-    """One event for each changed object of a kind that users see. ``now``: time of removals, in seconds."""
+    """One event for each changed object of a kind that users see. now: time of removals, seconds since the epoch."""
     return [_event(change, now) for change in changes if change.kind in KINDS]
 
 
@@ -61,7 +61,7 @@ def _name(obj: Any) -> str:
 
 
 def _differences(before: Any, after: Any) -> dict[str, str]:
-    """What stock engines tell of an update: only what changed."""
+    """The attributes of an update event: only what changed, as in stock engines."""
     found: dict[str, str] = {}
     if isinstance(after, api.Service):
         _compare(found, "image", before.spec.task.container.image, after.spec.task.container.image)
@@ -94,10 +94,10 @@ def _enum(kind: Any, value: int) -> str:
 
 
 class EventFilter:
-    """The ``filters`` of GET /events as they bear on swarm events; different keys are AND, values of one key OR.
+    """The ``filters`` of GET /events applied to swarm events: different keys are AND, values of one key are OR.
 
-    Keys that no engine knows are ignored, as engines do. A kind as key is about IDs and names of whatever kind, in
-    full or their beginning.
+    Unknown keys are ignored, as in engines. A key that is a kind, such as "service", matches IDs and names of objects
+    of any kind, in full or by prefix.
     """
 
     def __init__(self, filters: Mapping[str, Sequence[str]]) -> None:

@@ -178,7 +178,7 @@ def duration(key: str, path: str, *, pointer: bool = False) -> Row:
 def rfc3339(value: Any) -> str:
     """A protobuf Timestamp, UTC, trailing zeros of the fraction dropped; an unset one is 1970, as in stock engines.
 
-    What no calendar knows (a stock leader stores whatever a node reports) becomes Go's zero time.
+    A time outside the years 1 to 9999 becomes Go's zero time; a stock leader stores whatever a node reports.
     """
     if not (_SECONDS_MIN <= value.seconds <= _SECONDS_MAX and 0 <= value.nanos < NANOSECONDS_PER_S):
         return ZERO_TIME
@@ -230,7 +230,7 @@ def enum(
 ) -> Row:
     """An enumeration.
 
-    words: shown word to number; the first is what an empty or, without ``refuse``, an unknown word means.
+    words: from shown word to number; an empty word means the first one, and so does an unknown word without ``refuse``.
     refuse: error text before the refused word, which is quoted unless ``quoted`` is false; exact: case matters;
     required: the empty word is refused too. unset: a number that is left out when shown; unknown: the word for a
     number that has none.
@@ -270,8 +270,10 @@ def wrapped(key: str, path: str, go: GoType) -> Row:
 
 
 def nested(key: str, path: str, table: Table, *, always: bool = False, missing: Any = OMIT) -> Row:
-    """A submessage. Pointer by default: there when set, ``missing`` when not, {} sets it. always: a Go struct, which
-    is shown even when it is not set and which {} does not set."""
+    """A submessage. By default it is a pointer: shown when set, else as ``missing``; {} sets it.
+
+    always: it is a Go struct, which is shown even when it is not set, and which {} does not set.
+    """
     parent, leaf = split(path)
 
     def show(message: Any) -> Any:
@@ -307,7 +309,7 @@ def many(key: str, path: str, table: Table, *, pointer: bool = False, keep: Call
 
 
 def custom(key: str, go: GoType, show: Show, fill: Fill) -> Row:
-    """An irregular spot: both directions by hand."""
+    """An irregular field: both directions are given as functions."""
     return Row(key, go, show, fill)
 
 
