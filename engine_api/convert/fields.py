@@ -34,11 +34,11 @@ from engine_api.convert.gotypes import (
 )
 from engine_api.convert.table import OMIT, Fill, Row, Show, Table, drop, never
 from engine_api.errors import BadParameter
-from swarm.api.timestamps import NANOSECONDS_PER_S, nanoseconds
+from swarm.api.timestamps import NANOSECONDS_PER_S, SECONDS_MAX, nanoseconds
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECONDS_MIN, _SECONDS_MAX = -62_135_596_800, 253_402_300_799  # the years 1 to 9999
+_SECONDS_MIN = -62_135_596_800  # the beginning of the year 1
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
 
 
@@ -180,7 +180,7 @@ def rfc3339(value: Any) -> str:
 
     A time outside the years 1 to 9999 becomes Go's zero time; a stock leader stores whatever a node reports.
     """
-    if not (_SECONDS_MIN <= value.seconds <= _SECONDS_MAX and 0 <= value.nanos < NANOSECONDS_PER_S):
+    if not (_SECONDS_MIN <= value.seconds <= SECONDS_MAX and 0 <= value.nanos < NANOSECONDS_PER_S):
         return ZERO_TIME
     text = (_EPOCH + timedelta(seconds=value.seconds)).isoformat()[:19]
     if value.nanos:

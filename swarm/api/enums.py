@@ -18,7 +18,7 @@ def word(kind: Any, value: int) -> str:
     return name
 
 
-def stranger(message: Message) -> str | None:
+def unknown_value(message: Message) -> str | None:
     """The path of a field, at any depth, whose number has no name in its enumeration; None when there is none."""
     for field, value in message.ListFields():
         if field.enum_type is not None:
@@ -27,7 +27,7 @@ def stranger(message: Message) -> str | None:
                 return str(field.name)
         elif field.message_type is not None:
             for inner in _messages(field, value):
-                found = stranger(inner)
+                found = unknown_value(inner)
                 if found is not None:
                     return f"{field.name}.{found}"
     return None

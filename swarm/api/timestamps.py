@@ -9,6 +9,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 NANOSECONDS_PER_S = 1_000_000_000
+SECONDS_MAX = 253_402_300_799
+"""The end of the year 9999, which is the last that a Timestamp may hold."""
 
 
 def stamp(timestamp: Timestamp, now: float) -> None:
@@ -31,3 +33,8 @@ def set_seconds(duration: Duration, length_s: float) -> None:
 def nanoseconds(value: Timestamp | Duration) -> int:
     """A timestamp in nanoseconds since the epoch, or a duration in nanoseconds."""
     return int(value.seconds) * NANOSECONDS_PER_S + int(value.nanos)
+
+
+def is_valid(timestamp: Timestamp, seconds_max: int = SECONDS_MAX) -> bool:
+    """Whether a timestamp that somebody sent is a point in time from 1970 on, up to ``seconds_max``."""
+    return 0 <= timestamp.seconds <= seconds_max and 0 <= timestamp.nanos < NANOSECONDS_PER_S

@@ -19,10 +19,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from swarm import api, defaults
-from swarm.api.timestamps import nanoseconds
+from swarm.api.timestamps import is_valid, nanoseconds
 from swarm.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted, SwarmError
 from swarm.ids import new_id
 from swarm.manager.service import Effect, Event
@@ -31,6 +29,7 @@ from swarm.store.store import Change, Store
 
 _K = TypeVar("_K", str, tuple[str, str])
 _STOPPED = "log broker is stopped"
+_LOG_SECONDS_MAX = (1 << 33) - 1  # so that nanoseconds fit into 64 bits
 
 
 @dataclass(slots=True)
@@ -307,7 +306,7 @@ class LogBroker:
             task = self._store.get(api.Task, line.context.task_id)
             if task is not None and task.node_id != node_id:
                 raise PermissionDenied(f"task {task.id} does not run on node {node_id}")
-            if not _is_moment(line.timestamp):
+            if not is_valid(line.timestamp, _LOG_SECONDS_MAX):
                 raise InvalidArgument("the time of a log line is not valid")
         lines = [line for line in message.messages if self._is_new(self._subscriptions[stream], line)]
         return [StreamData(stream, api.SubscribeLogsMessage(messages=lines))] if lines else []
@@ -372,10 +371,6 @@ class LogBroker:
         if stream is not None:
             effects += self._node_done(stream, publication.node_id, "")
         return effects
-
-
-def _is_moment(timestamp: Timestamp) -> bool:
-    return 0 <= timestamp.seconds < 1 << 33 and 0 <= timestamp.nanos < 1_000_000_000
 
 
 def _follow_keys(selector: api.LogSelector) -> list[tuple[str, str]]:

@@ -103,12 +103,12 @@ def update_root_ca(
     Unanswered when something must be asked first; the cluster is unchanged then.
     """
     try:
-        _Wish(cluster, now, new_key, deterministic, answers or Answers()).fulfil()
+        _RootUpdate(cluster, now, new_key, deterministic, answers or Answers()).run()
     except CertsError as error:
         raise InvalidArgument(error.message) from error
 
 
-class _Wish:
+class _RootUpdate:
     """The root that the user wants, as compared with the present one."""
 
     def __init__(
@@ -120,7 +120,7 @@ class _Wish:
         self._cert, self._key = normalize_pem(self._config.signing_ca_cert), self._config.signing_ca_key
         self._current_cert = normalize_pem(self._root_ca.ca_cert)
 
-    def fulfil(self) -> None:
+    def run(self) -> None:
         """See update_root_ca; the checks come in SwarmKit's order."""
         config, root_ca = self._config, self._root_ca
         if self._key and not self._cert:

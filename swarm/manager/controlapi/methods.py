@@ -16,7 +16,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from swarm.api.enums import stranger
+from swarm.api.enums import unknown_value
 from swarm.errors import InvalidArgument
 from swarm.manager.controlapi import clusters, networks, nodes, resources, secrets, services, tasks
 from swarm.manager.controlapi.common import MALFORMED
@@ -106,7 +106,7 @@ def _understood(function: Callable[[Any, Any], Message]) -> Callable[[Any, Any],
     """The same function, which refuses requests with enumeration values that this version does not know."""
 
     def run(tx: Any, request: Message) -> Message:
-        field = stranger(request)
+        field = unknown_value(request)
         if field is not None:
             raise InvalidArgument(f"{MALFORMED}: {field} has a value that this manager does not know")
         return function(tx, request)

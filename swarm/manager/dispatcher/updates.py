@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from swarm import api, defaults
 from swarm.api.equality import same_description, same_status
-from swarm.api.timestamps import stamp
+from swarm.api.timestamps import is_valid, stamp
 from swarm.errors import InvalidArgument, SwarmError
 from swarm.manager.service import Effect, Write
 from swarm.manager.stage import DUE_NOW
@@ -74,15 +74,11 @@ def check_status(status: api.TaskStatus) -> None:
     """Raises InvalidArgument for a status that would do harm in the store, where all components read it."""
     if status.state not in api.TaskState.values():
         raise InvalidArgument(f"unknown task state {status.state}")
-    at = status.timestamp
-    if not (0 <= at.seconds <= _SECONDS_MAX and 0 <= at.nanos < 1_000_000_000):
+    if not is_valid(status.timestamp):
         raise InvalidArgument("the time of the task status is not valid")
     size = status.ByteSize() - len(status.message.encode()) - len(status.err.encode())  # those are cut
     if size > defaults.TASK_STATUS_BYTES_MAX:
         raise InvalidArgument(f"task status of {size} bytes is too long")
-
-
-_SECONDS_MAX = 253_402_300_799  # the end of the year 9999, as far as timestamps go
 
 
 def is_news(known: api.TaskStatus, reported: api.TaskStatus) -> bool:

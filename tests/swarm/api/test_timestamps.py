@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm import api
-from swarm.api.timestamps import nanoseconds, seconds, set_seconds, stamp
+from swarm.api.timestamps import is_valid, nanoseconds, seconds, set_seconds, stamp
 
 
 @given(st.floats(0, 4e9))
@@ -41,3 +41,13 @@ def test_durations_are_set_and_read_in_seconds() -> None:
     assert seconds(length) == 0.0
     set_seconds(length, 2.5)
     assert (length.seconds, length.nanos, seconds(length), nanoseconds(length)) == (2, 500_000_000, 2.5, 2_500_000_000)
+
+
+def test_a_timestamp_from_outside_is_from_1970_to_9999() -> None:
+    assert is_valid(Timestamp())
+    assert is_valid(Timestamp(seconds=253_402_300_799, nanos=999_999_999))
+    assert not is_valid(Timestamp(seconds=253_402_300_800))
+    assert not is_valid(Timestamp(seconds=-1))
+    assert not is_valid(Timestamp(nanos=-1))
+    assert not is_valid(Timestamp(nanos=1_000_000_000))
+    assert not is_valid(Timestamp(seconds=6), seconds_max=5)
