@@ -72,7 +72,7 @@ _STATES = {
 
 
 class Cluster:
-    """See the module (engine_api.backend.Backend)."""
+    """See the module (engine_api.backend.SwarmBackend)."""
 
     def __init__(self, config: Config, engine: EngineClient, on_changes: Callable[[Sequence[Change]], None]) -> None:
         self._config = config
@@ -127,7 +127,7 @@ class Cluster:
     # --- state -----------------------------------------------------------------------------------------------------
 
     def local(self) -> LocalNode:
-        """See Backend.local."""
+        """See SwarmBackend.local."""
         status, manager = self._node.status(), self._node.manager
         address_shown = _address(status)
         if status.phase is Phase.LOCKED:
@@ -149,7 +149,7 @@ class Cluster:
         )
 
     def require_manager(self) -> None:
-        """See Backend.require_manager."""
+        """See SwarmBackend.require_manager."""
         self._manager()
 
     def _manager(self) -> ManagerProcess:
@@ -164,7 +164,7 @@ class Cluster:
         return self._node.manager
 
     async def call(self, method: str, request: Message) -> Message:
-        """See Backend.call."""
+        """See SwarmBackend.call."""
         manager = self._manager()
         try:
             return await manager.call(method, request, defaults.CALL_DEADLINE_S, self._clock.now() - waited_s())
@@ -172,13 +172,13 @@ class Cluster:
             raise SwarmError(error.message) from error
 
     def stream(self, method: str, request: Message) -> AsyncIterator[Message]:
-        """See Backend.stream."""
+        """See SwarmBackend.stream."""
         return self._manager().stream(method, request)
 
     # --- init ------------------------------------------------------------------------------------------------------
 
     async def init(self, request: InitRequest) -> str:
-        """See Backend.init."""
+        """See SwarmBackend.init."""
         status = self._node.status()
         if request.force_new_cluster and status.phase is not Phase.INACTIVE:
             return await self._force_new_cluster(request, status)
@@ -258,7 +258,7 @@ class Cluster:
     # --- join, leave, unlock ---------------------------------------------------------------------------------------
 
     async def join(self, request: JoinRequest) -> None:
-        """See Backend.join."""
+        """See SwarmBackend.join."""
         self._refuse_if_in_swarm()
         endpoints = address.resolve_join(
             self._listen_addr(request.listen_addr), request.advertise_addr, request.data_path_addr, interfaces()
@@ -279,7 +279,7 @@ class Cluster:
         await self._ask(make, join_error)
 
     async def leave(self, force: bool) -> None:
-        """See Backend.leave."""
+        """See SwarmBackend.leave."""
         try:
             await self._node.request(partial(events.Leave, force=force))
         except events.Refused as error:
@@ -310,7 +310,7 @@ class Cluster:
         return start + SUPPRESS
 
     async def unlock(self, key: str) -> None:
-        """See Backend.unlock."""
+        """See SwarmBackend.unlock."""
         if self._node.status().phase is not Phase.LOCKED:
             self.require_manager()
             raise Conflict("swarm is not locked")

@@ -14,6 +14,7 @@ from engine_api.convert import address
 from engine_api.errors import ApiError
 from overlay.io import netlink
 from swarm import api
+from swarm.address import join_host_port, parse_host_port
 from swarm.errors import SwarmError
 from swarm.node.events import Refusal
 from swarm.node.state import Addresses, NodeState
@@ -90,12 +91,11 @@ def addresses_of(endpoints: address.Endpoints) -> Addresses:
 
 def address_towards(remote: str) -> str:
     """This host's address on the way to ``remote`` ("host:port"), without sending anything; empty: no such way."""
-    host, _, port = remote.rpartition(":")
-    host = host.strip("[]")
     try:
+        host, port = parse_host_port(remote)
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.setblocking(False)
-            probe.connect((host, int(port)))
+            probe.connect((host, port))
             return str(probe.getsockname()[0])
     except (OSError, ValueError):
         return ""
@@ -121,7 +121,7 @@ def start_error(error: BaseException, state: NodeState | None) -> str:
         return "manager stopped: it did not become the leader of its new cluster in time"
     text = str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.errno in _BIND_ERRORS and state is not None:
-        listen = address.join_host_port(state.listen_host, str(state.listen_port))
+        listen = join_host_port(state.listen_host, state.listen_port)
         text = f"{LISTEN_FAILED} {listen}: bind: {os.strerror(error.errno).lower()}"
     return f"manager stopped: {text}" if isinstance(error, OSError) else text
 

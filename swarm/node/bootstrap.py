@@ -62,7 +62,7 @@ _STATES_SIGNED = (api.IssuanceStatus.ISSUED, api.IssuanceStatus.ROTATE)
 
 
 class Connection(Protocol):
-    """To one manager (swarm.io.grpc.client.Connection)."""
+    """To one manager (swarm.io.grpc.client.ClientConnection)."""
 
     async def unary(self, method: str, request: Message, timeout_s: float | None = None) -> Message:
         """One call; raises SwarmError."""

@@ -101,7 +101,7 @@ class _Inside:
         return self
 
     async def unary(self, method: str, request: Message, timeout_s: float | None = None) -> Message:
-        """As swarm.io.grpc.client.Connection.unary."""
+        """As swarm.io.grpc.client.ClientConnection.unary."""
         return await self._manager.ask(method, request, timeout_s or defaults.CERTIFICATE_CALL_TIMEOUT_S, self._peer)
 
     def close(self) -> None:

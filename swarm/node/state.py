@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields, replace
 
+from swarm.address import join_host_port
 from swarm.errors import SwarmError
 
 STATE_VERSION = 1
@@ -75,7 +76,7 @@ class NodeState:
 
     def with_self(self) -> NodeState:
         """As a first manager, which knows itself only."""
-        return replace(self, managers=((self.node_id, host_port(self.advertise_host, self.advertise_port)),))
+        return replace(self, managers=((self.node_id, join_host_port(self.advertise_host, self.advertise_port)),))
 
     def with_managers(self, managers: tuple[tuple[str, str], ...]) -> NodeState:
         """These are the managers now."""
@@ -114,8 +115,3 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("a manager must be a pair of texts")
     return value
-
-
-def host_port(host: str, port: int) -> str:
-    """ "ip:port", with brackets where the address needs them."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

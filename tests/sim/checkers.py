@@ -325,10 +325,10 @@ class CheckedParts:
         """For a Manager."""
         return replace(self._real, stages=self._stages)
 
-    def _stages(self, store: Store, rng: Random, now: float) -> Sequence[tuple[str, Stage]]:
+    def _stages(self, store: Store, rng: Random, now: float, strict: bool) -> Sequence[tuple[str, Stage]]:
         watch = _Pass(store)
         out: list[tuple[str, Stage]] = []
-        for name, stage in self._real.stages(store, rng, now):
+        for name, stage in self._real.stages(store, rng, now, strict):
             real = CertificateStage(self._cluster_id, deterministic=True) if name == "certificates" else stage
             out.append((name, _Watched(name, real, watch)))
         return out

@@ -12,7 +12,6 @@ from random import Random
 
 from swarm import api
 from swarm.errors import Code, SwarmError
-from swarm.manager.backlog import Backlog
 from swarm.node.events import Refusal, Refused
 from tests.sim.authority import ExternalAuthority
 from tests.sim.checkers import Checkers
@@ -27,7 +26,6 @@ from tests.sim.process import Process
 
 NANO_CPUS = (4_000_000_000, 16_000_000_000, 16_000_000_000)
 BUILD_LIMIT_S = 300.0
-Backlog.reraise = True  # an exception in a stage is a failure of the simulation
 
 
 class Node:

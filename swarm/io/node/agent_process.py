@@ -292,7 +292,7 @@ class AgentProcess:
 class RemoteLink:
     """To a manager elsewhere, over TLS."""
 
-    def __init__(self, connection: client.Connection) -> None:
+    def __init__(self, connection: client.ClientConnection) -> None:
         self._connection = connection
 
     def open(self, call: Call, listener: Callable[[Reply | StreamData | StreamEnd], None]) -> None:

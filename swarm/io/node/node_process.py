@@ -29,6 +29,7 @@ from certs.keystore import CERTIFICATE_FILE, Kek, KeyStore, Locked, Present
 from certs.root import RootCA
 from certs.tls import ClientTls, Credentials, member_context
 from swarm import api, defaults
+from swarm.address import join_host_port
 from swarm.agent import events as agent_events
 from swarm.agent.agent import Agent
 from swarm.errors import NodeLocked, SwarmError, Unavailable
@@ -45,7 +46,7 @@ from swarm.manager import cluster
 from swarm.manager.root_rotation import trusted_roots
 from swarm.node import bootstrap, events, own_certificate
 from swarm.node.node import Node, Status
-from swarm.node.state import NodeState, host_port
+from swarm.node.state import NodeState
 from swarm.rpc import MANAGER_ROLE, Peer
 
 log = structlog.get_logger()
@@ -371,7 +372,7 @@ class NodeProcess:
             node_id=state.node_id,
             cluster_id=state.cluster_id,
             # 0.0.0.0: whoever leads sees where we come from; an empty host means themselves to stock leaders
-            address=host_port(state.advertise_host or state.listen_host, state.advertise_port),
+            address=join_host_port(state.advertise_host or state.listen_host, state.advertise_port),
             listen_host=state.listen_host,
             listen_port=state.listen_port,
             raft_id=state.raft_id,
@@ -456,7 +457,7 @@ class NodeProcess:
         if not effect.manager_addr:
             if state is None:
                 raise Unavailable("this node is in no swarm")
-            addr = host_port(state.advertise_host, state.advertise_port)
+            addr = join_host_port(state.advertise_host, state.advertise_port)
             peer = Peer(state.node_id, self._node.record.role, state.cluster_id, addr)
             return LocalLink(self._running_manager().local, peer)
         connection = await client.connect(effect.manager_addr, self._client_tls(), defaults.RPC_DIAL_TIMEOUT_S)
