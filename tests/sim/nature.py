@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from swarm.api import raftpb
 from swarm.errors import SwarmError
+from swarm.node.membership import Phase
 from swarm.raft import events
 from swarm.rpc import MANAGER_ROLE
 from tests.sim.kernel import Script
@@ -306,6 +307,8 @@ class Nature:
         while True:
             process = self.world.start(node)
             while process.alive:
+                while process.alive and process.machine.status().phase is Phase.LOCKED:
+                    yield self.kernel.sleep(0.05)
                 try:
                     yield process.force_new_cluster()
                     node.forced = False

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 
 from certs.keys import identity_of
+from certs.keystore import Kek
 from certs.tls import ClientTls, Credentials
 from swarm import api, defaults
 from swarm.agent import events as agent_events
@@ -27,9 +28,11 @@ from swarm.node.membership import Phase
 from swarm.node.node import Node as NodeMachine
 from swarm.node.state import Addresses, NodeState
 from swarm.rpc import MANAGER_ROLE, Call, Peer, StreamData, StreamEnd
+from tests.sim.disk import KeyFile
 from tests.sim.driver import Driver
 from tests.sim.kernel import Future, Runnable, Scope, Script
 from tests.sim.keys import root
+from tests.sim.lock import KeyLock
 from tests.sim.manager_driver import ManagerDriver
 from tests.sim.network import PORT, Connection
 
@@ -78,6 +81,7 @@ class Process:
         self.driver: Driver[events.Event, events.Effect] = Driver(
             self, "node", self.machine, self._perform, lambda: None
         )
+        self.lock = KeyLock(self)
         self._connection: ManagerConnection[Link] = ManagerConnection(self._tell_agent)
         self.driver.start()
         if not node.engine.alive:
@@ -136,6 +140,9 @@ class Process:
     def ask(self, make: Callable[[int], events.Request | events.Boot]) -> Future:
         """Put a request to the Node; the future is its end."""
         ticket, future = next(self._tickets), Future()
+        if not self.alive:
+            future.fail(Unavailable("the daemon is gone"))
+            return future
         self._requests[ticket] = future
         self.driver.put(make(ticket))
         return future
@@ -164,6 +171,10 @@ class Process:
         """docker swarm init --force-new-cluster."""
         return self.ask(lambda ticket: events.ForceNewCluster(ticket, self._addresses()))
 
+    def unlock(self, key: bytes) -> Future:
+        """docker swarm unlock."""
+        return self.ask(lambda ticket: events.Unlock(ticket, key))
+
     def stop(self) -> Script:
         """The daemon is stopped as it should be; whoever runs this outlives the process."""
         yield self.ask(events.Stop)
@@ -186,6 +197,7 @@ class Process:
         for manager in (self.manager, self._starting):
             if manager is not None:
                 manager.die(torn)
+        self.lock.die()
         self._close_drivers()
         for connection in list(self.connections.values()):
             connection.side_died(self, silent)
@@ -197,14 +209,15 @@ class Process:
         self._close_drivers()
 
     def _close_drivers(self) -> None:
-        for driver in (self.agent, self.driver):
+        for driver in (self.agent, self.driver, self.lock.driver):
             if driver is not None:
                 driver.close()
         self.node.engine.detach()
         for _, scope, _ in list(self._works.values()):
             scope.close()
         self._scope.close()
-        for future in self._requests.values():
+        requests, self._requests = self._requests, {}
+        for future in requests.values():
             future.fail(Unavailable("the daemon is gone"))
 
     # --- performing ------------------------------------------------------------------------------------------------
@@ -256,13 +269,14 @@ class Process:
             case events.Erase():
                 await self.kernel.sleep(0.002)
                 self.disk.erase()
+                self._fresh_lock()
             case events.MakeIdentity():
                 return self._make_identity(effect)
             case events.RequestIdentity(managers=managers, token=token, availability=availability):
                 rng = self.random("certificate")
                 return self._keep(await bootstrap.join(managers, token, availability, rng, self._certificate_world()))
             case events.OpenIdentity():
-                return self._use(self.disk.certificate_pem)
+                return self._open_identity(effect)
             case events.RenewCertificate():
                 return await self._renew_certificate(effect)
             case events.StartManager():
@@ -318,15 +332,31 @@ class Process:
 
     def _keep(self, issued: bootstrap.Issued) -> events.Identity:
         self.disk.root_pem = issued.root_pem
-        self.disk.certificate_pem = issued.credentials.certificate_pem
+        self.disk.key_file = KeyFile(issued.credentials.certificate_pem, issued.kek)
+        self.lock.found(self.disk.key_file)
         return self._use(self.disk.certificate_pem)
+
+    def _open_identity(self, effect: events.OpenIdentity) -> events.Identity:
+        known = self.lock.machine.kek
+        unlock_key = known.key if effect.reuse_key and known is not None else effect.unlock_key
+        self._fresh_lock()
+        self.disk.recover()
+        key_file = self.disk.load(unlock_key)
+        self.lock.found(key_file)
+        return self._use(key_file.certificate_pem)
+
+    def _fresh_lock(self) -> None:
+        self.lock.driver.close()
+        self.lock = KeyLock(self)
 
     def _make_identity(self, effect: events.MakeIdentity) -> events.Identity:
         authority, state, csr = root(), effect.state, self.world.requests.new().csr
         expiry_s = cluster.complete_spec(effect.spec).ca_config.node_cert_expiry.ToSeconds()
         certificate = authority.sign(csr, state.node_id, MANAGER_ROLE, state.cluster_id, self.clock(), expiry_s)
         self._first = csr, certificate
-        self.disk.root_pem, self.disk.certificate_pem = authority.bundle_pem, certificate
+        self.disk.root_pem = authority.bundle_pem
+        self.disk.key_file = KeyFile(certificate, Kek(effect.unlock_key))
+        self.lock.found(self.disk.key_file)
         return self._use(certificate)
 
     async def _renew_certificate(self, effect: events.RenewCertificate) -> events.Identity:
@@ -336,7 +366,8 @@ class Process:
         issued = await own_certificate.renew(manager, effect.managers, effect.root_pem, own, rng, world)
         if issued.root_pem != effect.root_pem:
             self.disk.root_pem = issued.root_pem
-        self.disk.certificate_pem = issued.credentials.certificate_pem
+        manager_now = identity_of(issued.credentials.certificate_pem).role == MANAGER_ROLE
+        await self.lock.save(issued.credentials, issued.kek, manager_now)
         self._use(self.disk.certificate_pem)
         self.kernel.say(self.name, "renewed", self.identity.role)
         return events.Identity(self.disk.certificate_pem, issued.root_pem)
@@ -359,12 +390,14 @@ class Process:
     # --- the manager -----------------------------------------------------------------------------------------------
 
     async def _start_manager(self, effect: events.StartManager) -> events.ManagerUp:
+        self.disk.raft.open(await self.lock.prepare_log())
         manager = self._starting = ManagerDriver(self)
         starting = manager.start(
             create=effect.create, join=effect.state.other_managers(), force_new_cluster=effect.force_new_cluster
         )
         await self.run(starting)
         self.manager, self._starting = manager, None
+        self.lock.attach(manager)
         self.kernel.say(self.name, "manager starts")
         manager.removed.then(lambda: self.driver.put(events.ManagerEnded(effect.tag, removed=True)))
         return events.ManagerUp(self.disk.raft.raft_id)
@@ -373,6 +406,7 @@ class Process:
         assert self.manager is not None
         manager, self.manager = self.manager, None
         raft_id = self.disk.raft.raft_id
+        self.lock.attach(None)
         await self.run(manager.hand_over())
         manager.close()
         self.kernel.say(self.name, "manager stops", self.identity.role, manager.removed.done)

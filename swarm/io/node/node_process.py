@@ -78,7 +78,7 @@ class NodeProcess:
         self._inbox: Inbox[events.Event] = Inbox()
         self._tickets = itertools.count(1)
         self._requests: dict[int, asyncio.Future[None]] = {}
-        self._keys = KeyStore(directory / "certificates")
+        self._keys, self.autolock = self._fresh_keys()
         self._root_pem = b""
         self._credentials: Credentials | None = None
         self._context: tuple[bytes, Credentials, SSLContext] | None = None
@@ -86,9 +86,6 @@ class NodeProcess:
         self._agent: AgentProcess | None = None
         self._runner: Runner | None = None
         self._journal: TaskJournal | None = None
-        self.autolock = Autolock(
-            self._keys, directory / LOG_FILE, rng, lambda: self._inbox.put(events.RenewCertificateNow())
-        )
         self._running: dict[asyncio.Task[None], events.TaggedEffect] = {}
         self._supervisors: list[asyncio.Task[None]] = []
         self._driver: asyncio.Task[None] | None = None
@@ -174,7 +171,7 @@ class NodeProcess:
             case events.ForgetLog():
                 await asyncio.to_thread(erase_log, self.directory)
             case events.Erase():
-                await asyncio.to_thread(self._erase)
+                await self._erase()
             case events.MakeIdentity():
                 return await self._make_identity(effect)
             case events.RequestIdentity():
@@ -284,9 +281,16 @@ class NodeProcess:
         self._keys.save_root(root_pem)
         self._root_pem = root_pem
 
-    def _erase(self) -> None:
-        self._drop_state()
-        shutil.rmtree(self.directory, ignore_errors=True)
+    async def _erase(self) -> None:
+        await asyncio.to_thread(self._drop_state)
+        await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
+        self._keys, self.autolock = self._fresh_keys()
+
+    def _fresh_keys(self) -> tuple[KeyStore, Autolock]:
+        """Nothing that was known of one swarm's keys may count in the next."""
+        keys = KeyStore(self.directory / "certificates")
+        renew = partial(self._inbox.put, events.RenewCertificateNow())
+        return keys, Autolock(keys, self.directory / LOG_FILE, self._rng, renew)
 
     # --- identity --------------------------------------------------------------------------------------------------
 
@@ -310,6 +314,7 @@ class NodeProcess:
 
     async def _open_identity(self, effect: events.OpenIdentity) -> events.Identity:
         unlock_key = self._keys.kek.key if effect.reuse_key else effect.unlock_key
+        self._keys, self.autolock = self._fresh_keys()
         found = self._keys.load()
         await asyncio.to_thread(self.autolock.recover, isinstance(found, Locked))
         if isinstance(found, Locked):
