@@ -19,6 +19,10 @@ class Membership:
     def __init__(self, conf_state: raftpb.ConfState | None = None) -> None:
         self.voters: tuple[int, ...] = tuple(sorted(conf_state.voters)) if conf_state else ()
 
+    def restore(self, conf_state: raftpb.ConfState) -> None:
+        """Take over the voters of a snapshot."""
+        self.voters = tuple(sorted(conf_state.voters))
+
     @property
     def conf_state(self) -> raftpb.ConfState:
         """A fresh message with these voters."""
