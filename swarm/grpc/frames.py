@@ -10,6 +10,7 @@ table alone means the same until the table changes, so such blocks are looked up
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from enum import IntEnum
 
 from hpack import Decoder, HPACKError, OversizedHeaderListError
@@ -175,6 +176,10 @@ _FIELD_OVERHEAD_BYTES = 32  # RFC 7541 4.1
 _TABLE_SIZE_UPDATE = 0x20  # in the top three bits of a representation
 
 
+def _fields_bytes(fields: Iterable[Field]) -> int:
+    return sum(len(name) + len(value) + _FIELD_OVERHEAD_BYTES for name, value in fields)
+
+
 class HeaderDecoder:
     """Header blocks of one connection, in the order in which they came."""
 
@@ -197,6 +202,19 @@ class HeaderDecoder:
         elif len(block) <= _CACHED_BLOCK_BYTES_MAX and len(self._known) < _CACHED_BLOCKS_MAX:
             self._known[block] = fields
         return fields
+
+    def held_bytes(self) -> int:
+        """The dynamic table, and the blocks with their fields that are looked up."""
+        return _fields_bytes(self._decoder.header_table.dynamic_entries) + sum(
+            len(block) + _fields_bytes(fields) for block, fields in self._known.items()
+        )
+
+    def check(self) -> None:
+        """Assert what must always hold."""
+        assert _fields_bytes(self._decoder.header_table.dynamic_entries) <= self._decoder.header_table.maxsize
+        assert self._decoder.header_table.maxsize <= self._decoder.max_allowed_table_size
+        assert len(self._known) <= _CACHED_BLOCKS_MAX
+        assert all(len(block) <= _CACHED_BLOCK_BYTES_MAX for block in self._known)
 
     def _decode(self, block: bytes) -> tuple[Field, ...]:
         """Leading fields that are only references are resolved here, because hpack takes ten times as long."""

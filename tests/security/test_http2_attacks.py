@@ -41,11 +41,8 @@ def held_bytes(connection: ServerConnection) -> int:
     """All bytes that a connection keeps for its client."""
     assert connection.h2 is not None
     assert connection.transport is not None
-    state = connection.h2
-    block = sum(map(len, state._headers[2])) if state._headers else 0
-    waiting = state.buffered + state._output_bytes + connection.transport.get_write_buffer_size()
-    table = state._decoder._decoder.header_table._current_size
-    return len(state._input) + block + waiting + table + connection.guest.unfinished_bytes
+    waiting = connection.transport.get_write_buffer_size()
+    return connection.h2.held_bytes() + waiting + connection.guest.unfinished_bytes
 
 
 FLOODS = {
