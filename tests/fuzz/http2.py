@@ -10,9 +10,10 @@ from __future__ import annotations
 from hpack import Decoder, Encoder, HPACKError
 
 from swarm.grpc import frames as h2
+from swarm.grpc.events import DataReceived, Event, HeadersReceived, StreamClosed, Terminated
 from swarm.grpc.flow import Limits, Stream
 from swarm.grpc.frames import ConnectionFault, ErrorCode, HeaderDecoder
-from swarm.grpc.http2 import Connection, DataReceived, Event, HeadersReceived, StreamClosed, Terminated
+from swarm.grpc.http2 import Connection
 from swarm.grpc.wire import PREFIX_BYTES, MessageReader, WireError
 from tests.fuzz.feed import Feed
 

@@ -154,7 +154,7 @@ async def test_a_slow_flood_below_the_limits_holds_little(fort: Fort, kind: str)
             intruder.write(PING * 20 + h2.settings_frame({h2.HEADER_TABLE_SIZE: start}))
             await intruder.alive()
             connection = next(c for c in fort.server._connections if c.guest.stranger is (kind == "stranger"))
-            connection.h2._resets._count = 0  # type: ignore[union-attr]  # another second
+            connection.h2._receiver._resets._count = 0  # type: ignore[union-attr]  # another second
             assert held_bytes(connection) < 64 << 10
             assert len(connection.calls) == 0
 

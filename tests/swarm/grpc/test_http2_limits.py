@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from swarm.grpc import frames as h2
+from swarm.grpc.events import DataReceived, Event, HeadersReceived, StreamClosed, Terminated
 from swarm.grpc.flow import Limits
 from swarm.grpc.frames import ErrorCode
-from swarm.grpc.http2 import Connection, DataReceived, Event, HeadersReceived, StreamClosed, Terminated
+from swarm.grpc.http2 import Connection
 
 LIMITS = Limits(
     streams_max=3,
