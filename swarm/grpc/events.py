@@ -1,4 +1,4 @@
-"""What an HTTP/2 connection tells its application. (RFC 9113)"""
+"""The events of an HTTP/2 connection, which it returns to its application."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class HeadersReceived:
 
 @dataclass(slots=True)
 class DataReceived:
-    """Bytes of a message. They stay on the stream's account until ``consumed``."""
+    """Bytes of a message. They count against the stream's window until ``Connection.consumed``."""
 
     stream: int
     data: bytes
@@ -27,7 +27,7 @@ class DataReceived:
 
 @dataclass(slots=True)
 class StreamClosed:
-    """The stream is over before its time: reset by the peer, or by us because of what the peer did."""
+    """The stream was reset: by the peer (remote), or by us because the peer broke its rules."""
 
     stream: int
     code: ErrorCode
@@ -37,7 +37,7 @@ class StreamClosed:
 
 @dataclass(slots=True)
 class GoAwayReceived:
-    """The peer takes no new streams; those above last_stream were not looked at."""
+    """The peer takes no new streams, and did not process those above last_stream."""
 
     last_stream: int
     code: ErrorCode
@@ -53,7 +53,7 @@ class PongReceived:
 
 @dataclass(slots=True)
 class Terminated:
-    """The peer broke the rules of the connection: send what is in the output (a GOAWAY), then close."""
+    """The peer broke the rules of the connection: send the output, a GOAWAY, then close."""
 
     code: ErrorCode
     text: str

@@ -2,7 +2,7 @@
 
 Each stream has a receive window that ``consumed`` refills as the application takes messages. A message that is longer
 than the window needs ``want``, which hands out extra credit from a budget per connection, first come first served, so
-that two messages cannot block each other half-way. The connection's own window only smooths: it is refilled as data
+that two messages cannot block each other half-way. The connection's own window is refilled as data
 comes. (RFC 9113, section 5.2)
 """
 
@@ -113,7 +113,7 @@ class ReceiveWindows:
             stream.unannounced = 0
 
     def want(self, stream: Stream, size: int) -> None:
-        """``size`` more bytes are needed for the message at hand: see that the window lets them pass, now or soon."""
+        """The current message needs ``size`` more bytes: extend the window if need be, now or when credit is free."""
         extra = size - stream.receive_window - stream.unannounced
         if extra <= 0 or stream.remote_ended:
             return

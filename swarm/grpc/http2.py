@@ -67,7 +67,7 @@ class Connection:
         return len(self.streams) < self._table.peer_max and not self.exhausted
 
     def open(self, block: bytes) -> Stream:
-        """Client: begin a stream with these headers; the caller asked can_open before."""
+        """Client: open a stream with these headers; ask can_open first."""
         stream = self._table.begin()
         self.send_headers(stream, block)
         return stream
@@ -86,7 +86,7 @@ class Connection:
             self._table.reset(stream, code)
 
     def discard(self, stream: Stream) -> None:
-        """Drop what waits in the outbox; meant for a stream that is then ended with an error."""
+        """Drop what waits in the outbox, before the stream is ended with an error."""
         self._sender.discard(stream)
 
     def consumed(self, stream: Stream, size: int) -> None:
@@ -94,7 +94,7 @@ class Connection:
         self._windows.consumed(stream, size)
 
     def want(self, stream: Stream, size: int) -> None:
-        """``size`` more bytes are needed for the message at hand: see that the window lets them pass, now or soon."""
+        """The current message needs ``size`` more bytes: extend the window if need be, now or when credit is free."""
         self._windows.want(stream, size)
 
     def ping(self, payload: bytes) -> None:
@@ -104,23 +104,23 @@ class Connection:
     # --- ending ---
 
     def announce_end(self) -> None:
-        """Server: ask the client to open no more streams; those on their way are still served."""
+        """Server: ask the client to open no more streams; those under way are still served."""
         self._sender.write(h2.goaway_frame(h2.STREAM_ID_MAX, ErrorCode.NO_ERROR, "graceful stop"))
 
     def refuse_new(self) -> None:
-        """Server: from here on new streams are ignored, and the client is told which were served."""
+        """Server: ignore new streams from now on, and tell the client which were served."""
         self._table.accept_no_more()
         self._sender.write(h2.goaway_frame(self._table.last_remote, ErrorCode.NO_ERROR, "graceful stop"))
 
     def terminate(self, code: ErrorCode, text: str) -> None:
-        """End the connection because of what the peer did; nothing is received any more."""
+        """End the connection because of what the peer did; nothing more is received."""
         self._receiver.terminate(code, text)
 
     # --- looking in ---
 
     @property
     def terminated(self) -> bool:
-        """The peer broke the rules: nothing is received any more."""
+        """The peer broke the rules: nothing more is received."""
         return self._receiver.terminated
 
     @property
@@ -146,7 +146,7 @@ class Connection:
 
     @property
     def exhausted(self) -> bool:
-        """No stream can be opened any more on this connection."""
+        """No more streams can be opened on this connection."""
         return self._receiver.terminated or self._receiver.peer_closing or self._table.exhausted
 
     @property
@@ -156,7 +156,7 @@ class Connection:
 
     @property
     def data_bytes_sent(self) -> int:
-        """Of what had to wait in an outbox."""
+        """Bytes of DATA sent, of those that had to wait in an outbox."""
         return self._sender.data_bytes_sent
 
     def held_bytes(self) -> int:

@@ -40,7 +40,7 @@ class Receiver:
         self._control_frames = Rate(limits.control_frames_per_s_max)
         self._resets = Rate(limits.resets_per_s_max)
         self.terminated = False
-        """The peer broke the rules: nothing is received any more."""
+        """The peer broke the rules: nothing more is received."""
         self.peer_closing = False
         """GOAWAY came."""
         self.greeted = False
@@ -220,7 +220,7 @@ class Receiver:
                 )
 
     def terminate(self, code: ErrorCode, text: str) -> None:
-        """End the connection because of what the peer did; nothing is received any more."""
+        """End the connection because of what the peer did; nothing more is received."""
         if not self.terminated:
             self.terminated = True
             self._sender.write(h2.goaway_frame(self._streams.last_remote, code, text))

@@ -28,7 +28,7 @@ class Sender:
         self.buffered = 0
         """Bytes in all outboxes."""
         self.data_bytes_sent = 0
-        """Of what had to wait in an outbox."""
+        """Bytes of DATA sent, of those that had to wait in an outbox."""
         self.output_bytes = 0
         """Bytes that ``take`` would return at least."""
         self.initial_window = h2.DEFAULT_WINDOW_BYTES

@@ -1,8 +1,8 @@
 """The streams of an HTTP/2 connection: who opened which, and how they end. (RFC 9113, section 5.1)
 
 A client's streams have odd numbers that grow; nobody else opens any. A stream is open until both sides have ended
-theirs, or one has reset it. gRPC needs no half of a call once the other is over: a client gives up its half when the
-answer is complete, a server asks for that with RST_STREAM(NO_ERROR).
+theirs, or one has reset it. In gRPC the rest of a request is useless once the answer is complete: both roles then reset
+the stream with NO_ERROR.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Member:
         self.leadership: Leadership | None = None
         """Exists exactly while role is LEADER."""
         self.removed = False
-        """Whether the removal of this member is applied: it is no voter any more, and only waits to leave."""
+        """Whether the removal of this member is applied: it is no longer a voter, and only waits to leave."""
         self._announced: tuple[int, int] | None = (self.term, NO_ONE)
 
     def _replay_membership(self, after: int, until: int) -> None:

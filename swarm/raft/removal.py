@@ -1,6 +1,6 @@
 """How a member that was removed leaves: not before the others can do without its vote.
 
-A member that applied its own removal decides nothing any more, but it still votes and answers. If it leads, it stays
+A member that applied its own removal takes no more decisions, but it still votes and answers. If it leads, it stays
 until a majority of the remaining voters confirmed that they know of the removal. If it learnt of the removal from a
 leader, the others know already, and it leaves at once. If it finds the removal in its own log after a restart, it
 cannot know what the others know, and waits for many election timeouts. (swarmkit: manager/state/raft/raft.go, where a
