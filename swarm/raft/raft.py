@@ -181,8 +181,9 @@ class Raft:
         if member.removed:
             self._removal.wake()
         self._outbox.flush()
-        if member.leadership and member.leadership.reads.confirmed:
-            for index, tag in member.leadership.reads.take_ready(self.log.applied):
+        leadership = member.leadership
+        if leadership and leadership.reads.confirmed:
+            for index, tag in leadership.reads.take_ready(self.log.applied):
                 member.emit(ReadReady(tag, index))
 
     def _configure(self, config: Config) -> None:

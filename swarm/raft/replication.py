@@ -55,11 +55,9 @@ class Replication:
     # --- what followers have ---
 
     def agreed_index(self) -> int:
-        """The highest index that a majority has on disk."""
-        return agreed_index(self._match(raft_id) for raft_id in self._membership.voters)
-
-    def _match(self, raft_id: int) -> int:
-        return self._log.stable if raft_id == self.config.raft_id else self.progress[raft_id].match
+        """The highest index that a majority has on disk, the leader counted by its own."""
+        own, stable, progress = self.config.raft_id, self._log.stable, self.progress
+        return agreed_index([stable if voter == own else progress[voter].match for voter in self._membership.voters])
 
     def take_active(self) -> int:
         """How many voters, the leader included, were heard since the last call."""
