@@ -7,7 +7,7 @@ answered yet: cancelled, out of time, its connection lost, or its answers not re
 answers to streams that are gone are dropped.
 
 Strangers may connect, so everything is limited: connections and unfinished requests (admission.py), time for the
-handshake and for a request, streams, memory (see http2.py), and idle time. One sweep every few seconds serves all
+handshake and for a request, streams, memory (see receiving.py), and idle time. One sweep every few seconds serves all
 limits of time, so that a call costs a timer only when it is not answered at once. What a peer does wrong is logged once
 a minute per address, with how often it happened.
 
