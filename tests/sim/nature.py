@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from swarm.api import raftpb
 from swarm.errors import SwarmError
-from swarm.node.membership import Phase
+from swarm.node.steps import Phase
 from swarm.raft import events
 from swarm.rpc import MANAGER_ROLE
 from tests.sim.kernel import Script
