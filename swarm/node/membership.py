@@ -186,6 +186,7 @@ class Membership:
                 pause_s = min(defaults.JOIN_RETRY_BASE_S * 2**failures, defaults.JOIN_RETRY_MAX_S)
                 yield from self._steps.pause(pause_s)
         except Exception as error:
+            self.joining = False  # it is over: a request to leave waits its turn from here on
             log.warning("swarm.not_joined", remotes=_addresses(request.state), error=str(error))
             yield from self._steps.give_up()
             self.answer_join(error)
