@@ -1,6 +1,6 @@
 """Routes of the swarm's networks. For now the one by which the CLI turns the name after --network into an ID.
 
-Only requests with ``scope=swarm`` come here (engine_api/front/backends.py); all others are the engine's.
+Only requests with ``scope=swarm`` come here; all others are the engine's.
 
 (moby: daemon/server/router/network/network_routes.go)
 """
@@ -27,4 +27,6 @@ async def inspect(request: ApiRequest) -> web.StreamResponse:
     return json_answer(network_resource(network), 200)
 
 
-ROUTES: tuple[Route, ...] = (Route("GET", "/networks/{id}", inspect),)
+_OF_THE_SWARM = r"(?:\A|&)scope=swarm(?:&|\Z)"
+
+ROUTES: tuple[Route, ...] = (Route("GET", "/networks/{id}", inspect, shared=True, query=_OF_THE_SWARM),)

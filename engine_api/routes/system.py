@@ -1,5 +1,7 @@
 """What we add to the engine's own answers: /info, /version, is-task; and /_ping, which says that we are ready.
 
+Lists of containers go to the engine as they are, unless they ask for what only we know: which of them are tasks.
+
 (moby: daemon/server/router/system)
 """
 
@@ -46,7 +48,7 @@ class System:
             Route("GET", "/events", self._events.stream),
             Route("GET", "/_ping", self.ping),
             Route("HEAD", "/_ping", self.ping),
-            Route("GET", "/containers/json", self.containers),
+            Route("GET", "/containers/json", self.containers, shared=True, query="task"),
         )
         self.hooks = EngineHooks(find_local_network=self._find_local_network)
 

@@ -108,12 +108,18 @@ Handler = Callable[[ApiRequest], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True)
 class Route:
-    """Method and path without version prefix. since: hidden below this version by engines that hide routes."""
+    """Method and path without version prefix. since: hidden below this version by engines that hide routes.
+
+    shared: the engine has routes under the same first segment; only requests with this method and path are ours, and
+    only those in whose query the regular expression ``query`` is found.
+    """
 
     method: str
     path: str
     handler: Handler
     since: ApiVersion = ()
+    shared: bool = False
+    query: str = ""
 
 
 def encode(value: Any) -> bytes:

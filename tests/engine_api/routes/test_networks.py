@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-from engine_api.front.backends import is_local
-from engine_api.front.http1 import parse_request
 from swarm import api
 
 HOST_ID = "v1ec2drwfral37bvks7knio31"
@@ -43,18 +41,3 @@ async def test_an_unknown_network_is_not_found_on_any_node(empty_backend: Any, s
     client = await start(empty_backend)
     async with client.get("/v1.41/networks/nosuch?scope=swarm") as answer:
         assert (answer.status, await answer.json()) == (404, {"message": "network nosuch not found"})
-
-
-@pytest.mark.parametrize(
-    ("request_line", "ours"),
-    [
-        (b"GET /v1.41/networks/host?scope=swarm", True),
-        (b"GET /networks/host?verbose=true&scope=swarm", True),
-        (b"GET /v1.41/networks/host", False),
-        (b"GET /v1.41/networks/host?scope=swarmed", False),
-        (b"GET /v1.41/networks?scope=swarm", False),
-        (b"DELETE /v1.41/networks/host?scope=swarm", False),
-    ],
-)
-def test_only_networks_of_the_swarm_are_ours(request_line: bytes, ours: bool) -> None:
-    assert is_local(parse_request(request_line + b" HTTP/1.1\r\nHost: docker\r\n\r\n")) is ours
