@@ -33,10 +33,13 @@ class EngineHooks:
     find_local_network: a network of the engine that is not the swarm's, by name or ID; its name, or None.
     pin_image: (image, X-Registry-Auth) to the image with its digest, for clients below API 1.30; raises when the
     registry cannot be asked.
+    forward: (path, request, body) to the engine's answer to this request of a client; raises ApiError with the
+    engine's own status and text.
     """
 
     find_local_network: FindLocalNetwork | None = None
     pin_image: PinImage | None = None
+    forward: Callable[[str, ApiRequest, bytes], Awaitable[web.Response]] | None = None
 
 
 @dataclass
@@ -108,12 +111,18 @@ Handler = Callable[[ApiRequest], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True)
 class Route:
-    """Method and path without version prefix. since: hidden below this version by engines that hide routes."""
+    """Method and path without version prefix. since: hidden below this version by engines that hide routes.
+
+    shared: the engine has routes under the same first segment; only requests with this method and path are ours, and
+    only those in whose query the regular expression ``query`` is found.
+    """
 
     method: str
     path: str
     handler: Handler
     since: ApiVersion = ()
+    shared: bool = False
+    query: str = ""
 
 
 def encode(value: Any) -> bytes:

@@ -25,12 +25,14 @@ from engine_api.backend import InitRequest, JoinRequest, LocalNode, LocalNodeSta
 from engine_api.convert.address import Interface, resolve_init
 from engine_api.front.backends import Backends, Upstream, make_runner
 from engine_api.front.front import Front
+from engine_api.front.policy import FullAccess
 from engine_api.server.fragments import Fragments
 from engine_api.server.request import EngineHooks
 from swarm import api
 from swarm.api.objects import KINDS
 from swarm.errors import Unavailable
 from swarm.rpc import Reply, StreamEnd
+from tests.engine_api.route_table import IS_LOCAL
 from tests.fuzz import house
 from tests.fuzz.feed import Feed
 from tests.fuzz.house import ROOT, SECRET_VALUE, House
@@ -127,7 +129,7 @@ FILTERS += (
 )
 
 
-class Door:
+class Daemon:
     """A daemon whose manager is in this process."""
 
     place: House
@@ -231,13 +233,13 @@ class Visit:
     """One client at one daemon."""
 
     def __init__(self) -> None:
-        self.place = _DOOR.place = House(_START)
+        self.place = _DAEMON.place = House(_START)
         _APPLICATION[API_KEY].fragments = Fragments()
 
     async def play(self, feed: Feed) -> None:
         server = _RUNNER.server
         assert server is not None
-        backends = Backends(server, _no_engine, "none", linger_s=0.0)
+        backends = Backends(server, IS_LOCAL, _no_engine, "none", linger_s=0.0)
         for _ in range(REQUESTS_MAX):
             if not feed:
                 break
@@ -303,7 +305,7 @@ class Visit:
         self, backends: Backends, line: str, body: bytes = b"", headers: list[str] | None = None
     ) -> tuple[int, bytes]:
         """One request over a connection of its own."""
-        front, wire = Front(backends, set()), Wire()
+        front, wire = Front(backends, set(), FullAccess()), Wire()
         front.connection_made(wire)  # type: ignore[arg-type]
         lines = [f"{line} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *(headers or ()), "", ""]
         front.data_received("\r\n".join(lines).encode("latin-1") + body)
@@ -343,8 +345,8 @@ _START = house.furnish()
 _BODIES = _bodies()
 _LOOP = asyncio.new_event_loop()
 atexit.register(_LOOP.close)
-_DOOR = Door()
-_APPLICATION = build_app(_DOOR, lambda: "1.41", lambda: "Docker/20.10.24", hooks=EngineHooks(), rng=Random(1))
+_DAEMON = Daemon()
+_APPLICATION = build_app(_DAEMON, lambda: "1.41", lambda: "Docker/20.10.24", hooks=EngineHooks(), rng=Random(1))
 _RUNNER = _LOOP.run_until_complete(make_runner(_APPLICATION))
 
 
