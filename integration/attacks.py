@@ -23,7 +23,7 @@ from google.protobuf.message import Message
 from certs.keys import load_private_key, private_key_pem
 from certs.tls import ClientTls, Credentials, client_context
 from swarm.address import parse_host_port
-from swarm.api.methods import METHODS, Method
+from swarm.api.methods import METHODS, AnyMethod
 from swarm.errors import SwarmError
 from swarm.grpc import frames as h2
 from swarm.grpc import wire
@@ -86,7 +86,7 @@ async def _connect(address: str, credentials: Credentials | None) -> client.Clie
     return await client.connect(address, ClientTls("swarm-manager", None, credentials), CALL_TIMEOUT_S)
 
 
-async def call(address: str, credentials: Credentials | None, method: Method) -> tuple[int, str]:
+async def call(address: str, credentials: Credentials | None, method: AnyMethod) -> tuple[int, str]:
     """(gRPC status, text) of a call with an empty message; (0, "") when it is let in."""
     connection = await _connect(address, credentials)
     try:

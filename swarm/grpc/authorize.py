@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from swarm.api.methods import Method
+from swarm.api.methods import AnyMethod
 from swarm.errors import PermissionDenied, ResourceExhausted, Unavailable
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Peer
 
@@ -75,7 +75,7 @@ def forwarding_metadata(peer: Peer) -> tuple[tuple[str, str], ...]:
 
 
 def authorize(
-    method: Method,
+    method: AnyMethod,
     direct: Peer,
     forwarded: Peer | None,
     cluster_id: str,
@@ -116,7 +116,7 @@ def authorize(
 _FORWARDER_ROLES = frozenset((MANAGER_ROLE,))
 
 
-def _in_office(method: Method, peer: Peer, is_demoted: Callable[[str], bool], *, forwards: bool = False) -> Peer:
+def _in_office(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bool], *, forwards: bool = False) -> Peer:
     """The peer with the role that it has now. Raises Unavailable when it wants more than that.
 
     That is no offence: it may not have heard yet, and its callers are to ask another manager. Raft decides for itself
@@ -129,7 +129,7 @@ def _in_office(method: Method, peer: Peer, is_demoted: Callable[[str], bool], *,
     return replace(peer, role=WORKER_ROLE)
 
 
-def overstays(method: Method, peer: Peer, is_demoted: Callable[[str], bool]) -> NoManager | None:
+def overstays(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bool]) -> NoManager | None:
     """Why a call that was let in must end: it is open only because a node was a manager that is none any more."""
     if _is_rafts(method):
         return None
@@ -145,11 +145,11 @@ class NoManager(Unavailable):
         super().__init__(f"node {node_id} was demoted: it is no manager any more")
 
 
-def _is_rafts(method: Method) -> bool:
+def _is_rafts(method: AnyMethod) -> bool:
     return method.name.startswith("Raft/")
 
 
-def _is_managers(method: Method) -> bool:
+def _is_managers(method: AnyMethod) -> bool:
     return not method.insecure and WORKER_ROLE not in method.roles
 
 
@@ -171,7 +171,7 @@ _RENEWAL = ("NodeCA/IssueNodeCertificate", "NodeCA/NodeCertificateStatus")
 
 
 def _lapsed(
-    method: Method, direct: Peer, forwarded: Peer | None, cluster_id: str, is_blacklisted: Callable[[str], bool]
+    method: AnyMethod, direct: Peer, forwarded: Peer | None, cluster_id: str, is_blacklisted: Callable[[str], bool]
 ) -> Peer:
     """Who comes with a certificate that has expired may at most get another one; it speaks for nobody else."""
     if method.insecure and method.name not in _RENEWAL:
@@ -209,7 +209,7 @@ class ClusterAuthorizer:
     is_blacklisted: Callable[[str], bool]
     is_demoted: Callable[[str], bool] = lambda node_id: False
 
-    def __call__(self, method: Method, direct: Peer, metadata: Metadata) -> Peer:
+    def __call__(self, method: AnyMethod, direct: Peer, metadata: Metadata) -> Peer:
         """Who the caller is. Raises PermissionDenied, Unavailable."""
         forwarded = forwarded_peer(metadata, direct) if is_forwarded(metadata) else None
         return authorize(method, direct, forwarded, self.cluster_id, self.is_blacklisted, self.is_demoted)

@@ -23,7 +23,7 @@ from certs.root import RootCA
 from certs.tls import ClientTls, Credentials, client_context, server_context
 from swarm import api
 from swarm.address import parse_host_port
-from swarm.api.methods import METHODS, Method
+from swarm.api.methods import METHODS, AnyMethod
 from swarm.grpc import frames as h2
 from swarm.grpc import wire
 from swarm.grpc.frames import ErrorCode
@@ -141,7 +141,7 @@ class Intruder(asyncio.Protocol):
     def request(
         self,
         stream: int,
-        method: Method | str,
+        method: AnyMethod | str,
         body: bytes = b"",
         metadata: Mapping[str, str] | tuple[tuple[str, str], ...] = (),
         *,
@@ -182,7 +182,7 @@ class Intruder(asyncio.Protocol):
             self.transport.abort()
 
 
-def headers(method: Method | str, metadata: tuple[tuple[str, str], ...] = ()) -> bytes:
+def headers(method: AnyMethod | str, metadata: tuple[tuple[str, str], ...] = ()) -> bytes:
     """The header block of a call."""
     path = METHODS[method].path if isinstance(method, str) else method.path
     block = wire.request_block(path, MANAGER_ROLE, secure=True)
