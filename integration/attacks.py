@@ -91,12 +91,12 @@ async def call(address: str, credentials: Credentials | None, method: AnyMethod)
     connection = await _connect(address, credentials)
     try:
         if method.client_streaming:
-            await connection.client_stream(method.name, _nothing(), timeout_s=CALL_TIMEOUT_S)
+            await connection.client_stream(method, _nothing(), timeout_s=CALL_TIMEOUT_S)
         elif method.server_streaming:
-            stream = connection.stream(method.name, method.request(), timeout_s=1.0)
+            stream = connection.stream(method, method.request(), timeout_s=1.0)
             await anext(stream)
         else:
-            await connection.unary(method.name, method.request(), timeout_s=CALL_TIMEOUT_S)
+            await connection.unary(method, method.request(), timeout_s=CALL_TIMEOUT_S)
     except SwarmError as error:
         return int(error.code), error.message
     finally:

@@ -11,14 +11,13 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.message import Message
-
 from certs.keys import identity_of
 from certs.tls import ClientTls, Credentials
 from swarm import api, defaults
 from swarm.agent import events as agent_events
 from swarm.agent.agent import Agent, AgentEffect, AgentEvent
 from swarm.agent.connection import ManagerConnection
+from swarm.api.methods import Method, Req, Res
 from swarm.errors import SwarmError, Unavailable
 from swarm.io.node.agent_process import LocalLink
 from swarm.manager import cluster
@@ -505,8 +504,8 @@ class _OwnManager:
         """Until it leads. Raises TimeoutError."""
         await self._process._wait_leader(timeout_s)
 
-    async def ask(self, method: str, request: Message, timeout_s: float, peer: Peer) -> Message:
+    async def ask(self, method: Method[Req, Res], request: Req, timeout_s: float, peer: Peer) -> Res:
         """A unary call."""
         assert self._process.manager is not None
-        answer: Message = await self._process.run(self._process.manager.call(method, request, timeout_s, peer))
-        return answer
+        call = self._process.manager.call(method.name, request, timeout_s, peer)
+        return method.answer(await self._process.run(call))

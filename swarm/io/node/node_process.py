@@ -21,7 +21,6 @@ from random import Random
 from ssl import SSLContext
 
 import structlog
-from google.protobuf.message import Message
 
 from certs.errors import CertsError
 from certs.keys import identity_of, new_csr, new_private_key, private_key_pem
@@ -32,6 +31,7 @@ from swarm import api, defaults
 from swarm.address import join_host_port
 from swarm.agent import events as agent_events
 from swarm.agent.agent import Agent
+from swarm.api.methods import Method, Req, Res
 from swarm.errors import NodeLocked, SwarmError, Unavailable
 from swarm.io import counters
 from swarm.io.disk.raft_disk import TaskJournal
@@ -485,6 +485,6 @@ class _OwnManager:
         """See OwnManager."""
         await self._manager.wait_leader(timeout_s)
 
-    async def ask(self, method: str, request: Message, timeout_s: float, peer: Peer) -> Message:
+    async def ask(self, method: Method[Req, Res], request: Req, timeout_s: float, peer: Peer) -> Res:
         """See OwnManager."""
         return await self._manager.local.unary(method, request, timeout_s, peer)
