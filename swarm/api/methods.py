@@ -41,7 +41,13 @@ class Method(Generic[Req, Res]):
     roles: frozenset[str]
     insecure: bool
 
-    def answer(self, message: Message) -> Res:
+    def checked_request(self, message: Message | None) -> Req:
+        """The same message, checked to be a request of this method. Raises TypeError."""
+        if not isinstance(message, self.request):
+            raise TypeError(f"{self.name} was asked with {type(message).__name__}")
+        return message
+
+    def checked_response(self, message: Message) -> Res:
         """The same message, checked to be a response of this method. Raises TypeError."""
         if not isinstance(message, self.response):
             raise TypeError(f"{self.name} was answered with {type(message).__name__}")

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from swarm.api import rpc
 from swarm.api.methods import AnyMethod
 from swarm.errors import PermissionDenied, ResourceExhausted, Unavailable
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Peer
@@ -167,16 +168,16 @@ def _refusal(
     return None
 
 
-_RENEWAL = ("NodeCA/IssueNodeCertificate", "NodeCA/NodeCertificateStatus")
+_RENEWAL = (rpc.ISSUE_NODE_CERTIFICATE, rpc.NODE_CERTIFICATE_STATUS)
 
 
 def _lapsed(
     method: AnyMethod, direct: Peer, forwarded: Peer | None, cluster_id: str, is_blacklisted: Callable[[str], bool]
 ) -> Peer:
     """Who comes with a certificate that has expired may at most get another one; it speaks for nobody else."""
-    if method.insecure and method.name not in _RENEWAL:
+    if method.insecure and method not in _RENEWAL:
         return Peer(addr=direct.addr)
-    if not direct.renewable or method.name not in _RENEWAL or forwarded is not None:
+    if not direct.renewable or method not in _RENEWAL or forwarded is not None:
         raise PermissionDenied(f"Permission denied: {direct.lapse}")
     if is_blacklisted(direct.node_id):
         raise _removed(direct.node_id)

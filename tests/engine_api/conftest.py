@@ -114,16 +114,16 @@ class FakeBackend:
         self.require_manager()
         self.calls.append((method.name, request))
         if method.name == rpc.GET_UNLOCK_KEY.name:
-            return method.answer(api.GetUnlockKeyResponse(unlock_key=self.unlock_key))
+            return method.checked_response(api.GetUnlockKeyResponse(unlock_key=self.unlock_key))
         handler = self._table[method.name]
         if not handler.write:
-            return method.answer(handler.function(self.store, request))
+            return method.checked_response(handler.function(self.store, request))
         self.now += 1
         tx = Tx(self.store, self.now, self.rng)
         with tx.savepoint():
             answer = handler.function(tx, request)
         self.store.apply(tx.actions(), self.store.index + 1)
-        return method.answer(answer)
+        return method.checked_response(answer)
 
     async def stream(self, method: Method[Req, Res], request: Req) -> AsyncIterator[Res]:
         self.subscriptions.append(request)
@@ -131,7 +131,7 @@ class FakeBackend:
             for message in self.log:
                 if isinstance(message, SwarmError):
                     raise message
-                yield method.answer(message)
+                yield method.checked_response(message)
         finally:
             self.log_closed = True
 

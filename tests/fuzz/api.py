@@ -141,7 +141,7 @@ class Door:
         """See SwarmBackend."""
         for answer in self.place.call(method.name, request):
             if isinstance(answer, Reply):
-                return method.answer(answer.message)
+                return method.checked_response(answer.message)
             if isinstance(answer, StreamEnd) and answer.error is not None:
                 raise answer.error
         raise Unavailable("not answered at once")
@@ -150,7 +150,7 @@ class Door:
         """See SwarmBackend."""
         message = api.SubscribeLogsMessage()
         message.messages.add(data=b"a line\n", stream=api.LOG_STREAM_STDOUT).context.node_id = "n1"
-        yield method.answer(message)
+        yield method.checked_response(message)
 
     async def init(self, request: InitRequest) -> str:
         """See SwarmBackend."""

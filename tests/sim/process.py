@@ -508,4 +508,4 @@ class _OwnManager:
         """A unary call."""
         assert self._process.manager is not None
         call = self._process.manager.call(method.name, request, timeout_s, peer)
-        return method.answer(await self._process.run(call))
+        return method.checked_response(await self._process.run(call))

@@ -261,7 +261,7 @@ class ClientConnection:
                         raise answer.error
                     return
                 self._protocol.consume_next(call)
-                yield method.answer(answer.message)
+                yield method.checked_response(answer.message)
         finally:
             self._protocol.cancel(call)
 

@@ -115,7 +115,7 @@ class LocalLink:
                 self._calls.send(StreamData(stream, message))
             self._calls.send(StreamEnd(stream))
             answer = await future
-            return None if answer is None else method.answer(answer)
+            return None if answer is None else method.checked_response(answer)
         finally:
             self._calls.cancel(stream)
 

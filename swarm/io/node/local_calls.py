@@ -76,7 +76,7 @@ class LocalCalls:
         stream = self.open(method.name, request, peer, listen, since)
         try:
             async with asyncio.timeout(timeout_s):
-                return method.answer(await future)
+                return method.checked_response(await future)
         except TimeoutError:
             raise DeadlineExceeded("context deadline exceeded") from None
         finally:
@@ -99,7 +99,7 @@ class LocalCalls:
             while not overrun:
                 answer = await queue.get()
                 if isinstance(answer, StreamData):
-                    yield method.answer(answer.message)
+                    yield method.checked_response(answer.message)
                 elif isinstance(answer, StreamEnd) and answer.error is not None:
                     raise answer.error
                 else:

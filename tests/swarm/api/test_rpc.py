@@ -25,8 +25,12 @@ def test_a_constant_has_the_types_of_its_descriptor(name: str) -> None:
     assert get_args(HINTS[name]) == (method.request, method.response)
 
 
-def test_a_method_passes_its_own_response_and_refuses_others() -> None:
+def test_a_method_passes_its_own_messages_and_refuses_others() -> None:
+    request = api.CreateServiceRequest()
+    assert rpc.CREATE_SERVICE.checked_request(request) is request
+    with pytest.raises(TypeError, match="Control/CreateService was asked with NoneType"):
+        rpc.CREATE_SERVICE.checked_request(None)
     response = api.CreateServiceResponse()
-    assert rpc.CREATE_SERVICE.answer(response) is response
+    assert rpc.CREATE_SERVICE.checked_response(response) is response
     with pytest.raises(TypeError, match="Control/CreateService was answered with UpdateServiceResponse"):
-        rpc.CREATE_SERVICE.answer(api.UpdateServiceResponse())
+        rpc.CREATE_SERVICE.checked_response(api.UpdateServiceResponse())

@@ -259,7 +259,7 @@ class ScriptedConnection:
     async def unary(self, method: Method[Req, Res], request: Req, timeout_s: float | None = None) -> Res:
         assert not self.closed
         assert timeout_s == defaults.CERTIFICATE_CALL_TIMEOUT_S
-        return method.answer(self.scripted.respond(method.name.partition("/")[2], request))
+        return method.checked_response(self.scripted.respond(method.name.partition("/")[2], request))
 
     def close(self) -> None:
         if not self.closed:

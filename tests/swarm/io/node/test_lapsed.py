@@ -283,7 +283,7 @@ class Alone:
         self.asked.append(method.name)
         (answer,) = self._old.lab.call(method.name, request, peer, len(self.asked))
         assert isinstance(answer, Reply)
-        return method.answer(answer.message)
+        return method.checked_response(answer.message)
 
 
 async def test_a_leader_whose_certificate_expired_renews_it_through_itself(old: Old) -> None:
