@@ -1,12 +1,7 @@
-#!/usr/bin/env python3
 """Print swarm/api/rpc.py: one constant per RPC of the method table, with the types of its request and response."""
 
 import re
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.dont_write_bytecode = True
 
 from swarm.api.methods import METHODS
 
