@@ -41,7 +41,7 @@ fuzz: setup ## atheris at every entry of bytes from outside: SECONDS=600 each, T
 integration: setup ## tests with real engines in network namespaces
 	@$(PY) -m pytest -q integration
 
-proto: setup ## generate swarm/api/*_pb2.py from the .proto files
+proto: setup ## generate swarm/api/*_pb2.py and rpc.py from the .proto files
 	@scripts/proto
 
 lock: setup ## renew requirements/*.lock from pyproject.toml

@@ -26,6 +26,7 @@ from engine_api.front.http1 import Head
 from engine_api.routes.events import Events
 from engine_api.server.request import ApiRequest, EngineHooks, Route, json_answer
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.errors import SwarmError
 
 SWARM_HEADER_SINCE = (1, 42)
@@ -171,14 +172,12 @@ class System:
         if not local.control_available:
             return info_section(local)
         try:
-            clusters = await self._backend.call("Control/ListClusters", api.ListClustersRequest())
-            nodes = await self._backend.call("Control/ListNodes", api.ListNodesRequest())
+            clusters = await self._backend.call(rpc.LIST_CLUSTERS, api.ListClustersRequest())
+            nodes = await self._backend.call(rpc.LIST_NODES, api.ListNodesRequest())
         except SwarmError as error:
             return info_section(local, error=local.error or error.rpc_text)
         except ApiError as error:
             return info_section(local, error=local.error or error.message)
-        assert isinstance(clusters, api.ListClustersResponse)
-        assert isinstance(nodes, api.ListNodesResponse)
         return info_section(local, clusters.clusters[0] if clusters.clusters else None, list(nodes.nodes))
 
     # --- /containers/json ------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from google.protobuf.message import Message
 
 from engine_api.backend import SwarmBackend
 from engine_api.convert.table import Table
@@ -20,6 +19,7 @@ from engine_api.server.dialect import ApiVersion, Dialect, dialect_of, parse_ver
 from engine_api.server.fragments import Fragments
 from swarm import api as swarm_api
 from swarm import defaults
+from swarm.api.methods import Method, Req, Res
 
 _ENCODER = msgspec.json.Encoder()
 FindLocalNetwork = Callable[[str], Awaitable[str | None]]
@@ -101,7 +101,7 @@ class ApiRequest:
         """The body. Raises BadParameter."""
         return await decode.read_json(self.http, table, self.dialect, root)
 
-    async def call(self, method: str, request: Message) -> Any:
+    async def call(self, method: Method[Req, Res], request: Req) -> Res:
         """An RPC to the leader; raises ApiError or SwarmError."""
         return await self.backend.call(method, request)
 

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from google.protobuf.message import Message
+
 from swarm import api, defaults
+from swarm.api import rpc
+from swarm.api.methods import AnyMethod
 from swarm.errors import Code, SwarmError
 
 
@@ -49,9 +53,7 @@ class Reporter:
         """When take() has something to send; None while a call is under way or nothing is pending."""
         return None if self._sent or self._sent_volumes else self._due
 
-    def take(
-        self, session_id: str, now: float
-    ) -> tuple[str, api.UpdateTaskStatusRequest | api.UpdateVolumeStatusRequest] | None:
+    def take(self, session_id: str, now: float) -> tuple[AnyMethod, Message] | None:
         """The next call (its method and request) if one is due."""
         due = self.deadline()
         if due is None or now < due:
@@ -67,7 +69,7 @@ class Reporter:
             if len(request.updates) == self._updates_max:
                 break
         if self._sent:
-            return "Dispatcher/UpdateTaskStatus", request
+            return rpc.UPDATE_TASK_STATUS, request
         if not self._volumes:
             self._due = None
             return None
@@ -75,7 +77,7 @@ class Reporter:
         volumes = api.UpdateVolumeStatusRequest(session_id=session_id)
         for volume_id in self._sent_volumes:
             volumes.updates.add(id=volume_id, unpublished=True)
-        return "Dispatcher/UpdateVolumeStatus", volumes
+        return rpc.UPDATE_VOLUME_STATUS, volumes
 
     def acknowledged(self, now: float) -> None:
         """The call under way succeeded. What changed since it was sent stays pending."""

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from google.protobuf.message import Message
 
 from swarm import api
+from swarm.api import rpc
 from swarm.errors import NotTaken, SwarmError
-from swarm.manager.controlapi.clusters import UPDATE_CLUSTER, update_cluster
+from swarm.manager.controlapi.clusters import update_cluster
 from swarm.manager.external_ca import Answers, Outcome, Unanswered
 from swarm.manager.service import Ask, Effect, Event, Write
 from swarm.rpc import Call, Reply, StreamEnd
@@ -28,7 +29,7 @@ from swarm.store.store import Change
 class ClusterUpdates:
     """A Service: Control/UpdateCluster."""
 
-    methods = frozenset({UPDATE_CLUSTER})
+    methods = frozenset({rpc.UPDATE_CLUSTER.name})
 
     def __init__(self) -> None:
         self._asking: dict[int, None] = {}
@@ -39,8 +40,7 @@ class ClusterUpdates:
             self._asking.pop(event.stream, None)
         if not isinstance(event, Call):
             return ()
-        assert isinstance(event.request, api.UpdateClusterRequest)
-        return (self._attempt(event.stream, event.request, Answers()),)
+        return (self._attempt(event.stream, rpc.UPDATE_CLUSTER.checked_request(event.request), Answers()),)
 
     def _attempt(self, stream: int, request: api.UpdateClusterRequest, answers: Answers) -> Write:
         def done(message: Message | None, error: SwarmError | None) -> Sequence[Effect]:

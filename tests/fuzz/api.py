@@ -18,8 +18,6 @@ from random import Random
 from typing import Any
 from urllib.parse import quote
 
-from google.protobuf.message import Message
-
 from engine_api.app import API_KEY, build_app
 from engine_api.backend import InitRequest, JoinRequest, LocalNode, LocalNodeState
 from engine_api.convert.address import Interface, resolve_init
@@ -29,6 +27,7 @@ from engine_api.front.policy import FullAccess
 from engine_api.server.fragments import Fragments
 from engine_api.server.request import EngineHooks
 from swarm import api
+from swarm.api.methods import Method, Req, Res
 from swarm.api.objects import KINDS
 from swarm.errors import Unavailable
 from swarm.rpc import Reply, StreamEnd
@@ -140,20 +139,20 @@ class Daemon:
     def require_manager(self) -> None:
         pass
 
-    async def call(self, method: str, request: Message) -> Message:
+    async def call(self, method: Method[Req, Res], request: Req) -> Res:
         """See SwarmBackend."""
-        for answer in self.place.call(method, request):
+        for answer in self.place.call(method.name, request):
             if isinstance(answer, Reply):
-                return answer.message
+                return method.checked_response(answer.message)
             if isinstance(answer, StreamEnd) and answer.error is not None:
                 raise answer.error
         raise Unavailable("not answered at once")
 
-    async def stream(self, method: str, request: Message) -> AsyncIterator[Message]:
+    async def stream(self, method: Method[Req, Res], request: Req) -> AsyncIterator[Res]:
         """See SwarmBackend."""
         message = api.SubscribeLogsMessage()
         message.messages.add(data=b"a line\n", stream=api.LOG_STREAM_STDOUT).context.node_id = "n1"
-        yield message
+        yield method.checked_response(message)
 
     async def init(self, request: InitRequest) -> str:
         """See SwarmBackend."""

@@ -14,14 +14,13 @@ from pathlib import Path
 from random import Random
 from ssl import SSLContext
 
-from google.protobuf.message import Message
-
 from certs.errors import CertsError
 from certs.keys import identity_of, new_csr, new_private_key, private_key_pem
 from certs.keystore import CERTIFICATE_FILE, Kek, KeyStore, Locked, Present
 from certs.root import RootCA
 from certs.tls import ClientTls, Credentials, member_context
 from swarm import api
+from swarm.api.methods import Method, Req, Res
 from swarm.errors import NodeLocked, SwarmError
 from swarm.io import counters
 from swarm.io.node.autolock import Autolock
@@ -159,6 +158,6 @@ class _OwnManager:
         """See OwnManager."""
         await self._manager.wait_leader(timeout_s)
 
-    async def ask(self, method: str, request: Message, timeout_s: float, peer: Peer) -> Message:
+    async def ask(self, method: Method[Req, Res], request: Req, timeout_s: float, peer: Peer) -> Res:
         """See OwnManager."""
         return await self._manager.local.unary(method, request, timeout_s, peer)
