@@ -1,11 +1,11 @@
-"""The agent of a node: its session with a manager, assignments in, statuses out.
+"""The agent of a node: its session with a manager, through which it receives assignments and reports statuses.
 
-Theory of operation. The agent is always in one of four places: waiting (``_next_at`` says until when), dialling,
-registering (Session was called, its first message is awaited) or in session. In session four streams and calls run side
-by side: Session, Heartbeat, Assignments and ListenSubscriptions; any of them failing ends the session, the manager is
-remembered as a bad choice, and after a random delay below a back-off that doubles up to 8 s another one is tried, with
-the last session ID. A new node description re-opens the session at once. Tasks (worker.py) live their own lives all the
-while; their statuses (reporter.py) are told again from the beginning in every new session.
+Theory of operation. The agent is always in one of four states: waiting (until ``_next_at``), dialling, registering (it
+called Session and waits for the first message) or in session. In session, four streams and calls run side by side:
+Session, Heartbeat, Assignments and ListenSubscriptions. If one of them fails, the session ends and the manager is
+remembered as a bad choice. The agent tries another manager, with the last session ID, after a random delay; the upper
+bound of that delay doubles up to 8 s. A new node description re-opens the session at once. Tasks (worker.py) run
+independently of all this. Each new session reports all their statuses (reporter.py) again.
 
 (swarmkit: agent/agent.go, agent/session.go)
 """
@@ -87,14 +87,14 @@ _STATUSES = (rpc.UPDATE_TASK_STATUS, rpc.UPDATE_VOLUME_STATUS)
 
 
 class Remotes(Protocol):
-    """What the agent needs of swarm.node.remotes.Remotes; a manager is (node ID, address)."""
+    """The part of swarm.node.remotes.Remotes that the agent uses. A manager is (node ID, address)."""
 
     def observe(self, manager: tuple[str, str], weight: int) -> None:
-        """Note an experience with a manager."""
+        """Record an experience with a manager: good (positive weight) or bad (negative)."""
         ...
 
     def observe_if_known(self, manager: tuple[str, str], weight: int) -> None:
-        """The same, for known ones only."""
+        """The same, but only if the manager is known."""
         ...
 
     def keep_only(self, managers: Iterable[tuple[str, str]]) -> None:
@@ -102,17 +102,17 @@ class Remotes(Protocol):
         ...
 
     def choose(self, rng: Random, exclude: Iterable[str] = ()) -> tuple[str, str] | None:
-        """One to try; exclude: node IDs."""
+        """A manager to try. exclude: node IDs."""
         ...
 
     def managers(self) -> list[tuple[str, str]]:
-        """All that are known."""
+        """All known managers."""
         ...
 
 
 @dataclass(slots=True)
 class _Link:
-    """One connection, from its making to its end."""
+    """One connection, from dialling to its end."""
 
     number: int
     manager: tuple[str, str] | None
@@ -130,7 +130,7 @@ class _Link:
 class Agent:
     """Machine of a node that takes part in a cluster (swarm/machine.py).
 
-    journal: what an agent on this node has journaled before. session_id: of the last session, if it is known.
+    journal: the records that an earlier agent on this node wrote. session_id: that of the last session, if known.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Agent:
 
     @property
     def session_id(self) -> str:
-        """ID of the present or last session; empty before the first."""
+        """ID of the current or last session; empty before the first one."""
         return self._session_id
 
     @property
@@ -227,7 +227,7 @@ class Agent:
             raise DeadlineExceeded("session initiation timed out")
         for stream, by in link.call_by.items():
             if now >= by:
-                raise DeadlineExceeded(f"{link.streams[stream].name} was not answered in time")
+                raise DeadlineExceeded(f"the manager did not answer {link.streams[stream].name} in time")
         effects: list[AgentEffect] = []
         if link.heartbeat_at is not None and now >= link.heartbeat_at:
             link.heartbeat_at = None
@@ -263,10 +263,10 @@ class Agent:
         raise Unavailable(event.error)
 
     def _fail(self, error: SwarmError, now: float) -> list[AgentEffect]:
-        """End the session, or the attempt, and plan the next one.
+        """End the session or the attempt, and plan the next one.
 
-        Who cannot be reached costs no back-off while there is a manager left that was not tried since the last pause:
-        the one that serves may be the last of many. (SwarmKit pauses after each, agent/agent.go.)
+        After an unreachable manager there is no back-off while another one has not been tried since the last pause:
+        the only reachable manager may be the last of many. (SwarmKit pauses after each, agent/agent.go.)
         """
         if self._link is not None and self._link.manager is not None:
             self._remotes.observe_if_known(self._link.manager, -defaults.MANAGER_WEIGHT)
@@ -301,7 +301,7 @@ class Agent:
     # --- the session -----------------------------------------------------------------------------------------------
 
     def _role(self, stream: int) -> tuple[_Link, AnyMethod] | None:
-        """The present connection and what a stream of it is for; None for streams of the past."""
+        """The current connection and the method of one of its streams; None for a stream of an earlier connection."""
         if self._link is None or stream not in self._link.streams:
             return None
         return self._link, self._link.streams[stream]
@@ -406,7 +406,7 @@ class Agent:
         return self._reopen(now)
 
     def _reopen(self, now: float) -> list[AgentEffect]:
-        """A new session with the old ID, at once: the way to tell the managers what changed about this node."""
+        """Open a new session with the old ID at once: that tells the managers what changed about this node."""
         effects = self._disconnect()
         self._next_at = now
         return effects
@@ -416,7 +416,7 @@ class Agent:
         return []
 
     def _engine_gone(self, event: EngineGone, now: float) -> list[AgentEffect]:
-        """Leave the session; when the engine has certainly ended, say so in a last heartbeat."""
+        """Leave the session. When the engine has certainly ended, say so in a last heartbeat."""
         self._unable = event.error
         link = self._link
         if link is None:
@@ -454,7 +454,7 @@ class Agent:
         return []
 
     def _work(self, now: float) -> list[AgentEffect]:
-        """What the tasks need done, and what they have to tell."""
+        """The effects that the tasks need, and the statuses that they report."""
         effects: list[AgentEffect] = [*self._worker.settle(now)]
         started = self._worker.take_started()
         for subscription in self._subscriptions.values():

@@ -1,7 +1,7 @@
-"""UpdateCluster, which may have to ask external certificate authorities before it can be decided.
+"""UpdateCluster, which may need answers of external certificate authorities before it can be decided.
 
-Theory of operation. The update is tried as a write. When it needs an answer first, the pass keeps nothing of it and the
-question is asked; with the answer the update is tried again. There are only a few questions that it can have.
+Theory of operation. The update is tried as a write. If it needs an answer first, the pass drops it and the question is
+asked; with the answer the update is tried again. An update has only a few possible questions.
 
     call -> write --decided--> reply
               ^  └-Unanswered-> ask the authority
@@ -62,7 +62,7 @@ class ClusterUpdates:
         return Write(lambda tx: update_cluster(tx, request, answers), done=done)
 
     def committed(self, changes: Sequence[Change], now: float) -> Sequence[Effect]:
-        """Nothing follows from changes."""
+        """Does nothing: changes do not concern this service."""
         return ()
 
     def wake(self, now: float) -> Sequence[Effect]:
@@ -74,6 +74,6 @@ class ClusterUpdates:
         return None
 
     def stop(self) -> Sequence[Effect]:
-        """An update that waits for an authority was not taken; another leader may take it."""
+        """End waiting updates with NotTaken: the next leader may take them."""
         streams, self._asking = self._asking, {}
         return [StreamEnd(stream, NotTaken()) for stream in streams]
