@@ -81,7 +81,7 @@ NETWORK = Kind(
     api.ListNetworksRequest,
     missing=ApiError,
 )
-"""A network that a service names and nobody knows is 500 in stock engines; clients rely on it."""
+"""An unknown network in a service spec is status 500 in stock engines, and clients rely on it."""
 
 
 async def find(backend: SwarmBackend, kind: Kind, word: str) -> Any:
@@ -91,7 +91,7 @@ async def find(backend: SwarmBackend, kind: Kind, word: str) -> Any:
             answer: Any = await backend.call(kind.get, kind.get_request(word))
             return getattr(answer, kind.word)
         except SwarmError:
-            pass  # as in stock engines: whatever it was, the lists below say it better
+            pass  # as in stock engines, the lists below decide
     filters = kind.list_request.Filters
     found = await _list(backend, kind, filters(names=[word]))
     if not found:
