@@ -150,8 +150,8 @@ class Membership:
 
     def stop(self, request: Stop) -> Procedure:
         """Stop everything; the disk keeps it all."""
+        self.phase = Phase.STOPPED  # whatever is asked from here on is refused
         yield from self._stop_roles()
-        self.phase = Phase.STOPPED
         self._answer(request.ticket, None)
 
     # --- init ------------------------------------------------------------------------------------------------------
