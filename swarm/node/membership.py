@@ -119,7 +119,7 @@ class Membership:
         self._answer = answer
         self._stop_parts = stop_parts
         self._lost_id = ""
-        self._cleaning = ""
+        self._cleaning: str | None = None
 
     # --- start and stop --------------------------------------------------------------------------------------------
 
@@ -207,6 +207,7 @@ class Membership:
                 yield from self._pause(pause_s)
         except Exception as error:
             log.warning("swarm.not_joined", remotes=_addresses(request.state), error=str(error))
+            self.joining = False  # it ends already: a request to leave waits for that
             yield from self._give_up()
             self.answer_join(error)
         else:
@@ -285,17 +286,23 @@ class Membership:
 
     def clean_up(self) -> None:
         """The engine answers: try again to remove what nodes left behind that were here before, one at a time."""
-        node_id = next((node_id for node_id in self.left_behind if node_id != self._cleaning), "")
-        if node_id and not self._cleaning:
-            self._cleaning = node_id
-            self._out.perform(partial(RemoveContainers, node_id=node_id), self._cleaned)
+        if self._cleaning is not None or self.phase is Phase.STOPPED:
+            return
+        # an empty ID means the containers of all nodes, which may be this node's by now
+        due = [node_id for node_id in self.left_behind if node_id or self.phase is Phase.INACTIVE]
+        if due:
+            self._cleaning = due[0]
+            self._out.perform(partial(RemoveContainers, node_id=due[0]), self._cleaned)
 
     def _cleaned(self, outcome: Done | Failed) -> None:
-        node_id, self._cleaning = self._cleaning, ""
-        if isinstance(outcome, Done):
-            self.left_behind.pop(node_id, None)
-        else:
+        node_id, self._cleaning = self._cleaning, None
+        assert node_id is not None
+        self.left_behind.pop(node_id, None)
+        if isinstance(outcome, Failed):
             log.warning("swarm.containers_left_behind", node=node_id, error=str(outcome.error))
+            self.left_behind[node_id] = None  # after the others
+        elif not self._record.engine_error:
+            self.clean_up()
 
     # --- unlock and force ------------------------------------------------------------------------------------------
 
@@ -402,8 +409,11 @@ class Membership:
 
     def _stop_roles(self) -> Procedure:
         self._stop_parts()
-        self._cleaning = ""
-        yield StopRoles
+        self._cleaning = None
+        try:
+            yield StopRoles
+        except Exception as error:
+            log.error("swarm.roles_not_stopped", error=str(error))
 
     def _give_up(self) -> Procedure:
         """Nothing stays of this node."""

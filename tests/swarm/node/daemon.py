@@ -341,7 +341,7 @@ class Daemon:
             if not effect.unlock_key:
                 raise NodeLocked("the key of this node is encrypted")
             if effect.unlock_key != self.disk.unlock_key:
-                raise InvalidUnlockKey("the unlock key is wrong")
+                raise InvalidUnlockKey()
         if not self.disk.certificate_pem:
             raise SwarmError("the node's key or certificate is missing")
         return events.Identity(self.disk.certificate_pem, self.disk.root_pem)
