@@ -65,11 +65,11 @@ class Issuer:
 class Daemon:
     """See the module.
 
-    hold: kinds of effects that wait until perform_held(). fail: errors for the next effects of a kind. answers: of
-    ended requests. performed: effects that began, in order. told: what the agent was told. role: of certificates to
-    come. sessions: whether managers accept this node. agent_leaves: whether tasks end when they should. kill_after: the
-    effect after which the daemon dies, -1: never. hold_after: so many effects are performed at once, later ones wait,
-    but for StopRoles.
+    hold: kinds of effects that wait until perform_held(). hold_after: so many effects are performed at once, all later
+    ones wait, but for StopRoles. fail: of the next effects of a kind; None: it succeeds. kill_after: the effect after
+    which the daemon dies, -1: never. role: of certificates to come. sessions: whether managers accept this node.
+    agent_leaves: whether tasks end when they should. answers: of ended requests. performed: effects that began, in
+    order. told: what the agent was told.
     """
 
     def __init__(self, issuer: Issuer, disk: Disk | None = None) -> None:
@@ -77,7 +77,7 @@ class Daemon:
         self.disk = disk or Disk()
         self.now = issuer.now
         self.hold: tuple[type[events.Effect], ...] = ()
-        self.fail: dict[type[events.Effect], list[Exception]] = {}
+        self.fail: dict[type[events.Effect], list[Exception | None]] = {}
         self.answers: dict[int, Exception | None] = {}
         self.performed: list[events.TaggedEffect] = []
         self.told: list[AgentEvent] = []
@@ -269,8 +269,9 @@ class Daemon:
         errors = self.fail.get(type(effect))
         del self._outstanding[effect.tag]
         try:
-            if errors:
-                raise errors.pop(0)
+            error = errors.pop(0) if errors else None
+            if error is not None:
+                raise error
             outcome: events.Done | events.Failed = events.Done(effect.tag, self._perform(effect))
         except (SwarmError, OSError, InvalidUnlockKey) as error:
             outcome = events.Failed(effect.tag, error)
