@@ -9,6 +9,6 @@ from tests.swarm.node.daemon import Issuer
 
 
 @pytest.fixture(scope="session")
-def issuer(authority: Authority) -> Issuer:
+def issuer(authority: Authority, other_authority: Authority) -> Issuer:
     """Of the certificates of one node, which are made only once."""
-    return Issuer(authority)
+    return Issuer(authority, other_authority)

@@ -34,6 +34,17 @@ TURNS_MAX = 1000
 LIFE_S = 90 * 86400.0
 
 
+_CANCELLED_AT_STOP = (
+    events.RequestIdentity,
+    events.RenewCertificate,
+    events.StartManager,
+    events.AwaitLeadership,
+    events.WriteFirstObjects,
+    events.Describe,
+    events.RemoveContainers,
+)
+
+
 @dataclass
 class Disk:
     """What outlives the daemon. log: the raft ID of the member whose log is there, 0: none."""
@@ -48,8 +59,10 @@ class Disk:
 class Issuer:
     """Issues certificates for NODE, each of which is another one, and makes each only once for all tests."""
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, other: Authority) -> None:
+        """other: a root that the cluster comes to trust, too."""
         self.authority = authority
+        self.bundle_pem = authority.pem + other.pem
         self.now = authority.now.timestamp()
         self._issued: dict[tuple[str, int, float], bytes] = {}
 
@@ -66,10 +79,11 @@ class Daemon:
     """See the module.
 
     hold: kinds of effects that wait until perform_held(). hold_after: so many effects are performed at once, all later
-    ones wait, but for StopRoles. fail: of the next effects of a kind; None: it succeeds. kill_after: the effect after
-    which the daemon dies, -1: never. role: of certificates to come. sessions: whether managers accept this node.
-    agent_leaves: whether tasks end when they should. answers: of ended requests. performed: effects that began, in
-    order. told: what the agent was told.
+    ones wait, but for StopRoles. ends_held: whether what waits comes to its end before roles are stopped, unless it can
+    be cancelled; else nothing of it is done. fail: of the next effects of a kind; None: it succeeds. kill_after: the
+    effect after which the daemon dies, -1: never. role: of certificates to come. sessions: whether managers accept this
+    node. agent_leaves: whether tasks end when they should. answers: of ended requests. performed: effects that began,
+    in order. told: what the agent was told.
     """
 
     def __init__(self, issuer: Issuer, disk: Disk | None = None) -> None:
@@ -83,6 +97,7 @@ class Daemon:
         self.told: list[AgentEvent] = []
         self.role = WORKER_ROLE
         self.agent_leaves = True
+        self.ends_held = True
         self.sessions = True
         self.kill_after = self.hold_after = -1
         self.alive = True
@@ -99,6 +114,7 @@ class Daemon:
         self._raft_ids = itertools.count(100)
         self._left_swarm = False
         self._session = False
+        self._removed_with = b""
 
     # --- what tests do ---------------------------------------------------------------------------------------------
 
@@ -257,6 +273,7 @@ class Daemon:
                 assert not self.manager, "one manager at a time"
                 assert not any(isinstance(held, events.StartManager) for held in self.held), "one start at a time"
                 assert identity_of(self.disk.certificate_pem).role == MANAGER_ROLE, "a manager needs its certificate"
+                assert self.disk.certificate_pem != self._removed_with, "who was removed needs another certificate"
             case events.StopManager():
                 assert self.manager, "only a manager that runs is stopped"
             case events.ForgetLog():
@@ -271,6 +288,7 @@ class Daemon:
         try:
             error = errors.pop(0) if errors else None
             if error is not None:
+                self._break_off(effect)
                 raise error
             outcome: events.Done | events.Failed = events.Done(effect.tag, self._perform(effect))
         except (SwarmError, OSError, InvalidUnlockKey) as error:
@@ -282,7 +300,7 @@ class Daemon:
     def kill(self) -> None:
         """SIGKILL: only the disk stays."""
         self.alive = self.agent = self.removed = self._left_swarm = False
-        self.manager = 0
+        self.manager, self._removed_with = 0, b""
         self.held.clear()
         self._inbox.clear()
         self._outstanding.clear()
@@ -292,9 +310,22 @@ class Daemon:
 
     def _cut_off(self) -> None:
         """Roles are about to stop: what is being performed ends first, and nobody hears of it."""
-        for effect in self.held:
-            del self._outstanding[effect.tag]
-        self.held.clear()
+        held, self.held = self.held, []
+        for effect in held:
+            if isinstance(effect, _CANCELLED_AT_STOP) or not self.ends_held:
+                del self._outstanding[effect.tag]
+            else:
+                self._finish(effect)
+
+    def _break_off(self, effect: events.TaggedEffect) -> None:
+        """What is so after an effect that failed, too."""
+        match effect:
+            case events.StopManager():
+                self.manager = 0
+            case events.StopRoles():
+                self.agent, self.manager = False, 0
+            case events.Erase():
+                self.disk.state = None
 
     def _perform(
         self, effect: events.TaggedEffect
@@ -329,7 +360,7 @@ class Daemon:
             case events.Describe():
                 return api.NodeDescription(hostname=NODE)
             case events.StopRoles():
-                self.agent, self.manager = False, 0
+                self.agent, self.manager, self._removed_with = False, 0, b""
         return None
 
     def _take(self, role: str, number: int = 0, root_pem: bytes = b"") -> events.Identity:
@@ -357,6 +388,7 @@ class Daemon:
 
     def _stop_manager(self) -> events.ManagerDown:
         self.manager = 0
+        self._removed_with = self.disk.certificate_pem if self.removed else b""
         return events.ManagerDown(self.disk.log, OTHERS, self.removed)
 
 

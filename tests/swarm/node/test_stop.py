@@ -56,7 +56,7 @@ def test_a_stop_at_any_step_keeps_the_disk_and_answers_everybody(issuer: Issuer,
     disk, begin = PROCEDURES[name]
     for step in range(STEPS_MAX):
         daemon = Daemon(issuer, disk(issuer))
-        daemon.hold_after = step
+        daemon.hold_after, daemon.ends_held = step, False
         daemon.boot()
         begin(daemon)
         begun, before = len(daemon.performed), copy(daemon.disk)
@@ -90,7 +90,7 @@ def test_a_leave_that_was_to_end_a_join_has_failed_when_the_daemon_stops_first(i
     daemon.boot()
     daemon.sessions = False
     join = daemon.join()
-    daemon.hold = (events.Erase, events.StopRoles)
+    daemon.hold, daemon.ends_held = (events.Erase, events.StopRoles), False
     leave = daemon.leave()
     stop = daemon.stop()
     daemon.perform_held()
