@@ -359,9 +359,10 @@ class Membership:
         self._certificates.adopt(_identity((yield open_identity)))
         state = self._record.state
         assert state is not None
-        if self._record.role != MANAGER_ROLE and state.raft_id:  # killed after its demotion, before it forgot the log
-            self._record.state = state.without_log(state.raft_id, ())
-            yield from self._save()
+        if self._record.role != MANAGER_ROLE:  # perhaps killed after its demotion, before the log was gone
+            if state.raft_id:
+                self._record.state = state.without_log(state.raft_id, ())
+                yield from self._save()
             yield ForgetLog
         if self._record.role == MANAGER_ROLE and state.raft_id:
             # a member without a log yet joins its group when others can be reached (ManagerRole)

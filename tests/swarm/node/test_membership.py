@@ -367,6 +367,14 @@ def test_a_log_that_was_given_up_stays_while_state_json_cannot_say_so(issuer: Is
     assert daemon.disk == disk
 
 
+def test_a_worker_that_was_killed_before_its_log_was_gone_forgets_it_at_the_next_start(issuer: Issuer) -> None:
+    disk = replace(worker_disk(issuer), log=7)
+    daemon = Daemon(issuer, disk)
+    daemon.boot()
+    assert daemon.names == ["OpenIdentity", "ForgetLog", "StartAgent"]
+    assert daemon.disk.log == 0
+
+
 @pytest.mark.parametrize("kind", [events.OpenIdentity, events.StartManager, events.StartAgent])
 def test_a_start_that_fails_shows_and_keeps_the_disk(issuer: Issuer, kind: type[events.Effect]) -> None:
     daemon = Daemon(issuer, manager_disk(issuer))
