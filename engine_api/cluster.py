@@ -47,6 +47,7 @@ from engine_api.host import (
 from swarm import api, defaults
 from swarm.errors import DeadlineExceeded, NoLeader, SwarmError, Unavailable
 from swarm.ids import new_id
+from swarm.io.counts import Counts
 from swarm.io.node.agent_process import AgentProcess, LogSink
 from swarm.io.node.hooks import NodeHooks, Runner
 from swarm.io.node.manager_process import ManagerProcess
@@ -84,6 +85,11 @@ class Cluster:
         )
         self._node = NodeProcess(config.data_root / "swarm", hooks, self._clock, self._rng)
         self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def counts(self) -> Counts:
+        """What this node counts, for /metrics."""
+        return self._node.counts
 
     # --- life cycle ------------------------------------------------------------------------------------------------
 

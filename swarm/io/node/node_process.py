@@ -33,7 +33,7 @@ from swarm.address import join_host_port
 from swarm.agent import events as agent_events
 from swarm.agent.agent import Agent
 from swarm.errors import NodeLocked, SwarmError, Unavailable
-from swarm.io import counters
+from swarm.io.counts import Counts
 from swarm.io.disk.raft_disk import TaskJournal
 from swarm.io.grpc import client
 from swarm.io.node.agent_process import AgentHooks, AgentProcess, Link, LocalLink, RemoteLink
@@ -66,11 +66,12 @@ _CANCELLED_AT_STOP = (
 
 
 class NodeProcess:
-    """See the module. manager: while it runs. autolock: of this node's key file."""
+    """See the module. manager: while it runs. autolock: of this node's key file. counts: since the daemon started."""
 
     def __init__(self, directory: Path, hooks: NodeHooks, clock: Clock, rng: Random) -> None:
         self.directory = directory
         self.manager: ManagerProcess | None = None
+        self.counts = Counts()
         self._hooks = hooks
         self._clock = clock
         self._rng = rng
@@ -330,9 +331,9 @@ class NodeProcess:
         try:
             identity = await self._replace_certificate(effect)
         except BaseException:
-            counters.RENEWALS.labels(outcome="failed").inc()
+            self.counts.renewals["failed"] += 1
             raise
-        counters.RENEWALS.labels(outcome="renewed").inc()
+        self.counts.renewals["renewed"] += 1
         return identity
 
     async def _replace_certificate(self, effect: events.RenewCertificate) -> events.Identity:
@@ -386,7 +387,7 @@ class NodeProcess:
         )
         tls = self._tls_context, self._client_tls
         sealer = await self.autolock.sealer()
-        manager = ManagerProcess(self.directory, settings, *tls, self._clock, self._rng, sealer)
+        manager = ManagerProcess(self.directory, settings, *tls, self._clock, self._rng, sealer, self.counts)
         manager.watchers.append(self._hooks.on_changes)
         await manager.start(effect.create, state.other_managers(), effect.force_new_cluster)
         self.manager = manager
