@@ -16,10 +16,8 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from swarm.api.enums import unknown_value
-from swarm.errors import InvalidArgument
 from swarm.manager.controlapi import clusters, networks, nodes, resources, secrets, services, tasks
-from swarm.manager.controlapi.common import MALFORMED
+from swarm.manager.controlapi.common import require_known_values
 from swarm.manager.controlapi.nodes import Members
 
 __all__ = ["CONTROL", "Handler", "Members", "control"]
@@ -106,9 +104,7 @@ def _understood(function: Callable[[Any, Any], Message]) -> Callable[[Any, Any],
     """The same function, which refuses requests with enumeration values that this version does not know."""
 
     def run(tx: Any, request: Message) -> Message:
-        field = unknown_value(request)
-        if field is not None:
-            raise InvalidArgument(f"{MALFORMED}: {field} has a value that this manager does not know")
+        require_known_values(request)
         return function(tx, request)
 
     return run
