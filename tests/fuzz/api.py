@@ -78,8 +78,6 @@ TOKENS = (
     '"x"',
     "[]",
     "{}",
-)
-TOKENS += (
     '"\\ud800"',
     '"\\u0000"',
     '"QUJD"',
@@ -90,8 +88,6 @@ TOKENS += (
     "NaN",
     "01",
     '"' + "a" * 300 + '"',
-)
-TOKENS += (
     '"{{.Node.ID}}"',
     '"{{"',
     '"24h"',
@@ -116,8 +112,6 @@ FILTERS = (
     '{"label":["a=b","c"]}',
     "{",
     "",
-)
-FILTERS += (
     '{"desired-state":["running","x"]}',
     '{"role":["manager"]}',
     '{"service":["web"]}',

@@ -89,7 +89,7 @@ class House:
 
     def settle(self) -> list[ManagerEffect]:
         """Until nothing is due at this moment."""
-        out = []
+        out: list[ManagerEffect] = []
         for _ in range(TURNS_MAX):
             due = self.manager.deadline()
             if due is None or due > self.now:

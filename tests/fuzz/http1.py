@@ -124,7 +124,7 @@ class Reading:
     def take(self, data: bytes) -> list[bytes]:
         """Answers to what is complete now."""
         self.seen += data
-        answers = []
+        answers: list[bytes] = []
         while not (self.refused or self.tunnel):
             try:
                 request = go_reader.read(bytes(self.seen), self.requests[-1].end if self.requests else 0)
@@ -287,7 +287,7 @@ def one(data: bytes) -> None:
 
 def requests(feed: Feed) -> bytes:
     """Requests made of parts that are good or nearly so."""
-    out = []
+    out: list[bytes] = []
     while feed and len(out) < 6:
         ending = b"\n" if feed.byte() == 9 else b"\r\n"
         lines = [feed.choice(STARTS), *(feed.choice(LINES) for _ in range(feed.below(5)))]
@@ -330,7 +330,7 @@ atexit.register(_LOOP.close)
 
 def seeds() -> list[bytes]:
     """Inputs to begin with."""
-    out = []
+    out: list[bytes] = []
     for number, start in enumerate(STARTS):
         answers = bytes((3, number % 7, 1, 0))
         length = start + b"\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"

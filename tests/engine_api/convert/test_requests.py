@@ -62,7 +62,8 @@ def _contains(shown: Any, sent: Any, path: str = "") -> None:
 
 
 def test_docker_py_sends_modes_in_lower_case_and_nulls() -> None:
-    body = {"Name": "py", "Mode": {"replicated": {"Replicas": 2}}, "Networks": None, "EndpointSpec": None}
+    body: dict[str, Any] = {"Name": "py", "Mode": {"replicated": {"Replicas": 2}}}
+    body |= {"Networks": None, "EndpointSpec": None}
     body |= {"TaskTemplate": {"ContainerSpec": {"Image": "busybox", "Args": None, "Healthcheck": {"Test": None}}}}
     assert spec_of(body).replicated.replicas == 2
     assert spec_of({**body, "Mode": {"global": {}}}).WhichOneof("mode") == "global"

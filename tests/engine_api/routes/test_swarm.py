@@ -52,7 +52,7 @@ async def test_a_leader_that_does_not_know_the_mark_is_told_of(
 
     async def stock(method: str, request: Message) -> Message:
         if has_mark(request, NETWORK_KEYS):
-            request.DiscardUnknownFields()  # type: ignore[attr-defined]  # what a stock engine does with them
+            request.DiscardUnknownFields()  # what a stock engine does with them
         answer: Message = await call(method, request)
         return answer
 

@@ -17,7 +17,7 @@ def test_a_value_has_its_word_and_any_other_number_is_shown_as_it_is() -> None:
 def port(protocol: int) -> api.ServiceSpec:
     spec = api.ServiceSpec()
     spec.endpoint.ports.add()
-    spec.endpoint.ports.add(protocol=protocol)  # type: ignore[arg-type]
+    spec.endpoint.ports.add(protocol=protocol)
     return spec
 
 

@@ -93,7 +93,7 @@ def test_the_unlock_key_lives_as_long_as_the_lock(lab: Any) -> None:
     def key() -> bytes:
         return b"".join(key.key for key in _cluster(lab).unlock_keys if key.subsystem == "swarm-manager")
 
-    locked = {"encryption_config": api.EncryptionConfig(auto_lock_managers=True)}
+    locked: dict[str, Any] = {"encryption_config": api.EncryptionConfig(auto_lock_managers=True)}
     rotate = api.KeyRotation(manager_unlock_key=True)
     assert key() == b""
     lab.call("UpdateCluster", _update(lab, rotate))
@@ -138,7 +138,7 @@ def test_old_entries_of_the_blacklist_are_forgotten(lab: Any) -> None:
     assert sorted(_cluster(lab).blacklisted_certificates) == ["fresh", "unknown"]
 
 
-def _ca(**fields: Any) -> dict[str, api.CAConfig]:
+def _ca(**fields: Any) -> dict[str, Any]:
     return {"ca_config": api.CAConfig(**fields)}
 
 

@@ -332,7 +332,7 @@ def _network(name: str, **fields: Any) -> api.NetworkSpec:
     return spec
 
 
-def _ipam(**fields: str) -> api.IPAMOptions:
+def _ipam(**fields: Any) -> api.IPAMOptions:
     return api.IPAMOptions(configs=[api.IPAMConfig(subnet="10.44.0.0/24", **fields)])
 
 
