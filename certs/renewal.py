@@ -122,7 +122,12 @@ class Renewal:
     def _judge(self, role: str, now: float) -> None:
         """Whether the new certificate is what was asked for; a request that came meanwhile wants another one."""
         if self._role and role != self._role:
-            self._back_off(now)
+            if (
+                self._again
+            ):  # this certificate was asked for before that role was wanted: it says nothing about the next
+                self._due_s = min(self._due_s, now + RENEW_NOW_DELAY_S)
+            else:
+                self._back_off(now)
             return
         self._role = ""
         self._failures = 0

@@ -13,11 +13,11 @@ from random import Random, SystemRandom
 import structlog
 from aiohttp import web
 
-from engine_api.backend import Backend, asked_now
+from engine_api.backend import SwarmBackend, asked_now
 from engine_api.errors import ApiError, BadParameter, ObjectNotFound
 from engine_api.routes import networks, resources, services, swarm
 from engine_api.server.dialect import ApiVersion, parse_version
-from engine_api.server.request import Api, ApiRequest, Handler, Hooks, Route, encode
+from engine_api.server.request import Api, ApiRequest, EngineHooks, Handler, Route, encode
 from engine_api.server.streams import BARE_KEY
 from swarm import defaults
 from swarm.errors import Code, SwarmError
@@ -45,11 +45,11 @@ API_KEY: web.AppKey[Api] = web.AppKey("api", Api)
 
 
 def build_app(
-    backend: Backend,
+    backend: SwarmBackend,
     engine_api_version: Callable[[], str],
     server_header: Callable[[], str],
     *,
-    hooks: Hooks | None = None,
+    hooks: EngineHooks | None = None,
     routes: Sequence[Route] = ROUTES,
     rng: Random | None = None,
 ) -> web.Application:
@@ -58,7 +58,7 @@ def build_app(
     engine_api_version: the highest API version to serve, "1.41": the lower one of ours and of the engine beside us.
     server_header: value of ``Server``, the engine's own. routes: these, or more than these, such as networks.
     """
-    api = Api(backend, engine_api_version, server_header, hooks or Hooks(), rng or SystemRandom())
+    api = Api(backend, engine_api_version, server_header, hooks or EngineHooks(), rng or SystemRandom())
     app = web.Application(middlewares=[_answer_errors], client_max_size=defaults.API_BODY_BYTES_MAX)
     app[API_KEY] = api
     app.on_response_prepare.append(_add_headers)

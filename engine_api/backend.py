@@ -83,7 +83,7 @@ class JoinRequest:
     availability: str = ""
 
 
-class Backend(Protocol):
+class SwarmBackend(Protocol):
     """Implemented by engine_api.cluster.Cluster; tests use a fake."""
 
     def local(self) -> LocalNode:

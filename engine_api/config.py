@@ -15,9 +15,12 @@ import ipaddress
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from swarm.address import PORT_MAX, join_host_port, parse_host_port
 
 DEFAULT_CONFIG_FILE = "/etc/sideswarm/daemon.json"
 DEFAULT_HOST = "unix:///run/sideswarm/docker.sock"
@@ -64,7 +67,7 @@ class Config:
 
     @property
     def tcp_hosts(self) -> tuple[str, ...]:
-        """Those of hosts that are on the network."""
+        """Those hosts that listen on the network."""
         return tuple(host for host in self.hosts if host.startswith("tcp://"))
 
 
@@ -111,9 +114,9 @@ _HELP = {
     "--log-format": "text or json (default text)",
     "--event-loop": "uvloop or asyncio (default uvloop, where it is installed)",
     "--metrics-addr": "ADDRESS:PORT to serve Prometheus metrics on, without TLS (default: nowhere)",
-    "--allow-mixed-leadership": "lead managers of stock engines, too, if elected (see docs/divergence.md)",
-    "--tls": "serve tcp:// hosts with TLS; implied by --tlsverify; --tls=false: plainly, for everybody",
-    "--tlsverify": "demand a client certificate of --tlscacert (default with TLS; --tlsverify=false: from nobody)",
+    "--allow-mixed-leadership": "lead stock managers as well, if elected (see docs/divergence.md)",
+    "--tls": "serve tcp:// hosts with TLS (implied by --tlsverify); --tls=false: without TLS, for everybody",
+    "--tlsverify": "require client certificates signed by --tlscacert (default with TLS); --tlsverify=false: none",
     "--tlscacert": "trust client certificates signed by this CA (default ~/.docker/ca.pem or $DOCKER_CERT_PATH/ca.pem)",
     "--tlscert": "the server's certificate (default cert.pem in the same directory)",
     "--tlskey": "the server's key (default key.pem in the same directory)",
@@ -158,7 +161,7 @@ def load(argv: list[str] | None = None, environment: dict[str, str] | None = Non
 
 
 def _switch(text: str) -> bool:
-    """What --flag=text means, in Go's words."""
+    """The boolean that --flag=text means, by Go's rules."""
     if text in ("1", "t", "T", "true", "TRUE", "True"):
         return True
     if text in ("0", "f", "F", "false", "FALSE", "False"):
@@ -190,7 +193,7 @@ def _check(values: dict[str, Any], environment: dict[str, str]) -> Config:
     for _, key, field in _OPTIONS:
         kind = bool if field in _SWITCHES else tuple if field == "hosts" else str
         if field in values and not isinstance(values[field], kind):
-            raise ConfigError(f"{key} must be {'true or false' if kind is bool else 'a text'}")
+            raise ConfigError(f"{key} must be {'true or false' if kind is bool else 'a string'}")
     for field in _PATHS:
         if values.get(field):
             values[field] = Path(values[field]).absolute()
@@ -209,16 +212,17 @@ def _check(values: dict[str, Any], environment: dict[str, str]) -> Config:
 
 def host_and_port(text: str) -> tuple[str, int]:
     """ "ADDRESS:PORT" (no address: this host alone) in its two parts. Raises ConfigError."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f"--metrics-addr must be ADDRESS:PORT, not {text!r}")
-    return host.strip("[]") or "127.0.0.1", int(port)
+    try:
+        host, port = parse_host_port(text)
+    except ValueError:
+        raise ConfigError(f"--metrics-addr must be ADDRESS:PORT, not {text!r}") from None
+    return host or "127.0.0.1", port
 
 
 def _complete_tls(values: dict[str, Any], environment: dict[str, str]) -> None:
-    """Settle tls, tlsverify, their files and the hosts as dockerd does; no open tcp host without a word for it."""
+    """Complete tls, tlsverify, their files and the hosts as dockerd does, and refuse accidentally open tcp hosts."""
     tls, verify = values.get("tls"), values.get("tlsverify")
-    open_by_wish = tls is False or verify is False
+    open_on_purpose = tls is False or verify is False
     if tls is None and verify is None and environment.get("DOCKER_TLS_VERIFY"):
         verify = True
     elif "hosts" not in values and (tls or verify is not None):
@@ -232,7 +236,7 @@ def _complete_tls(values: dict[str, Any], environment: dict[str, str]) -> None:
         if values["tls"] and not values.get(field):
             values[field] = (directory / name).absolute()
     for host in values.get("hosts", ()):
-        if host.startswith("tcp://") and not values["tlsverify"] and not open_by_wish:
+        if host.startswith("tcp://") and not values["tlsverify"] and not open_on_purpose:
             raise ConfigError(
                 f"{host} would make everybody who reaches it root on this host: use --tlsverify with certificates, or, "
                 "if that is what you want, --tls=false"
@@ -243,11 +247,11 @@ def _complete_host(host: str, tls: bool) -> str:
     kind, address, port = check_host(host, HTTPS_PORT if tls else HTTP_PORT)
     if kind == "unix":
         return f"unix://{address}"
-    return f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
+    return f"tcp://{join_host_port(address, port)}"
 
 
 def insecure_hosts(config: Config) -> list[tuple[str, str, str]]:
-    """Hosts with an API that anyone may use: scheme, address with port, what it lacks."""
+    """Hosts whose API anyone can use: scheme, address with port, and which protection is missing."""
     if config.tlsverify:
         return []
     scheme, lack = ("https", "TLS client verification") if config.tls else ("http", "encryption")
@@ -256,16 +260,18 @@ def insecure_hosts(config: Config) -> list[tuple[str, str, str]]:
 
 def _check_engine(engine: str) -> None:
     scheme, _, rest = engine.partition("://")
-    host, _, port = rest.rstrip("/").rpartition(":")
     if scheme == "unix" and rest.startswith("/"):
         return
-    if scheme == "tcp" and host and port.isdecimal() and 0 < int(port[:6]) < 65536:
-        return
+    if scheme == "tcp":
+        with suppress(ValueError):
+            host, port = parse_host_port(rest.rstrip("/"))
+            if host and port:
+                return
     raise ConfigError(f"bad engine {engine!r}: use unix:///path or tcp://HOST:PORT")
 
 
 def _listen_addr(text: str) -> str:
-    """ADDRESS:PORT of what may be an address, a port or both."""
+    """ADDRESS:PORT from an address, a port or both."""
     if text.isdecimal():
         text = f"0.0.0.0:{text}"
     _, _, port = check_host(f"tcp://{text if _PORT_AT_END.search(text) else f'{text}:2377'}")
@@ -292,6 +298,6 @@ def check_host(host: str, default_port: int = HTTP_PORT) -> tuple[str, str, int]
             found = ipaddress.ip_address("127.0.0.1" if address in ("", "localhost") else address)
         except ValueError:
             raise ConfigError(f"bad host {host!r}: use tcp://ADDRESS:PORT with an IP address") from None
-        if int(port) < 65536:
+        if int(port) <= PORT_MAX:
             return "tcp", str(found), int(port)
     raise ConfigError(f"bad host {host!r}: use unix:///path or tcp://ADDRESS:PORT")

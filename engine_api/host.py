@@ -8,15 +8,16 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from dataclasses import replace
 
 from certs.errors import CertsError
 from engine_api.convert import address
 from engine_api.errors import ApiError
 from overlay.io import netlink
 from swarm import api
+from swarm.address import join_host_port, parse_host_port
 from swarm.errors import SwarmError
-from swarm.node.state import NodeState
+from swarm.node.events import Refusal
+from swarm.node.state import Addresses, NodeState
 
 NOT_IN_SWARM = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
@@ -41,6 +42,17 @@ LOCKED = (
 )
 LEAVE_LOCKED = "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message."
 SUPPRESS = "Use `--force` to suppress this message."
+REFUSALS = {
+    Refusal.IN_SWARM: ALREADY,
+    Refusal.NOT_IN_SWARM: "This node is not part of a swarm",
+    Refusal.NO_MANAGER: WORKER,
+    Refusal.LOCKED: LOCKED,
+    Refusal.NOT_LOCKED: "swarm is not locked",
+    Refusal.STILL_JOINING: TIMED_OUT,
+    Refusal.LEFT: "the attempt to join was ended by `docker swarm leave`",
+    Refusal.STOPPING: "this daemon is being stopped",
+}
+"""What users are told when a request does not fit the state of this node. Refusal.MANAGER needs the cluster for it."""
 LISTEN_FAILED = "failed to listen on remote API address: listen tcp"
 EXPECTED = (SwarmError, CertsError, OSError, TimeoutError)
 """What may go wrong in the world; anything else is a mistake of ours."""
@@ -65,21 +77,25 @@ def interfaces() -> list[address.Interface]:
     ]
 
 
-def with_self(state: NodeState) -> NodeState:
-    """A first manager knows itself."""
-    host = f"[{state.advertise_host}]" if ":" in state.advertise_host else state.advertise_host
-    own = (state.node_id, f"{host}:{state.advertise_port}")
-    return replace(state, managers=(own,))
+def addresses_of(endpoints: address.Endpoints) -> Addresses:
+    """What a node remembers of them. Raises ApiError for a port that is a word."""
+    return Addresses(
+        listen_host=endpoints.listen_host,
+        listen_port=port_of(endpoints.listen_port),
+        advertise_host=endpoints.advertise_host,
+        advertise_port=port_of(endpoints.advertise_port),
+        local_addr=endpoints.local_addr,
+        data_path_addr=endpoints.data_path_addr,
+    )
 
 
 def address_towards(remote: str) -> str:
     """This host's address on the way to ``remote`` ("host:port"), without sending anything; empty: no such way."""
-    host, _, port = remote.rpartition(":")
-    host = host.strip("[]")
     try:
+        host, port = parse_host_port(remote)
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.setblocking(False)
-            probe.connect((host, int(port)))
+            probe.connect((host, port))
             return str(probe.getsockname()[0])
     except (OSError, ValueError):
         return ""
@@ -105,7 +121,7 @@ def start_error(error: BaseException, state: NodeState | None) -> str:
         return "manager stopped: it did not become the leader of its new cluster in time"
     text = str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.errno in _BIND_ERRORS and state is not None:
-        listen = address.join_host_port(state.listen_host, str(state.listen_port))
+        listen = join_host_port(state.listen_host, state.listen_port)
         text = f"{LISTEN_FAILED} {listen}: bind: {os.strerror(error.errno).lower()}"
     return f"manager stopped: {text}" if isinstance(error, OSError) else text
 

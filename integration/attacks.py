@@ -22,6 +22,7 @@ from google.protobuf.message import Message
 
 from certs.keys import load_private_key, private_key_pem
 from certs.tls import ClientTls, Credentials, client_context
+from swarm.address import parse_host_port
 from swarm.api.methods import METHODS, Method
 from swarm.errors import SwarmError
 from swarm.grpc import frames as h2
@@ -81,7 +82,7 @@ def stolen(directory: str) -> Credentials | None:
     return Credentials((Path(directory) / "swarm-node.crt").read_bytes(), private_key_pem(key))
 
 
-async def _connect(address: str, credentials: Credentials | None) -> client.Connection:
+async def _connect(address: str, credentials: Credentials | None) -> client.ClientConnection:
     return await client.connect(address, ClientTls("swarm-manager", None, credentials), CALL_TIMEOUT_S)
 
 
@@ -146,14 +147,14 @@ async def _flooder(
     counter: itertools.count[int],
     ended: asyncio.Event,
 ) -> None:
-    host, _, port = address.rpartition(":")
+    host, port = parse_host_port(address)
     context = None
     if name not in _WITHOUT_TLS:
         context = client_context(ClientTls("swarm-manager", None, credentials))
     while True:
         try:
             reader, writer = await asyncio.open_connection(
-                host, int(port), ssl=context, server_hostname="swarm-manager" if context else None
+                host, port, ssl=context, server_hostname="swarm-manager" if context else None
             )
         except OSError:
             await asyncio.sleep(0.01)

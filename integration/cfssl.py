@@ -36,6 +36,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from integration.lab import NETNS, PROJECT, Host
+from swarm.address import parse_host_port
 
 MANAGER = "swarm-manager"
 PATH = "/api/v1/cfssl/sign"
@@ -302,9 +303,9 @@ def main() -> None:
     key = serialization.load_pem_private_key(args.key.read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     authority = Authority(args.root.read_bytes(), key, args.cross_sign, args.expiry_s, args.backdate_s)
-    host, _, port = args.listen.rpartition(":")
+    host, port = parse_host_port(args.listen)
     trusted = args.also_trust.read_bytes() if args.also_trust else b""
-    server = _server(authority, host, int(port), trusted)
+    server = _server(authority, host, port, trusted)
     print("serving", flush=True)
     server.serve_forever()
 

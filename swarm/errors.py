@@ -151,6 +151,10 @@ class NotTaken(SwarmError):
         super().__init__("raft: the request was not taken: this manager does not lead")
 
 
+class NodeLocked(FailedPrecondition):
+    """The key file of this node is encrypted, and the unlock key is not at hand."""
+
+
 class JoinUndecided(SwarmError):
     """The Raft group may have taken this node in, or may still do so: it must not go away, but ask again."""
 

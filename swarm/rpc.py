@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
+from swarm.address import host_of
 from swarm.errors import SwarmError
 
 MANAGER_ROLE = "swarm-manager"
@@ -43,7 +44,7 @@ class Peer:
     @property
     def host(self) -> str:
         """The IP address of ``addr`` without its port."""
-        return self.addr.rpartition(":")[0].strip("[]")
+        return host_of(self.addr)
 
 
 LOCAL = Peer(local=True, role=MANAGER_ROLE)

@@ -1,6 +1,7 @@
-"""Addresses that users give to init and join: ``<ip|interface>[:port]`` and the address pools of new networks.
+"""Docker's rules for the addresses of init and join, ``<ip|interface>[:port]``, and for the address pools of networks.
 
-Everything here is a pure rule; what interfaces this machine has comes in as values.
+The interfaces of this machine are given as values. swarm/address.py takes "host:port" apart.
+
 (moby: daemon/cluster/listen_addr.go)
 """
 
@@ -12,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Interface, ip_address, ip_in
 
 from engine_api.errors import ApiError, BadParameter
 from swarm import defaults
+from swarm.address import is_unspecified, join_host_port, split_host_port
 
 Address = IPv4Address | IPv6Address
 
@@ -54,22 +56,8 @@ class Endpoints:
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def join_host_port(host: str, port: str) -> str:
-    """``host:port``, IPv6 in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def split_host_port(addr: str) -> tuple[str, str] | None:
-    """Host and port of ``host:port`` or ``[v6]:port``; None when it has no port or is malformed."""
-    if addr.startswith("["):
-        host, bracket, port = addr[1:].partition("]")
-        return (host, port[1:]) if bracket and port.startswith(":") and ":" not in port[1:] else None
-    host, colon, port = addr.rpartition(":")
-    return (host, port) if colon and ":" not in host else None
-
-
 def with_port(addr: str, port: int = defaults.REMOTE_PORT) -> str:
-    """An address as users type it, with the default port where they left it out; a ``tcp://`` is taken off."""
+    """An address as users type it, without ``tcp://`` and with the default port if they left it out."""
     rest = addr.removeprefix("tcp://")
     found = split_host_port(rest)
     if found is None:
@@ -138,7 +126,7 @@ def _same_family(address: Address, subnet: str) -> bool:
 
 
 def _of_interface(interface: Interface) -> Address:
-    """The one address of an interface, IPv4 before IPv6. Raises BadParameter when that is not clear."""
+    """The only address of an interface, IPv4 before IPv6. Raises BadParameter when there are several or none."""
     found: dict[int, Address] = {}
     for address in interface.addresses:
         other = found.setdefault(address.version, address)
@@ -165,10 +153,10 @@ def _resolve(word: str, interfaces: Mapping[str, Interface], refuse: str, unspec
 
 
 def system_address(interfaces: Sequence[Interface], managed_subnets: Sequence[str]) -> Address:
-    """The address to advertise when nobody named one. Raises BadParameter when there is none or more than one.
+    """The address to advertise when the user named none. Raises BadParameter when there is none or more than one.
 
-    Real NICs decide alone when they have an address. Where there are none (containers), all interfaces that are up
-    count, except those with an address of a network that the engine manages.
+    If real NICs have addresses, only they count. Otherwise (in containers) all interfaces that are up count, except
+    those with an address of a network that the engine manages.
     """
     devices = [interface for interface in interfaces if interface.device and interface.up and not interface.loopback]
     chosen = _only_address(devices, ())
@@ -207,7 +195,7 @@ def _several(name_a: str, name_b: str, a: Address, b: Address) -> BadParameter:
 
 
 def resolve_listen(addr: str, interfaces: Mapping[str, Interface]) -> tuple[str, str]:
-    """Host and port to listen on; the port may be a word, which only binding refuses. Raises BadParameter."""
+    """Host and port to listen on. Raises BadParameter, but not for a bad port, which only binding it refuses."""
     found = split_host_port(addr)
     if found is None:
         raise BadParameter(f"could not parse listen address {addr}")
@@ -235,7 +223,7 @@ def resolve_init(
 ) -> Endpoints:
     """All addresses of an init request, in the order in which stock engines look at them. Raises BadParameter.
 
-    managed_subnets: CIDRs of the engine's own networks, asked only when an address must be guessed.
+    managed_subnets: CIDRs of the engine's own networks; called only when an address must be guessed.
     """
     by_name = {interface.name: interface for interface in interfaces}
     listen_host, listen_port = resolve_listen(listen_addr, by_name)
@@ -248,7 +236,7 @@ def resolve_init(
         advertise_host, advertise_port = str(system_address(interfaces, managed_subnets())), listen_port
     data_path = resolve_data_path(data_path_addr, by_name)
     local = listen_host
-    if ip_address(listen_host).is_unspecified:
+    if is_unspecified(listen_host):
         local = advertise_host
         if not any(str(address) == advertise_host for i in interfaces for address in i.addresses):
             try:
@@ -261,7 +249,7 @@ def resolve_init(
 def resolve_join(
     listen_addr: str, advertise_addr: str, data_path_addr: str, interfaces: Sequence[Interface]
 ) -> Endpoints:
-    """As resolve_init for join. An AdvertiseAddr that does not resolve is dropped: managers see who joins."""
+    """As resolve_init, for join. An AdvertiseAddr that does not resolve is dropped: managers see where we call from."""
     by_name = {interface.name: interface for interface in interfaces}
     listen_host, listen_port = resolve_listen(listen_addr, by_name)
     host, port = "", ""
@@ -270,5 +258,5 @@ def resolve_join(
             host, port = resolve_advertise(advertise_addr, listen_port, by_name)
         except BadParameter:
             host, port = "", ""
-    local = "" if ip_address(listen_host).is_unspecified else listen_host
+    local = "" if is_unspecified(listen_host) else listen_host
     return Endpoints(listen_host, listen_port, host, port, resolve_data_path(data_path_addr, by_name), host or local)

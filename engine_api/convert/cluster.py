@@ -17,10 +17,7 @@ from engine_api.backend import LocalNode, LocalNodeState
 from engine_api.convert.fields import (
     DRIVER,
     META,
-    OMIT,
     ZERO_TIME,
-    Row,
-    Table,
     custom,
     data,
     duration,
@@ -39,8 +36,10 @@ from engine_api.convert.fields import (
 )
 from engine_api.convert.gotypes import BOOL, INTS, STRING, STRINGS, string_type
 from engine_api.convert.service import PLATFORM, RESOURCES
+from engine_api.convert.table import OMIT, Row, Table
 from engine_api.errors import BadParameter
 from swarm import api, defaults
+from swarm.api.timestamps import set_seconds
 from swarm.manager.root_rotation import waited_for
 
 # --- the cluster's spec -----------------------------------------------------------------------------------------------
@@ -65,7 +64,7 @@ EXTERNAL_CA = Table(
 
 
 def _hidden(row: Row) -> Row:
-    """Taken from clients, never shown to them."""
+    """A row that clients can set but never see."""
     return Row(row.key, row.type, lambda message: OMIT, row.fill)
 
 
@@ -144,15 +143,15 @@ def default_cluster_spec() -> api.ClusterSpec:
     spec.raft.log_entries_for_slow_followers = defaults.RAFT_ENTRIES_FOR_SLOW_FOLLOWERS
     spec.raft.heartbeat_tick = defaults.RAFT_HEARTBEAT_TICKS
     spec.raft.election_tick = defaults.RAFT_ELECTION_TICKS
-    spec.dispatcher.heartbeat_period.FromNanoseconds(int(defaults.HEARTBEAT_PERIOD_S * 1e9))
-    spec.ca_config.node_cert_expiry.FromNanoseconds(int(defaults.NODE_CERT_EXPIRY_S * 1e9))
+    set_seconds(spec.dispatcher.heartbeat_period, defaults.HEARTBEAT_PERIOD_S)
+    set_seconds(spec.ca_config.node_cert_expiry, defaults.NODE_CERT_EXPIRY_S)
     spec.task_defaults.SetInParent()
     spec.encryption_config.SetInParent()
     return spec
 
 
 def check_cluster_name(parsed: dict[str, Any]) -> None:
-    """The only cluster is named "default"; an empty name means that. Raises BadParameter."""
+    """Check the name: the only cluster is named "default"; an empty name means the same. Raises BadParameter."""
     if parsed.setdefault("Name", "default") != "default" and parsed["Name"]:
         raise BadParameter('swarm spec must be named "default"')
     parsed["Name"] = "default"
@@ -175,7 +174,7 @@ def issuer(certificates: bytes) -> tuple[bytes, bytes]:
 
 
 def _show_tls_info(cluster: Any) -> dict[str, str]:
-    """The root that nodes trust, and the one that issues now: during a rotation that is the new one already."""
+    """The root that nodes trust, and the root that issues now; during a rotation these differ."""
     root = cluster.root_ca
     subject, key = issuer(root.root_rotation.ca_cert if root.HasField("root_rotation") else root.ca_cert)
     shown = {
@@ -373,7 +372,7 @@ def info_section(
 ) -> dict[str, Any]:
     """The ``Swarm`` object of /info.
 
-    cluster, nodes: what the leader said, None when it could not be asked; ``error`` is then why.
+    cluster, nodes: as the leader answered; None when it could not be asked, and ``error`` says why.
     """
     shown: dict[str, Any] = {
         "NodeID": local.node_id,
@@ -400,7 +399,7 @@ def info_section(
 
 
 def _rotation_warnings(cluster: api.Cluster | None, nodes: Sequence[api.Node]) -> list[str]:
-    """Nodes that are away and keep a rotation of the root from its end."""
+    """Nodes that are down and that a root rotation waits for."""
     if cluster is None or not cluster.root_ca.HasField("root_rotation"):
         return []
     away = [node for node in waited_for(cluster.root_ca, nodes) if node.status.state != api.NodeStatus.READY]
@@ -414,7 +413,7 @@ def _rotation_warnings(cluster: api.Cluster | None, nodes: Sequence[api.Node]) -
 
 
 def _no_cluster() -> dict[str, Any]:
-    """What stands in for a cluster that nobody could be asked about: all zero, as in stock engines."""
+    """The cluster as shown when the leader cannot be asked: all zero, as in stock engines."""
     return {
         **CLUSTER_INFO.show(api.Cluster()),
         "CreatedAt": ZERO_TIME,

@@ -10,8 +10,6 @@ from typing import Any
 
 from engine_api.convert.fields import (
     DRIVER,
-    OMIT,
-    Table,
     custom,
     data,
     duration,
@@ -28,6 +26,7 @@ from engine_api.convert.fields import (
     wrapped,
 )
 from engine_api.convert.gotypes import BOOL, STRINGS, list_type, string_type
+from engine_api.convert.table import OMIT, Table
 from engine_api.errors import BadParameter
 from swarm import api
 
@@ -163,7 +162,7 @@ VOLUME_OPTIONS = Table(
 
 
 def _show_tmpfs_options(options: Any) -> Any:
-    """The protocol keeps the list of lists as JSON text; what does not parse is shown as nothing."""
+    """The protocol keeps this list of lists as JSON text; a text that does not parse is not shown."""
     try:
         value = json.loads(options.options) if options.options else None
     except ValueError:
@@ -187,7 +186,7 @@ TMPFS_OPTIONS = Table(
 
 
 def _drop_empty_bind_options(parsed: dict[str, Any]) -> dict[str, Any]:
-    """Bind options that say nothing are not kept, as in stock engines."""
+    """Bind options without content are not kept, as in stock engines."""
     if not any(parsed.get("BindOptions", {}).values()):
         parsed.pop("BindOptions", None)
     return parsed
@@ -256,7 +255,7 @@ CONFIG_REFERENCE = Table(
 
 
 def _show_secrets(container: Any) -> Any:
-    """References whose target is no file are not shown; they are kept when they come in, to be refused as such."""
+    """References without a file as target are not shown. Requests keep them, so that the control API refuses them."""
     return [SECRET_REFERENCE.show(ref) for ref in container.secrets if ref.HasField("file")] or OMIT
 
 

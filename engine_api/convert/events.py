@@ -10,13 +10,13 @@ from typing import Any
 
 from swarm import api
 from swarm.api.enums import word
+from swarm.api.timestamps import NANOSECONDS_PER_S, nanoseconds
 from swarm.store.store import Change
 
 Event = dict[str, Any]
 
 KINDS = ("service", "node", "network", "secret", "config")
 _NAME_KEYS = (*KINDS, "container", "daemon", "plugin", "volume")
-_NANOSECONDS = 1_000_000_000
 _UPDATE_STATES = {
     api.UpdateStatus.UPDATING: "updating",
     api.UpdateStatus.PAUSED: "paused",
@@ -28,18 +28,18 @@ _UPDATE_STATES = {
 
 
 def swarm_events(changes: Iterable[Change], now: float) -> list[Event]:
-    """One event for each changed object of a kind that users see. ``now``: time of removals, in seconds."""
+    """One event for each changed object of a kind that users see. now: time of removals, seconds since the epoch."""
     return [_event(change, now) for change in changes if change.kind in KINDS]
 
 
 def _event(change: Change, now: float) -> Event:
     obj: Any = change.after if change.after is not None else change.before
     if change.after is None:
-        action, at = "remove", int(now * _NANOSECONDS)
+        action, at = "remove", int(now * NANOSECONDS_PER_S)
     elif change.before is None:
-        action, at = "create", obj.meta.created_at.ToNanoseconds()
+        action, at = "create", nanoseconds(obj.meta.created_at)
     else:
-        action, at = "update", obj.meta.updated_at.ToNanoseconds()
+        action, at = "update", nanoseconds(obj.meta.updated_at)
     attributes = {"name": _name(obj)}
     if action == "update" and isinstance(change.before, type(obj)):
         attributes.update(_differences(change.before, obj))
@@ -48,7 +48,7 @@ def _event(change: Change, now: float) -> Event:
         "Action": action,
         "Actor": {"ID": change.object_id, "Attributes": dict(sorted(attributes.items()))},
         "scope": "swarm",
-        "time": at // _NANOSECONDS,
+        "time": at // NANOSECONDS_PER_S,
         "timeNano": at,
     }
 
@@ -61,7 +61,7 @@ def _name(obj: Any) -> str:
 
 
 def _differences(before: Any, after: Any) -> dict[str, str]:
-    """What stock engines tell of an update: only what changed."""
+    """The attributes of an update event: only what changed, as in stock engines."""
     found: dict[str, str] = {}
     if isinstance(after, api.Service):
         _compare(found, "image", before.spec.task.container.image, after.spec.task.container.image)
@@ -94,10 +94,10 @@ def _enum(kind: Any, value: int) -> str:
 
 
 class EventFilter:
-    """The ``filters`` of GET /events as they bear on swarm events; different keys are AND, values of one key OR.
+    """The ``filters`` of GET /events applied to swarm events: different keys are AND, values of one key are OR.
 
-    Keys that no engine knows are ignored, as engines do. A kind as key is about IDs and names of whatever kind, in
-    full or their beginning.
+    Unknown keys are ignored, as in engines. A key that is a kind, such as "service", matches IDs and names of objects
+    of any kind, in full or by prefix.
     """
 
     def __init__(self, filters: Mapping[str, Sequence[str]]) -> None:

@@ -1,14 +1,8 @@
-"""The field-table engine: one table per message, used in both directions between Engine API JSON and protobuf.
+"""The kinds of rows that tables are made of: numbers, texts, labels, times, enumerations, nested messages.
 
-A table is a list of rows; a row is one JSON field: its key, its Go type, how it is shown and how it is filled in.
-Reading goes in two steps, because stock engines do other work in between and their users know the order of errors:
-
-  parse   JSON value -> dict with the table's own keys, every value of its Go type. Keys match without case, null means
-          unset, unknown keys are ignored, and a wrong type raises JsonError with the text of Go's decoder.
-  fill    that dict -> message. What cannot be expressed raises BadParameter with the stock text. As in Go, a plain
-          value of zero means unset and is not written; only pointers carry an explicit zero.
-  show    message -> dict, keys in the order of the Go structs, emitted by each row's rule:
-          omit when empty (the default), always, or only when the submessage is there (pointers).
+As in Go, a plain value of zero means unset and is not written; only pointers carry an explicit zero. A row is shown by
+its own rule: omitted when it is empty (the default), always, or only when the submessage is there (pointers).
+engine_api/convert/table.py says how tables work; only engine_api/convert makes tables.
 
 (moby: daemon/cluster/convert/*.go, api/types/swarm/*.go)
 """
@@ -18,8 +12,7 @@ from __future__ import annotations
 import re
 import struct
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
@@ -39,92 +32,14 @@ from engine_api.convert.gotypes import (
     mismatch,
     string_type,
 )
+from engine_api.convert.table import OMIT, Fill, Row, Show, Table, drop, never
 from engine_api.errors import BadParameter
+from swarm.api.timestamps import NANOSECONDS_PER_S, SECONDS_MAX, nanoseconds
 
-Show = Callable[[Any], Any]
-Fill = Callable[[Any, Any], None]
-
-
-class _Omit:
-    """What a row shows when its key is left out."""
-
-
-OMIT = _Omit()
 ZERO_TIME = "0001-01-01T00:00:00Z"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECONDS_MIN, _SECONDS_MAX = -62_135_596_800, 253_402_300_799  # the years 1 to 9999
+_SECONDS_MIN = -62_135_596_800  # the beginning of the year 1
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One JSON field. ``show`` returns OMIT to leave the key out."""
-
-    key: str
-    type: GoType
-    show: Show
-    fill: Fill
-
-
-class Table:
-    """Rows of one message. ``name``: the Go type ("swarm.ServiceSpec").
-
-    begin: called before filling with the parsed dict, returns the one to use; the place for checks across fields.
-    """
-
-    def __init__(
-        self, name: str, rows: Sequence[Row], begin: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    ) -> None:
-        self.name = name
-        self.struct = name.rpartition(".")[2]
-        self.rows = tuple(rows)
-        self.type = GoType(name, self._parse)
-        self._begin = begin
-        self._exact = {row.key: row for row in rows}
-        self._folded = {row.key.lower(): row for row in rows}
-        self._shows = [(row.key, row.show) for row in rows if row.show is not _never]
-
-    def parse(self, value: Any, root: str | None = None) -> dict[str, Any]:
-        """A request's JSON value; ``root`` replaces the name of the outermost struct. Raises JsonError."""
-        return {} if value is None else self._parse(value, Where(), root)
-
-    def _parse(self, value: Any, where: Where, root: str | None = None) -> dict[str, Any]:
-        if type(value) is not dict:
-            raise mismatch(value, self.name, where)
-        prefix = f"{where.path}." if where.path else ""
-        out: dict[str, Any] = {}
-        for key, item in value.items():
-            row = self._exact.get(key) or self._folded.get(key.lower())
-            if row is not None and item is not None:
-                out[row.key] = row.type.parse(item, Where(root or self.struct, prefix + row.key))
-        return out
-
-    def fill(self, message: Any, parsed: Mapping[str, Any]) -> None:
-        """Write parsed fields into a message. Raises BadParameter; the message may then be half written."""
-        values = self._begin(dict(parsed)) if self._begin else parsed
-        for row in self.rows:
-            if row.key in values:
-                row.fill(message, values[row.key])
-
-    def show(self, message: Any) -> dict[str, Any]:
-        """The JSON object of a message."""
-        out = {}
-        for key, show in self._shows:
-            value = show(message)
-            if value is not OMIT:
-                out[key] = value
-        return out
-
-
-def _never(_: Any) -> Any:
-    return OMIT
-
-
-def _drop(message: Any, value: Any) -> None:
-    """Accepted and not kept."""
 
 
 def split(path: str) -> tuple[Callable[[Any], Any], str]:
@@ -242,11 +157,6 @@ def labels(key: str, path: str, *, always: bool = False) -> Row:
     return Row(key, MAP, show, fill)
 
 
-def nanoseconds(value: Any) -> int:
-    """A protobuf Duration as Go's time.Duration."""
-    return int(value.seconds) * 1_000_000_000 + int(value.nanos)
-
-
 def duration(key: str, path: str, *, pointer: bool = False) -> Row:
     """A Duration in nanoseconds; pointer: shown when set, even to zero; else omitted when zero."""
     get = attrgetter(path)
@@ -268,9 +178,9 @@ def duration(key: str, path: str, *, pointer: bool = False) -> Row:
 def rfc3339(value: Any) -> str:
     """A protobuf Timestamp, UTC, trailing zeros of the fraction dropped; an unset one is 1970, as in stock engines.
 
-    What no calendar knows (a stock leader stores whatever a node reports) becomes Go's zero time.
+    A time outside the years 1 to 9999 becomes Go's zero time; a stock leader stores whatever a node reports.
     """
-    if not (_SECONDS_MIN <= value.seconds <= _SECONDS_MAX and 0 <= value.nanos < 1_000_000_000):
+    if not (_SECONDS_MIN <= value.seconds <= SECONDS_MAX and 0 <= value.nanos < NANOSECONDS_PER_S):
         return ZERO_TIME
     text = (_EPOCH + timedelta(seconds=value.seconds)).isoformat()[:19]
     if value.nanos:
@@ -320,7 +230,7 @@ def enum(
 ) -> Row:
     """An enumeration.
 
-    words: shown word to number; the first is what an empty or, without ``refuse``, an unknown word means.
+    words: from shown word to number; an empty word means the first one, and so does an unknown word without ``refuse``.
     refuse: error text before the refused word, which is quoted unless ``quoted`` is false; exact: case matters;
     required: the empty word is refused too. unset: a number that is left out when shown; unknown: the word for a
     number that has none.
@@ -360,8 +270,10 @@ def wrapped(key: str, path: str, go: GoType) -> Row:
 
 
 def nested(key: str, path: str, table: Table, *, always: bool = False, missing: Any = OMIT) -> Row:
-    """A submessage. Pointer by default: there when set, ``missing`` when not, {} sets it. always: a Go struct, which
-    is shown even when it is not set and which {} does not set."""
+    """A submessage. By default it is a pointer: shown when set, else as ``missing``; {} sets it.
+
+    always: it is a Go struct, which is shown even when it is not set, and which {} does not set.
+    """
     parent, leaf = split(path)
 
     def show(message: Any) -> Any:
@@ -397,13 +309,13 @@ def many(key: str, path: str, table: Table, *, pointer: bool = False, keep: Call
 
 
 def custom(key: str, go: GoType, show: Show, fill: Fill) -> Row:
-    """An irregular spot: both directions by hand."""
+    """An irregular field: both directions are given as functions."""
     return Row(key, go, show, fill)
 
 
 def ignored(key: str, go: GoType) -> Row:
     """Checked for its type, then dropped; never shown."""
-    return Row(key, go, _never, _drop)
+    return Row(key, go, never, drop)
 
 
 META = (

@@ -1,7 +1,7 @@
 """JSON as Go reads it: values, and the texts of Go's errors, which clients of the Engine API show to their users.
 
-Python's parser does the work; only when it refuses a text is the text walked again, by Go's rules, to say what is
-wrong with it in Go's words. (go: encoding/json/scanner.go, encoding/base64)
+Python's parser does the work. Only a text that it refuses is scanned again by Go's rules, to report the error as Go
+does. (go: encoding/json/scanner.go, encoding/base64)
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _fault(text: str, start: int) -> str | None:
 
 
 class _Walk:
-    """Go's scanner as recursive descent; finds the first character that cannot be."""
+    """Go's scanner as recursive descent; finds the first invalid character."""
 
     def __init__(self, text: str, position: int) -> None:
         self.text = text
@@ -234,7 +234,7 @@ def base64_bytes(text: str) -> bytes:
 
 
 def base64_by_digits(text: str) -> bytes:
-    """The same, digit by digit: it takes line breaks, and knows where a fault is."""
+    """The same, digit by digit: accepts line breaks and finds the place of an error."""
     places = [i for i, char in enumerate(text) if char not in "\r\n"]
     out = bytearray()
     for start in range(0, len(places), 4):
@@ -257,7 +257,7 @@ def base64_by_digits(text: str) -> bytes:
 
 
 def _check_padding(text: str, group: list[int], n: int, rest: list[int]) -> None:
-    """A character that is no digit stands at group[n]: it must be padding, and the text must end with it."""
+    """Handle a character at group[n] that is not a digit: it must be padding, and the text must end with it."""
     place = group[n]
     if text[place] != "=" or n < 2:
         raise JsonError(f"illegal base64 data at input byte {place}")

@@ -23,7 +23,7 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class GoType:
-    """A Go type: its name as Go prints it, and the check of a JSON value (None never comes here)."""
+    """A Go type: its name as Go prints it, and the check of a JSON value (never None)."""
 
     name: str
     parse: Callable[[Any, Where], Any]

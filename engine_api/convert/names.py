@@ -1,4 +1,4 @@
-"""Names for services whose maker gave none: an adjective and the surname of somebody who built or computed."""
+"""Names for services that were created without one: an adjective and the surname of an engineer or mathematician."""
 
 from __future__ import annotations
 

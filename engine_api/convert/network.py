@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from engine_api.convert.fields import rfc3339
-from engine_api.convert.objects import is_ingress
 from swarm import api
+from swarm.manager.networks import is_ingress
 
 
 def network_resource(network: api.Network) -> dict[str, Any]:

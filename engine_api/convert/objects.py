@@ -10,8 +10,6 @@ from typing import Any
 from engine_api.convert.fields import (
     DRIVER,
     META,
-    OMIT,
-    Table,
     custom,
     data,
     enum,
@@ -28,7 +26,9 @@ from engine_api.convert.fields import (
 )
 from engine_api.convert.gotypes import BYTES, string_type
 from engine_api.convert.service import GENERIC_RESOURCE, PORT_CONFIG, TASK_SPEC, VERSION
+from engine_api.convert.table import OMIT, Table
 from swarm import api
+from swarm.manager.networks import is_ingress
 
 # --- secrets and configs ----------------------------------------------------------------------------------------------
 
@@ -68,13 +68,6 @@ IPAM_CONFIG = Table("swarm.IPAMConfig", [text("Subnet", "subnet"), text("Range",
 IPAM_OPTIONS = Table(
     "swarm.IPAMOptions", [nested("Driver", "driver", DRIVER, always=True), many("Configs", "configs", IPAM_CONFIG)]
 )
-
-
-def is_ingress(network: api.Network) -> bool:
-    """Whether this is the ingress network; the first releases marked it by a label only."""
-    annotations = network.spec.annotations
-    legacy = annotations.name == "ingress" and "com.docker.swarm.internal" in annotations.labels
-    return network.spec.ingress or legacy
 
 
 def _show_config_from(spec: Any) -> Any:

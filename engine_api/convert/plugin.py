@@ -1,4 +1,4 @@
-"""Plugin services: only shown. Their spec travels as an opaque payload with a message of its own, declared here.
+"""Plugin services, which can only be shown. Their spec is an opaque payload, whose message is declared here.
 
 (moby: daemon/cluster/internal/runtime/plugin.proto; stock engines accept such services only when experimental)
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from engine_api.convert.fields import Table, flag, many, strings, text
+from engine_api.convert.fields import flag, many, strings, text
+from engine_api.convert.table import Table
 from swarm import api
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
@@ -65,7 +66,7 @@ PLUGIN_SPEC = Table(
 
 
 def show_plugin(task: api.TaskSpec) -> dict[str, object] | None:
-    """The plugin spec of a task, or None when it has none that can be read."""
+    """The plugin spec of a task; None when it has none, or one that cannot be read."""
     if task.WhichOneof("runtime") != "generic" or task.generic.kind != "plugin":
         return None
     message = _PluginSpec()

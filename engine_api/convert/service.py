@@ -11,9 +11,6 @@ from engine_api.convert.container import CONTAINER_SPEC
 from engine_api.convert.fields import (
     DRIVER,
     META,
-    OMIT,
-    Row,
-    Table,
     custom,
     duration,
     enum,
@@ -30,6 +27,7 @@ from engine_api.convert.fields import (
 )
 from engine_api.convert.gotypes import INTS, string_type
 from engine_api.convert.plugin import PLUGIN_SPEC, show_plugin
+from engine_api.convert.table import OMIT, Row, Table
 from engine_api.errors import ApiError, BadParameter
 from swarm import api
 
@@ -62,7 +60,7 @@ RESOURCES = Table(
 
 
 def _limit_row(key: str) -> Row:
-    """Pids is a member of the limits in JSON only; the protocol keeps it in the container (see _show_resources)."""
+    """In JSON, Pids is a member of the limits; the protocol keeps it in the container (see _show_resources)."""
     return custom(key, INTS["int64"], lambda message: OMIT, lambda message, value: None)
 
 
@@ -160,7 +158,7 @@ ATTACHMENT_SPEC = Table("swarm.NetworkAttachmentSpec", [text("ContainerID", "con
 
 
 def _task_rows(runtime: Row) -> list[Row]:
-    """The rows of a task spec; the two places where one is shown differ in the runtime only."""
+    """The rows of a task spec; services and tasks show it with different runtimes."""
     plugin = custom(
         "PluginSpec",
         PLUGIN_SPEC.type,
@@ -239,7 +237,7 @@ _MODE = Table(
 
 
 def _fill_mode(spec: Any, value: dict[str, Any]) -> None:
-    """At most one mode; none means one replica, a job runs once unless told otherwise."""
+    """Check that there is at most one mode. None means one replica; a job runs once by default."""
     if len(value) > 1:
         raise BadParameter("must specify only one service mode")
     mode = dict(value) or {"Replicated": {}}
@@ -338,7 +336,7 @@ ENDPOINT = Table(
 
 
 def _show_template(spec: Any) -> Any:
-    """A service made by very old clients has its networks in the service spec only; they are shown in the template."""
+    """Services of very old clients have networks in the service spec only; show those in the task template."""
     shown = TASK_TEMPLATE.show(spec.task)
     if spec.networks and "Networks" not in shown:
         shown["Networks"] = [ATTACHMENT_CONFIG.show(network) for network in spec.networks]
@@ -420,7 +418,7 @@ ApiVersion = tuple[int, ...]
 
 
 def adjust_for_version(spec: dict[str, Any], version: ApiVersion) -> None:
-    """Take from a parsed ServiceSpec what clients of this API version cannot mean (moby: adjustForAPIVersion)."""
+    """Remove from a parsed ServiceSpec what this API version does not have (moby: adjustForAPIVersion)."""
     template: dict[str, Any] = spec.get("TaskTemplate", {})
     container: dict[str, Any] = template.get("ContainerSpec", {})
     resources: dict[str, Any] = template.get("Resources", {})

@@ -7,19 +7,17 @@ much more time. (moby: in stock engines the two live and die together)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from engine_api.engine.client import EngineClient
 from engine_api.engine.errors import EngineError, EngineUnavailable
 from swarm import defaults
 
 
-async def watch_engine(
-    engine: EngineClient, tell: Callable[[str, bool], None], answers: Callable[[], Awaitable[None]]
-) -> None:
+async def watch_engine(engine: EngineClient, tell: Callable[[str, bool], None]) -> None:
     """Ping the engine for ever. tell: why it cannot be used (empty: it can), and whether it has certainly ended.
 
-    answers: called after each ping that was answered; its EngineError and EngineUnavailable count as no answer.
+    It is called after each ping that was answered, and after each that makes the engine count as gone.
     """
     loop = asyncio.get_running_loop()
     failures = 0
@@ -29,7 +27,6 @@ async def watch_engine(
         try:
             async with asyncio.timeout(defaults.ENGINE_PING_TIMEOUT_S):
                 await engine.ping()
-            await answers()
             failures, refused_at = 0, None
             tell("", False)
         except (EngineUnavailable, EngineError, TimeoutError) as problem:

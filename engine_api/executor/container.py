@@ -15,6 +15,7 @@ from engine_api.executor import references
 from engine_api.executor.errors import TaskError
 from swarm import api
 from swarm.api.enums import word
+from swarm.api.timestamps import nanoseconds
 
 LABEL = "com.docker.swarm"
 LABEL_TASK = f"{LABEL}.task"
@@ -39,7 +40,6 @@ _ISOLATIONS = {
 _PORT_MAX = 65535
 _SECRETS_DIRECTORY = "/run/secrets"
 _CONFIGS_DIRECTORY = "/"
-_NANOSECONDS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,8 +355,8 @@ def _healthcheck(health: api.HealthConfig) -> Json:
         "StartInterval": health.start_interval,
     }
     for name, duration in durations.items():
-        if nanoseconds := duration.seconds * _NANOSECONDS + duration.nanos:
-            config[name] = nanoseconds
+        if length_ns := nanoseconds(duration):
+            config[name] = length_ns
     return config
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from engine_api.front.http1 import HEAD_BYTES_MAX, Head
 from swarm import defaults
+from swarm.address import parse_host_port
 
 WRITE_BUFFER_BYTES = 1 << 20
 READ_BUFFER_BYTES = 1 << 18
@@ -288,8 +289,8 @@ def engine_connector(engine: str, timeout_s: float) -> Callable[[Upstream], Awai
             if scheme == "unix":
                 await loop.create_unix_connection(lambda: upstream, rest)
             else:
-                host, _, port = rest.rstrip("/").rpartition(":")
-                await loop.create_connection(lambda: upstream, host.strip("[]"), int(port))
+                host, port = parse_host_port(rest.rstrip("/"))
+                await loop.create_connection(lambda: upstream, host, port)
 
     return connect
 

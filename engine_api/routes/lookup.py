@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from engine_api.backend import Backend
+from engine_api.backend import SwarmBackend
 from engine_api.errors import ApiError, BadParameter, ObjectNotFound
 from swarm import api
 from swarm.errors import SwarmError
@@ -84,7 +84,7 @@ NETWORK = Kind(
 """A network that a service names and nobody knows is 500 in stock engines; clients rely on it."""
 
 
-async def find(backend: Backend, kind: Kind, word: str) -> Any:
+async def find(backend: SwarmBackend, kind: Kind, word: str) -> Any:
     """The object. Raises ObjectNotFound (or ``kind.missing``), BadParameter when several match, or the RPC's error."""
     if len(word) == ID_CHARS:
         try:
@@ -103,6 +103,6 @@ async def find(backend: Backend, kind: Kind, word: str) -> Any:
     return found[0]
 
 
-async def _list(backend: Backend, kind: Kind, filters: Message) -> list[Any]:
+async def _list(backend: SwarmBackend, kind: Kind, filters: Message) -> list[Any]:
     answer = await backend.call(kind.list, kind.list_request(filters=filters))
     return list(getattr(answer, kind.plural))

@@ -12,8 +12,8 @@ from typing import Any
 from aiohttp import web
 from google.protobuf.message import Message
 
-from engine_api.convert.fields import Table
 from engine_api.convert.objects import CONFIG, CONFIG_SPEC, SECRET, SECRET_SPEC
+from engine_api.convert.table import Table
 from engine_api.errors import BadParameter
 from engine_api.routes import lookup
 from engine_api.server.dialect import ApiVersion

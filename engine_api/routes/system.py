@@ -15,14 +15,14 @@ from typing import Any
 from aiohttp import web
 
 import engine_api
-from engine_api.backend import Backend, LocalNodeState
+from engine_api.backend import LocalNodeState, SwarmBackend
 from engine_api.convert.cluster import info_section
 from engine_api.engine.client import EngineClient
 from engine_api.engine.errors import EngineError, EngineUnavailable
 from engine_api.errors import ApiError, ServiceUnavailable
 from engine_api.front.http1 import Head
 from engine_api.routes.events import Events
-from engine_api.server.request import ApiRequest, Hooks, Route, json_answer
+from engine_api.server.request import ApiRequest, EngineHooks, Route, json_answer
 from swarm import api, defaults
 from swarm.errors import SwarmError
 
@@ -36,7 +36,7 @@ class System:
     def __init__(self, engine: EngineClient, warnings: Sequence[str], now: Callable[[], float]) -> None:
         self._engine = engine
         self._warnings = list(warnings)
-        self._backend: Backend | None = None
+        self._backend: SwarmBackend | None = None
         self._events = Events(engine, now)
         self.publish = self._events.publish
         self.stop = self._events.stop
@@ -48,11 +48,11 @@ class System:
             Route("HEAD", "/_ping", self.ping),
             Route("GET", "/containers/json", self.containers),
         )
-        self.hooks = Hooks(find_local_network=self._find_local_network)
+        self.hooks = EngineHooks(find_local_network=self._find_local_network)
 
     # --- the engine beside us --------------------------------------------------------------------------------------
 
-    async def attach(self, backend: Backend) -> None:
+    async def attach(self, backend: SwarmBackend) -> None:
         """Begin: ``backend`` answers for the swarm. What the engine speaks is asked now, if it is there."""
         self._backend = backend
         with contextlib.suppress(EngineError, EngineUnavailable, TimeoutError):

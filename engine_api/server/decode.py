@@ -11,8 +11,8 @@ from typing import Any
 
 from aiohttp import web
 
-from engine_api.convert.fields import Table
 from engine_api.convert.gojson import JsonError, first_value, quote, whole_value
+from engine_api.convert.table import Table
 from engine_api.errors import BadParameter
 from engine_api.server.dialect import Dialect
 

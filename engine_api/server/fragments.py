@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from engine_api.convert.fields import Table
+from engine_api.convert.table import Table
 from swarm import defaults
 
 _ENCODER = msgspec.json.Encoder()

@@ -13,8 +13,8 @@ import msgspec
 from aiohttp import web
 from google.protobuf.message import Message
 
-from engine_api.backend import Backend
-from engine_api.convert.fields import Table
+from engine_api.backend import SwarmBackend
+from engine_api.convert.table import Table
 from engine_api.server import decode
 from engine_api.server.dialect import ApiVersion, Dialect, dialect_of, parse_version
 from engine_api.server.fragments import Fragments
@@ -27,7 +27,7 @@ PinImage = Callable[[str, str], Awaitable[str]]
 
 
 @dataclass(frozen=True)
-class Hooks:
+class EngineHooks:
     """What routes need of the engine beside us; each may be absent.
 
     find_local_network: a network of the engine that is not the swarm's, by name or ID; its name, or None.
@@ -43,10 +43,10 @@ class Hooks:
 class Api:
     """What all requests share. api_version: the highest version we serve; server_header: value of ``Server``."""
 
-    backend: Backend
+    backend: SwarmBackend
     api_version: Callable[[], str]
     server_header: Callable[[], str]
-    hooks: Hooks = field(default_factory=Hooks)
+    hooks: EngineHooks = field(default_factory=EngineHooks)
     rng: Random = field(default_factory=SystemRandom)
     fragments: Fragments = field(default_factory=Fragments)
 
@@ -65,7 +65,7 @@ class ApiRequest:
     dialect: Dialect
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> SwarmBackend:
         """The daemon."""
         return self.api.backend
 

@@ -47,6 +47,7 @@ from swarm.agent.reporter import Reporter
 from swarm.agent.worker import Worker, selects
 from swarm.api import extensions
 from swarm.api.equality import same_description
+from swarm.api.timestamps import seconds
 from swarm.errors import Aborted, Code, DeadlineExceeded, SwarmError, Unavailable
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from swarm.store.store import copy_of
@@ -323,7 +324,7 @@ class Agent:
                 if event.stream == link.farewell:
                     raise Unavailable(self._unable)
                 return []
-            period_s = event.message.period.ToNanoseconds() / 1e9
+            period_s = seconds(event.message.period)
             link.heartbeat_at = now + max(period_s, defaults.HEARTBEAT_PERIOD_MIN_S)
         elif method in _STATUSES:
             self._reporter.acknowledged(now)

@@ -24,6 +24,7 @@ from swarm import api, defaults
 from swarm.agent.dependencies import Dependencies
 from swarm.agent.events import CancelStep, Execute, Executed, Observed, Step
 from swarm.api.equality import same_task
+from swarm.api.timestamps import stamp
 from swarm.store.store import copy_of
 
 
@@ -289,7 +290,7 @@ class TaskRun:
         if ports is not None:
             status.port_status.CopyFrom(ports)
         if status != self.task.status:
-            status.timestamp.FromNanoseconds(int(now * 1e9))
+            stamp(status.timestamp, now)
             self.task.status.CopyFrom(status)
             self._changed()
 
@@ -300,7 +301,7 @@ class TaskRun:
             return
         status.state = state  # type: ignore[assignment]
         status.message, status.err = message, error
-        status.timestamp.FromNanoseconds(int(now * 1e9))
+        stamp(status.timestamp, now)
         self._changed()
 
     def _changed(self) -> None:

@@ -1,6 +1,6 @@
-"""Large messages made from pieces: protobuf's encodings of parts, one after the other, are the encoding of the whole.
+"""Large messages made in pieces: the encodings of the parts, one after the other, are the encoding of the whole.
 
-To fill one message with a store and encode that takes twice the time.
+To copy a whole store into one message and encode that would take twice the time.
 
 (protobuf.dev/programming-guides/encoding: "Last One Wins", length-delimited records)
 """

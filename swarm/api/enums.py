@@ -1,7 +1,7 @@
-"""Words and numbers of enumerations: a peer may send numbers that this version has no word for.
+"""Names and numbers of enumerations: a peer may send numbers that this version has no name for.
 
-protobuf keeps such a number as it is. What comes from a client is refused at the door of the control API; what comes
-from the log or from an agent is kept, and shown as a number.
+protobuf keeps such a number as it is. The control API refuses it in requests of clients; in the log and in reports of
+agents it is kept, and shown as a number.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def word(kind: Any, value: int) -> str:
     return name
 
 
-def stranger(message: Message) -> str | None:
-    """The path of a field, at any depth, whose number is no value of its enumeration; None when there is none."""
+def unknown_value(message: Message) -> str | None:
+    """The path of a field, at any depth, whose number has no name in its enumeration; None when there is none."""
     for field, value in message.ListFields():
         if field.enum_type is not None:
             known = field.enum_type.values_by_number
@@ -27,7 +27,7 @@ def stranger(message: Message) -> str | None:
                 return str(field.name)
         elif field.message_type is not None:
             for inner in _messages(field, value):
-                found = stranger(inner)
+                found = unknown_value(inner)
                 if found is not None:
                     return f"{field.name}.{found}"
     return None

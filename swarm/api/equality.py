@@ -1,4 +1,4 @@
-"""When two objects are the same for those who act on them, though not byte for byte.
+"""When two objects mean the same to the components that act on them, though they differ in bytes.
 
 (swarmkit: api/equality/equality.go)
 """
@@ -9,7 +9,7 @@ from swarm import api
 
 
 def same_task(a: api.Task, b: api.Task) -> bool:
-    """Equal but for status and meta: nothing that its node must act upon changed."""
+    """Equal except for status and meta: nothing changed that the node must act upon."""
     return a is b or _definition(a) == _definition(b)
 
 
@@ -22,7 +22,7 @@ def _definition(task: api.Task) -> api.Task:
 
 
 def same_status(a: api.TaskStatus, b: api.TaskStatus) -> bool:
-    """Equal but for what the manager notes about the update itself."""
+    """Equal except for what the manager adds about the update itself."""
     return _report(a) == _report(b)
 
 
@@ -35,7 +35,7 @@ def _report(status: api.TaskStatus) -> api.TaskStatus:
 
 
 def same_description(a: api.NodeDescription, b: api.NodeDescription) -> bool:
-    """Equal but for the order of plugins, in which engines are not consistent."""
+    """Equal except for the order of plugins, which differs between reports of one engine."""
     return a == b or _sorted_description(a) == _sorted_description(b)
 
 

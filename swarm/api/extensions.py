@@ -35,7 +35,7 @@ def marked(message: M, mark: bytes) -> M:
 
 
 def has_mark(message: Message, mark: bytes) -> bool:
-    """Whether somebody put this mark on the message."""
+    """Whether the message has this mark."""
     return message.SerializeToString().endswith(_suffix(mark))
 
 

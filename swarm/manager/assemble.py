@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from swarm import api, defaults
-from swarm.manager.allocator.allocator import AllocatorStage
-from swarm.manager.certificates import CertificateAuthority, CertificateStage
-from swarm.manager.cluster import ClusterStage
+from swarm.manager.certificates import CertificateAuthority
 from swarm.manager.cluster_updates import ClusterUpdates
 from swarm.manager.controlapi.methods import control
 from swarm.manager.dispatcher.dispatcher import Dispatcher
@@ -16,17 +14,9 @@ from swarm.manager.events import Parts
 from swarm.manager.external_signing import ExternalSigning
 from swarm.manager.logbroker import LogBroker
 from swarm.manager.manager import Manager
-from swarm.manager.orchestrator.enforcer import EnforcerStage
-from swarm.manager.orchestrator.global_mode import GlobalStage
-from swarm.manager.orchestrator.jobs import JobsStage
-from swarm.manager.orchestrator.reaper import ReaperStage
-from swarm.manager.orchestrator.replicated import ReplicatedStage
-from swarm.manager.orchestrator.restart import RestartStage
-from swarm.manager.orchestrator.update import UpdateStage
-from swarm.manager.roles import RolesStage
-from swarm.manager.scheduler.scheduler import SchedulerStage
 from swarm.manager.service import Service
 from swarm.manager.stage import Stage
+from swarm.manager.stages import all_stages
 from swarm.store.store import Store
 
 
@@ -81,21 +71,8 @@ class Group:
 def parts(node_id: str, cluster_id: str, group: Group, mixed_leadership: bool = False) -> Parts:
     """Everything for the manager on node ``node_id``."""
 
-    def stages(store: Store, rng: Random, now: float) -> Sequence[tuple[str, Stage]]:
-        return (
-            ("cluster", ClusterStage(cluster_id)),
-            ("roles", RolesStage(group)),
-            ("certificates", CertificateStage(cluster_id)),
-            ("enforcer", EnforcerStage()),
-            ("replicated", ReplicatedStage()),
-            ("global", GlobalStage()),
-            ("jobs", JobsStage()),
-            ("update", UpdateStage()),
-            ("restart", RestartStage()),
-            ("allocator", AllocatorStage()),
-            ("scheduler", SchedulerStage()),
-            ("reaper", ReaperStage()),
-        )
+    def stages(store: Store, rng: Random, now: float, strict: bool) -> Sequence[tuple[str, Stage]]:
+        return all_stages(cluster_id, group, strict)
 
     def services(store: Store, rng: Random, now: float) -> Sequence[Service]:
         return (

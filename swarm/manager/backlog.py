@@ -1,7 +1,7 @@
-"""What a stage still has to do: objects marked for a look, and moments at which to look again.
+"""What a stage still has to do: objects that are marked, and times at which to look at an object again.
 
-Both are only hints. A stage decides from the objects as they are in the transaction, so a mark too many costs time and
-a mark that repeats costs nothing.
+Both are only hints. A stage decides from the objects as they are in the transaction, so a needless mark costs some time
+and a repeated one nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 class Timers:
-    """Moments by key; setting a key again replaces its moment. Seconds since the epoch."""
+    """Times by key, in seconds since the epoch; setting a key again replaces its time."""
 
     def __init__(self) -> None:
         self._at: dict[str, float] = {}
@@ -41,7 +41,7 @@ class Timers:
         return self._at.get(key)
 
     def due(self, now: float) -> list[str]:
-        """Keys whose moment has come, earliest first; they are forgotten."""
+        """Take out the keys that are due, earliest first."""
         out = []
         while self._heap and self._heap[0][0] <= now:
             at, key = heapq.heappop(self._heap)
@@ -51,23 +51,22 @@ class Timers:
         return out
 
     def deadline(self) -> float | None:
-        """The earliest moment."""
+        """When the first key is due; None without keys."""
         while self._heap and self._at.get(self._heap[0][1]) != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
 
 class Backlog:
-    """Marked objects, first come first served, each handled in a savepoint of its own.
+    """Marked objects in the order of their marks, each handled in a savepoint of its own.
 
-    An object whose handling raises is put aside with growing pauses, so that one poisonous object stops nobody else.
-    ``reraise``: set by the tests, where such an exception is a failure.
+    An object whose handling raises is put aside with growing pauses, so that one bad object does not stop the others.
     """
 
-    reraise = False
-
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, strict: bool = False) -> None:
+        """stage: its name, for the log. strict: such an exception is raised, because it should end a test."""
         self._stage = stage
+        self._strict = strict
         self._marked: dict[str, None] = {}
         self._failures: dict[str, int] = {}
         self._parked = Timers()
@@ -79,11 +78,11 @@ class Backlog:
         return key in self._marked
 
     def mark(self, key: str) -> None:
-        """Look at this object in the next run."""
+        """Handle this object in the next run."""
         self._marked[key] = None
 
     def forget(self, key: str) -> None:
-        """Nothing to look at any more."""
+        """Take back the mark of this object."""
         self._marked.pop(key, None)
         self._failures.pop(key, None)
         self._parked.cancel(key)
@@ -98,9 +97,9 @@ class Backlog:
     ) -> None:
         """Handle what is marked (at most ``limit`` objects) while there is room.
 
-        ``handle`` answers whether it is through with the object; if not, the object is marked again, behind the others.
-        staged: the keys are IDs of this kind; those already touched in this transaction are handled without room, too.
-        fits: the same for other keys: answers whether the object is to be handled without room.
+        ``handle`` returns whether it is done with the object; if not, the object is marked again, behind the others.
+        staged: the keys are IDs of this kind; an object that this transaction touched already needs no room.
+        fits: for other keys, whether the object needs no room.
         """
         for key in self._parked.due(tx.now):
             self._marked[key] = None
@@ -122,7 +121,7 @@ class Backlog:
                 self._marked[key] = None
 
     def _park(self, tx: Tx, key: str, error: Exception) -> None:
-        if self.reraise:
+        if self._strict:
             raise error
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         pause_s = min(defaults.STAGE_BACKOFF_BASE_S * 2 ** (failures - 1), defaults.STAGE_BACKOFF_MAX_S)
@@ -135,5 +134,5 @@ class Backlog:
 
 
 def earliest(*moments: float | None) -> float | None:
-    """The first of the moments that are set."""
+    """The first of those times that are not None."""
     return min((moment for moment in moments if moment is not None), default=None)

@@ -1,15 +1,15 @@
 """The certificate authority of a leader: answers for joiners and renewing nodes, and the stage that signs.
 
-Theory of operation. A node asks with a CSR (IssueNodeCertificate). Its proof is either a certificate of this cluster,
-then the Node object gets the CSR and the state RENEW, or a join token, then a Node object is made with the state
-PENDING; nothing else makes Node objects but the birth of the cluster. CertificateStage signs both in the same pass,
-unless there are external authorities for the root that signs (swarm/manager/external_signing.py). The node
+Theory of operation. A node asks with a CSR (IssueNodeCertificate). If it proves itself by a certificate of this
+cluster, its Node object gets the CSR and the state RENEW. If it proves itself by a join token, a Node object is made
+with the state PENDING; other Node objects are made only with the cluster itself. CertificateStage signs both in the
+same pass, unless there are external authorities for the root that signs (swarm/manager/external_signing.py). The node
 meanwhile waits for the outcome (NodeCertificateStatus), which is answered as soon as it is committed:
 
     PENDING, RENEW --signed--> ISSUED --root rotation--> ROTATE --node asks--> RENEW
            └--the CSR is unfit--> FAILED
 
-ROTATE is an order to the node and still has a valid certificate; there is no new CSR to sign yet.
+ROTATE asks the node to renew. Its certificate is still valid, and there is no new CSR to sign yet.
 
 (swarmkit: ca/server.go)
 """
@@ -26,6 +26,7 @@ from certs.keys import MANAGER_ROLE, WORKER_ROLE, load_csr
 from certs.root import RootCA
 from certs.tokens import same_token
 from swarm import api, defaults
+from swarm.api.timestamps import seconds
 from swarm.errors import (
     Aborted,
     AlreadyExists,
@@ -36,7 +37,6 @@ from swarm.errors import (
     SwarmError,
 )
 from swarm.log_limiter import Repeats
-from swarm.manager.cluster import node_cert_expiry_s
 from swarm.manager.external_ca import signing_urls
 from swarm.manager.root_rotation import RootRotation, as_swarm_error, authority_of
 from swarm.manager.service import Effect, Event, Write
@@ -58,8 +58,13 @@ NO_TOKEN = "A valid join token is necessary to join this cluster"
 _UNLOCK_SUBSYSTEM = MANAGER_ROLE
 
 
+def node_cert_expiry_s(spec: api.ClusterSpec) -> float:
+    """For how many seconds node certificates are signed."""
+    return seconds(spec.ca_config.node_cert_expiry) or defaults.NODE_CERT_EXPIRY_S
+
+
 def is_blacklisted(view: View, cluster_id: str, node_id: str) -> bool:
-    """Whether a node was removed from the cluster, so that its certificate counts no more."""
+    """Whether a node was removed from the cluster, so that its certificate no longer counts."""
     cluster = view.get(api.Cluster, cluster_id)
     return cluster is not None and node_id in cluster.blacklisted_certificates
 
@@ -67,7 +72,7 @@ def is_blacklisted(view: View, cluster_id: str, node_id: str) -> bool:
 def is_demoted(view: View, node_id: str) -> bool:
     """Whether a node is a worker, so that no certificate makes it a manager. Only the leader can tell.
 
-    It makes a node a manager before it signs the certificate for that; who follows may hear of both later.
+    The leader makes a node a manager before it signs the certificate for that; followers may learn of both later.
     """
     node = view.get(api.Node, node_id)
     return node is not None and node.role == api.WORKER
@@ -109,7 +114,7 @@ class CertificateAuthority:
             return (StreamEnd(event.stream, error),)
 
     def committed(self, changes: Sequence[Change], now: float) -> Sequence[Effect]:
-        """Answer those who wait for a certificate that is now issued or refused."""
+        """Answer the nodes that wait for a certificate that is now issued or refused."""
         effects: list[Effect] = []
         for change in changes:
             if change.kind != "node" or change.object_id not in self._waiting:
@@ -124,7 +129,7 @@ class CertificateAuthority:
         return effects
 
     def wake(self, now: float) -> Sequence[Effect]:
-        """There is nothing to do at a time."""
+        """Never called: there is no deadline."""
         return ()
 
     def deadline(self) -> float | None:
@@ -132,7 +137,7 @@ class CertificateAuthority:
         return None
 
     def stop(self) -> Sequence[Effect]:
-        """Those who wait must ask another manager."""
+        """Nodes that wait must ask another manager."""
         streams = list(self._node_of)
         self._waiting.clear()
         self._node_of.clear()
@@ -187,7 +192,7 @@ class CertificateAuthority:
             raise InvalidArgument("InvalidArgument")
         cluster = _cluster(self._view, self._cluster_id)
         if not _is_member(peer, cluster) and _role_of(request.token, cluster) is None:
-            # looked at again in the pass; but guessing must not cost one
+            # the pass checks it again; this check keeps guesses from costing passes
             times = self._repeats.times(peer.host, now)
             if times:
                 log.warning("certificate.token_refused", peer=peer.host, times=times)
@@ -259,7 +264,7 @@ def _join(
 
 
 def _role_of(token: str, cluster: api.Cluster) -> api.NodeRole | None:
-    """What a join token allows; both are compared whatever is given, so that the time tells nothing."""
+    """The role that a join token grants. Both tokens are always compared, so that the time reveals nothing."""
     tokens = cluster.root_ca.join_tokens
     manager, worker = same_token(tokens.manager, token), same_token(tokens.worker, token)
     return api.MANAGER if manager else api.WORKER if worker else None
@@ -330,11 +335,11 @@ class CertificateStage:
         self._rotation.run(tx)
 
     def deadline(self) -> float | None:
-        """Now while requests are left and somebody can sign them, else when the rotation goes on."""
+        """Now while there are requests and a key to sign them, else when the rotation continues."""
         return DUE_NOW if self._dirty and not self._blocked else self._rotation.deadline()
 
     def _signer(self, tx: Tx) -> tuple[RootCA | None, float]:
-        """Who signs now and for how many seconds; nobody while others do, or while there is no usable key."""
+        """Who signs now, and for how many seconds; None while external authorities sign or no key is usable."""
         cluster = tx.get(api.Cluster, self._cluster_id)
         if cluster is None or signing_urls(cluster.spec.ca_config, cluster.root_ca):
             return None, 0.0

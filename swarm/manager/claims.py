@@ -14,9 +14,9 @@ One that fails is forgotten, and dialled again when it is claimed again.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from swarm import defaults
+from swarm.address import at_host, host_of, ip_of, is_unspecified
 
 
 @dataclass(slots=True)
@@ -79,15 +79,9 @@ class Claims:
                 self._not_before.pop(raft_id, None)
 
 
-def at_host(host: str, addr: str) -> str:
-    """``addr`` ("ip:port") with ``host`` for its IP address."""
-    port = addr.rpartition(":")[2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def with_host(addr: str, host: str) -> str:
     """``addr`` ("ip:port") with an unspecified address replaced by ``host``: what the leader sees of a joiner."""
-    return at_host(host, addr) if addr.rpartition(":")[0] in ("", "0.0.0.0", "[::]") else addr
+    return at_host(host, addr) if is_unspecified(host_of(addr)) else addr
 
 
 def moved_to(host: str, addr: str) -> str:
@@ -95,18 +89,10 @@ def moved_to(host: str, addr: str) -> str:
 
     This host itself would answer on a loopback address, and takes every node to be there.
     """
-    ip = _ip(host.strip("[]"))
+    ip = ip_of(host)
     if ip is None or ip.is_unspecified or ip.is_multicast or (ip.is_link_local and ip.version == 6):
         return ""
-    known = _ip(addr.rpartition(":")[0].strip("[]"))
+    known = ip_of(host_of(addr))
     if ip.is_loopback and not (known is not None and known.is_loopback):
         return ""
     return at_host(str(ip), addr)
-
-
-def _ip(host: str) -> IPv4Address | IPv6Address | None:
-    try:
-        ip = ip_address(host)
-    except ValueError:
-        return None
-    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip

@@ -1,6 +1,6 @@
 """The cluster object: what a new cluster contains, and the keys of its networks.
 
-bootstrap stages everything that a cluster is born with. ClusterStage keeps up what must always be there: the
+bootstrap stages everything that a new cluster contains. ClusterStage maintains what must always be there: the
 node-local networks "bridge" and "host", which services may name, and the keys of the networks (network_keys.py), which
 change every twelve hours.
 
@@ -17,8 +17,9 @@ import structlog
 from certs.keys import MANAGER_ROLE
 from certs.root import RootCA
 from swarm import api, defaults
-from swarm.manager.controlapi.networks import PREDEFINED_LABEL
+from swarm.api.timestamps import seconds, set_seconds
 from swarm.manager.network_keys import complete_keys, incomplete, rotate_keys
+from swarm.manager.networks import PREDEFINED_LABEL
 from swarm.manager.root_rotation import rotate_join_tokens
 from swarm.manager.stage import DUE_NOW
 from swarm.store.store import View
@@ -50,18 +51,13 @@ def complete_spec(spec: api.ClusterSpec) -> api.ClusterSpec:
     )
     raft.heartbeat_tick = raft.heartbeat_tick or defaults.RAFT_HEARTBEAT_TICKS
     raft.election_tick = raft.election_tick or defaults.RAFT_ELECTION_TICKS
-    if not full.dispatcher.heartbeat_period.ToNanoseconds():
-        full.dispatcher.heartbeat_period.FromNanoseconds(int(defaults.HEARTBEAT_PERIOD_S * 1e9))
-    if not full.ca_config.node_cert_expiry.ToNanoseconds():
-        full.ca_config.node_cert_expiry.FromNanoseconds(int(defaults.NODE_CERT_EXPIRY_S * 1e9))
+    if not seconds(full.dispatcher.heartbeat_period):
+        set_seconds(full.dispatcher.heartbeat_period, defaults.HEARTBEAT_PERIOD_S)
+    if not seconds(full.ca_config.node_cert_expiry):
+        set_seconds(full.ca_config.node_cert_expiry, defaults.NODE_CERT_EXPIRY_S)
     full.encryption_config.SetInParent()
     full.task_defaults.SetInParent()
     return full
-
-
-def node_cert_expiry_s(spec: api.ClusterSpec) -> float:
-    """For how many seconds node certificates are signed."""
-    return spec.ca_config.node_cert_expiry.ToNanoseconds() / 1e9 or defaults.NODE_CERT_EXPIRY_S
 
 
 @dataclass(frozen=True)
@@ -135,7 +131,7 @@ def _manager_node(node_id: str, vxlan_port: int, csr: bytes, certificate_pem: by
 
 
 def create_predefined_networks(tx: Tx) -> None:
-    """Stage the twins of each node's own "bridge" and "host" networks, unless networks of these names exist."""
+    """Stage networks that stand for each node's own "bridge" and "host", unless networks of these names exist."""
     for name, driver in PREDEFINED_NETWORKS:
         if next(tx.find(api.Network, "name", name), None) is not None:
             continue
@@ -152,8 +148,8 @@ def create_predefined_networks(tx: Tx) -> None:
 class ClusterStage:
     """A Stage: predefined networks and network keys.
 
-    The time of the last key change is not stored by itself. The cluster object's last change is no earlier, so a new
-    leader counts the twelve hours from there: frequent elections do not keep keys from changing.
+    The time of the last key change is not stored. The last change of the cluster object is no earlier, so a new leader
+    counts the twelve hours from there; frequent elections do not keep the keys from changing.
     """
 
     def __init__(self, cluster_id: str) -> None:
@@ -167,7 +163,7 @@ class ClusterStage:
         self._rotation_due_s = None
         cluster = view.get(api.Cluster, self._cluster_id)
         if cluster is not None:
-            changed_s = min(cluster.meta.updated_at.ToNanoseconds() / 1e9, now)
+            changed_s = min(seconds(cluster.meta.updated_at), now)
             self._rotation_due_s = changed_s + defaults.NETWORK_KEY_ROTATION_S
 
     def note(self, kind: str, object_id: str) -> None:
@@ -181,7 +177,7 @@ class ClusterStage:
             return
         cluster = tx.get(api.Cluster, self._cluster_id)
         if cluster is None:
-            self._check = False  # its birth will be noted
+            self._check = False  # it will be noted when it is created
             return
         if self._check:
             self._check = False
@@ -195,7 +191,7 @@ class ClusterStage:
             log.info("cluster.network_keys_rotated", cluster=self._cluster_id)
 
     def deadline(self) -> float | None:
-        """When the keys change next; at once while the first look is due."""
+        """When the keys change next; at once until the first check."""
         return DUE_NOW if self._check else self._rotation_due_s
 
     def _complete(self, tx: Tx, cluster: api.Cluster) -> None:

@@ -1,7 +1,7 @@
 """UpdateCluster, which may have to ask external certificate authorities before it can be decided.
 
-Theory of operation. The update is tried as a write. When it lacks an answer the pass keeps nothing of it, the question
-goes out, and with the answer the update is tried again: at most once for each of the few questions that it can have.
+Theory of operation. The update is tried as a write. When it needs an answer first, the pass keeps nothing of it and the
+question is asked; with the answer the update is tried again. There are only a few questions that it can have.
 
     call -> write --decided--> reply
               ^  └-Unanswered-> ask the authority
@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from swarm import api
 from swarm.errors import NotTaken, SwarmError
-from swarm.manager.controlapi.clusters import update_cluster
+from swarm.manager.controlapi.clusters import UPDATE_CLUSTER, update_cluster
 from swarm.manager.external_ca import Answers, Outcome, Unanswered
 from swarm.manager.service import Ask, Effect, Event, Write
 from swarm.rpc import Call, Reply, StreamEnd
@@ -28,7 +28,7 @@ from swarm.store.store import Change
 class ClusterUpdates:
     """A Service: Control/UpdateCluster."""
 
-    methods = frozenset({"Control/UpdateCluster"})
+    methods = frozenset({UPDATE_CLUSTER})
 
     def __init__(self) -> None:
         self._asking: dict[int, None] = {}
@@ -66,7 +66,7 @@ class ClusterUpdates:
         return ()
 
     def wake(self, now: float) -> Sequence[Effect]:
-        """There is nothing to do at a time."""
+        """Never called: there is no deadline."""
         return ()
 
     def deadline(self) -> float | None:
@@ -74,6 +74,6 @@ class ClusterUpdates:
         return None
 
     def stop(self) -> Sequence[Effect]:
-        """What waits for an authority was not taken: another leader may take it."""
+        """An update that waits for an authority was not taken; another leader may take it."""
         streams, self._asking = self._asking, {}
         return [StreamEnd(stream, NotTaken()) for stream in streams]

@@ -165,7 +165,7 @@ class Parts:
     mixed_leadership: stock managers may be led, by this manager as it is made.
     """
 
-    stages: Callable[[Store, Random, float], Sequence[tuple[str, Stage]]]
+    stages: Callable[[Store, Random, float, bool], Sequence[tuple[str, Stage]]]
     services: Callable[[Store, Random, float], Sequence[Service]]
     reads: Mapping[str, ReadFunction]
     writes: Mapping[str, WriteFunction]

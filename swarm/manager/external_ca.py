@@ -1,11 +1,11 @@
-"""External certificate authorities: which of them serve a root, what they are asked, and what is known of them.
+"""External certificate authorities: which of them serve a root, what they are asked, and what they answered.
 
-The cluster's spec lists servers that sign for a root in place of a key in the store; without a certificate of its own
-a server counts for the root that is trusted now. Only the world outside can tell whether they answer, so whoever needs
-to know asks with an Ask (swarm/manager/service.py) and goes on when the answer comes.
+The cluster's spec lists servers that sign for a root in place of a key in the store. A server without a certificate of
+its own serves the root that is trusted now. Whether a server answers can only be found out by I/O, so a service asks
+with an Ask (swarm/manager/service.py) and continues when the answer comes.
 
-A change of the cluster must be decided inside one pass, where nobody can wait. It looks into Answers; what is not
-there ends the attempt with Unanswered, and is made again, from the start, once the question has been asked.
+A change of the cluster must be decided inside one pass, which cannot wait. It looks into Answers. If an answer is
+missing there, the attempt ends with Unanswered and is repeated from the start once the question has been asked.
 
 (swarmkit: manager/controlapi/ca_rotation.go, ca/server.go filterExternalCAURLS)
 """

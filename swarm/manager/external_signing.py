@@ -1,9 +1,10 @@
-"""Node certificates signed by external authorities: who waits for one, and when the authority is asked again.
+"""Node certificates signed by external authorities: which nodes wait for one, and when the authority is asked again.
 
 Theory of operation. While the spec has servers for the root that signs now, the certificate stage leaves requests
-alone, and this service sends them out, a few at a time. An answer that holds is written to the node if the node still
-asks for the same; a refusal fails the request. When no server can be used the request stays as it is, and one is tried
-again after a pause that doubles: an authority that is away for long finds one question waiting, not thousands.
+alone, and this service sends them out, a few at a time. A valid answer is written to the node if the node still asks
+for the same; a refusal fails the request. While no server can be reached the requests stay as they are, and one of them
+is tried again after a pause that doubles each time, so that an authority that comes back gets one question, not
+thousands.
 
     RENEW, PENDING --Ask--> asked --signed--> ISSUED
          ^                    |├----refused--> FAILED
@@ -59,7 +60,7 @@ class ExternalSigning:
         return ()
 
     def committed(self, changes: Sequence[Change], now: float) -> Sequence[Effect]:
-        """Note who asks for a certificate now, and ask for them."""
+        """Note which nodes ask for a certificate now, and ask the authorities."""
         for change in changes:
             if change.kind == "node":
                 node = change.after
@@ -76,12 +77,12 @@ class ExternalSigning:
         return self._ask(now)
 
     def deadline(self) -> float | None:
-        """When somebody can be asked; None while nobody needs to be, or as many as may be are."""
+        """When the next question is due; None without one, or while the limit of open questions is reached."""
         idle = [node_id for node_id in self._waiting if node_id not in self._asked] if self._urls else ()
         return self._resume_s if idle and len(self._asked) < self._limit else None
 
     def stop(self) -> Sequence[Effect]:
-        """The next leader asks anew."""
+        """Forget everything; the next leader asks again."""
         return ()
 
     @property
@@ -89,7 +90,7 @@ class ExternalSigning:
         return 1 if self._failures else defaults.EXTERNAL_CA_REQUESTS_MAX
 
     def _look_at_cluster(self, now: float) -> None:
-        """Other servers or another root are asked at once."""
+        """Ask at once when the servers or the root have changed."""
         cluster = self._view.get(api.Cluster, self._cluster_id)
         root_ca = cluster.root_ca if cluster is not None else api.RootCA()
         urls = signing_urls(cluster.spec.ca_config, root_ca) if cluster is not None else ()

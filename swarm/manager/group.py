@@ -16,9 +16,10 @@ from random import Random
 from google.protobuf.message import DecodeError
 
 from swarm import api, defaults
+from swarm.address import at_host, host_of
 from swarm.api import raftpb
 from swarm.errors import Code, NotFound, NotLeader, PermissionDenied, SwarmError
-from swarm.manager.claims import Claims, at_host, moved_to
+from swarm.manager.claims import Claims, moved_to
 from swarm.raft.progress import quorum
 from swarm.rpc import Peer
 
@@ -151,7 +152,7 @@ class RaftGroup:
         if addr == member.addr:
             self._stay(self.raft_id)
         elif moved:
-            self._claim(self.raft_id, moved_to(addr.rpartition(":")[0], member.addr))
+            self._claim(self.raft_id, moved_to(host_of(addr), member.addr))
 
     def _claim(self, raft_id: int, addr: str) -> None:
         if addr and addr != self.peers[raft_id].addr:

@@ -10,7 +10,7 @@ and all writes that arrive meanwhile share one entry and one fsync (group commit
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -212,6 +212,3 @@ class Leader:
             if key not in changed:
                 for feed in self._feeds:
                     feed.pending.pop(key, None)
-
-
-StageFactory = Callable[[Random], Sequence[tuple[str, Stage]]]

@@ -1,9 +1,10 @@
-"""Service logs: what an API client asks for becomes subscriptions at the nodes; what they publish goes back to it.
+"""Service logs: a request of an API client becomes subscriptions at nodes, and what they publish goes to the client.
 
 Theory of operation. SubscribeLogs names services, tasks and nodes; the store says on which nodes those are. Each such
-node that listens gets a SubscriptionMessage, opens PublishLogs and sends lines, which are passed on at once: nothing is
-kept here. Without follow a reader's stream ends when every node closed its publication, with a warning for those that
-could not; with follow it ends when the reader goes, and nodes join as tasks of the selected services reach them.
+node that listens gets a SubscriptionMessage, opens PublishLogs and sends lines, which are passed on at once and not
+kept here. Without follow, a reader's stream ends when every node has closed its publication; nodes that could not
+publish are named in a warning. With follow, it ends when the reader goes; nodes are added as tasks of the selected
+services reach them.
 
 A node that loses its connection is asked again when it listens again, under a new subscription ID (agents ignore an ID
 that they know) and only for what came after the last line; lines that were passed on before are dropped by their time.
@@ -18,9 +19,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from swarm import api, defaults
+from swarm.api.timestamps import is_valid, nanoseconds
 from swarm.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted, SwarmError
 from swarm.ids import new_id
 from swarm.manager.service import Effect, Event
@@ -29,6 +29,7 @@ from swarm.store.store import Change, Store
 
 _K = TypeVar("_K", str, tuple[str, str])
 _STOPPED = "log broker is stopped"
+_LOG_SECONDS_MAX = (1 << 33) - 1  # so that nanoseconds fit into 64 bits
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ class _Subscription:
         return not self.options.follow and all(node_id in self.done for node_id in self.nodes)
 
     def error(self) -> SwarmError | None:
-        """What the reader must know about what is missing."""
+        """The warning for the reader about logs that are missing."""
         reasons = [*self.errors, *(f"task {task_id} has not been scheduled" for task_id in self.unscheduled)]
         if not reasons:
             return None
@@ -305,7 +306,7 @@ class LogBroker:
             task = self._store.get(api.Task, line.context.task_id)
             if task is not None and task.node_id != node_id:
                 raise PermissionDenied(f"task {task.id} does not run on node {node_id}")
-            if not _is_moment(line.timestamp):
+            if not is_valid(line.timestamp, _LOG_SECONDS_MAX):
                 raise InvalidArgument("the time of a log line is not valid")
         lines = [line for line in message.messages if self._is_new(self._subscriptions[stream], line)]
         return [StreamData(stream, api.SubscribeLogsMessage(messages=lines))] if lines else []
@@ -313,7 +314,7 @@ class LogBroker:
     def _is_new(self, subscription: _Subscription, line: api.LogMessage) -> bool:
         """Whether the reader does not have this line; notes its time."""
         node_id, task_id = line.context.node_id, line.context.task_id
-        at_ns = line.timestamp.ToNanoseconds()
+        at_ns = nanoseconds(line.timestamp)
         if at_ns <= subscription.drop_until_ns.get(node_id, {}).get(task_id, -1):
             return False
         if self._store.get(api.Task, task_id) is not None:
@@ -350,7 +351,7 @@ class LogBroker:
         return []
 
     def _publication_failed(self, publication_stream: int, error: SwarmError) -> list[Effect]:
-        """A node sent what it may not: that is the end of its part."""
+        """End a publication in which the node sent something that it may not send."""
         publication = self._publications.pop(publication_stream, None)
         stream = self._readers.get(publication.wire_id) if publication is not None else None
         return (
@@ -370,10 +371,6 @@ class LogBroker:
         if stream is not None:
             effects += self._node_done(stream, publication.node_id, "")
         return effects
-
-
-def _is_moment(timestamp: Timestamp) -> bool:
-    return 0 <= timestamp.seconds < 1 << 33 and 0 <= timestamp.nanos < 1_000_000_000
 
 
 def _follow_keys(selector: api.LogSelector) -> list[tuple[str, str]]:

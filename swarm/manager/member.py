@@ -268,7 +268,7 @@ class GroupMember:
     def _lead(self, term: int, now: float) -> None:
         """This member leads and its store is complete: the leader can start."""
         self._leaderless_since = None
-        stages = self._parts.stages(self.store, self._rng, now)
+        stages = self._parts.stages(self.store, self._rng, now, self._strict)
         self.leader = Leader(self.store, stages, self._rng, now, self._strict)
         self._services = list(self._parts.services(self.store, self._rng, now))
         self._routes = {method: service for service in self._services for method in service.methods}

@@ -1,9 +1,9 @@
 """The keys of the networks: three for each of gossip and IPsec, told apart by their Lamport time.
 
-Nodes encrypt with the middle one, so that everybody knows a key before anybody uses it and still knows it for a while
-after. A rotation brings a new key and drops the oldest: after one, no node encrypts with what it used before; after
-two, only with keys that are younger than the first; after three, nothing is left of what was known before them. One
-clock counts for both purposes, because nodes compare Lamport times without looking at the purpose.
+Nodes encrypt with the middle key, so that all nodes know a key before one uses it, and for some time afterwards. A
+rotation adds a key and drops the oldest. After one rotation no node encrypts with the key that it used before; after
+two all encrypt with keys made since the first; after three no key is left that was known before them. Both purposes
+share one clock, because nodes compare Lamport times without looking at the purpose.
 
 The leader rotates every twelve hours (swarm/manager/cluster.py) and when a client asks for it, with a mark on
 Control/UpdateCluster. Every session tells its node of the keys (swarm/manager/dispatcher).
@@ -26,9 +26,9 @@ _CLOCK_START_BITS = 16
 
 
 def complete_keys(cluster: api.Cluster, rng: Random) -> bool:
-    """Give a cluster that is being edited keys for those of gossip and IPsec that have none; whether any were missing.
+    """Make the missing keys of a cluster that is being edited. Returns whether any were missing.
 
-    Fewer than two keys for one of them make stock nodes crash, so such a set is completed as well.
+    Stock nodes crash with fewer than two keys for gossip or IPsec, so such a set is completed as well.
     """
     keys = list(cluster.network_bootstrap_keys)
     missing = [

@@ -1,12 +1,12 @@
-"""The cluster's root certificate: who signs now, when it must change, and a rotation seen through to its end.
+"""The cluster's root certificate: who signs now, when it must change, and how a rotation is completed.
 
-Theory of operation. The user forces a rotation or gives another root (ClusterSpec.ca_config); update_root_ca then
-puts the new root, its key, and its certificate cross-signed by the old key into Cluster.root_ca.root_rotation. From
-then on node certificates are signed by the new key, while everybody still trusts the old root only. RootRotation asks
-node after node for a new certificate (Certificate.status ROTATE), thirty at a time every three seconds. A node has
-converged when its description says that the new root issued its certificate. When all have, the new root takes the
-place of the old one and both join tokens change, as they name the root. A node that is away keeps the rotation open
-until it comes back or is removed; the log and `docker info` say which.
+Theory of operation. The user forces a rotation or gives another root (ClusterSpec.ca_config); update_root_ca then puts
+the new root, its key, and its certificate cross-signed by the old key into Cluster.root_ca.root_rotation. From then on
+node certificates are signed by the new key, while everybody still trusts the old root only. RootRotation asks node
+after node for a new certificate (Certificate.status ROTATE), thirty at a time every three seconds. A node has converged
+when its description says that the new root issued its certificate. When all have converged, the new root replaces the
+old one and both join tokens change, because they name the root. A node that is away keeps the rotation open until it
+comes back or is removed; the log and `docker info` name such nodes.
 
     no rotation --update_root_ca--> rotating --all nodes converged or removed--> no rotation
                                      └--another desired root: starts over; the old root again: abandoned
@@ -42,7 +42,7 @@ _ON_THE_WAY = (api.IssuanceStatus.RENEW, api.IssuanceStatus.PENDING, api.Issuanc
 
 
 def as_swarm_error(error: CertsError) -> SwarmError:
-    """The same cause as callers of the cluster's services see it."""
+    """The error that callers of the cluster's services see for this cause."""
     return SwarmError(error.message, Code(error.code))
 
 
@@ -103,13 +103,13 @@ def update_root_ca(
     Unanswered when something must be asked first; the cluster is unchanged then.
     """
     try:
-        _Wish(cluster, now, new_key, deterministic, answers or Answers()).fulfil()
+        _RootUpdate(cluster, now, new_key, deterministic, answers or Answers()).run()
     except CertsError as error:
         raise InvalidArgument(error.message) from error
 
 
-class _Wish:
-    """What the user wants of the root, beside what there is."""
+class _RootUpdate:
+    """The root that the user wants, as compared with the present one."""
 
     def __init__(
         self, cluster: api.Cluster, now: float, new_key: KeyMaker, deterministic: bool, answers: Answers
@@ -120,7 +120,7 @@ class _Wish:
         self._cert, self._key = normalize_pem(self._config.signing_ca_cert), self._config.signing_ca_key
         self._current_cert = normalize_pem(self._root_ca.ca_cert)
 
-    def fulfil(self) -> None:
+    def run(self) -> None:
         """See update_root_ca; the checks come in SwarmKit's order."""
         config, root_ca = self._config, self._root_ca
         if self._key and not self._cert:
@@ -222,7 +222,7 @@ class RootRotation:
             self._dirty[object_id] = None
 
     def deadline(self) -> float | None:
-        """When the next nodes may be asked, or it is time to say who is waited for; None without a rotation."""
+        """When to ask the next nodes, or to log which nodes are waited for; None without a rotation."""
         if self._target is None:
             return self._batch_due_s
         return self._report_s if self._batch_due_s is None else min(self._batch_due_s, self._report_s)
@@ -245,7 +245,7 @@ class RootRotation:
             self._finish(tx)
 
     def _look(self, tx: Tx, target: Issuer) -> None:
-        """Who has not converged yet: all nodes are looked at for a new target, then only those that changed."""
+        """Nodes that have not converged yet. For a new target all nodes are checked, then only those that changed."""
         if target != self._target:
             self._target, self._next_batch_s = target, tx.now
             self._report_s = tx.now + defaults.ROOT_ROTATION_REPORT_S
@@ -277,7 +277,7 @@ class RootRotation:
             self._next_batch_s = tx.now + defaults.ROOT_ROTATION_PERIOD_S
 
     def _report(self, tx: Tx) -> None:
-        """Say from time to time who keeps the rotation from its end."""
+        """Log from time to time which nodes the rotation waits for."""
         if tx.now < self._report_s:
             return
         self._report_s = tx.now + defaults.ROOT_ROTATION_REPORT_S

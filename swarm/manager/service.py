@@ -1,4 +1,4 @@
-"""What every RPC service of a leader is, and the one way in which it may change the cluster.
+"""The interface of a leader's RPC services, and the only way in which they may change the cluster.
 
 The manager routes calls by method name, feeds committed changes to all services, and performs their effects.
 """

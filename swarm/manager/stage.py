@@ -1,4 +1,4 @@
-"""What every component of a leader is: marks what changed, then puts it right in the next pass."""
+"""The interface of a leader's components: each notes what changed and acts on it in the next pass."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ DUE_NOW = 0.0
 
 
 class Stage(Protocol):
-    """A leader's component. It lives as long as one leadership and keeps no truth of its own.
+    """A component of a leader. It lives as long as one leadership; everything it knows follows from the store.
 
-    The leader calls rebuild once, then for every pass: note for all that was touched since the stage last ran (by
-    client writes, by other stages, by earlier passes), then run. Notes may be spurious and may repeat; a stage looks
-    at the objects as they are in ``tx``. Work that did not fit into the pass (``not tx.room()``) stays marked, and
-    deadline() returns DUE_NOW until it is done.
+    The leader calls rebuild once. In every pass it then calls note for each object that was touched since the stage
+    last ran (by client writes, by other stages, by earlier passes), and then run. Notes may be spurious and may repeat;
+    a stage looks at the objects as they are in ``tx``. Work that did not fit into the pass (``not tx.room()``) stays
+    marked, and deadline() returns DUE_NOW until it is done.
     """
 
     def rebuild(self, view: View, now: float) -> None:

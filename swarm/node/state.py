@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields, replace
 
+from swarm.address import join_host_port
 from swarm.errors import SwarmError
 
 STATE_VERSION = 1
@@ -17,6 +18,22 @@ PAST_RAFT_IDS_MAX = 100
 
 class StateDamaged(SwarmError):
     """The file is not what this version wrote."""
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a node listens and is found. advertise_host and local_addr may be empty, see NodeState."""
+
+    listen_host: str
+    listen_port: int
+    advertise_host: str
+    advertise_port: int
+    local_addr: str
+    data_path_addr: str = ""
+
+    def of(self, state: NodeState) -> NodeState:
+        """The same node at these addresses."""
+        return replace(state, **asdict(self))
 
 
 @dataclass(frozen=True)
@@ -40,9 +57,30 @@ class NodeState:
     raft_id: int = 0
     past_raft_ids: tuple[int, ...] = ()
 
+    @classmethod
+    def new(
+        cls,
+        addresses: Addresses,
+        node_id: str = "",
+        cluster_id: str = "",
+        data_path_port: int = 0,
+        managers: tuple[tuple[str, str], ...] = (),
+    ) -> NodeState:
+        """Of a node that is about to come into a swarm."""
+        state = cls(node_id, cluster_id, "", 0, "", 0, "", data_path_port=data_path_port, managers=managers)
+        return addresses.of(state)
+
     def other_managers(self) -> list[str]:
         """Addresses of the managers but this node."""
         return [addr for node_id, addr in self.managers if node_id != self.node_id]
+
+    def with_self(self) -> NodeState:
+        """As a first manager, which knows itself only."""
+        return replace(self, managers=((self.node_id, join_host_port(self.advertise_host, self.advertise_port)),))
+
+    def with_managers(self, managers: tuple[tuple[str, str], ...]) -> NodeState:
+        """These are the managers now."""
+        return replace(self, managers=managers)
 
     def without_log(self, raft_id: int, others: tuple[tuple[str, str], ...]) -> NodeState:
         """The log of member ``raft_id`` is given up, as whom this node must never appear again; others: the members."""
@@ -64,7 +102,7 @@ class NodeState:
             row["past_raft_ids"] = tuple(int(raft_id) for raft_id in row.get("past_raft_ids", ()))
             for field in fields(cls):
                 if type(row.get(field.name, field.default)) is not _TYPES.get(str(field.type), tuple):
-                    raise TypeError(f"{field.name} is no {field.type}")
+                    raise TypeError(f"{field.name} must be of type {field.type}")
             return cls(**row)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise StateDamaged(f"state.json is damaged: {error}") from error
@@ -75,10 +113,5 @@ _TYPES: dict[str, type] = {"str": str, "int": int}
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError("an address is no text")
+        raise TypeError("a manager must be a pair of texts")
     return value
-
-
-def host_port(host: str, port: int) -> str:
-    """ "ip:port", with brackets where the address needs them."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

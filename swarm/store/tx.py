@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from swarm import api, defaults
 from swarm.api.objects import KIND_OF
+from swarm.api.timestamps import stamp
 from swarm.errors import AlreadyExists, NotFound, OutOfSequence
 from swarm.ids import new_id
 from swarm.store.store import Store, copy_of, pack
@@ -211,7 +212,6 @@ class Tx:
     def _stamp(self, obj: Message, created: bool) -> None:
         meta: api.Meta = obj.meta  # type: ignore[attr-defined]
         meta.version.index = self._store.index
-        nanoseconds = int(self.now * 1e9)
-        meta.updated_at.FromNanoseconds(nanoseconds)
+        stamp(meta.updated_at, self.now)
         if created:
-            meta.created_at.FromNanoseconds(nanoseconds)
+            stamp(meta.created_at, self.now)

@@ -62,7 +62,7 @@ async def load(address: str, authority: Authority, connections: int, seconds: fl
     opened = [await client.connect(address, tls, 30.0) for _ in range(connections)]
     stop = False
 
-    async def one(connection: client.Connection) -> None:
+    async def one(connection: client.ClientConnection) -> None:
         while not stop:
             await connection.unary("Dispatcher/Heartbeat", REQUEST, 5.0)
 

@@ -114,6 +114,16 @@ def test_a_certificate_with_the_wrong_role_is_a_failure() -> None:
     assert due(machine) >= 530.0
 
 
+def test_a_certificate_that_was_asked_for_before_another_role_was_wanted_is_no_failure() -> None:
+    """A demoted manager must have its certificate as a worker before it may join its group again."""
+    machine = Renewal(0.0, 1000.0, Random(1))
+    assert machine.handle(RenewNow(), 100.0) == []
+    assert machine.handle(None, 100.0 + RENEW_NOW_DELAY_S) == [Renew()]
+    assert machine.handle(RenewNow("swarm-worker"), 101.0) == []
+    assert machine.handle(fresh(102.0, "swarm-manager"), 102.0) == []
+    assert due(machine) == 102.0 + RENEW_NOW_DELAY_S
+
+
 def test_a_role_that_is_not_wanted_any_more_is_not_waited_for() -> None:
     machine = renewal()
     machine.handle(RenewNow("swarm-manager"), 100.0)

@@ -24,7 +24,7 @@ from engine_api.convert.cluster import NODE, SWARM
 from engine_api.convert.objects import CONFIG, SECRET, TASK
 from engine_api.convert.service import SERVICE
 from engine_api.errors import ServiceUnavailable
-from engine_api.server.request import Hooks
+from engine_api.server.request import EngineHooks
 from swarm import api
 from swarm.errors import SwarmError
 from swarm.manager.controlapi.methods import control
@@ -207,13 +207,13 @@ async def start() -> AsyncIterator[Start]:
     clients: list[test_utils.TestClient[Any, Any]] = []
 
     async def run(
-        backend: FakeBackend, api_version: str = "1.41", hooks: Hooks | None = None
+        backend: FakeBackend, api_version: str = "1.41", hooks: EngineHooks | None = None
     ) -> test_utils.TestClient[Any, Any]:
         app = build_app(
             backend,
             lambda: api_version,
             lambda: "Docker/20.10.24+dfsg1 (linux)",
-            hooks=hooks or Hooks(find_local_network=find_local_network),
+            hooks=hooks or EngineHooks(find_local_network=find_local_network),
             rng=Random("names"),
         )
         client: test_utils.TestClient[Any, Any] = test_utils.TestClient(test_utils.TestServer(app))

@@ -26,7 +26,7 @@ from engine_api.convert.address import Interface, resolve_init
 from engine_api.front.backends import Backends, Upstream, make_runner
 from engine_api.front.front import Front
 from engine_api.server.fragments import Fragments
-from engine_api.server.request import Hooks
+from engine_api.server.request import EngineHooks
 from swarm import api
 from swarm.api.objects import KINDS
 from swarm.errors import Unavailable
@@ -133,7 +133,7 @@ class Door:
         pass
 
     async def call(self, method: str, request: Message) -> Message:
-        """See Backend."""
+        """See SwarmBackend."""
         for answer in self.place.call(method, request):
             if isinstance(answer, Reply):
                 return answer.message
@@ -142,25 +142,25 @@ class Door:
         raise Unavailable("not answered at once")
 
     async def stream(self, method: str, request: Message) -> AsyncIterator[Message]:
-        """See Backend."""
+        """See SwarmBackend."""
         message = api.SubscribeLogsMessage()
         message.messages.add(data=b"a line\n", stream=api.LOG_STREAM_STDOUT).context.node_id = "n1"
         yield message
 
     async def init(self, request: InitRequest) -> str:
-        """See Backend."""
+        """See SwarmBackend."""
         interfaces = [Interface("eth0", (ip_address("10.99.0.1"),), device=True)]
         resolve_init(request.listen_addr, request.advertise_addr, request.data_path_addr, interfaces, lambda: ())
         return "n1"
 
     async def join(self, request: JoinRequest) -> None:
-        """See Backend."""
+        """See SwarmBackend."""
 
     async def leave(self, force: bool) -> None:
-        """See Backend."""
+        """See SwarmBackend."""
 
     async def unlock(self, key: str) -> None:
-        """See Backend."""
+        """See SwarmBackend."""
 
 
 def _bodies() -> list[Any]:
@@ -338,7 +338,7 @@ _BODIES = _bodies()
 _LOOP = asyncio.new_event_loop()
 atexit.register(_LOOP.close)
 _DOOR = Door()
-_APPLICATION = build_app(_DOOR, lambda: "1.41", lambda: "Docker/20.10.24", hooks=Hooks(), rng=Random(1))
+_APPLICATION = build_app(_DOOR, lambda: "1.41", lambda: "Docker/20.10.24", hooks=EngineHooks(), rng=Random(1))
 _RUNNER = _LOOP.run_until_complete(make_runner(_APPLICATION))
 
 

@@ -22,6 +22,7 @@ from certs.keys import new_csr, new_private_key, private_key_pem
 from certs.root import RootCA
 from certs.tls import ClientTls, Credentials, client_context, server_context
 from swarm import api
+from swarm.address import parse_host_port
 from swarm.api.methods import METHODS, Method
 from swarm.grpc import frames as h2
 from swarm.grpc import wire
@@ -219,7 +220,7 @@ class Fort:
             Random(7),
         )
         self.intruders: list[Intruder] = []
-        self.connections: list[client.Connection] = []
+        self.connections: list[client.ClientConnection] = []
         self.kept: list[object] = []  # streams that must stay open
 
     async def start(self) -> None:
@@ -287,8 +288,7 @@ class Fort:
 
     @property
     def address(self) -> tuple[str, int]:
-        host, _, port = self.server.addresses[0].rpartition(":")
-        return host, int(port)
+        return parse_host_port(self.server.addresses[0])
 
     @property
     def cluster(self) -> api.Cluster:
@@ -332,7 +332,7 @@ class Fort:
         """As if so much time had passed since what happened before; the sweep itself runs."""
         self.server.sweep(asyncio.get_running_loop().time() + later_s)
 
-    async def connect(self, credentials: Credentials | None = None) -> client.Connection:
+    async def connect(self, credentials: Credentials | None = None) -> client.ClientConnection:
         """A client that obeys the rules."""
         connection = await client.connect(self.server.addresses[0], self.client_tls(credentials))
         self.connections.append(connection)
@@ -367,7 +367,7 @@ async def settled(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never happened")
 
 
-async def session_of(connection: client.Connection) -> str:
+async def session_of(connection: client.ClientConnection) -> str:
     """Register with the dispatcher, and stay registered while the connection is open."""
     stream = connection.stream("Dispatcher/Session", api.SessionRequest())
     message = await anext(stream)

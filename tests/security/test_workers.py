@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from swarm import api, defaults
 from swarm.errors import SwarmError
-from swarm.io.grpc.client import Connection
+from swarm.io.grpc.client import ClientConnection
 from swarm.store.tx import Tx
 from tests.security.absurd import fill
 from tests.security.fort import (
@@ -30,13 +30,13 @@ from tests.security.fort import (
 FAILURES = ("manager.failed", "service.failed", "stage.failed", "write.failed", "read.failed", "rpc.handler_failed")
 
 
-async def thief(fort: Fort) -> tuple[Connection, str]:
+async def thief(fort: Fort) -> tuple[ClientConnection, str]:
     """A connection with worker1's certificate, and its session."""
     connection = await fort.connect(fort.worker())
     return connection, await session_of(connection)
 
 
-async def assignments(connection: Connection, session_id: str) -> api.AssignmentsMessage:
+async def assignments(connection: ClientConnection, session_id: str) -> api.AssignmentsMessage:
     stream = connection.stream("Dispatcher/Assignments", api.AssignmentsRequest(session_id=session_id))
     message = await anext(stream)
     await stream.aclose()
@@ -54,7 +54,7 @@ def report(session_id: str, task_id: str, **status: object) -> api.UpdateTaskSta
     return request
 
 
-async def refusal(call: Connection, method: str, request: Message) -> str:
+async def refusal(call: ClientConnection, method: str, request: Message) -> str:
     with pytest.raises(SwarmError) as refused:
         await call.unary(method, request, timeout_s=WAIT_S)
     return refused.value.message
@@ -215,7 +215,7 @@ async def test_sessions_feeds_and_listeners_of_a_node_are_few(fort: Fort) -> Non
 # --- logs -------------------------------------------------------------------------------------------------------
 
 
-async def asked(fort: Fort, node_id: str, task_id: str) -> tuple[Connection, str, asyncio.Future[Message]]:
+async def asked(fort: Fort, node_id: str, task_id: str) -> tuple[ClientConnection, str, asyncio.Future[Message]]:
     """Somebody reads the logs of a task: the node's connection, the subscription, and the first line to come."""
     reader, worker = await fort.connect(fort.manager()), await fort.connect(fort.worker(node_id))
     listening = worker.stream("LogBroker/ListenSubscriptions", api.ListenSubscriptionsRequest())
@@ -239,7 +239,7 @@ def line(node_id: str, task_id: str, seconds: int = 1000) -> api.LogMessage:
     return message
 
 
-async def publish(connection: Connection, subscription_id: str, message: api.LogMessage) -> str:
+async def publish(connection: ClientConnection, subscription_id: str, message: api.LogMessage) -> str:
     """What becomes of a publication of one line."""
 
     async def messages() -> AsyncIterator[Message]:

@@ -63,6 +63,9 @@ class Checkers:
         self._made_anew: dict[int, None] = {}
         self._ports: dict[tuple[int, int], str] = {}
         self._judged = 0
+        self.calm = False
+        """Whether nothing fails: then a node that is to be a worker is never taken into the group again."""
+        self._workers: dict[str, None] = {}
 
     # --- the log ---------------------------------------------------------------------------------------------------
 
@@ -112,6 +115,7 @@ class Checkers:
         self._members[change.node_id] = member.node_id
         nodes = list(self._members.values())
         assert nodes.count(member.node_id) == 1, f"node {member.node_id} is two members"
+        assert not (self.calm and member.node_id in self._workers), f"node {member.node_id} joins though it is demoted"
 
         self.sends_to(member)
 
@@ -166,6 +170,10 @@ class Checkers:
         if change.before is None:
             assert self._ids.setdefault(change.object_id, change.kind) == change.kind, "an ID of two kinds"
         obj = change.after
+        if isinstance(obj, api.Node) and obj.spec.desired_role == api.WORKER:
+            self._workers[obj.id] = None
+        elif isinstance(obj, api.Node):
+            self._workers.pop(obj.id, None)
         if obj is None:
             self.removed_ids[change.object_id] = index
         elif isinstance(obj, api.Service | api.Config | api.Secret | api.Node):
@@ -317,10 +325,10 @@ class CheckedParts:
         """For a Manager."""
         return replace(self._real, stages=self._stages)
 
-    def _stages(self, store: Store, rng: Random, now: float) -> Sequence[tuple[str, Stage]]:
+    def _stages(self, store: Store, rng: Random, now: float, strict: bool) -> Sequence[tuple[str, Stage]]:
         watch = _Pass(store)
         out: list[tuple[str, Stage]] = []
-        for name, stage in self._real.stages(store, rng, now):
+        for name, stage in self._real.stages(store, rng, now, strict):
             real = CertificateStage(self._cluster_id, deterministic=True) if name == "certificates" else stage
             out.append((name, _Watched(name, real, watch)))
         return out

@@ -9,18 +9,19 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from certs.root import RootCA
+from swarm.node.bootstrap import NewKey
 from tests.sim.kernel import Kernel
 
 EPOCH = 1_750_000_000.0
 
 
 @cache
-def csr(number: int) -> bytes:
-    """The request of key ``number``, always the same."""
+def new_key(number: int) -> NewKey:
+    """Key ``number`` with its request, always the same."""
     key = ec.derive_private_key(1_000 + number, ec.SECP256R1())
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     request = builder.sign(key, hashes.SHA256(), ecdsa_deterministic=True)
-    return request.public_bytes(serialization.Encoding.PEM)
+    return NewKey(key, request.public_bytes(serialization.Encoding.PEM))
 
 
 @cache
@@ -36,7 +37,7 @@ class Requests:
         self._kernel = kernel
         self._used = 0
 
-    def new(self) -> bytes:
+    def new(self) -> NewKey:
         """The next one."""
         self._used += 1
-        return csr(self._used)
+        return new_key(self._used)

@@ -235,8 +235,13 @@ class ManagerDriver:
         return is_blacklisted(self.store, self.cluster_id, node_id)
 
     def _is_demoted(self, node_id: str) -> bool:
-        """See ManagerProcess."""
-        return self.manager is not None and self.manager.leading and is_demoted(self.store, node_id)
+        """See ManagerProcess. Stock managers judge by the certificate alone."""
+        return (
+            not self.process.node.stock
+            and self.manager is not None
+            and self.manager.leading
+            and is_demoted(self.store, node_id)
+        )
 
     def put(self, event: ManagerEvent) -> None:
         """An event for the machine, if there is one."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from swarm.api import raftpb
+from swarm.errors import SwarmError
 from swarm.raft import events
 from swarm.rpc import MANAGER_ROLE
 from tests.sim.kernel import Script
@@ -234,7 +235,7 @@ class Nature:
 
     def _able(self, node: Node) -> None:
         if node.process is not None and node.process.alive:
-            node.process.set_able(node.engine.alive, certain=self.rng.random() < 0.5)
+            node.process.engine_is(node.engine.alive, certain=self.rng.random() < 0.5)
 
     # --- disks -----------------------------------------------------------------------------------------------------
 
@@ -303,10 +304,13 @@ class Nature:
         """An operator starts the daemon as the only manager, again and again until it leads."""
         node.forced = True
         while True:
-            process = self.world.start(node, force_new_cluster=True)
-            while process.alive and not process.leads:
+            process = self.world.start(node)
+            while process.alive:
+                try:
+                    yield process.force_new_cluster()
+                    node.forced = False
+                    return
+                except (SwarmError, TimeoutError) as error:
+                    self.kernel.say(process.name, "not forced:", error)
                 yield self.kernel.sleep(0.05)
-            if process.alive:
-                node.forced = False
-                return
             yield self.kernel.sleep(0.5)

@@ -229,7 +229,7 @@ class Connection:
     # --- the caller's side -----------------------------------------------------------------------------------------
 
     def open(self, call: Call, listener: Listener, metadata: Metadata = ()) -> None:
-        """See rpc_client.Connection.open."""
+        """See ClientConnection.open."""
         if self.closed.done:
             error = self.closed.value
             self.network.kernel.at(0.0, lambda: listener(StreamEnd(call.stream, error)))
@@ -244,7 +244,7 @@ class Connection:
         self._up.send(lambda: self._accept(call.stream, call.method, request, words))
 
     def send(self, word: StreamData | StreamEnd) -> None:
-        """See rpc_client.Connection.send."""
+        """See ClientConnection.send."""
         if word.stream not in self._listeners:
             return
         if isinstance(word, StreamData):

@@ -97,7 +97,7 @@ class Operators:
             answer.node.spec.availability = api.NodeSpec.DRAIN
             yield from self._update_node(node, answer.node)
             self._kernel.say("leave", leaving.name)
-            yield self._world.scope.run(leaving.process.leave())
+            yield leaving.process.leave()
             if leaving.process.alive:  # killed meanwhile and about to start again: it stays away all the same
                 leaving.process.die(torn=False, silent=False)
             yield from self._call(node, "RemoveNode", api.RemoveNodeRequest(node_id=node_id, force=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.sim import convergence
+from tests.sim import calm, convergence
 from tests.sim.outcome import Outcome
 from tests.sim.workload import Workload
 from tests.sim.world import World
@@ -13,12 +13,13 @@ FAULTS_S = 60.0
 
 
 def simulate(seed: int, faults_s: float = FAULTS_S, echo: Callable[[str], None] | None = None) -> Outcome:
-    """Build, suffer, heal, converge, rest. Raises AssertionError with the story of what happened."""
+    """Build, change roles in calm, suffer, heal, converge, rest. Raises AssertionError with the story."""
     world = World(seed)
     kernel = world.kernel
     kernel.echo = echo
     try:
         world.build()
+        calm.change_roles(world)
         workload = Workload(world)
         world.suffer()
         workload.start()

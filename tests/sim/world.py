@@ -12,7 +12,7 @@ from random import Random
 
 from swarm import api
 from swarm.errors import Code, SwarmError
-from swarm.manager.backlog import Backlog
+from swarm.node.events import Refusal, Refused
 from tests.sim.authority import ExternalAuthority
 from tests.sim.checkers import Checkers
 from tests.sim.disk import Disk
@@ -26,7 +26,6 @@ from tests.sim.process import Process
 
 NANO_CPUS = (4_000_000_000, 16_000_000_000, 16_000_000_000)
 BUILD_LIMIT_S = 300.0
-Backlog.reraise = True  # an exception in a stage is a failure of the simulation
 
 
 class Node:
@@ -136,15 +135,12 @@ class World:
         self.nodes.append(node)
         return node
 
-    def start(self, node: Node, force_new_cluster: bool = False) -> Process:
+    def start(self, node: Node) -> Process:
         """Start the daemon; what it does then is up to the caller, unless its disk says that it is a node."""
         node.runs += 1
-        if not node.disk.saved:
-            node.disk = Disk()  # what an init or join left that was not acknowledged
         process = node.process = Process(self, node, node.runs)
         self.kernel.say("start", node.name)
-        if node.disk.saved:
-            process.run(process.resume(force_new_cluster))
+        process.boot()
         return process
 
     def build(self) -> None:
@@ -157,8 +153,9 @@ class World:
         spec.raft.log_entries_for_slow_followers = self.keep_entries
         spec.orchestration.task_history_retention_limit = self.rng.choice((1, 5))
         spec.dispatcher.heartbeat_period.FromSeconds(self.rng.choice((1, 5)))
-        process.run(process.create(spec))
-        self.until(lambda: process.machine is not None, "no cluster was made")
+        made = process.create(spec)
+        self.until(lambda: made.done, "no cluster was made")
+        assert made.error is None, made.error
         assert process.manager is not None
         tokens = next(process.manager.store.all(api.Cluster)).root_ca.join_tokens
         self.tokens = (tokens.manager, tokens.worker)
@@ -178,8 +175,15 @@ class World:
         while process.alive:
             try:
                 remotes = [f"{other.host}:{PORT}" for other in self.managing()]
-                yield process.run(process.join(remotes, token))
+                yield process.join(remotes, token)
                 return
+            except Refused as error:
+                if error.refusal is not Refusal.STILL_JOINING:
+                    return
+                while process.alive and process.in_swarm:
+                    if process.machine.record.ready:
+                        return
+                    yield self.kernel.sleep(2.0)
             except SwarmError as error:
                 self.kernel.say(process.name, "does not join:", error)
                 if error.code not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
@@ -263,5 +267,5 @@ class World:
                 self.kernel.say("rescue", node.name)
                 assert node.process is not None
                 node.process.die(torn=False, silent=False)
-                node.disk.managers = tuple(members)
+                node.disk.set_managers(tuple(members))
                 self.restart(node)

@@ -23,6 +23,7 @@ from certs.stream import open_tls
 from certs.tls import ClientTls, OutsideValidity, client_context, verify_chain, verify_node
 from certs.validity import apart
 from swarm import api, defaults
+from swarm.address import parse_host_port
 from swarm.api.methods import METHODS
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc.flow import Limits
@@ -45,7 +46,7 @@ async def connect(
     limits: Limits | None = None,
     silence_s: float = 0.0,
     now: Callable[[], float] = time.time,
-) -> Connection:
+) -> ClientConnection:
     """Connect to "ip:port"; tls None: without TLS. Raises Unavailable with the texts that Go's peers print.
 
     silence_s: the connection is lost when the peer's host confirms nothing of what was sent for so long, so that after
@@ -53,7 +54,6 @@ async def connect(
     now: this node's clock.
     """
     loop = asyncio.get_running_loop()
-    host, _, port = addr.rpartition(":")
     verified = tls is None or tls.roots_pem is not None
     authority = addr if tls is None else tls.server_name
     protocol = ClientProtocol(
@@ -63,14 +63,15 @@ async def connect(
         now=now,
     )
     try:
+        host, port = parse_host_port(addr)
         async with asyncio.timeout(timeout_s):
             if tls is None:
-                await loop.create_connection(lambda: protocol, host.strip("[]"), int(port))
+                await loop.create_connection(lambda: protocol, host, port)
             else:
                 await open_tls(
                     lambda: protocol,
-                    host.strip("[]"),
-                    int(port),
+                    host,
+                    port,
                     client_context(tls),
                     server_name=tls.server_name,
                     verify=_verifier(tls, now),
@@ -85,7 +86,7 @@ async def connect(
         if isinstance(error, OSError | CertsError | ValueError):  # TimeoutError and ssl.SSLError are OSErrors
             raise _dial_error(addr, error) from error
         raise
-    return Connection(protocol)
+    return ClientConnection(protocol)
 
 
 def _verifier(tls: ClientTls, now: Callable[[], float]) -> Callable[[list[bytes]], None] | None:
@@ -133,7 +134,7 @@ def _dial_error(addr: str, error: Exception) -> Unavailable:
     return Unavailable(f'connection error: desc = "transport: {text}"')
 
 
-class Connection:
+class ClientConnection:
     """One connection. All methods are for the loop in which it was made."""
 
     def __init__(self, protocol: ClientProtocol) -> None:

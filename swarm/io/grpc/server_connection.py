@@ -20,6 +20,7 @@ from certs.errors import InvalidCertificate
 from certs.keys import identity_of
 from certs.validity import Standing, standing
 from swarm import defaults
+from swarm.address import join_host_port
 from swarm.api.methods import BY_PATH, Method
 from swarm.errors import Code, DeadlineExceeded, ResourceExhausted, SwarmError, Unimplemented
 from swarm.grpc import http2, wire
@@ -510,7 +511,7 @@ def format_address(peername: Any) -> str:
     host, port = str(peername[0]), peername[1]
     if host.startswith("::ffff:") and "." in host:
         host = host.removeprefix("::ffff:")
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return join_host_port(host, port)
 
 
 _PATH = re.compile(r"/([A-Za-z0-9_.]+)/([A-Za-z0-9_]+)")

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from swarm import defaults
 from swarm.agent import events
 from swarm.agent.agent import Agent, AgentEffect, AgentEvent
+from swarm.agent.connection import ManagerConnection
 from swarm.errors import SwarmError, Unavailable
 from swarm.io.disk.raft_disk import TaskJournal
 from swarm.io.grpc import client
@@ -45,7 +46,7 @@ class Link(Protocol):
         """Begin a call of the agent; answers carry the agent's stream number."""
         ...
 
-    def send(self, word: StreamData | StreamEnd) -> None:
+    def send(self, event: StreamData | StreamEnd) -> None:
         """More of a client stream."""
         ...
 
@@ -82,15 +83,15 @@ class LocalLink:
 
         self._streams[call.stream] = self._calls.open(call.method, call.request, self._peer, relay)
 
-    def send(self, word: StreamData | StreamEnd) -> None:
+    def send(self, event: StreamData | StreamEnd) -> None:
         """See Link.send."""
-        stream = self._streams.get(word.stream)
+        stream = self._streams.get(event.stream)
         if stream is None:
             return
-        if isinstance(word, StreamData):
-            self._calls.send(StreamData(stream, word.message))
+        if isinstance(event, StreamData):
+            self._calls.send(StreamData(stream, event.message))
         else:
-            self._calls.send(StreamEnd(stream, word.error))
+            self._calls.send(StreamEnd(stream, event.error))
 
     async def client_stream(self, method: str, messages: AsyncIterator[Message]) -> Message | None:
         """See Link.client_stream."""
@@ -181,8 +182,7 @@ class AgentProcess:
         self._hooks = hooks
         self._clock = clock
         self._inbox: Inbox[AgentEvent] = Inbox()
-        self._link: Link | None = None
-        self._connection = 0
+        self._connection: ManagerConnection[Link] = ManagerConnection(self._inbox.put)
         self._dialing: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self.runner: TaskRunner | None = None
@@ -239,16 +239,9 @@ class AgentProcess:
 
     async def open_log_sink(self, subscription_id: str) -> LogSink:
         """An open LogBroker/PublishLogs call over the present connection. Raises SwarmError."""
-        if self._link is None:
+        if self._connection.link is None:
             raise Unavailable("no connection to a manager")
-        return LogSink(self._link)
-
-    def lose_connection(self, error: str) -> None:
-        """Drop the connection, as if the network had (this node cannot work, for example without its engine)."""
-        if self._link is not None or self._dialing is not None:
-            connection = self._connection
-            self._drop_link()
-            self._inbox.put(events.ConnectionLost(connection, error))
+        return LogSink(self._connection.link)
 
     # --- effects ---------------------------------------------------------------------------------------------------
 
@@ -258,13 +251,12 @@ class AgentProcess:
                 assert self.runner is not None
                 self.runner.perform(effect)
             case Call():
-                self._call(effect)
+                self._connection.call(effect)
             case StreamData() | StreamEnd():
-                if self._link is not None:
-                    self._link.send(effect)
+                self._connection.send(effect)
             case events.Connect():
                 self._drop_link()
-                self._connection = effect.connection
+                self._connection.begin(effect)
                 self._dialing = asyncio.create_task(self._dial(effect), name="agent-dial")
             case events.Disconnect():
                 self._drop_link()
@@ -277,63 +269,39 @@ class AgentProcess:
             case events.Left():
                 self._hooks.on_left()
 
-    def _call(self, call: Call) -> None:
-        connection = self._connection
-        if self._link is None:
-            self._inbox.put(StreamEnd(call.stream, Unavailable("no connection to a manager")))
-            return
-
-        def listen(answer: Reply | StreamData | StreamEnd) -> None:
-            if connection == self._connection:
-                self._inbox.put(answer)
-
-        self._link.open(call, listen)
-
     async def _dial(self, effect: events.Connect) -> None:
         try:
             async with asyncio.timeout(defaults.RPC_DIAL_TIMEOUT_S):
                 link = await self._hooks.connect(effect)
         except (SwarmError, OSError, TimeoutError) as error:
-            if effect.connection == self._connection:
-                self._dialing = None
-                self._inbox.put(events.ConnectionLost(effect.connection, str(error) or type(error).__name__))
-            return
-        if effect.connection != self._connection:
-            link.close()
-            return
-        self._link, self._dialing = link, None
-        self._inbox.put(events.Connected(effect.connection))
+            self._connection.failed(effect, str(error) or type(error).__name__)
+        else:
+            self._connection.connected(effect, link)
 
     def connection_lost(self, link: Link, error: str) -> None:
         """A link broke by itself."""
-        if link is self._link:
-            connection = self._connection
-            self._drop_link()
-            self._inbox.put(events.ConnectionLost(connection, error))
+        self._connection.lost(link, error)
 
     def _drop_link(self) -> None:
-        self._connection = 0
         if self._dialing is not None:
             self._dialing.cancel()
             self._dialing = None
-        if self._link is not None:
-            link, self._link = self._link, None
-            link.close()
+        self._connection.drop()
 
 
 class RemoteLink:
     """To a manager elsewhere, over TLS."""
 
-    def __init__(self, connection: client.Connection) -> None:
+    def __init__(self, connection: client.ClientConnection) -> None:
         self._connection = connection
 
     def open(self, call: Call, listener: Callable[[Reply | StreamData | StreamEnd], None]) -> None:
         """See Link.open."""
         self._connection.open(call, listener)
 
-    def send(self, word: StreamData | StreamEnd) -> None:
+    def send(self, event: StreamData | StreamEnd) -> None:
         """See Link.send."""
-        self._connection.send(word)
+        self._connection.send(event)
 
     async def client_stream(self, method: str, messages: AsyncIterator[Message]) -> Message | None:
         """See Link.client_stream."""

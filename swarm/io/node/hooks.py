@@ -38,10 +38,14 @@ class Runner(Protocol):
 class NodeHooks:
     """What a node needs of the daemon around it.
 
-    make_runner: the executor for a node ID, feeding events to the agent. on_changes: committed changes of the
-    store, on managers. mixed_leadership: this node's manager may lead stock managers.
+    make_runner: the executor for a node ID, feeding events to the agent. remove_containers: deletes all containers of
+    tasks of a node that runs no more. is_expected: whether an exception of these is one of the world, such as an engine
+    that does not answer. on_changes: committed changes of the store, on managers. mixed_leadership: this node's manager
+    may lead stock managers.
     """
 
     make_runner: Callable[[str, AgentProcess], Awaitable[Runner]]
+    remove_containers: Callable[[str], Awaitable[None]]
+    is_expected: Callable[[Exception], bool]
     on_changes: Callable[[Sequence[Change]], None]
     mixed_leadership: bool = False

@@ -49,7 +49,7 @@ async def join(
 
 
 async def _ask_in(
-    connection: client.Connection, node_id: str, address: str, past_raft_ids: Container[int]
+    connection: client.ClientConnection, node_id: str, address: str, past_raft_ids: Container[int]
 ) -> api.JoinResponse:
     answer = await _ask(connection, address)
     if answer.raft_id in past_raft_ids:
@@ -60,7 +60,7 @@ async def _ask_in(
     return answer
 
 
-async def _ask(connection: client.Connection, address: str) -> api.JoinResponse:
+async def _ask(connection: client.ClientConnection, address: str) -> api.JoinResponse:
     request, timeout_s = api.JoinRequest(addr=address), defaults.RAFT_JOIN_TIMEOUT_S
     answer = await connection.unary("RaftMembership/Join", request, timeout_s=timeout_s)
     assert isinstance(answer, api.JoinResponse)

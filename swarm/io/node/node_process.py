@@ -1,9 +1,8 @@
-"""One node of a swarm in this process: its identity, its agent, and its manager if it is one.
+"""Performs what the Node machine of this process wants: files, keys, the manager, the agent, the executor.
 
-    create() or join() or resume() -> running ... -> close() keeps everything on disk, erase() forgets it
+    start() -> request() ... -> close(), which keeps everything on disk
 
-The certificate says which role this node has. The agent's session brings what managers want of it: a new root, a new
-certificate, other managers; what is learnt is written to disk before it is relied upon.
+Nothing is decided here. What is learnt is on disk before the machine hears of it.
 
 (swarmkit: node/node.go)
 """
@@ -12,246 +11,263 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import shutil
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from random import Random
 from ssl import SSLContext
-from typing import Any
 
 import structlog
+from google.protobuf.message import Message
 
 from certs.errors import CertsError
 from certs.keys import identity_of, new_csr, new_private_key, private_key_pem
 from certs.keystore import CERTIFICATE_FILE, Kek, KeyStore, Locked, Present
-from certs.renewal import Failed, Renew, Renewal, Renewed, RenewNow, RightRole
 from certs.root import RootCA
 from certs.tls import ClientTls, Credentials, member_context
 from swarm import api, defaults
-from swarm.agent import events
+from swarm.address import join_host_port
+from swarm.agent import events as agent_events
 from swarm.agent.agent import Agent
-from swarm.errors import JoinUndecided, SwarmError, Unavailable
+from swarm.errors import NodeLocked, SwarmError, Unavailable
 from swarm.io import counters
 from swarm.io.disk.raft_disk import TaskJournal
 from swarm.io.grpc import client
-from swarm.io.node import bootstrap, own_certificate
 from swarm.io.node.agent_process import AgentHooks, AgentProcess, Link, LocalLink, RemoteLink
-from swarm.io.node.autolock import Autolock, NodeLocked
+from swarm.io.node.autolock import Autolock
 from swarm.io.node.hooks import NodeHooks, Runner
 from swarm.io.node.manager_process import LOG_FILE, ManagerProcess, ManagerSettings, erase_log
-from swarm.io.process import Clock, Inbox, drive, within
+from swarm.io.node.world import REAL
+from swarm.io.process import Clock, Inbox, drive
 from swarm.manager import cluster
 from swarm.manager.root_rotation import trusted_roots
-from swarm.node.remotes import Remotes
-from swarm.node.state import NodeState, host_port
-from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Peer
+from swarm.node import bootstrap, events, own_certificate
+from swarm.node.node import Node, Status
+from swarm.node.state import NodeState
+from swarm.rpc import MANAGER_ROLE, Peer
 
 log = structlog.get_logger()
 
 STATE_FILE = "state.json"
+Outcome = events.Identity | events.ManagerUp | events.ManagerDown | api.NodeDescription | None
+_CANCELLED_AT_STOP = (
+    events.RequestIdentity,
+    events.RenewCertificate,
+    events.StartManager,
+    events.AwaitLeadership,
+    events.WriteFirstObjects,
+    events.Describe,
+    events.RemoveContainers,
+)
+"""What may be given up halfway when roles are stopped; the rest is short, or must come to its end."""
 
 
 class NodeProcess:
-    """See the module. Attributes are read by the daemon: state, role, session_error, manager, autolock.
-
-    trouble: why the manager of this node does not run although it should; empty otherwise. certificate_trouble: why
-    managers do not accept this node, when it is a matter of its certificate's time or of clocks; empty otherwise.
-    """
+    """See the module. manager: while it runs. autolock: of this node's key file."""
 
     def __init__(self, directory: Path, hooks: NodeHooks, clock: Clock, rng: Random) -> None:
         self.directory = directory
-        self.state: NodeState | None = None
-        self.role = ""
-        self.session_error = ""
-        self.trouble = ""
-        self.certificate_trouble = ""
         self.manager: ManagerProcess | None = None
-        self.ready = asyncio.Event()
         self._hooks = hooks
         self._clock = clock
         self._rng = rng
+        self._node = Node(rng)
+        self._inbox: Inbox[events.Event] = Inbox()
+        self._tickets = itertools.count(1)
+        self._requests: dict[int, asyncio.Future[None]] = {}
         self._keys = KeyStore(directory / "certificates")
         self._root_pem = b""
         self._credentials: Credentials | None = None
         self._context: tuple[bytes, Credentials, SSLContext] | None = None
-        self._changed = asyncio.Event()
-        self._remotes = Remotes()
+        self._first: tuple[RootCA, bytes, bytes] | None = None
         self._agent: AgentProcess | None = None
         self._runner: Runner | None = None
         self._journal: TaskJournal | None = None
-        self._unable = ""
-        self._renewals: Inbox[RenewNow | RightRole | Renewed | Failed] = Inbox()
-        self.autolock = Autolock(self._keys, directory / LOG_FILE, rng, lambda: self._renewals.put(RenewNow()))
-        self._tasks: list[asyncio.Task[None]] = []
-        self._renewing: asyncio.Task[None] | None = None
-        self._role_changed = asyncio.Event()
-        self._expelled = False
-        self._left = asyncio.Event()
+        self.autolock = Autolock(
+            self._keys, directory / LOG_FILE, rng, lambda: self._inbox.put(events.RenewCertificateNow())
+        )
+        self._running: dict[asyncio.Task[None], events.TaggedEffect] = {}
+        self._supervisors: list[asyncio.Task[None]] = []
+        self._driver: asyncio.Task[None] | None = None
 
     # --- life cycle ------------------------------------------------------------------------------------------------
 
-    async def create(self, state: NodeState, spec: api.ClusterSpec, details: cluster.NewCluster) -> None:
-        """Make a new cluster of which this node is the manager. Raises OSError (address), SwarmError, TimeoutError."""
-        now = self._clock.now()
-        root = await asyncio.to_thread(RootCA.create, now)
-        key = new_private_key()
-        csr = new_csr(key)
-        expiry_s = cluster.complete_spec(spec).ca_config.node_cert_expiry.ToSeconds()
-        certificate = root.sign(csr, state.node_id, MANAGER_ROLE, state.cluster_id, now, expiry_s)
-        credentials = Credentials(certificate, private_key_pem(key))
-        self._keys.save_root(root.bundle_pem)
-        self._keys.save(credentials, Kek(details.unlock_key))
-        self._adopt(root.bundle_pem, credentials)
-        self.state = state
-        await self._start_manager(create=True)
-        assert self.manager is not None
-        await self.manager.wait_leader(defaults.JOIN_WAIT_S)
-        await self.manager.write(
-            lambda tx: cluster.bootstrap(tx, state.cluster_id, state.node_id, spec, root, csr, certificate, details),
-            defaults.JOIN_WAIT_S,
+    async def start(self) -> None:
+        """Go on with what is on disk, if anything is; returns when roles run or could not be started (see status)."""
+        self._driver = asyncio.create_task(self._drive(), name="node")
+        state: NodeState | None = None
+        trouble: Exception | None = None
+        try:
+            state = self._saved()
+        except (SwarmError, OSError) as error:
+            trouble = error
+        await self._answered(
+            lambda ticket: events.Boot(ticket, state, trouble, "" if trouble is None else self._lost_id())
         )
-        self._save_state(self.state)
-        await self._start_agent()
-        self._supervise()
 
-    async def join(self, state: NodeState, token: str, availability: int) -> None:
-        """Get a certificate from the managers in ``state``, then start. Raises SwarmError or CertsError."""
-        addresses = [addr for _, addr in state.managers]
-        joined = await bootstrap.join(addresses, token, availability, self._rng)
-        identity = identity_of(joined.credentials.certificate_pem)
-        self._keys.save_root(joined.root_pem)
-        self._keys.save(joined.credentials, joined.kek)
-        self._adopt(joined.root_pem, joined.credentials)
-        self.state = replace(state, node_id=identity.node_id, cluster_id=identity.org)
-        self._save_state(self.state)
-        if self.role == MANAGER_ROLE:
-            with contextlib.suppress(JoinUndecided):  # to give up may cost the group its quorum: _keep_roles asks again
-                await self._start_manager(create=False)
-        await self._start_agent()
-        self._supervise()
+    async def request(self, make: Callable[[int], events.Request]) -> None:
+        """Put a request to the machine and wait for its end; it goes on when the caller does not wait any more.
 
-    @staticmethod
-    def saved(directory: Path) -> NodeState | None:
-        """The state of the node that lives in ``directory``, if one does. Raises StateDamaged, OSError."""
-        file = directory / STATE_FILE
-        return NodeState.from_json(file.read_text(errors="replace")) if file.exists() else None
-
-    @staticmethod
-    def saved_id(directory: Path) -> str:
-        """ID of the node that lived in ``directory``, from whatever of it can be read; empty when nothing can."""
-        with contextlib.suppress(SwarmError, OSError):
-            state = NodeProcess.saved(directory)
-            if state is not None:
-                return state.node_id
-        with contextlib.suppress(CertsError, OSError):
-            return identity_of((directory / "certificates" / CERTIFICATE_FILE).read_bytes()).node_id
-        return ""
-
-    async def resume(self, state: NodeState, unlock_key: bytes = b"", force_new_cluster: bool = False) -> None:
-        """Go on from the disk, as the only manager if that is forced.
-
-        Raises NodeLocked without the unlock key that is needed, InvalidUnlockKey, SwarmError, CertsError, OSError.
+        Raises events.Refused when it does not fit the state of this node, else what made it fail.
         """
-        found = self._keys.load()
-        await asyncio.to_thread(self.autolock.recover, isinstance(found, Locked))
-        if isinstance(found, Locked):
-            if not unlock_key:
-                raise NodeLocked("the key of this node is encrypted")
-            found = self._keys.load(unlock_key)
-        if not isinstance(found, Present):
-            raise SwarmError("the node's key or certificate is missing")
-        self._adopt(found.root_pem, found.credentials)
-        self.state = state
-        if self.role != MANAGER_ROLE and state.raft_id:  # killed after its demotion, before it forgot the log
-            self._save_state(state.without_log(state.raft_id, ()))
-            await asyncio.to_thread(erase_log, self.directory)
-        if self.role == MANAGER_ROLE and state.raft_id:
-            # who has no log yet joins the group when the others can be reached (_keep_roles)
-            await self._start_manager(create=False, force_new_cluster=force_new_cluster)
-        if force_new_cluster:
-            assert self.manager is not None
-            await self.manager.wait_leader(defaults.JOIN_WAIT_S)
-            self._save_state(self.state)
-        await self._start_agent()
-        self._supervise()
+        if self._driver is None or self._driver.done():
+            raise Unavailable("this node's process does not run; the log of the daemon says why")
+        await self._answered(make)
 
     async def close(self) -> None:
         """Stop everything; the disk keeps it all."""
-        for task in (*self._tasks, *((self._renewing,) if self._renewing else ())):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._driver is None:
+            return
+        if not self._driver.done():
+            await self._answered(events.Stop)
+        self._driver.cancel()
+        await asyncio.gather(self._driver, return_exceptions=True)
+        await self._stop_roles()
+
+    async def _answered(self, make: Callable[[int], events.Event]) -> None:
+        ticket = next(self._tickets)
+        future = self._requests[ticket] = asyncio.get_running_loop().create_future()
+        self._inbox.put(make(ticket))
+        await future
+
+    async def _drive(self) -> None:
+        try:
+            await drive(self._node, self._inbox, self._perform, self._clock, started=True)
+        except Exception:
+            log.exception("node.failed")
+            for ticket in list(self._requests):
+                self._end_request(events.Answer(ticket, Unavailable("the node failed; the log of the daemon says why")))
+
+    def engine_is(self, error: str, certain: bool = False) -> None:
+        """error: why this node's engine cannot be used, empty when it answers. certain: see agent EngineGone."""
+        self._inbox.put(agent_events.EngineGone(error, certain) if error else agent_events.EngineBack())
+
+    def status(self) -> Status:
+        """What this node is at the moment."""
+        return self._node.status()
+
+    # --- performing ------------------------------------------------------------------------------------------------
+
+    def _perform(self, effect: events.Effect) -> None:
+        match effect:
+            case events.Answer():
+                self._end_request(effect)
+            case events.TellAgent(event=event):
+                if self._agent is not None:
+                    self._agent.put(event)
+            case events.SaveState(state=state):
+                self._at_once(effect, lambda: self._save_state(state))
+            case events.DropState():
+                self._at_once(effect, self._drop_state)
+            case events.SaveRoot(root_pem=root_pem):
+                self._at_once(effect, lambda: self._save_root(root_pem))
+            case events.StopManager():
+                self._later(effect, self._stop_manager())
+            case _:
+                self._later(effect, self._work(effect))
+
+    async def _work(self, effect: events.TaggedEffect) -> Outcome:
+        match effect:
+            case events.ForgetLog():
+                await asyncio.to_thread(erase_log, self.directory)
+            case events.Erase():
+                await asyncio.to_thread(self._erase)
+            case events.MakeIdentity():
+                return await self._make_identity(effect)
+            case events.RequestIdentity():
+                return await self._request_identity(effect)
+            case events.OpenIdentity():
+                return await self._open_identity(effect)
+            case events.RenewCertificate():
+                return await self._renew_certificate(effect)
+            case events.StartManager():
+                return await self._start_manager(effect)
+            case events.AwaitLeadership():
+                await self._running_manager().wait_leader(defaults.JOIN_WAIT_S)
+            case events.WriteFirstObjects():
+                await self._write_first_objects(effect)
+            case events.StartAgent(node_id=node_id):
+                await self._start_agent(node_id)
+            case events.Describe():
+                return await self._describe()
+            case events.StopRoles():
+                await self._stop_roles()
+            case events.RemoveContainers(node_id=node_id):
+                await self._remove_containers(node_id)
+        return None
+
+    def _at_once(self, effect: events.TaggedEffect, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError as error:
+            self._inbox.put(events.Failed(effect.tag, error))
+        else:
+            self._inbox.put(events.Done(effect.tag))
+
+    def _later(self, effect: events.TaggedEffect, work: Awaitable[Outcome]) -> None:
+        task = asyncio.create_task(self._report(effect, work), name=type(effect).__name__)
+        self._running[task] = effect
+        task.add_done_callback(lambda _: self._running.pop(task, None))
+
+    async def _report(self, effect: events.TaggedEffect, work: Awaitable[Outcome]) -> None:
+        try:
+            value = await work
+        except (SwarmError, CertsError, OSError, TimeoutError) as error:
+            self._inbox.put(events.Failed(effect.tag, error))
+        except Exception as error:
+            if not self._hooks.is_expected(error):
+                log.exception("node.effect_failed", effect=type(effect).__name__)
+            self._inbox.put(events.Failed(effect.tag, error))
+        else:
+            self._inbox.put(events.Done(effect.tag, value))
+
+    def _end_request(self, answer: events.Answer) -> None:
+        future = self._requests.pop(answer.ticket, None)
+        if future is None or future.done():  # whoever asked does not wait any more
+            return
+        if answer.error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(answer.error)
+
+    async def _stop_roles(self) -> None:
+        """Everything this node runs ends; what is being performed first."""
+        others = [task for task in self._running if task is not asyncio.current_task()]
+        for task in others:
+            if isinstance(self._running[task], _CANCELLED_AT_STOP):
+                task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        for supervisor in self._supervisors:
+            supervisor.cancel()
+        await asyncio.gather(*self._supervisors, return_exceptions=True)
+        self._supervisors.clear()
         if self._agent is not None:
             await self._agent.close()
         if self._runner is not None:
             await self._runner.close()
         if self._journal is not None:
             await asyncio.to_thread(self._journal.close)
+        self._agent = self._runner = self._journal = None
         if self.manager is not None:
-            await self.manager.close()
-        self._agent = self._runner = self._journal = self.manager = None
+            await self._stop_manager()
 
-    async def leave(self, timeout_s: float) -> None:
-        """Stop all tasks and remove what was made for them, then close and forget everything on disk.
+    # --- the disk --------------------------------------------------------------------------------------------------
 
-        Raises what the runner raises when the engine does not answer; all else is done then.
-        """
-        self._drop_state()
-        if self._agent is not None and not self._unable:
-            self._agent.put(events.Leave())
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await self._left.wait()
-        try:
-            if self._runner is not None:
-                await self._runner.remove_all(self.node_id)
-        finally:
-            await self.close()
-            await asyncio.to_thread(self.erase)
+    def _saved(self) -> NodeState | None:
+        """Raises StateDamaged, OSError."""
+        file = self.directory / STATE_FILE
+        return NodeState.from_json(file.read_text(errors="replace")) if file.exists() else None
 
-    def erase(self) -> None:
-        """Forget everything on disk, the commit point first."""
-        self._drop_state()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def set_able(self, error: str, certain: bool = False) -> None:
-        """With an error this node cannot run tasks and leaves its session (certain: see EngineGone); empty: it can."""
-        before, self._unable = self._unable, error
-        if self._agent is None or bool(before) == bool(error):
-            return
-        self._agent.put(events.EngineGone(error, certain) if error else events.EngineBack())
-
-    # --- what the daemon asks ----------------------------------------------------------------------------------------
-
-    @property
-    def node_id(self) -> str:
-        """This node's ID, empty before it has one."""
-        return self.state.node_id if self.state is not None else ""
-
-    @property
-    def unlock_key(self) -> bytes:
-        """What resume() will need; empty: nothing."""
-        return self._keys.kek.key
-
-    def known_managers(self) -> tuple[tuple[str, str], ...]:
-        """(node ID, "ip:port") of the managers that this node knows."""
-        return tuple(self._remotes.managers())
-
-    # --- identity --------------------------------------------------------------------------------------------------
-
-    def _adopt(self, root_pem: bytes, credentials: Credentials) -> None:
-        """Use this root and this certificate from now on, also for connections to come of a running server."""
-        identity = identity_of(credentials.certificate_pem)
-        self.role = identity.role
-        if credentials != self._credentials:
-            self._expelled = False
-        self._root_pem, self._credentials = root_pem, credentials
-        self._changed.set()
-        self._role_changed.set()
+    def _lost_id(self) -> str:
+        """ID of the node that lived here, from whatever of it can be read; empty when nothing can."""
+        with contextlib.suppress(CertsError, OSError):
+            return identity_of((self.directory / "certificates" / CERTIFICATE_FILE).read_bytes()).node_id
+        return ""
 
     def _save_state(self, state: NodeState) -> None:
-        self.state = state
         self.directory.mkdir(parents=True, exist_ok=True)
         file = self.directory / STATE_FILE
         temporary = file.with_suffix(".new")
@@ -263,6 +279,78 @@ class NodeProcess:
 
     def _drop_state(self) -> None:
         (self.directory / STATE_FILE).unlink(missing_ok=True)
+
+    def _save_root(self, root_pem: bytes) -> None:
+        self._keys.save_root(root_pem)
+        self._root_pem = root_pem
+
+    def _erase(self) -> None:
+        self._drop_state()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # --- identity --------------------------------------------------------------------------------------------------
+
+    async def _make_identity(self, effect: events.MakeIdentity) -> events.Identity:
+        state, now = effect.state, self._clock.now()
+        root = await asyncio.to_thread(RootCA.create, now)
+        key = new_private_key()
+        csr = new_csr(key)
+        expiry_s = cluster.complete_spec(effect.spec).ca_config.node_cert_expiry.ToSeconds()
+        certificate = root.sign(csr, state.node_id, MANAGER_ROLE, state.cluster_id, now, expiry_s)
+        self._first = root, csr, certificate
+        self._save_root(root.bundle_pem)
+        self._keys.save(Credentials(certificate, private_key_pem(key)), Kek(effect.unlock_key))
+        return self._use(Credentials(certificate, private_key_pem(key)))
+
+    async def _request_identity(self, effect: events.RequestIdentity) -> events.Identity:
+        issued = await bootstrap.join(effect.managers, effect.token, effect.availability, self._rng, REAL)
+        self._save_root(issued.root_pem)
+        self._keys.save(issued.credentials, issued.kek)
+        return self._use(issued.credentials)
+
+    async def _open_identity(self, effect: events.OpenIdentity) -> events.Identity:
+        unlock_key = self._keys.kek.key if effect.reuse_key else effect.unlock_key
+        found = self._keys.load()
+        await asyncio.to_thread(self.autolock.recover, isinstance(found, Locked))
+        if isinstance(found, Locked):
+            if not unlock_key:
+                raise NodeLocked("the key of this node is encrypted")
+            found = self._keys.load(unlock_key)
+        if not isinstance(found, Present):
+            raise SwarmError("the node's key or certificate is missing")
+        self._root_pem = found.root_pem
+        return self._use(found.credentials)
+
+    async def _renew_certificate(self, effect: events.RenewCertificate) -> events.Identity:
+        try:
+            identity = await self._replace_certificate(effect)
+        except BaseException:
+            counters.RENEWALS.labels(outcome="failed").inc()
+            raise
+        counters.RENEWALS.labels(outcome="renewed").inc()
+        return identity
+
+    async def _replace_certificate(self, effect: events.RenewCertificate) -> events.Identity:
+        own, root_pem = self._credentials, effect.root_pem
+        assert own is not None
+        manager = _OwnManager(self.manager) if self.manager is not None else None
+        issued = await own_certificate.renew(manager, effect.managers, root_pem, own, self._rng, REAL)
+        if issued.root_pem != root_pem:
+            self._save_root(issued.root_pem)
+        async with self.autolock.writing:
+            if identity_of(issued.credentials.certificate_pem).role == MANAGER_ROLE:
+                await self.autolock.take(issued.kek)
+                self._keys.save(issued.credentials)
+            else:
+                self.autolock.attach(None)
+                self._keys.save(issued.credentials, Kek(), forget_raft_keys=True)
+        self._use(issued.credentials)
+        return events.Identity(issued.credentials.certificate_pem, issued.root_pem)
+
+    def _use(self, credentials: Credentials) -> events.Identity:
+        """From now on, also for connections to come of a running server."""
+        self._credentials = credentials
+        return events.Identity(credentials.certificate_pem, self._root_pem)
 
     def _tls_context(self) -> SSLContext:
         """For the server: who connects may come from the old or the new root of a rotation, before we follow it."""
@@ -276,146 +364,102 @@ class NodeProcess:
     def _client_tls(self) -> ClientTls:
         return ClientTls("swarm-manager", self._root_pem, self._credentials)
 
-    # --- roles -----------------------------------------------------------------------------------------------------
+    # --- the manager -----------------------------------------------------------------------------------------------
 
-    async def _start_manager(self, create: bool, force_new_cluster: bool = False) -> None:
-        assert self.state is not None
+    async def _start_manager(self, effect: events.StartManager) -> events.ManagerUp:
+        state = effect.state
         settings = ManagerSettings(
-            node_id=self.state.node_id,
-            cluster_id=self.state.cluster_id,
+            node_id=state.node_id,
+            cluster_id=state.cluster_id,
             # 0.0.0.0: whoever leads sees where we come from; an empty host means themselves to stock leaders
-            address=host_port(self.state.advertise_host or self.state.listen_host, self.state.advertise_port),
-            listen_host=self.state.listen_host,
-            listen_port=self.state.listen_port,
-            raft_id=self.state.raft_id,
-            past_raft_ids=self.state.past_raft_ids,
+            address=join_host_port(state.advertise_host or state.listen_host, state.advertise_port),
+            listen_host=state.listen_host,
+            listen_port=state.listen_port,
+            raft_id=state.raft_id,
+            past_raft_ids=state.past_raft_ids,
             mixed_leadership=self._hooks.mixed_leadership,
         )
         tls = self._tls_context, self._client_tls
         sealer = await self.autolock.sealer()
         manager = ManagerProcess(self.directory, settings, *tls, self._clock, self._rng, sealer)
         manager.watchers.append(self._hooks.on_changes)
-        await manager.start(create, self.state.other_managers(), force_new_cluster)
+        await manager.start(effect.create, state.other_managers(), effect.force_new_cluster)
         self.manager = manager
         self.autolock.attach(manager)
-        self.trouble = ""
-        self.state = replace(self.state, raft_id=manager.raft_id)
-        if not create:
-            self._save_state(self.state)
-        if self._agent is not None:
-            self._agent.put(events.LocalManager(running=True))
+        self._supervise(self._watch_manager(manager, effect.tag))
+        return events.ManagerUp(manager.raft_id)
 
-    def _supervise(self) -> None:
-        self._tasks.append(asyncio.create_task(self._keep_roles(), name="roles"))
-        self._tasks.append(asyncio.create_task(self.autolock.run(), name="autolock"))
+    def _supervise(self, work: Awaitable[None]) -> None:
+        self._supervisors = [task for task in self._supervisors if not task.done()]
+        self._supervisors.append(asyncio.ensure_future(work))
 
-    async def _keep_roles(self) -> None:
-        """Run a manager while, and only while, the certificate says so; start one again that failed."""
-        failures = 0
-        while True:
-            try:
-                if self.manager is not None:
-                    started_at = self._clock.now()
-                    await self._manager_over()
-                    if self._clock.now() - started_at > defaults.ROLE_START_PAUSE_MAX_S:
-                        failures = 0
-                elif self.role == MANAGER_ROLE and not self._expelled:
-                    await self._start_manager(create=False)
-                else:
-                    self._role_changed.clear()
-                    await self._role_changed.wait()
-            except (SwarmError, CertsError, OSError, TimeoutError) as error:
-                failures = min(failures + 1, 20)
-                pause_s = min(defaults.ROLE_START_PAUSE_MAX_S, defaults.ROLE_START_PAUSE_S * 2**failures)
-                self.trouble = f"manager stopped: {error}"
-                log.error("manager.stopped", error=str(error), retry_s=pause_s)
-                await asyncio.sleep(pause_s)
-
-    async def _manager_over(self) -> None:
-        """Wait until the running manager must stop, then stop it; forget its log if it is no member any more."""
-        manager = self.manager
-        assert manager is not None
-        changed = asyncio.ensure_future(self._role_changed.wait())
+    async def _watch_manager(self, manager: ManagerProcess, tag: int) -> None:
         removed = asyncio.ensure_future(manager.removed.wait())
         try:
-            while self.role == MANAGER_ROLE and not removed.done() and not manager.failed.done():
-                self._role_changed.clear()
-                if changed.done():
-                    changed = asyncio.ensure_future(self._role_changed.wait())
-                waiting: set[asyncio.Future[Any]] = {changed, removed, manager.failed}
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((removed, manager.failed), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            changed.cancel()
             removed.cancel()
-        failure = manager.failed.exception() if manager.failed.done() else None
-        self.manager = None
+        error = manager.failed.exception() if manager.failed.done() else None
+        failure = error if error is None or isinstance(error, Exception) else SwarmError(str(error))
+        self._inbox.put(events.ManagerEnded(tag, manager.removed.is_set(), failure))
+
+    async def _stop_manager(self) -> events.ManagerDown:
+        manager, self.manager = self._running_manager(), None
         self.autolock.attach(None)
-        if self._agent is not None:
-            self._agent.put(events.LocalManager(running=False))
         await manager.close()
-        if self.role != MANAGER_ROLE or manager.removed.is_set():
-            log.info("manager.stopped", role=self.role, removed=manager.removed.is_set())
-            assert self.state is not None
-            self._save_state(self.state.without_log(manager.raft_id, manager.others()))
-            self._remotes.learn(self.state.managers)
-            await asyncio.to_thread(manager.erase)  # after that: a log that is expected must be there
-            if self.role == MANAGER_ROLE:
-                # thrown out: no manager again before a new certificate says so, and that is not one that was under way
-                self._expelled = True
-                self._renewals.put(RenewNow())
-                await within(defaults.ROLE_CHANGE_WAIT_S, self._role_changed, lambda: self.role != MANAGER_ROLE)
-        elif failure is not None:
-            raise failure if isinstance(failure, SwarmError) else SwarmError(str(failure))
+        return events.ManagerDown(manager.raft_id, manager.others(), manager.removed.is_set())
 
-    async def _start_agent(self) -> None:
-        assert self.state is not None
-        self._journal = TaskJournal(self.directory / "tasks.db")
-        self._remotes = Remotes(self.state.managers)
-        make = partial(Agent, self.state.node_id, self._remotes, self._rng)
-        hooks = AgentHooks(self._connect, self._on_session, self._on_update, self._left.set)
-        self._agent = AgentProcess(make, self._journal, hooks, self._clock)
-        self._runner = await self._hooks.make_runner(self.state.node_id, self._agent)
-        self._agent.runner = self._runner
-        await self._agent.start()
-        self._agent.put(events.LocalManager(running=self.manager is not None))
-        assert self._credentials is not None
-        renewal = Renewal(*own_certificate.validity(self._credentials.certificate_pem), self._rng)
-        self._tasks = [
-            asyncio.create_task(self._describe(), name="describe"),
-            asyncio.create_task(drive(renewal, self._renewals, self._renew, self._clock), name="renewal"),
-        ]
+    def _running_manager(self) -> ManagerProcess:
+        if self.manager is None:
+            raise Unavailable("this node's manager is not running")
+        return self.manager
 
-    async def _describe(self) -> None:
-        """Keep telling the agent what this node has, at once after a change of its certificate or root."""
-        assert self._runner is not None
-        assert self._agent is not None
-        assert self._credentials is not None
-        while True:
-            try:
-                description = await self._runner.describe()
-            except Exception as error:
-                log.warning("node.not_described", error=str(error))
-                await asyncio.sleep(1.0)
-                continue
-            self._changed.clear()
-            certificate_pem = self._credentials.certificate_pem
-            description.tls_info.CopyFrom(own_certificate.tls_info(self._root_pem, certificate_pem))
-            self._agent.put(events.Described(description))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(defaults.DESCRIPTION_REFRESH_S):
-                    await self._changed.wait()
+    async def _write_first_objects(self, effect: events.WriteFirstObjects) -> None:
+        assert self._first is not None
+        root, csr, certificate = self._first
+        state, spec, details = effect.state, effect.spec, effect.details
+        manager = self._running_manager()
+        await manager.wait_leader(defaults.JOIN_WAIT_S)
+        await manager.write(
+            lambda tx: cluster.bootstrap(tx, state.cluster_id, state.node_id, spec, root, csr, certificate, details),
+            defaults.JOIN_WAIT_S,
+        )
+        self._first = None
 
-    # --- the agent's wishes ----------------------------------------------------------------------------------------
+    # --- agent and executor ----------------------------------------------------------------------------------------
 
-    async def _connect(self, effect: events.Connect) -> Link:
-        if self._unable:
-            raise Unavailable(self._unable)
+    async def _start_agent(self, node_id: str) -> None:
+        journal = self._journal = TaskJournal(self.directory / "tasks.db")
+        put = self._inbox.put
+        hooks = AgentHooks(self._connect, put, put, lambda: put(agent_events.Left()))
+        make = partial(Agent, node_id, self._node.record.remotes, self._rng)
+        agent = self._agent = AgentProcess(make, journal, hooks, self._clock)
+        agent.runner = self._runner = await self._hooks.make_runner(node_id, agent)
+        await agent.start()
+        self._supervise(self.autolock.run())
+
+    async def _describe(self) -> api.NodeDescription:
+        if self._runner is None:
+            raise Unavailable("the executor does not run")
+        return await self._runner.describe()
+
+    async def _remove_containers(self, node_id: str) -> None:
+        """By the executor of this node, or by one made for it when this node runs no more."""
+        if self._runner is not None and node_id == self._node.record.node_id:
+            await self._runner.remove_all(node_id)
+        else:
+            await self._hooks.remove_containers(node_id)
+
+    async def _connect(self, effect: agent_events.Connect) -> Link:
+        if (error := self._node.why_not_connect(effect)) is not None:
+            raise error
+        state = self._node.record.state
         if not effect.manager_addr:
-            if self.manager is None or self.state is None:
-                raise Unavailable("this node's manager is not running")
-            addr = host_port(self.state.advertise_host, self.state.advertise_port)
-            peer = Peer(self.state.node_id, self.role, self.state.cluster_id, addr)
-            return LocalLink(self.manager.local, peer)
+            if state is None:
+                raise Unavailable("this node is in no swarm")
+            addr = join_host_port(state.advertise_host, state.advertise_port)
+            peer = Peer(state.node_id, self._node.record.role, state.cluster_id, addr)
+            return LocalLink(self._running_manager().local, peer)
         connection = await client.connect(effect.manager_addr, self._client_tls(), defaults.RPC_DIAL_TIMEOUT_S)
         link = RemoteLink(connection)
         connection.closed.add_done_callback(lambda _: self._lost(link))
@@ -425,77 +469,22 @@ class NodeProcess:
         if self._agent is not None:
             self._agent.connection_lost(link, "the connection to the manager broke")
 
-    def _on_session(self, session: events.SessionState) -> None:
-        self.session_error = session.error
-        if session.error:
-            log.warning("session.failed", error=session.error)
-            self._note_trouble(session.error)
-        else:
-            self.certificate_trouble = ""
-            log.info("session.established", session=session.session_id)
-            self.ready.set()
 
-    def _on_update(self, update: events.SessionUpdate) -> None:
-        assert self.state is not None
-        try:
-            if update.root_ca and update.root_ca != self._root_pem:
-                self._take_root(update.root_ca)
-            if update.managers and update.managers != self.state.managers:
-                self._save_state(replace(self.state, managers=update.managers))
-        except OSError as error:
-            log.error("node.not_saved", error=str(error))  # the next update brings it again
-        if update.node.role == update.node.spec.desired_role:
-            wanted = MANAGER_ROLE if update.node.role == api.MANAGER else WORKER_ROLE
-            self._renewals.put(RenewNow(wanted) if wanted != self.role else RightRole())
-        if update.node.certificate.status.state == api.IssuanceStatus.ROTATE:
-            self._renewals.put(RenewNow())
+class _OwnManager:
+    """The manager of this process, for own_certificate.renew."""
 
-    def _take_root(self, root_pem: bytes) -> None:
-        """Trust a new root, if the certificate in use verifies under it (swarmkit: node.superviseManager)."""
-        assert self._credentials is not None
-        try:
-            RootCA(root_pem, None).verify(self._credentials.certificate_pem, self._clock.now(), allow_expired=True)
-        except CertsError as error:
-            log.warning("node.root_refused", error=str(error))
-            return
-        self._keys.save_root(root_pem)
-        self._adopt(root_pem, self._credentials)
+    def __init__(self, manager: ManagerProcess) -> None:
+        self._manager = manager
 
-    def _note_trouble(self, error: str) -> None:
-        assert self._credentials is not None
-        self.certificate_trouble = own_certificate.trouble(error, self._credentials.certificate_pem, self._clock.now())
+    @property
+    def leads(self) -> bool:
+        """See OwnManager."""
+        return self._manager.leadership.leading
 
-    # --- certificates ----------------------------------------------------------------------------------------------
+    async def wait_leader(self, timeout_s: float) -> None:
+        """See OwnManager."""
+        await self._manager.wait_leader(timeout_s)
 
-    def _renew(self, _: Renew) -> None:
-        self._renewing = asyncio.create_task(self._renew_once(), name="renew")
-
-    async def _renew_once(self) -> None:
-        try:
-            await self._replace_certificate()
-        except (SwarmError, CertsError, OSError, TimeoutError) as error:
-            log.warning("certificate.not_renewed", error=str(error))
-            counters.RENEWALS.labels(outcome="failed").inc()
-            self._note_trouble(str(error))
-            self._renewals.put(Failed())
-
-    async def _replace_certificate(self) -> None:
-        own, managers, root_pem = self._credentials, self._remotes.managers(), self._root_pem
-        assert own is not None
-        issued = await own_certificate.renew(self.manager, managers, root_pem, own, self._rng, self._clock.now())
-        if issued.root_pem != root_pem:
-            self._keys.save_root(issued.root_pem)
-            self._root_pem = issued.root_pem
-        async with self.autolock.writing:
-            if identity_of(issued.credentials.certificate_pem).role == MANAGER_ROLE:
-                await self.autolock.take(issued.kek)
-                self._keys.save(issued.credentials)
-            else:
-                self.autolock.attach(None)
-                self._keys.save(issued.credentials, Kek(), forget_raft_keys=True)
-        self._adopt(self._root_pem, issued.credentials)  # a session may have brought another root meanwhile
-        valid_from_s, valid_until_s = own_certificate.validity(issued.credentials.certificate_pem)
-        log.info("certificate.renewed", role=self.role, days=round((valid_until_s - self._clock.now()) / 86400, 2))
-        counters.RENEWALS.labels(outcome="renewed").inc()
-        self.certificate_trouble = ""
-        self._renewals.put(Renewed(valid_from_s, valid_until_s, self.role))
+    async def ask(self, method: str, request: Message, timeout_s: float, peer: Peer) -> Message:
+        """See OwnManager."""
+        return await self._manager.local.unary(method, request, timeout_s, peer)

@@ -51,13 +51,13 @@ class PeerLink:
         self._raft_id = raft_id
         self._tls = tls
         self._report = report
-        self._connection: client.Connection | None = None
+        self._connection: client.ClientConnection | None = None
         self._queue: deque[raftpb.Message] = deque(maxlen=defaults.RAFT_PEER_QUEUE_MESSAGES_MAX)
         self._wake = asyncio.Event()
-        self._dialing: asyncio.Task[client.Connection] | None = None
+        self._dialing: asyncio.Task[client.ClientConnection] | None = None
         self._look: asyncio.Task[None] | None = None
         self._failing = False
-        self._flow: client.Connection | None = None
+        self._flow: client.ClientConnection | None = None
         self._checked_at = 0.0
         self._task = asyncio.create_task(self._run(), name=f"peer-{raft_id:x}")
 
@@ -83,7 +83,7 @@ class PeerLink:
             flow.send(StreamData(_FLOW, api.StreamRaftMessageRequest(message=message)))
         return True
 
-    def _open_flow(self, connection: client.Connection) -> None:
+    def _open_flow(self, connection: client.ClientConnection) -> None:
         if self._flow is not connection and self.ours and not connection.closed.done():
             self._flow = connection
             connection.open(Call(_FLOW, "Raft/StreamRaftMessage", None), self._flow_over)
@@ -100,12 +100,12 @@ class PeerLink:
     # --- the connection --------------------------------------------------------------------------------------------
 
     @property
-    def open_connection(self) -> client.Connection | None:
+    def open_connection(self) -> client.ClientConnection | None:
         """The connection, if there is one that takes calls."""
         current = self._connection
         return None if current is None or current.closed.done() or current.draining else current
 
-    async def connection(self) -> client.Connection:
+    async def connection(self) -> client.ClientConnection:
         """An open connection; who asks while it is being made shares its fate. Raises SwarmError."""
         if (current := self.open_connection) is not None:
             return current
@@ -114,7 +114,7 @@ class PeerLink:
             self._dialing.add_done_callback(_heed)
         return await asyncio.shield(self._dialing)
 
-    async def _dial(self) -> client.Connection:
+    async def _dial(self) -> client.ClientConnection:
         """Raises Unavailable."""
         tls, silence_s = replace(self._tls(), node_id=self.node_id), defaults.RAFT_SILENCE_S
         connection = await client.connect(self.addr, tls, defaults.RAFT_DIAL_TIMEOUT_S, silence_s=silence_s)
@@ -122,7 +122,7 @@ class PeerLink:
         connection.closed.add_done_callback(lambda _: self._lost(connection))
         return connection
 
-    def _lost(self, connection: client.Connection) -> None:
+    def _lost(self, connection: client.ClientConnection) -> None:
         """A connection ended; when it was not our doing, see whether the process at the other end is gone."""
         if self._connection is connection and not self._task.done():
             self._connection = None
@@ -173,7 +173,7 @@ class PeerLink:
                 if len(inflight) >= defaults.RAFT_PEER_CALLS_MAX:
                     await asyncio.wait(inflight, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _deliver(self, connection: client.Connection, message: raftpb.Message) -> None:
+    async def _deliver(self, connection: client.ClientConnection, message: raftpb.Message) -> None:
         try:
             if message.type == raftpb.MsgSnap:
                 await connection.client_stream("Raft/StreamRaftMessage", _pieces(message))
@@ -214,7 +214,7 @@ async def _pieces(message: raftpb.Message) -> AsyncIterator[Message]:
         yield api.StreamRaftMessageRequest(message=piece)
 
 
-def _heed(task: asyncio.Task[client.Connection]) -> None:
+def _heed(task: asyncio.Task[client.ClientConnection]) -> None:
     """Nobody may be waiting for a dial any more when it fails; that is no mistake."""
     if not task.cancelled():
         task.exception()

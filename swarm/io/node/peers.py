@@ -193,7 +193,7 @@ class Peers:
         if self._forwarded.get(call.stream) is forwarded:
             self._begin(forwarded, connection)
 
-    def _begin(self, forwarded: _Forwarded, connection: client.Connection) -> None:
+    def _begin(self, forwarded: _Forwarded, connection: client.ClientConnection) -> None:
         call = forwarded.call
         metadata = () if call.peer.local else forwarding_metadata(call.peer)
         connection.open(call, lambda answer: self._answered(forwarded, answer), metadata=metadata)
@@ -306,7 +306,7 @@ class _Forwarded:
         self.leader = leader
         self.deliver = deliver
         self.again = again
-        self.connection: client.Connection | None = None
+        self.connection: client.ClientConnection | None = None
         self.early: list[StreamData | StreamEnd] = []
 
 

@@ -1,7 +1,7 @@
-"""Stage: what a task needs of the cluster before a node can be chosen: NEW to PENDING.
+"""Stage: allocates what a task needs of the cluster before a node can be chosen: NEW to PENDING.
 
-Services get their endpoint (published ports), tasks get a copy of it and their network attachments. A task that cannot
-be served stays NEW and says why in Status.err; it is tried again when a service or a network changes.
+Services get their endpoint (published ports); tasks get a copy of it and their network attachments. A task that cannot
+get what it needs stays NEW and says why in Status.err. It is tried again when a service or a network changes.
 
 (swarmkit: manager/allocator/{allocator,network}.go)
 """
@@ -9,11 +9,12 @@ be served stays NEW and says why in Status.err; it is tried again when a service
 from __future__ import annotations
 
 from swarm import api
+from swarm.api.timestamps import stamp
 from swarm.manager.allocator import networks
 from swarm.manager.allocator.networks import NotAllocated
 from swarm.manager.allocator.ports import PortsExhausted, PortTable
 from swarm.manager.backlog import Backlog, earliest
-from swarm.manager.orchestrator.tasks import stamp
+from swarm.manager.networks import is_node_local
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
 
@@ -23,16 +24,18 @@ PENDING_MESSAGE = "pending task scheduling"
 class AllocatorStage:
     """See the module; a Stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
         self.ports = PortTable()
         self._unread: dict[str, None] = {}  # services whose ports are to be read again
         self._noted: dict[str, None] = {}  # tasks
-        self._networks = Backlog("allocator/networks")
-        self._services = Backlog("allocator/services")
-        self._tasks = Backlog("allocator/tasks")
+        self._networks = Backlog("allocator/networks", self._strict)
+        self._services = Backlog("allocator/services", self._strict)
+        self._tasks = Backlog("allocator/tasks", self._strict)
         self._refused: dict[str, str] = {}  # service ID -> why it has no ports
         self._waiting: dict[str, None] = {}  # tasks that stay NEW
 
@@ -83,9 +86,9 @@ class AllocatorStage:
         return earliest(self._networks.deadline(), self._services.deadline(), self._tasks.deadline())
 
     def _allocate_network(self, tx: Tx, network_id: str) -> bool:
-        """Node-local networks only need to say so."""
+        """Mark a node-local network as allocated; it needs nothing else."""
         network = tx.get(api.Network, network_id)
-        if network is None or not networks.is_node_local(network) or network.HasField("driver_state"):
+        if network is None or not is_node_local(network) or network.HasField("driver_state"):
             return True
         network = tx.edit(api.Network, network_id)
         network.driver_state.name = network.spec.driver_config.name
@@ -110,7 +113,7 @@ class AllocatorStage:
         return True
 
     def _endpoint_of(self, view: View, service: api.Service) -> api.Endpoint | None:
-        """The endpoint the service is to have; None while it never needed one."""
+        """The endpoint that the service should have; None while it never needed one."""
         spec = service.spec
         attached = networks.configs_of(spec.task, service) and spec.endpoint.mode == api.EndpointSpec.VIP
         if not service.HasField("endpoint") and not attached and not spec.endpoint.ports:
@@ -128,7 +131,7 @@ class AllocatorStage:
             return True
         service = tx.get(api.Service, task.service_id) if task.service_id else None
         if task.service_id and service is None:
-            return True  # the reaper's
+            return True  # the reaper removes it
         try:
             if service is not None and service.id in self._refused:
                 raise NotAllocated(self._refused[service.id])
@@ -153,7 +156,7 @@ class AllocatorStage:
         return True
 
     def audit(self, view: View) -> bool:
-        """Whether the live port table is what the store alone says; for tests and a running manager's self-check."""
+        """Whether the port table equals one that is made anew from the store; for tests."""
         fresh = PortTable()
         for service in view.all(api.Service):
             fresh.account(service.id, copy_of(service))

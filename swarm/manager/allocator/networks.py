@@ -1,7 +1,7 @@
 """Which networks a task attaches to, and its addresses there.
 
 Node-local networks (host, bridge, macvlan, ipvlan) need nothing from the cluster: the attachment is a copy of the
-network. Networks with addresses of the cluster are attached by address_of, the one place that gives addresses.
+network. For other networks the cluster chooses the addresses; only address_of gives them out.
 
 (swarmkit: manager/allocator/network.go; moby: daemon/libnetwork/cnmallocator)
 """
@@ -11,54 +11,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from swarm import api
+from swarm.manager.networks import ingress_network, is_node_local, needs_ingress
 from swarm.store.store import View
-
-DEFAULT_DRIVER = "overlay"
-NODE_LOCAL_DRIVERS = ("bridge", "host", "ipvlan", "macvlan")
-_LEGACY_INGRESS_LABEL = "com.docker.swarm.internal"
 
 
 class NotAllocated(Exception):
     """The task cannot have a network it needs, for now; the text is for the user."""
 
 
-def driver_of(network: api.Network) -> str:
-    """Name of the network's driver."""
-    return network.driver_state.name or network.spec.driver_config.name or DEFAULT_DRIVER
-
-
-def is_node_local(network: api.Network) -> bool:
-    """Whether every node makes the network by itself, without addresses from the cluster."""
-    return driver_of(network) in NODE_LOCAL_DRIVERS
-
-
-def is_ingress(network: api.Network) -> bool:
-    """Whether this is the network behind published ports."""
-    labels = network.spec.annotations.labels
-    return network.spec.ingress or (_LEGACY_INGRESS_LABEL in labels and network.spec.annotations.name == "ingress")
-
-
-def needs_ingress(service: api.Service | None) -> bool:
-    """Whether the service publishes a port on every node."""
-    ports = () if service is None else service.spec.endpoint.ports
-    return any(port.publish_mode == api.PortConfig.INGRESS for port in ports)
-
-
-def ingress_network(view: View) -> api.Network | None:
-    """The ingress network, which users can remove."""
-    return next((network for network in view.all(api.Network) if is_ingress(network)), None)
-
-
 def configs_of(task_spec: api.TaskSpec, service: api.Service | None) -> Sequence[api.NetworkAttachmentConfig]:
-    """Networks asked for; the place in the service spec is deprecated and counts if the task spec has none."""
+    """The networks that a task asks for. The deprecated list of the service spec counts if the task spec has none."""
     if task_spec.networks or service is None:
         return task_spec.networks
     return service.spec.networks
 
 
 def virtual_ips(view: View, service: api.Service) -> list[api.Endpoint.VirtualIP]:
-    """The service's virtual IPs: those it has, less the ones of node-local networks it left; a node-local network
-    that it is attached to stands there without an address, as nodes of other makes expect it."""
+    """The service's virtual IPs: those it has, without the node-local networks that it left.
+
+    A node-local network that it is attached to is listed without an address, as stock nodes expect it.
+    """
     attached: dict[str, None] = {}
     if service.spec.endpoint.mode == api.EndpointSpec.VIP:
         attached = {config.target: None for config in configs_of(service.spec.task, service)}
@@ -81,7 +53,7 @@ def attachments(view: View, service: api.Service | None, task: api.Task) -> list
     Raises NotAllocated.
     """
     out = []
-    if needs_ingress(service):
+    if service is not None and needs_ingress(service.spec):
         ingress = ingress_network(view)
         if ingress is None:
             raise NotAllocated("ingress network is missing")

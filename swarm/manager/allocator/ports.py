@@ -1,7 +1,8 @@
 """Published ports: who holds which ingress port, and which ports a service gets.
 
-The table is a pure function of the services in the store, reconciled service by service; there is no other account, so
-nothing can leak. (swarmkit: manager/allocator/portallocator.go)
+The table follows from the services in the store alone and is updated service by service, so no port can leak.
+
+(swarmkit: manager/allocator/portallocator.go)
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class PortTable:
         self._ports: dict[str, tuple[_Port, ...]] = {}
 
     def account(self, service_id: str, service: api.Service | None) -> None:
-        """Forget what this service held and look at what it holds now (None: it is gone)."""
+        """Replace what is known of this service by what it holds now. None: it is gone."""
         ports: tuple[_Port, ...] = ()
         if service is not None:
             ports = tuple(
@@ -45,7 +46,7 @@ class PortTable:
                 self._holders.setdefault(key, {})[service_id] = None
 
     def state(self) -> dict[_Port, list[str]]:
-        """Ports and their holders, in a form that can be compared (for the audit that rebuild == live)."""
+        """Ports and the IDs of their holders, in a form that can be compared; for the allocator's audit."""
         return {key: sorted(self._holders[key]) for key in sorted(self._holders)}
 
     def holder(self, protocol: int, port: int, besides: str) -> str | None:
@@ -56,7 +57,7 @@ class PortTable:
         """The ports that the service is to have, in the order of its spec; nothing is taken yet.
 
         A dynamic port (published port 0) stays what it was while the port's name, protocol and target stay. Host ports
-        are the node's business and are copied. Raises PortsExhausted.
+        are copied as they are; only their node has to have them free. Raises PortsExhausted.
         """
         wanted = service.spec.endpoint.ports
         taken: dict[_Port, None] = {}

@@ -1,7 +1,7 @@
 """The cluster object: read without its secrets, update settings, rotate join tokens, unlock key and network keys.
 
-Key material never leaves through this API: readers get a copy without the CA keys and without the keys that encrypt
-logs and networks. The unlock key has a method of its own (CA/GetUnlockKey), which only managers may call.
+This API never returns key material: readers get a copy without the CA keys and without the keys that encrypt logs and
+networks. The unlock key has a method of its own (CA/GetUnlockKey), which only managers may call.
 
 (swarmkit: manager/controlapi/cluster.go, manager/controlapi/ca_rotation.go)
 """
@@ -12,6 +12,7 @@ from certs.keys import MANAGER_ROLE
 from certs.tokens import new_unlock_key
 from swarm import api, defaults
 from swarm.api.extensions import NETWORK_KEYS, has_mark, marked
+from swarm.api.timestamps import seconds
 from swarm.manager.controlapi.common import annotation_tests, find_one, require, select, spec_labels, spec_name
 from swarm.manager.controlapi.validate import check_cluster, check_present
 from swarm.manager.external_ca import Answers
@@ -19,6 +20,9 @@ from swarm.manager.network_keys import rotate_keys
 from swarm.manager.root_rotation import rotate_join_tokens, update_root_ca
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
+
+UPDATE_CLUSTER = "Control/UpdateCluster"
+"""A method of the table that swarm/manager/cluster_updates.py answers, because it may have to ask an authority."""
 
 
 def get_cluster(view: View, request: api.GetClusterRequest) -> api.GetClusterResponse:
@@ -33,7 +37,7 @@ def list_clusters(view: View, request: api.ListClustersRequest) -> api.ListClust
 
 
 def redacted(cluster: api.Cluster) -> api.Cluster:
-    """What a client may see of a cluster: a new object with nothing in it that was not chosen to be there."""
+    """What a client may see of a cluster: a new object with only those fields that are listed here."""
     out = api.Cluster(
         id=cluster.id,
         meta=cluster.meta,
@@ -67,7 +71,7 @@ def update_cluster(
     check_present(request.HasField("spec"))
     check_cluster(request.spec)
     before = find_one(tx, api.Cluster, request.cluster_id)
-    # A wrong CA configuration is reported before a stale version; it is tried out on a copy.
+    # Try the CA configuration on a copy: a wrong one is reported before a stale version.
     wanted = copy_of(before)
     wanted.spec.CopyFrom(request.spec)
     update_root_ca(wanted, tx.now, answers=answers)
@@ -87,7 +91,7 @@ def update_cluster(
 
 
 def _update_unlock_key(tx: Tx, cluster: api.Cluster, rotate: bool) -> None:
-    """Turning the lock on makes a key, rotating replaces it, turning the lock off forgets it."""
+    """Make a key when the lock is turned on, replace it on rotation, forget it when the lock is turned off."""
     keys = [key for key in cluster.unlock_keys if key.subsystem != MANAGER_ROLE]
     if cluster.spec.encryption_config.auto_lock_managers:
         present = next((key for key in cluster.unlock_keys if key.subsystem == MANAGER_ROLE), None)
@@ -101,8 +105,8 @@ def _update_unlock_key(tx: Tx, cluster: api.Cluster, rotate: bool) -> None:
 
 
 def expire_blacklist(cluster: api.Cluster, now: float) -> None:
-    """Forget removed nodes whose certificates expired so long ago that they cannot be renewed. Changes ``cluster``."""
+    """Remove entries of nodes whose certificates expired too long ago to be renewed. Changes ``cluster``."""
     for node_id in sorted(cluster.blacklisted_certificates):
         entry = cluster.blacklisted_certificates[node_id]
-        if entry.HasField("expiry") and entry.expiry.ToNanoseconds() / 1e9 < now - defaults.BLACKLIST_GRACE_S:
+        if entry.HasField("expiry") and seconds(entry.expiry) < now - defaults.BLACKLIST_GRACE_S:
             del cluster.blacklisted_certificates[node_id]

@@ -125,13 +125,6 @@ def either_test(filters: CommonFilters, name_of: Callable[[Any], str], labels_of
     return passes
 
 
-def task_name(task: api.Task) -> str:
-    """Name of a task as users see it: ``service.slot.id``, or ``service.node.id`` without a slot."""
-    if task.annotations.name:
-        return task.annotations.name
-    return f"{task.service_annotations.name}.{task.slot or task.node_id}.{task.id}"
-
-
 def runtime_of(spec: api.TaskSpec) -> str | None:
     """``container``, ``attachment``, the kind of a generic runtime in lower case, or None without a runtime."""
     runtime = spec.WhichOneof("runtime")

@@ -1,8 +1,8 @@
 """The control API as a table: which function answers which method, and whether it writes.
 
 A function that writes takes the pass's transaction, one that reads takes the store or a transaction; both take the
-request and return the response or raise a SwarmError with SwarmKit's code and text. Reading answers what is committed:
-the caller makes sure that this manager still leads. Nobody is authorised here; the certificate's role was checked.
+request and return the response or raise a SwarmError with SwarmKit's code and text. A read returns
+what is committed; the caller makes sure that this manager still leads. Callers were authorised before they come here.
 
 (swarmkit: manager/controlapi/server.go)
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from swarm.api.enums import stranger
+from swarm.api.enums import unknown_value
 from swarm.errors import InvalidArgument
 from swarm.manager.controlapi import clusters, networks, nodes, resources, secrets, services, tasks
 from swarm.manager.controlapi.common import MALFORMED
@@ -30,7 +30,7 @@ class Handler:
     """One method.
 
     function: (Tx or View, request) -> response. write: whether it must run in a pass. members: whether the function
-    still wants the Raft group as a third argument; control() gives it.
+    takes the Raft group as a third argument, which control() supplies.
     """
 
     function: Callable[..., Message]
@@ -66,7 +66,7 @@ CONTROL: dict[str, Handler] = {
     "Control/RemoveNetwork": _write(networks.remove_network),
     "Control/GetCluster": _read(clusters.get_cluster),
     "Control/ListClusters": _read(clusters.list_clusters),
-    "Control/UpdateCluster": _write(clusters.update_cluster),
+    clusters.UPDATE_CLUSTER: _write(clusters.update_cluster),
     "Control/GetSecret": _read(secrets.get_secret),
     "Control/UpdateSecret": _write(secrets.update_secret),
     "Control/ListSecrets": _read(secrets.list_secrets),
@@ -103,10 +103,10 @@ def control(members: Members) -> dict[str, Handler]:
 
 
 def _understood(function: Callable[[Any, Any], Message]) -> Callable[[Any, Any], Message]:
-    """The same function, for requests whose every enumeration has a meaning here: what is stored must be acted on."""
+    """The same function, which refuses requests with enumeration values that this version does not know."""
 
     def run(tx: Any, request: Message) -> Message:
-        field = stranger(request)
+        field = unknown_value(request)
         if field is not None:
             raise InvalidArgument(f"{MALFORMED}: {field} has a value that this manager does not know")
         return function(tx, request)

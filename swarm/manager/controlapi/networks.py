@@ -19,31 +19,14 @@ from swarm.manager.controlapi.common import (
     spec_name,
 )
 from swarm.manager.controlapi.validate import check_annotations, check_present
+from swarm.manager.networks import PREDEFINED_LABEL, ingress_network, is_ingress, is_predefined, needs_ingress
 from swarm.store.store import View
 from swarm.store.tx import Tx
 
-PREDEFINED_LABEL = "com.docker.swarm.predefined"
-_INTERNAL_LABEL = "com.docker.swarm.internal"
 _DEFAULT_IPAM = "default"
 _DRIVERS = ("overlay", "bridge", "host", "ipvlan", "macvlan")
 
 _Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def is_ingress_network(network: api.Network) -> bool:
-    """Whether this is the network of the routing mesh (clusters of old marked it by a label)."""
-    annotations = network.spec.annotations
-    return network.spec.ingress or (annotations.name == "ingress" and _INTERNAL_LABEL in annotations.labels)
-
-
-def ingress_network(view: View) -> api.Network | None:
-    """The network of the routing mesh, if there is one."""
-    return next((network for network in in_order(view.all(api.Network)) if is_ingress_network(network)), None)
-
-
-def is_predefined(network: api.Network) -> bool:
-    """Whether this stands for a network that every engine has by itself, such as ``host`` and ``bridge``."""
-    return network.spec.annotations.labels.get(PREDEFINED_LABEL) == "true"
 
 
 def get_network(view: View, request: api.GetNetworkRequest) -> api.GetNetworkResponse:
@@ -63,7 +46,7 @@ def remove_network(tx: Tx, request: api.RemoveNetworkRequest) -> api.RemoveNetwo
     if is_predefined(network):
         name = network.spec.annotations.name
         raise FailedPrecondition(f"network {network.id} ({name}) is a swarm predefined network and cannot be removed")
-    if is_ingress_network(network):
+    if is_ingress(network):
         _check_ingress_unused(tx)
     else:
         _check_unused(tx, network.id)
@@ -81,12 +64,12 @@ def _check_unused(view: View, network_id: str) -> None:
 
 def _check_ingress_unused(view: View) -> None:
     for service in in_order(view.all(api.Service)):
-        if any(port.publish_mode == api.PortConfig.INGRESS for port in service.spec.endpoint.ports):
+        if needs_ingress(service.spec):
             raise FailedPrecondition(f"ingress network cannot be removed because service {service.id} depends on it")
 
 
 def create_network(tx: Tx, request: api.CreateNetworkRequest) -> api.CreateNetworkResponse:
-    """CreateNetwork: checked as SwarmKit does, then refused, since there is no overlay data plane yet."""
+    """CreateNetwork: checked as SwarmKit does, then refused, because there is no overlay data plane yet."""
     check_present(request.HasField("spec"))
     check_network(request.spec)
     if request.spec.ingress:

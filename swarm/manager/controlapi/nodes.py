@@ -83,7 +83,7 @@ def _with_status(node: api.Node, members: Members) -> api.Node:
 
 
 def update_node(tx: Tx, request: api.UpdateNodeRequest, members: Members) -> api.UpdateNodeResponse:
-    """UpdateNode. Refused: a demotion after which the cluster could not be managed, a promotion beyond the group."""
+    """UpdateNode. Refuses to demote a manager that the quorum needs, and to promote more than the group may have."""
     require(request.node_id and request.HasField("node_version") and request.HasField("spec"))
     node = find_one(tx, api.Node, request.node_id)
     if node.spec.desired_role == api.MANAGER and request.spec.desired_role == api.WORKER:
@@ -96,7 +96,7 @@ def update_node(tx: Tx, request: api.UpdateNodeRequest, members: Members) -> api
 
 
 def _check_demotion(view: View, node: api.Node, members: Members) -> None:
-    # Managers about to be demoted do not count: else two requests in a row could ask every manager to step down.
+    # Managers about to be demoted do not count; otherwise two requests in a row could demote every manager.
     others = (
         other
         for other in view.all(api.Node)
@@ -111,7 +111,7 @@ def _check_demotion(view: View, node: api.Node, members: Members) -> None:
 
 
 def remove_node(tx: Tx, request: api.RemoveNodeRequest, members: Members) -> api.RemoveNodeResponse:
-    """RemoveNode: its certificate is no longer accepted. The reaper gives up its tasks, however many there are."""
+    """RemoveNode. The node's certificate is no longer accepted; the reaper gives up its tasks."""
     node = find_one(tx, api.Node, request.node_id)
     if node.spec.desired_role == api.MANAGER and members.is_member(node.id):
         raise FailedPrecondition(
@@ -131,9 +131,9 @@ def remove_node(tx: Tx, request: api.RemoveNodeRequest, members: Members) -> api
 
 
 def _blacklisting(certificate_pem: bytes, now: float) -> api.BlacklistedCertificate:
-    """Until when a node's certificates may be valid, or for ever where that cannot be told.
+    """Until when certificates of a node may be valid; for ever if that is not known.
 
-    An older one, made before --cert-expiry was shortened, may live longer than the last one.
+    A certificate that was made before --cert-expiry was shortened may be valid longer than the last one.
     """
     entry = api.BlacklistedCertificate()
     try:

@@ -1,4 +1,4 @@
-"""What few clusters have: extensions with resources of their own kinds, and cluster volumes.
+"""Extensions with resources of their own kinds, and cluster volumes.
 
 (swarmkit: manager/controlapi/extension.go, resource.go, volume.go)
 """
@@ -154,7 +154,7 @@ def list_volumes(view: View, request: api.ListVolumesRequest) -> api.ListVolumes
 
 
 def create_volume(tx: Tx, request: api.CreateVolumeRequest) -> api.CreateVolumeResponse:
-    """CreateVolume: checked as SwarmKit does, then refused, since nothing here speaks CSI yet."""
+    """CreateVolume: checked as SwarmKit does, then refused, because CSI is not implemented yet."""
     require(request.HasField("spec"), "spec must not be nil")
     spec = request.spec
     require(spec.HasField("driver"), "driver must be specified")
@@ -196,7 +196,7 @@ def update_volume(tx: Tx, request: api.UpdateVolumeRequest) -> api.UpdateVolumeR
 
 
 def remove_volume(tx: Tx, request: api.RemoveVolumeRequest) -> api.RemoveVolumeResponse:
-    """RemoveVolume: marks it, so that it is deleted where it lives first; ``force`` forgets it at once."""
+    """RemoveVolume: marks the volume, so that its storage is deleted first; ``force`` removes it at once."""
     volume = tx.get(api.Volume, request.volume_id)
     if volume is None:
         raise NotFound(f"volume {request.volume_id} not found")

@@ -1,6 +1,6 @@
-"""Secrets and configs: small data under a name, of which only the labels ever change.
+"""Secrets and configs: small named data, of which only the labels can change.
 
-The data of a secret never leaves through this API.
+This API never returns the data of a secret.
 
 (swarmkit: manager/controlapi/secret.go, manager/controlapi/config.go)
 """
@@ -43,7 +43,7 @@ def get_secret(view: View, request: api.GetSecretRequest) -> api.GetSecretRespon
 
 
 def list_secrets(view: View, request: api.ListSecretsRequest) -> api.ListSecretsResponse:
-    """ListSecrets; those that the cluster made for itself are left out."""
+    """ListSecrets, without those that the cluster made for itself."""
     passes = either_test(request.filters, spec_name, spec_labels)
     secrets = select(view.all(api.Secret), [passes, lambda secret: not secret.internal])
     return api.ListSecretsResponse(secrets=[_without_data(secret) for secret in secrets])

@@ -1,4 +1,4 @@
-"""Services: create, read, update with roll-back, remove, and the counts of running tasks that lists show.
+"""Services: create, read, update with rollback, remove, and the counts of running tasks that lists show.
 
 Removing a service removes the object only; the orchestrators see its tasks without a service and end them.
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from swarm import api, defaults
+from swarm.api.timestamps import set_seconds, stamp
 from swarm.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 from swarm.manager.controlapi.common import (
     Test,
@@ -24,9 +25,9 @@ from swarm.manager.controlapi.common import (
     spec_labels,
     spec_name,
 )
-from swarm.manager.controlapi.networks import ingress_network, is_ingress_network, is_predefined
-from swarm.manager.controlapi.validate import check_present, check_service, is_job
-from swarm.manager.orchestrator.tasks import stamp
+from swarm.manager.controlapi.validate import check_present, check_service
+from swarm.manager.networks import ingress_network, is_ingress, is_predefined, needs_ingress
+from swarm.manager.tasks import is_job
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
 
@@ -41,7 +42,7 @@ def create_service(tx: Tx, request: api.CreateServiceRequest) -> api.CreateServi
     _check_references(tx, spec)
     name = spec.annotations.name
     if next(tx.find(api.Service, "name", name.lower()), None) is not None:
-        # Both halves of this text are matched on by clients of different age.
+        # Older and newer clients match on different halves of this text.
         raise AlreadyExists(f"name conflicts with an existing object: service {name} already exists")
     refuse_missing_networking(tx, spec)
     service = api.Service(id=tx.new_id(), spec=spec)
@@ -92,7 +93,7 @@ def update_service(tx: Tx, request: api.UpdateServiceRequest) -> api.UpdateServi
 
 
 def _roll_back(service: api.Service, now: float) -> None:
-    """Swap the spec with the previous one; done twice, it leads back again."""
+    """Swap the spec with the previous one; a second rollback restores it."""
     spec, version = copy_of(service.spec), copy_of(service.spec_version)
     service.spec.CopyFrom(service.previous_spec)
     service.previous_spec.CopyFrom(spec)
@@ -162,12 +163,12 @@ def _status(view: View, service_id: str) -> api.ListServiceStatusesResponse.Serv
 
 
 def insert_defaults(spec: api.ServiceSpec) -> None:
-    """Write into a spec what applies where the user said nothing. Changes ``spec``."""
+    """Fill in the defaults that apply where the user said nothing. Changes ``spec``."""
     task = spec.task
     if task.WhichOneof("runtime") == "container":
         container = task.container
         if not container.HasField("stop_grace_period"):
-            container.stop_grace_period.FromNanoseconds(int(defaults.STOP_GRACE_PERIOD_S * 1e9))
+            set_seconds(container.stop_grace_period, defaults.STOP_GRACE_PERIOD_S)
         container.pull_options.SetInParent()
         container.dns_config.SetInParent()
     task.resources.SetInParent()
@@ -175,13 +176,13 @@ def insert_defaults(spec: api.ServiceSpec) -> None:
     if not task.HasField("restart"):
         task.restart.condition = api.RestartPolicy.ANY
     if not task.restart.HasField("delay"):
-        task.restart.delay.FromNanoseconds(int(defaults.RESTART_DELAY_S * 1e9))
+        set_seconds(task.restart.delay, defaults.RESTART_DELAY_S)
     for name in ("update", "rollback"):
         config: api.UpdateConfig = getattr(spec, name)
         if not spec.HasField(name):
             config.parallelism = defaults.UPDATE_PARALLELISM
         if not config.HasField("monitor"):
-            config.monitor.FromNanoseconds(int(defaults.UPDATE_MONITOR_S * 1e9))
+            set_seconds(config.monitor, defaults.UPDATE_MONITOR_S)
 
 
 # --- checks against the cluster ------------------------------------------------------------------------------------
@@ -192,7 +193,7 @@ def _checked_spec(view: View, present: bool, spec: api.ServiceSpec) -> api.Servi
     check_service(spec)
     for target in _targets(spec):
         network = view.get(api.Network, target)
-        if network is not None and is_ingress_network(network):
+        if network is not None and is_ingress(network):
             name = network.spec.annotations.name
             raise InvalidArgument(f'Service cannot be explicitly attached to the ingress network "{name}"')
     return spec
@@ -213,7 +214,7 @@ def _published(ports: Iterable[api.PortConfig], mode: int) -> set[_Port]:
 
 
 def _check_ports(view: View, spec: api.ServiceSpec, service_id: str) -> None:
-    """Refuse a published port that another service has: host ports may be shared, the scheduler keeps them apart."""
+    """Refuse a published port that another service has. Host ports may be shared: the scheduler keeps them apart."""
     ingress = _published(spec.endpoint.ports, api.PortConfig.INGRESS)
     host = _published(spec.endpoint.ports, api.PortConfig.HOST)
     if not ingress and not host:
@@ -233,11 +234,6 @@ def _check_ports(view: View, spec: api.ServiceSpec, service_id: str) -> None:
                 raise InvalidArgument(
                     f"port '{port.published_port}' is already in use by service {holder} as {taken_as}"
                 )
-
-
-def needs_ingress(spec: api.ServiceSpec) -> bool:
-    """Whether a service publishes a port through the routing mesh."""
-    return any(port.publish_mode == api.PortConfig.INGRESS for port in spec.endpoint.ports)
 
 
 def _check_ingress(view: View, spec: api.ServiceSpec) -> None:
@@ -262,9 +258,9 @@ def _name(obj: api.Secret | api.Config | None) -> str | None:
 
 
 def refuse_missing_networking(view: View, spec: api.ServiceSpec) -> None:
-    """Refuse what needs the overlay data plane, which does not exist yet. To be deleted with its two calls.
+    """Refuse what needs the overlay data plane, which does not exist yet; then this function and its two calls can go.
 
-    Comes after everything that stock SwarmKit checks, so that a mistake is reported as such.
+    It is called after all checks of stock SwarmKit, so that mistakes are reported as in stock.
     """
     if needs_ingress(spec):
         raise Unimplemented(

@@ -12,9 +12,8 @@ from swarm.manager.controlapi.common import (
     is_one_of,
     runtime_of,
     select,
-    task_name,
 )
-from swarm.manager.orchestrator.tasks import is_task_dirty
+from swarm.manager.tasks import is_task_dirty, task_name
 from swarm.store.store import View
 from swarm.store.tx import Tx
 

@@ -10,14 +10,16 @@ import re
 from google.protobuf.duration_pb2 import Duration
 
 from swarm import api, defaults, gotext
+from swarm.api.timestamps import NANOSECONDS_PER_S, nanoseconds
 from swarm.errors import InvalidArgument, SwarmError, Unimplemented
+from swarm.manager import constraint
 from swarm.manager.controlapi.common import MALFORMED, require
 from swarm.manager.controlapi.validate_container import (
     check_config_references,
     check_container,
     check_secret_references,
 )
-from swarm.manager.scheduler import constraint
+from swarm.manager.tasks import is_job
 
 # The same languages as SwarmKit's expressions, written so that a long name cannot make the matcher backtrack.
 _DNS_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
@@ -48,17 +50,17 @@ def check_secret_annotations(annotations: api.Annotations) -> None:
     )
 
 
-def nanoseconds(duration: Duration) -> int:
+def checked_nanoseconds(duration: Duration) -> int:
     """A duration in nanoseconds. Raises InvalidArgument for one that is malformed or does not fit Go's."""
     whole, part = duration.seconds, duration.nanos
-    total: int = whole * 1_000_000_000 + part
-    well_formed = abs(part) < 1_000_000_000 and not (whole > 0 > part or whole < 0 < part)
+    total = nanoseconds(duration)
+    well_formed = abs(part) < NANOSECONDS_PER_S and not (whole > 0 > part or whole < 0 < part)
     require(well_formed and abs(total) <= _INT64_MAX, "malformed duration")
     return total
 
 
 def check_service(spec: api.ServiceSpec) -> None:
-    """Everything about a service that can be said without looking at the cluster."""
+    """The checks of a service that do not depend on the cluster."""
     check_annotations(spec.annotations)
     check_task(spec.task)
     _check_mode(spec)
@@ -67,11 +69,6 @@ def check_service(spec: api.ServiceSpec) -> None:
     elif spec.HasField("update"):
         _check_update(spec.update)
     _check_endpoint(spec.endpoint)
-
-
-def is_job(spec: api.ServiceSpec) -> bool:
-    """Whether tasks of this service run to completion."""
-    return spec.WhichOneof("mode") in ("replicated_job", "global_job")
 
 
 def check_task(spec: api.TaskSpec) -> None:
@@ -103,8 +100,8 @@ def _check_resources(resources: api.Resources) -> None:
 
 
 def _check_restart(policy: api.RestartPolicy) -> None:
-    require(nanoseconds(policy.delay) >= 0, "TaskSpec: restart-delay cannot be negative")
-    require(nanoseconds(policy.window) >= 0, "TaskSpec: restart-window cannot be negative")
+    require(checked_nanoseconds(policy.delay) >= 0, "TaskSpec: restart-delay cannot be negative")
+    require(checked_nanoseconds(policy.window) >= 0, "TaskSpec: restart-window cannot be negative")
 
 
 def _check_placement(placement: api.Placement) -> None:
@@ -127,7 +124,7 @@ def _check_generic(spec: api.GenericRuntimeSpec) -> None:
 def _check_mode(spec: api.ServiceSpec) -> None:
     mode = spec.WhichOneof("mode")
     require(mode, "Unrecognized service mode")
-    # A negative number of a careless client arrives here as an enormous one.
+    # A negative number arrives here as an enormous one.
     if mode == "replicated":
         require(spec.replicated.replicas <= _INT64_MAX, "Number of replicas must be non-negative")
     elif mode == "replicated_job":
@@ -137,8 +134,8 @@ def _check_mode(spec: api.ServiceSpec) -> None:
 
 
 def _check_update(update: api.UpdateConfig) -> None:
-    require(nanoseconds(update.delay) >= 0, "TaskSpec: update-delay cannot be negative")
-    require(nanoseconds(update.monitor) >= 0, "TaskSpec: update-monitor cannot be negative")
+    require(checked_nanoseconds(update.delay) >= 0, "TaskSpec: update-delay cannot be negative")
+    require(checked_nanoseconds(update.monitor) >= 0, "TaskSpec: update-monitor cannot be negative")
     require(
         0 <= update.max_failure_ratio <= 1,
         "TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1",
@@ -182,7 +179,7 @@ def check_cluster(spec: api.ClusterSpec) -> None:
     if spec.ca_config.HasField("node_cert_expiry"):
         least = int(defaults.NODE_CERT_EXPIRY_MIN_S * 1e9)
         require(
-            nanoseconds(spec.ca_config.node_cert_expiry) >= least,
+            checked_nanoseconds(spec.ca_config.node_cert_expiry) >= least,
             f"minimum certificate expiry time is: {gotext.duration(least)}",
         )
     for policy in spec.acceptance_policy.policies:
@@ -190,7 +187,7 @@ def check_cluster(spec: api.ClusterSpec) -> None:
             hashed = policy.secret.alg.lower() == "bcrypt"
             require(hashed, f"hashing algorithm is not supported: {policy.secret.alg}")
     require(
-        nanoseconds(spec.dispatcher.heartbeat_period) >= 0,
+        checked_nanoseconds(spec.dispatcher.heartbeat_period) >= 0,
         "heartbeat time period cannot be a negative duration",
     )
     require(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from google.protobuf.duration_pb2 import Duration
 
 from swarm import api, defaults, gotext
+from swarm.api.timestamps import nanoseconds
 from swarm.errors import InvalidArgument
 from swarm.expansion import expand_container
 from swarm.manager.controlapi.common import require
@@ -96,7 +97,7 @@ def _check_health(health: api.HealthConfig) -> None:
 
 
 def _check_health_duration(name: str, duration: Duration) -> None:
-    value = duration.seconds * 1_000_000_000 + duration.nanos
+    value = nanoseconds(duration)
     least = defaults.HEALTH_DURATION_MIN_NS
     if value != 0 and value < least:
         raise InvalidArgument(f"ContainerSpec: {name} in HealthConfig cannot be less than {gotext.duration(least)}")

@@ -1,10 +1,10 @@
-"""What one node must run, the secrets and configs it needs for that, and the messages that tell it so.
+"""What one node must run, the secrets and configs that it needs, and the messages that tell the node.
 
 Theory of operation. An AssignmentSet belongs to one open stream. It knows which tasks and volumes the node was told of
-and which dependencies they use; committed changes of the node's own tasks mark what must be said next. Dependencies go
-out with the first task that may still start with them and are taken back with the last. Messages are made from the
-store when they are sent, so ten changes of a task within a batch are one: dependencies first, then tasks, then what is
-taken away, so that a task never comes before what it needs, even when the batch is split.
+and which dependencies they use; committed changes of the node's tasks mark what must be sent next. Dependencies are
+sent with the first task that may still start with them, and removed with the last. Messages are made from the store
+when they are sent, so ten changes of a task within a batch become one. A batch has dependencies first, then tasks, then
+removals, so that a task never arrives before what it needs, even when the batch is split.
 
 (swarmkit: manager/dispatcher/assignments.go)
 """
@@ -35,7 +35,7 @@ def dependencies_of(task: api.Task) -> Iterator[Key]:
 
 
 class AssignmentSet:
-    """What the agent at the end of one stream has been told, and what it has not yet."""
+    """What the agent of one stream has been told, and what it has not been told yet."""
 
     def __init__(self, node_id: str, view: View) -> None:
         self._node_id = node_id
@@ -52,7 +52,7 @@ class AssignmentSet:
 
     @property
     def changed(self) -> bool:
-        """Whether there is anything to say."""
+        """Whether there is anything to send."""
         return bool(self._changes)
 
     # --- changes ---------------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ class AssignmentSet:
             self._use(task.id, ())
         elif not same:
             self._use(task.id, tuple(dict.fromkeys(dependencies_of(task))))
-        if not same or task.status.state <= api.ASSIGNED:  # up to ASSIGNED it is not the agent that wrote the status
+        if not same or task.status.state <= api.ASSIGNED:  # up to ASSIGNED the status is not the agent's own
             self._changes[api.TASK, task.id] = True
 
     def task_removed(self, task_id: str) -> None:
@@ -159,7 +159,7 @@ class AssignmentSet:
         elif kind == api.SECRET:
             secret = view.get(api.Secret, object_id)
             if secret is None or secret.spec.HasField("driver"):
-                return None  # payloads of secret drivers are not ours to give
+                return None  # the payload would come from a secret driver, which no manager here has
             change.assignment.secret.CopyFrom(secret)
         elif kind == api.CONFIG:
             config = view.get(api.Config, object_id)

@@ -1,10 +1,11 @@
-"""Sessions of agents: who is there, what everyone must know, what they report, and what they must run.
+"""Sessions of agents: which nodes are up, what all of them must know, what they report, and what they must run.
 
-Theory of operation. A node registers by opening Session; it is answered once the store says that the node is ready,
-with a session ID that all its other calls carry. From then on its heartbeats keep it alive; three periods of silence
-make it DOWN, and a day of that makes its tasks ORPHANED. Nodes that another leader knew are UNKNOWN until they come
-back, for six periods at most. A node of ours whose engine has ended says so in a last heartbeat, and is DOWN at once. A
-new session, silence, or removal of the node ends all streams of the old session.
+Theory of operation. A node registers by opening Session. Once the store says that the node is ready, it gets a session
+ID that all its other calls carry. From then on its heartbeats keep it alive; after three periods of silence it is DOWN,
+and after a day DOWN its tasks are ORPHANED. Nodes that another leader knew are UNKNOWN until they come back, for six
+periods at most. A sideswarm node whose engine has ended says so in a last heartbeat and is DOWN at once. A new session,
+silence, or removal of the node ends all streams of the old session.
+
 Committed changes are routed by node ID, so a change costs the same with one agent or five thousand: SessionMessage
 goes to a node when the node's object changes, to all when managers, keys or root certificates do; tasks go to the
 assignment sets of their node. Everything the dispatcher writes goes through Updates.
@@ -24,6 +25,7 @@ from google.protobuf.message import Message
 
 from swarm import api, defaults
 from swarm.api import extensions
+from swarm.api.timestamps import seconds, set_seconds
 from swarm.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, SwarmError
 from swarm.manager.dispatcher.assignments import AssignmentSet
 from swarm.manager.dispatcher.nodes import Registrations
@@ -212,7 +214,7 @@ class Dispatcher:
     # --- sessions --------------------------------------------------------------------------------------------------
 
     def _expect_nodes(self) -> None:
-        """A leader starts with nodes that it has not heard of: they are unknown, or still down."""
+        """Begin a leadership: no node has been heard of yet, so all are unknown, or still down."""
         for node in self._store.all(api.Node):
             if node.status.state == api.NodeStatus.DOWN:
                 self._set_down(node.id)
@@ -243,7 +245,7 @@ class Dispatcher:
         return effects
 
     def _is_registering(self, node_id: str) -> bool:
-        """Whether the node is about to be answered: it is not silent, and must not be written down as that."""
+        """Whether the node has a registration under way; then it is not silent and must not become DOWN."""
         return any(not self._sessions[stream].session_id for stream in self._sessions_of.get(node_id, ()))
 
     def _registered(self, stream: int, node_id: str, session_id: str, error: SwarmError | None) -> list[Effect]:
@@ -292,7 +294,7 @@ class Dispatcher:
     def _read_cluster(self) -> bool:
         """Note what all agents must know. Returns whether it changed."""
         cluster = next(iter(self._store.all(api.Cluster)), None)
-        managers = list(self._managers()) or self._shared_of[1]  # agents forget whom a message does not name
+        managers = list(self._managers()) or self._shared_of[1]  # agents forget managers that a message does not name
         if self._shared_of[0] is cluster and self._shared_of[1] == managers:
             return False
         self._shared_of = (cluster, managers)
@@ -302,7 +304,7 @@ class Dispatcher:
         if cluster is not None:
             shared.network_bootstrap_keys.extend(cluster.network_bootstrap_keys)
             shared.RootCA = cluster.root_ca.ca_cert
-            period_s = cluster.spec.dispatcher.heartbeat_period.ToNanoseconds() / 1e9
+            period_s = seconds(cluster.spec.dispatcher.heartbeat_period)
             self._registrations.period_s = period_s if period_s > 0 else defaults.HEARTBEAT_PERIOD_S
         if shared == self._shared:
             return False
@@ -314,7 +316,7 @@ class Dispatcher:
         assert isinstance(call.request, api.HeartbeatRequest)
         period_s = self._registrations.heartbeat(node_id, call.request.session_id, self._now)
         response = api.HeartbeatResponse()
-        response.period.FromNanoseconds(int(period_s * 1e9))
+        set_seconds(response.period, period_s)
         effects: list[Effect] = [Reply(call.stream, response)]
         if extensions.has_mark(call.request, extensions.ENGINE_GONE):
             self._registrations.drop(node_id)
@@ -322,7 +324,7 @@ class Dispatcher:
         return effects
 
     def _down_now(self, node_id: str, message: str) -> list[Effect]:
-        """The node is lost: its session ends, its tasks go elsewhere."""
+        """The node is lost: end its session, so that its tasks are replaced on other nodes."""
         self._updates.add(NodeState(node_id, api.NodeStatus.DOWN, message))
         self._set_down(node_id)
         return self._end_streams(node_id, NotFound("node not registered"))
@@ -418,14 +420,14 @@ class Dispatcher:
                 self._queue(stream)
 
     def _queue(self, stream: int) -> None:
-        """Say what changed: at once after a quiet time, else ASSIGNMENT_BATCH_S after the last message."""
+        """Schedule the changes of a stream: now after a quiet time, else ASSIGNMENT_BATCH_S after its last message."""
         feed = self._feeds[stream]
         if not feed.queued and feed.assignments.changed:
             feed.queued = True
             heapq.heappush(self._due_feeds, (feed.next_send, stream))
 
     def _send(self) -> list[Effect]:
-        """Everything that is due to agents, sessions in portions."""
+        """Everything that is due to be sent to agents; sessions in portions."""
         effects: list[Effect] = []
         for stream in list(self._untold)[:_SESSIONS_PER_WAKE]:
             del self._untold[stream]

@@ -36,13 +36,13 @@ class Registrations:
         self._queued: dict[str, float] = {}
 
     def add_unknown(self, node_id: str, now: float) -> None:
-        """Expect a node that was registered with another leader; it has twice the usual grace."""
+        """Expect a node that was registered with another leader. It may be silent for twice the usual time."""
         expires = now + self._period() * defaults.HEARTBEAT_GRACE_UNKNOWN_PERIODS
         self._nodes[node_id] = Registration(node_id, "", expires, 0.0)
         self._expire_at(node_id, expires)
 
     def check_rate(self, node_id: str, now: float) -> None:
-        """Count an attempt to register. Raises Unavailable for one too many."""
+        """Count an attempt to register. Raises Unavailable when there are too many."""
         known = self._nodes.get(node_id)
         if known is None:
             return
@@ -79,7 +79,7 @@ class Registrations:
         return known is not None and bool(session_id) and known.session_id == session_id
 
     def heartbeat(self, node_id: str, session_id: str, now: float) -> float:
-        """Note a sign of life; returns for how long the node may be silent before the next, in seconds."""
+        """Note a heartbeat; returns within how many seconds the node should send the next one."""
         known = self.check(node_id, session_id)
         period_s = self._period()
         known.expires = now + period_s * defaults.HEARTBEAT_GRACE_PERIODS
@@ -87,7 +87,7 @@ class Registrations:
         return period_s
 
     def extend(self, registration: Registration, now: float) -> None:
-        """Take back one that expired, since the node was heard of after all."""
+        """Take back an expiry, because the node was heard of after all."""
         registration.expires = now + self._period() * defaults.HEARTBEAT_GRACE_PERIODS
         self._nodes[registration.node_id] = registration
         self._expire_at(registration.node_id, registration.expires)

@@ -1,8 +1,9 @@
-"""What agents report and timers find, on its way into the store: a few items per object, one write at a time.
+"""The dispatcher's changes of the store: reports of agents and expired timers, collected and written in batches.
 
-Theory of operation. Items are keyed by their object; a later one replaces an earlier one that still waits. A write
-takes everything that waits, works through it for as long as the pass has room, and follows itself with what is left.
-Callers are answered when the last item of their write is committed. While one write is under way the next one collects.
+Theory of operation. Items are keyed by their object; a later item replaces an earlier one that still waits. A write
+takes all items that wait, applies them as long as the pass has room, and is followed by a write for the rest. Callers
+are answered when the last item of their write is committed. Items that come while a write is under way wait for the
+next one.
 
 (swarmkit: manager/dispatcher/dispatcher.go, processUpdates)
 """
@@ -17,6 +18,7 @@ from google.protobuf.message import Message
 
 from swarm import api, defaults
 from swarm.api.equality import same_description, same_status
+from swarm.api.timestamps import is_valid, stamp
 from swarm.errors import InvalidArgument, SwarmError
 from swarm.manager.service import Effect, Write
 from swarm.manager.stage import DUE_NOW
@@ -64,30 +66,26 @@ class TaskReport:
         task.status.message = task.status.message[: defaults.STATUS_TEXT_CHARS_MAX]
         task.status.err = task.status.err[: defaults.STATUS_TEXT_CHARS_MAX]
         task.status.applied_by = self.own_node_id
-        task.status.applied_at.FromNanoseconds(int(tx.now * 1e9))
+        stamp(task.status.applied_at, tx.now)
         return 1
 
 
 def check_status(status: api.TaskStatus) -> None:
-    """Raises InvalidArgument for a status that would be of harm in the store, where everybody reads it."""
+    """Raises InvalidArgument for a status that would do harm in the store, where all components read it."""
     if status.state not in api.TaskState.values():
         raise InvalidArgument(f"unknown task state {status.state}")
-    at = status.timestamp
-    if not (0 <= at.seconds <= _SECONDS_MAX and 0 <= at.nanos < 1_000_000_000):
+    if not is_valid(status.timestamp):
         raise InvalidArgument("the time of the task status is not valid")
     size = status.ByteSize() - len(status.message.encode()) - len(status.err.encode())  # those are cut
     if size > defaults.TASK_STATUS_BYTES_MAX:
         raise InvalidArgument(f"task status of {size} bytes is too long")
 
 
-_SECONDS_MAX = 253_402_300_799  # the end of the year 9999, as far as timestamps go
-
-
 def is_news(known: api.TaskStatus, reported: api.TaskStatus) -> bool:
     """Whether a reported status changes what is known: not an older one, not the same again.
 
-    What has ended keeps the state in which it did: an agent that lost its power may not know how that was, and finds
-    a dead container.
+    A task that has ended keeps its state. An agent that restarts after a power failure may not know how its task ended,
+    and finds only a dead container.
     """
     if known.state > api.RUNNING and reported.state != known.state:
         return False
@@ -158,7 +156,7 @@ class VolumeUnpublished:
 
 @dataclass(frozen=True, slots=True)
 class Orphaned:
-    """A node was down for so long that nobody can say what became of its tasks."""
+    """A node was down for so long that its tasks are given up."""
 
     node_id: str
 

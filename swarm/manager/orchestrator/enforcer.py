@@ -1,21 +1,20 @@
-"""Stage: evicts what no longer fits its node.
+"""Stage: evicts tasks that no longer fit their node.
 
-When labels or resources of an active node change, tasks there that do not meet the constraints of their service any
-more, or for which there is not enough left, become REJECTED; the orchestrators then put them elsewhere. The observed
-state is set, not the desired one, so that the restart policy has its say.
+When labels or resources of an active node change, tasks that no longer meet the constraints of their service, or for
+which the resources do not suffice, become REJECTED; the orchestrators then replace them on other nodes. The stage sets
+the observed state and not the desired one, so that the restart policy applies.
 
 (swarmkit: manager/orchestrator/constraintenforcer/constraint_enforcer.go)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from swarm import api, defaults
+from swarm.api.timestamps import stamp
+from swarm.manager import tasks as t
 from swarm.manager.backlog import Backlog
-from swarm.manager.orchestrator import tasks as t
-from swarm.manager.scheduler.constraint import node_matches, parse_stored
-from swarm.manager.scheduler.nodes import generic_of
+from swarm.manager.constraint import node_matches, parse_stored
+from swarm.manager.genericresource import Remaining
 from swarm.store.store import View
 from swarm.store.tx import Tx
 
@@ -26,11 +25,13 @@ ERROR = "assigned node no longer meets constraints"
 class EnforcerStage:
     """See the module; a Stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
-        self._nodes = Backlog("enforcer")
+        self._nodes = Backlog("enforcer", self._strict)
         self._checked: dict[str, bytes] = {}  # node ID -> what the last check depended on
 
     def rebuild(self, view: View, now: float) -> None:
@@ -60,7 +61,7 @@ class EnforcerStage:
         facts = _facts(node)
         if self._checked.get(node_id) == facts:
             return True
-        if node.spec.availability == api.NodeSpec.ACTIVE:  # of a drained node all tasks go, of a paused one none
+        if node.spec.availability == api.NodeSpec.ACTIVE:  # a drained node loses all its tasks, a paused one none
             for task_id in self._misfits(tx, node):
                 if not tx.room():
                     return False
@@ -68,13 +69,13 @@ class EnforcerStage:
                 status.state = api.REJECTED
                 status.message = MESSAGE
                 status.err = ERROR
-                t.stamp(status.timestamp, tx.now)
+                stamp(status.timestamp, tx.now)
         self._checked[node_id] = facts
         return True
 
     @staticmethod
     def _misfits(tx: Tx, node: api.Node) -> list[str]:
-        """Tasks that have to go, resources being given to the tasks in the order of their creation."""
+        """IDs of the tasks to reject. Tasks get the node's resources in the order of their creation."""
         tasks = [
             task
             for task in tx.find(api.Task, "node", node.id)
@@ -82,7 +83,7 @@ class EnforcerStage:
         ]
         resources = node.description.resources
         cpus, memory = resources.nano_cpus, resources.memory_bytes
-        generic = _Generic(resources.generic)
+        generic = Remaining(resources.generic)
         out = []
         for task in sorted(tasks, key=lambda x: (t.created_at(x, tx.now), x.slot, x.id)):
             service = tx.get(api.Service, task.service_id) if task.service_id else None
@@ -102,26 +103,8 @@ class EnforcerStage:
         return out
 
 
-class _Generic:
-    """Generic resources of a node while they are handed out."""
-
-    def __init__(self, resources: Iterable[api.GenericResource]) -> None:
-        self._left: dict[tuple[str, str], int] = {}
-        for kind, value, amount in generic_of(resources):
-            self._left[kind, value] = self._left.get((kind, value), 0) + amount
-
-    def take(self, assigned: Iterable[api.GenericResource]) -> bool:
-        """Take what a task was given; False, and nothing taken, when some of it is not there any more."""
-        wanted = generic_of(assigned)
-        if any(self._left.get((kind, value), 0) < amount for kind, value, amount in wanted):
-            return False
-        for kind, value, amount in wanted:
-            self._left[kind, value] -= amount
-        return True
-
-
 def _facts(node: api.Node) -> bytes:
-    """What a check looks at, apart from the tasks."""
+    """Everything of the node that a check depends on."""
     copy = api.Node(id=node.id, role=node.role)
     copy.spec.CopyFrom(node.spec)
     copy.description.CopyFrom(node.description)

@@ -1,9 +1,9 @@
 """Stage: one task per fitting node of each global service.
 
-Works on pairs of a service and a node. A node fits when it is there, not down, active and meets the constraints; a
-paused node keeps what it has. Ended tasks are replaced by the restart stage, tasks out of date by the update stage;
-only a node that was not fit while the service was updated is brought up to date here, at once, because that is no
-rolling update any more.
+The stage works on pairs of a service and a node. A node fits when it exists, is not down, is active and meets the
+constraints. A paused node keeps its tasks. The restart stage replaces ended tasks, the update stage replaces tasks that
+are out of date. One case is left to this stage: a node that did not fit while the service was updated gets its new task
+at once, because the rolling update is over.
 
 (swarmkit: manager/orchestrator/global/global.go)
 """
@@ -11,12 +11,12 @@ rolling update any more.
 from __future__ import annotations
 
 from swarm import api
+from swarm.manager import tasks as t
 from swarm.manager.backlog import Backlog
-from swarm.manager.orchestrator import tasks as t
 from swarm.store.store import View
 from swarm.store.tx import Tx
 
-_UNDECIDED = (  # the update stage is at work, or stopped so that somebody can look
+_UNDECIDED = (  # the update stage is at work, or it stopped so that the user can have a look
     api.UpdateStatus.UPDATING,
     api.UpdateStatus.PAUSED,
     api.UpdateStatus.ROLLBACK_STARTED,
@@ -27,13 +27,15 @@ _UNDECIDED = (  # the update stage is at work, or stopped so that somebody can l
 class GlobalStage:
     """See the module; a Stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
         self._services: dict[str, None] = {}  # the global ones that exist
         self._noted: dict[str, dict[str, None]] = {"service": {}, "node": {}, "task": {}}
-        self._pairs = Backlog("global")  # "<service> <node>"
+        self._pairs = Backlog("global", self._strict)  # "<service> <node>"
         self._changed_nodes: dict[str, None] = {}  # pairs whose node changed while their service did not
 
     def rebuild(self, view: View, now: float) -> None:
@@ -81,7 +83,7 @@ class GlobalStage:
             self._pairs.mark(f"{service_id} {node_id}")
 
     def _mark_task(self, tx: Tx, task: api.Task) -> None:
-        """A task matters here when its node has lost it, or when it is on a node that may not be fit."""
+        """Mark the pair of a task that ends or whose node does not fit any more."""
         if task.desired_state > api.RUNNING or t.invalid_node(tx.get(api.Node, task.node_id)):
             self._pairs.mark(f"{task.service_id} {task.node_id}")
 
@@ -100,7 +102,7 @@ class GlobalStage:
         elif t.invalid_node(node) or not t.constraints_match(service, node):
             done = self._end(tx, live, api.SHUTDOWN)
         elif node.spec.availability == api.NodeSpec.PAUSE:
-            pass  # keeps what it has; what ends is not replaced
+            pass  # running tasks stay, ended ones are not replaced
         elif live and pair in self._changed_nodes and service.update_status.state not in _UNDECIDED:
             done = self._bring_up_to_date(tx, service, node, live)
         elif not t.updatable_tasks(service, [task for task in tasks if task.desired_state < api.REMOVE], tx.now):
@@ -110,7 +112,7 @@ class GlobalStage:
         return done
 
     def _bring_up_to_date(self, tx: Tx, service: api.Service, node: api.Node, live: list[api.Task]) -> bool:
-        """The node may have missed an update: it was not fit at the time."""
+        """Replace tasks that are out of date: the node may have missed an update while it did not fit."""
         clean = [task for task in live if not t.is_task_dirty(service, task, node)]
         if not clean:
             t.new_task(tx, service, node_id=node.id)

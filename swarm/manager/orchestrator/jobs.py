@@ -1,9 +1,9 @@
 """Stage: jobs, whose tasks run to completion.
 
-Replicated: slots 0 to TotalCompletions - 1, each until one of its tasks is complete, at most MaxConcurrent at a time.
-Global: once on every node that fits, also on nodes that come later. An update of the service starts a new iteration;
-what is left of older ones is removed. Failed tasks are replaced by the restart stage; a slot whose task failed for
-good counts as done with, so that a job never spins.
+A replicated job works through the slots 0 to TotalCompletions - 1, at most MaxConcurrent at a time; a slot is done when
+one of its tasks is complete. A global job runs once on every node that fits, including nodes that join later. An update
+of the service starts a new iteration and removes what is left of older ones. The restart stage replaces failed tasks; a
+slot whose task the policy does not restart counts as done, so that a job never runs in a tight loop.
 
 (swarmkit: manager/orchestrator/jobs)
 """
@@ -11,8 +11,8 @@ good counts as done with, so that a job never spins.
 from __future__ import annotations
 
 from swarm import api
+from swarm.manager import tasks as t
 from swarm.manager.backlog import Backlog
-from swarm.manager.orchestrator import tasks as t
 from swarm.store.store import View
 from swarm.store.tx import Tx
 
@@ -20,13 +20,15 @@ from swarm.store.tx import Tx
 class JobsStage:
     """See the module; a Stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
         self._noted: dict[str, dict[str, None]] = {"service": {}, "node": {}, "task": {}}
         self._global: dict[str, None] = {}  # global jobs that exist
-        self._jobs = Backlog("jobs")
+        self._jobs = Backlog("jobs", self._strict)
 
     def rebuild(self, view: View, now: float) -> None:
         """See Stage."""
@@ -48,7 +50,7 @@ class JobsStage:
                 self._global[service_id] = None
             else:
                 self._global.pop(service_id, None)
-            if service is not None and t.is_job(service):
+            if service is not None and t.is_job(service.spec):
                 self._jobs.mark(service_id)
         if noted["node"]:
             for service_id in self._global:
@@ -65,7 +67,7 @@ class JobsStage:
 
     def _reconcile(self, tx: Tx, service_id: str) -> bool:
         service = tx.get(api.Service, service_id)
-        if service is None or not t.is_job(service):
+        if service is None or not t.is_job(service.spec):
             return True
         iteration = service.job_status.job_iteration.index
         current: list[api.Task] = []

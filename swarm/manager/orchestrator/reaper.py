@@ -1,10 +1,10 @@
-"""Stage: task history, removal, and tasks that nobody speaks for any more.
+"""Stage: limits the task history, removes tasks, and gives up tasks whose service or node is gone.
 
-* Desired state REMOVE and nothing left to stop: the task is deleted.
-* The service is gone: its tasks get desired state REMOVE. The node is gone: what might have run there is ORPHANED.
-* A slot keeps at most TaskHistoryRetentionLimit tasks, live ones included; the oldest ended ones go first. With a
-  limit of restarts it keeps that many and one more instead, because restarts are counted from them. An ended task that
-  stands for its slot (the policy does not replace it) stays, or else the slot would look empty. Jobs keep all.
+* A task with desired state REMOVE that no agent has to stop any more is deleted.
+* When a service is gone, its tasks get desired state REMOVE. When a node is gone, its assigned tasks become ORPHANED.
+* A slot keeps at most TaskHistoryRetentionLimit tasks, live ones included; the oldest ended ones are deleted first.
+  If restarts are limited, it keeps one task more than that limit instead, because restarts are counted from them. An
+  ended task that the policy does not replace stays, because its slot would look empty without it. Jobs keep all tasks.
 
 (swarmkit: manager/orchestrator/taskreaper/task_reaper.go, manager/orchestrator/service.go,
 manager/controlapi/node.go orphanNodeTasks)
@@ -13,8 +13,9 @@ manager/controlapi/node.go orphanNodeTasks)
 from __future__ import annotations
 
 from swarm import api, defaults
+from swarm.api.timestamps import stamp
+from swarm.manager import tasks as t
 from swarm.manager.backlog import Backlog, Timers, earliest
-from swarm.manager.orchestrator import tasks as t
 from swarm.manager.stage import DUE_NOW
 from swarm.store.store import View
 from swarm.store.tx import Tx
@@ -30,14 +31,16 @@ def _may_go(task: api.Task) -> bool:
 class ReaperStage:
     """See the module; a Stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
         self._tasks: dict[str, None] = {}
         self._objects: dict[str, None] = {}  # "service <id>", "node <id>" that may be gone
         self._doomed: dict[str, str] = {}  # task ID -> what became of it: "service" or "node" is gone
-        self._slots = Backlog("reaper")  # slot keys of _examples whose history is to be checked
+        self._slots = Backlog("reaper", self._strict)  # slot keys of _examples whose history is to be checked
         self._examples: dict[str, str] = {}  # slot key -> ID of one of its tasks
         self._batch = Timers()
         self._limit: int | None = None
@@ -110,11 +113,11 @@ class ReaperStage:
             orphan.status.Clear()
             orphan.status.state = api.ORPHANED
             orphan.status.message = ORPHANED_MESSAGE
-            t.stamp(orphan.status.timestamp, tx.now)
+            stamp(orphan.status.timestamp, tx.now)
         self._tasks[task_id] = None
 
     def _look(self, tx: Tx, task_id: str) -> bool:
-        """Delete one task if it is due; else have its slot's history checked. False: no room for that now."""
+        """Delete one task if it is due, else mark its slot for a check. False: the transaction has no room."""
         task = tx.get(api.Task, task_id)
         if task is None:
             return True
@@ -135,7 +138,7 @@ class ReaperStage:
             if _may_go(task) and room:
                 tx.remove(api.Task, task_id)
             return room or not _may_go(task)
-        if service is not None and not t.is_job(service) and self._ends_or_begins(task):
+        if service is not None and not t.is_job(service.spec) and self._ends_or_begins(task):
             key = t.slot_of(service, task)
             self._examples[key] = task_id
             if self._batch.get(key) is None and key not in self._slots:
@@ -160,7 +163,7 @@ class ReaperStage:
         siblings = t.slot_tasks(tx, service, task)
         surplus = len(siblings) - limit
         if limit >= 0 and surplus > 0:
-            kept = {x.id: None for x in t.updatable_tasks(service, siblings, tx.now)}  # what stands for the slot
+            kept = {x.id: None for x in t.updatable_tasks(service, siblings, tx.now)}  # what represents the slot
             for old in sorted(siblings, key=lambda x: (t.status_at(x), x.id)):
                 never_ran = old.status.state < api.ASSIGNED and old.desired_state > api.RUNNING
                 if surplus == 0:

@@ -1,10 +1,10 @@
 """Stage: N slots per replicated service.
 
-Missing slots are filled, lowest number first; slots too many get desired state REMOVE. Who fails in a slot is replaced
-by the restart stage, who is out of date by the update stage; here only slots are counted.
+Missing slots are filled, lowest number first; surplus slots get desired state REMOVE. This stage only counts slots: the
+restart stage replaces tasks that fail, the update stage replaces tasks that are out of date.
 
-Which tasks fill which slot is kept per service beside the store, reconciled task by task as notes come in, so that a
-service with 70,000 tasks is not read anew in every pass. A slot is *live* while one of its tasks is meant to run,
+The stage remembers which tasks fill which slot and updates that task by task as notes come in, so that a service with
+70,000 tasks is not read again in every pass. A slot is *live* while one of its tasks is meant to run,
 *held* when its newest task ended and the restart policy leaves it at that, else *dead*.
 
 (swarmkit: manager/orchestrator/replicated/{replicated,services,slot}.go)
@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from swarm import api
+from swarm.manager import tasks as t
 from swarm.manager.backlog import Backlog
-from swarm.manager.orchestrator import tasks as t
 from swarm.store.store import View
 from swarm.store.tx import Tx
 
@@ -30,9 +30,9 @@ class _Slots:
     live: dict[int, _Ids] = field(default_factory=dict)
     ended: dict[int, _Ids] = field(default_factory=dict)
     held: dict[int, None] = field(default_factory=dict)
-    unsorted: dict[int, None] = field(default_factory=dict)  # without live task; held or dead is to be decided
+    unsorted: dict[int, None] = field(default_factory=dict)  # without a live task, held or dead
     next_free: int = 1  # no lower slot is free
-    surplus: list[int] = field(default_factory=list)  # slots to remove, last one first
+    surplus: list[int] = field(default_factory=list)  # slots to remove, from the end of the list
     version: int | None = None  # of the spec that was last reconciled
 
     def occupied(self, slot: int) -> bool:
@@ -42,14 +42,16 @@ class _Slots:
 class ReplicatedStage:
     """See the module; a Stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
         self._services: dict[str, _Slots] = {}
         self._seen: dict[str, tuple[str, int, bool]] = {}  # task ID -> service ID, slot, live
         self._noted: dict[str, None] = {}
-        self._backlog = Backlog("replicated")
+        self._backlog = Backlog("replicated", self._strict)
 
     def rebuild(self, view: View, now: float) -> None:
         """See Stage."""
@@ -90,7 +92,7 @@ class ReplicatedStage:
             after = (task.service_id, task.slot, task.desired_state <= api.RUNNING)
         if before == after:
             if after is not None and not after[2]:
-                self._services[after[0]].unsorted[after[1]] = None  # its state may decide between held and dead
+                self._services[after[0]].unsorted[after[1]] = None  # its state may matter: held or dead
                 self._backlog.mark(after[0])
             return
         if before is not None:
@@ -137,7 +139,7 @@ class ReplicatedStage:
     def _reconcile(self, tx: Tx, service_id: str) -> bool:
         service = tx.get(api.Service, service_id)
         if service is None or t.mode_of(service) != t.REPLICATED:
-            return True  # tasks of services that are gone are the reaper's
+            return True  # the reaper removes tasks of services that are gone
         slots = self._services.get(service_id)
         if slots is None:
             slots = self._services[service_id] = _Slots()
@@ -145,7 +147,7 @@ class ReplicatedStage:
             return self._reconcile_slots(tx, service, slots)
         except Exception:
             for ids in (*slots.live.values(), *slots.ended.values()):
-                self._noted.update(ids)  # what was counted in this pass is undone
+                self._noted.update(ids)  # the savepoint takes back what was counted in this pass
             raise
 
     def _reconcile_slots(self, tx: Tx, service: api.Service, slots: _Slots) -> bool:
@@ -188,7 +190,7 @@ class ReplicatedStage:
         return surplus == 0
 
     def _remove(self, tx: Tx, slots: _Slots, slot: int) -> bool:
-        """Desired state REMOVE for what stands for the slot: its live tasks, or its ended ones."""
+        """Set desired state REMOVE for the tasks that represent the slot: its live ones, or else its ended ones."""
         ids = slots.live.get(slot) or slots.ended.get(slot) or {}
         for task_id in list(ids):
             if not tx.room():

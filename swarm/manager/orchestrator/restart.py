@@ -2,13 +2,13 @@
 
 Theory of operation. A task that is meant to run but ended (or whose node is gone, down or drained) gets desired state
 SHUTDOWN; if the restart policy wants another one, a replacement with desired state READY is created in the same entry.
-READY means: choose a node, pull, create, then wait. The update stage makes such tasks as well. A waiting task is let
-go (desired state RUNNING; COMPLETE for jobs) when its delay is over *and* the tasks before it in its slot have stopped,
-for which it waits at most 60 s. A waiting task that fails is not replaced before its own delay is over, so that an
+READY means: choose a node, pull, create, then wait. The update stage makes such tasks as well. A waiting task may start
+(desired state RUNNING; COMPLETE for jobs) when its delay is over *and* the tasks before it in its slot have stopped; it
+waits for them at most 60 s. A waiting task that fails is not replaced before its own delay is over, so that an
 image that does not exist is not tried in a tight loop.
 
-Nothing of this is remembered: the delay runs from the task's creation, and who was before it is in the store. A new
-leader waits exactly as long as the old one would have.
+The stage remembers none of this: the delay runs from the task's creation, and the store has the tasks before it. So a
+new leader waits exactly as long as the old one would have.
 
 (swarmkit: manager/orchestrator/restart/restart.go, replicated/tasks.go, taskinit/init.go)
 """
@@ -16,8 +16,8 @@ leader waits exactly as long as the old one would have.
 from __future__ import annotations
 
 from swarm import api, defaults
+from swarm.manager import tasks as t
 from swarm.manager.backlog import Backlog, Timers, earliest
-from swarm.manager.orchestrator import tasks as t
 from swarm.store.store import View
 from swarm.store.tx import Tx
 
@@ -27,13 +27,15 @@ _BY_ITSELF = (api.COMPLETE, api.FAILED, api.REJECTED, api.ORPHANED)
 class RestartStage:
     """See the module; a Stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
         self._tasks: dict[str, None] = {}
         self._nodes: dict[str, None] = {}
-        self._work = Backlog("restart")
+        self._work = Backlog("restart", self._strict)
         self._starts = Timers()
         self._waiting: dict[str, dict[str, None]] = {}  # slot key -> READY tasks in it
         self._slot_of: dict[str, str] = {}  # of the waiting tasks
@@ -94,9 +96,9 @@ class RestartStage:
 
     @staticmethod
     def _is_lost(tx: Tx, task: api.Task) -> bool:
-        """Whether the task ended, or cannot go on where it is. Jobs are content with tasks that are complete.
+        """Whether the task ended, or cannot go on where it is. A complete task of a job is not lost.
 
-        Tasks that are bound to their node are ended by their orchestrator when it is not fit any more.
+        Global services end the tasks on a node that does not fit any more; those are not lost either.
         """
         if task.status.state > api.RUNNING:
             return task.status.state > t.last_wanted(task)
@@ -153,7 +155,7 @@ class RestartStage:
 
 
 def _start_at(tx: Tx, service: api.Service, task: api.Task, siblings: list[api.Task]) -> float:
-    """When a READY task may start, as things stand (seconds since the epoch; the past: now)."""
+    """When a READY task may start, in seconds since the epoch; a time in the past means now."""
     created = t.created_at(task, tx.now)
     older = [other for other in siblings if other.id != task.id and t.created_at(other, tx.now) <= created]
     start = created
@@ -163,7 +165,7 @@ def _start_at(tx: Tx, service: api.Service, task: api.Task, siblings: list[api.T
         if not t.is_wanted(other) and api.ASSIGNED <= other.status.state <= api.RUNNING and not _node_lost(tx, other)
     ]
     if older:
-        # Of those made at the same moment, the one that changed last.
+        # Of tasks created at the same moment, take the one that changed last.
         before = max(older, key=lambda other: (t.created_at(other, tx.now), other.meta.version.index, other.id))
         start += _delay_s(tx, service, task, before, siblings)
     if stopping:
@@ -172,7 +174,7 @@ def _start_at(tx: Tx, service: api.Service, task: api.Task, siblings: list[api.T
 
 
 def _node_lost(tx: Tx, task: api.Task) -> bool:
-    """Whether nobody will hear from the task's node soon."""
+    """Whether the task's node is gone or down."""
     node = tx.get(api.Node, task.node_id)
     return node is None or node.status.state == api.NodeStatus.DOWN
 
@@ -180,9 +182,9 @@ def _node_lost(tx: Tx, task: api.Task) -> bool:
 def _delay_s(tx: Tx, service: api.Service, task: api.Task, before: api.Task, siblings: list[api.Task]) -> float:
     """How long ``task`` waits after its creation because it replaces ``before``.
 
-    A restart waits for the policy's delay, except off a drained node; an update does not wait. It was an update if the
-    spec changed and the task before it had not ended by itself, or was done with for good, or the service goes back to
-    an older spec because such tasks fail.
+    A restart waits for the policy's delay, except when the node is drained. An update does not wait. It was an update
+    if the spec changed and one of these holds: the task before had neither ended by itself nor lost its node, the
+    policy would not have restarted it, or the service is rolled back because such tasks fail.
     """
     node = tx.get(api.Node, before.node_id) if before.node_id else None
     if node is not None and node.spec.availability == api.NodeSpec.DRAIN:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import struct
 
 from swarm import api, defaults
+from swarm.api.timestamps import seconds, stamp
+from swarm.manager import tasks as t
 from swarm.manager.backlog import earliest
-from swarm.manager.orchestrator import tasks as t
 from swarm.store.tx import Tx
 
 _UPDATING, _ROLLING_BACK = api.UpdateStatus.UPDATING, api.UpdateStatus.ROLLBACK_STARTED
@@ -24,9 +25,9 @@ def _single(number: float) -> float:
 
 
 class Rollout:
-    """Slots to do, slots at work, slots at rest; tasks made, and which of them failed.
+    """Which slots are still to do, which are at work and which rest; which tasks were made, and which of them failed.
 
-    over: it was completed, paused or turned round; to be dropped.
+    over: the rollout was completed, paused or turned into a rollback, and can be dropped.
     """
 
     def __init__(self, service: api.Service) -> None:
@@ -54,18 +55,18 @@ class Rollout:
 
     @property
     def _delay_s(self) -> float:
-        return t.seconds(self._config.delay)
+        return seconds(self._config.delay)
 
     @property
     def _monitor_s(self) -> float:
-        return t.seconds(self._config.monitor) if self._config.HasField("monitor") else defaults.UPDATE_MONITOR_S
+        return seconds(self._config.monitor) if self._config.HasField("monitor") else defaults.UPDATE_MONITOR_S
 
     def _workers(self) -> int:
         parallelism = self._config.parallelism if self._has_config else defaults.UPDATE_PARALLELISM
         return parallelism or len(self._todo) + len(self._busy) + len(self._resting)
 
     def is_for(self, service: api.Service) -> bool:
-        """Whether this still is what the service wants."""
+        """Whether the service still wants this rollout."""
         state = service.update_status.state
         same_way = self._rolling_back == (state in _BACKWARDS) and self._paused == (state in PAUSED)
         return self._version == service.spec_version.index and same_way
@@ -74,7 +75,7 @@ class Rollout:
 
     @classmethod
     def begin(cls, tx: Tx, service: api.Service, inherited: bool) -> Rollout | None:
-        """Find what is dirty; None when nothing is, and no update was under way.
+        """A rollout of all dirty slots; None when there are none and no update was under way.
 
         inherited: a former leader may have begun it.
         """
@@ -96,14 +97,14 @@ class Rollout:
             status = tx.edit(api.Service, service.id).update_status
             status.state = _UPDATING
             status.message = "update in progress"
-            t.stamp(status.started_at, tx.now)
+            stamp(status.started_at, tx.now)
         return rollout
 
     @classmethod
     def finish(cls, tx: Tx, service: api.Service) -> Rollout | None:
-        """For a paused one: slots in which a new task was started first are brought to their end, no others begun.
+        """A rollout for a paused service: it finishes slots in which the new task starts first, and begins no others.
 
-        Also on nodes that take no updates: no slot keeps two tasks until they do again.
+        Nodes that take no updates are included; otherwise their slots would keep two tasks until they do again.
         """
         rollout = cls(service)
         for key, slot in sorted(rollout._slots(tx, service, everywhere=True).items()):
@@ -113,9 +114,11 @@ class Rollout:
         return rollout if rollout._busy else None
 
     def _take_over(self, tx: Tx, service: api.Service, key: str, slot: list[api.Task]) -> None:
-        """Tasks of the new spec that were created since this began count as made by it: a former leader made them, or
-        the restart stage, in the place of the one whose failure turned the update round."""
-        started = t.moment(service.update_status.started_at)
+        """Count tasks of the new spec that were created since the update began as made by this rollout.
+
+        Either a former leader made them, or the restart stage replaced the task whose failure began the rollback.
+        """
+        started = seconds(service.update_status.started_at)
         for task in slot:
             made = task.spec_version.index == self._version and t.created_at(task, tx.now) >= started
             if not made or task.status.state > api.RUNNING:
@@ -146,7 +149,7 @@ class Rollout:
         return task.node_id if self._by_node else f"{task.slot:020d}"
 
     def deadline(self) -> float | None:
-        """When advance has something to do though nothing changed."""
+        """When advance must be called although nothing changed."""
         end = None if self._idle_since is None or self._todo or self._busy else self._idle_since + self._watch_s()
         return earliest(min(self._resting.values(), default=None), None if self._resting else end)
 
@@ -155,7 +158,7 @@ class Rollout:
         return self._delay_s + 1.0 if self._delay_s >= self._monitor_s else self._monitor_s
 
     def advance(self, tx: Tx) -> bool:
-        """Do what is due; False: the transaction is full."""
+        """Do what is due. False: the transaction is full."""
         service = tx.need(api.Service, self._service_id)
         for task_id in list(self._noted):
             if self._observe(tx, service, task_id):
@@ -192,7 +195,7 @@ class Rollout:
         live = t.updatable_tasks(service, slot, tx.now)
         fit = [x for x in live if t.is_wanted(x) and not t.is_task_dirty(service, x, tx.get(api.Node, x.node_id))]
         others = [x for x in live if t.is_wanted(x)]
-        if not fit and self._paused and len(others) > 1:  # begun for a spec in between: its newest task is to stay
+        if not fit and self._paused and len(others) > 1:  # begun for a spec in between: keep its newest task
             fit = [max(others, key=lambda x: (x.spec_version.index, t.created_at(x, tx.now)))]
         if not fit:
             mine = next((x for x in slot if x.id in self._made and x.status.state > api.RUNNING), None)
@@ -230,7 +233,7 @@ class Rollout:
     # --- outcome -----------------------------------------------------------------------------------------------------
 
     def _observe(self, tx: Tx, service: api.Service, task_id: str) -> bool:
-        """Look at a task that this rollout made; True: it failed, and that ended the rollout."""
+        """Look at a task that this rollout made. True: the task failed, and that ended the rollout."""
         task = tx.get(api.Task, task_id)
         if task is None or task.status.state < api.RUNNING:
             return False
@@ -270,10 +273,10 @@ class Rollout:
         status = tx.edit(api.Service, self._service_id).update_status
         status.state = api.UpdateStatus.ROLLBACK_COMPLETED if self._rolling_back else api.UpdateStatus.COMPLETED
         status.message = "rollback completed" if self._rolling_back else "update completed"
-        t.stamp(status.completed_at, tx.now)
+        stamp(status.completed_at, tx.now)
 
     def _slots(self, tx: Tx, service: api.Service, everywhere: bool = False) -> dict[str, list[api.Task]]:
-        """What stands for each slot that is to be updated; everywhere: or that should be, if its node took updates."""
+        """The tasks that represent each slot to update. everywhere: also slots on nodes that take no updates now."""
         groups: dict[str, list[api.Task]] = {}
         for task in tx.find(api.Task, "service", service.id):
             if task.desired_state < api.REMOVE:

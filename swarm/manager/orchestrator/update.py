@@ -5,11 +5,11 @@ worked on at a time, each until its new task has run (or failed) and the delay i
 created READY and the old one shut down in the same entry; the restart stage lets the new one go when the old one has
 stopped. Start-first: the old one is shut down when the new one runs. A task made by the rollout that ends before it ran
 for the monitoring period is a failure; more of them than the ratio allows pause the rollout or turn it into a rollback.
-Slots that were begun before a pause are finished all the same: no slot keeps two tasks.
+Slots that were begun before a pause are finished nevertheless, so that no slot keeps two tasks.
 After the last slot the rollout is watched for one more period, then it is complete.
 
-What is dirty, made and running is in the store; since when a task runs, which failures counted and when a delay ends is
-remembered here, and a new leader derives it from the tasks' times.
+The store tells which tasks are dirty, made and running. The stage remembers since when a task runs, which failures
+counted and when a delay ends; a new leader derives these from the tasks' times.
 
 (swarmkit: manager/orchestrator/update/updater.go)
 """
@@ -17,25 +17,27 @@ remembered here, and a new leader derives it from the tasks' times.
 from __future__ import annotations
 
 from swarm import api
+from swarm.manager import tasks as t
 from swarm.manager.backlog import Backlog, Timers, earliest
-from swarm.manager.orchestrator import tasks as t
 from swarm.manager.orchestrator.rollout import PAUSED, Rollout
 from swarm.store.store import View
 from swarm.store.tx import Tx
 
 
 class UpdateStage:
-    """See the module; a Stage. How far each service is, is a Rollout."""
+    """See the module; a Stage. It has a Rollout for each service that is being updated."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
         self._noted: dict[str, None] = {}
-        self._work = Backlog("update")
+        self._work = Backlog("update", self._strict)
         self._rollouts: dict[str, Rollout] = {}
         self._settled: dict[str, tuple[int, int]] = {}  # service ID -> spec version and update state found clean
-        self._inherited: dict[str, None] = {}  # services as a former leader left them
+        self._inherited: dict[str, None] = {}  # services that a former leader may have been updating
         self._timers = Timers()
 
     def rebuild(self, view: View, now: float) -> None:
@@ -88,7 +90,7 @@ class UpdateStage:
         try:
             done = rollout.advance(tx)
         except Exception:
-            self._drop(service_id)  # what it remembers may not have happened: derive it anew
+            self._drop(service_id)  # the pass may be undone, so derive the rollout again from the store
             raise
         if rollout.over:
             self._drop(service_id)

@@ -1,7 +1,7 @@
-"""Can a task run on a node: the checks in SwarmKit's order, and the words that say why not.
+"""Whether a task can run on a node: the checks in SwarmKit's order, and the texts that say why not.
 
-A Pipeline is made for one task (or for many alike) and then asked about nodes; only the checks that concern the task
-are in it. (swarmkit: manager/scheduler/{filter,pipeline}.go)
+A Pipeline is made for one task, or for many identical ones, and then asked about nodes. It holds only the checks that
+concern the task. (swarmkit: manager/scheduler/{filter,pipeline}.go)
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from swarm import api
-from swarm.manager.scheduler.constraint import node_matches, parse_stored
-from swarm.manager.scheduler.nodes import NodeInfo, generic_of, host_ports
+from swarm.manager.constraint import node_matches, parse_stored
+from swarm.manager.genericresource import values_of
+from swarm.manager.scheduler.nodes import NodeInfo, host_ports
 
 Check = Callable[[NodeInfo, api.Node], bool]
 
@@ -71,7 +72,7 @@ class Pipeline:
         return None
 
     def explain(self, infos: Iterable[NodeInfo]) -> str:
-        """Why none of these nodes will do: what most of them lack comes first."""
+        """Why the task can run on none of these nodes; the most frequent reason comes first."""
         failures = {name: 0 for name, _ in self._checks}
         for info in infos:
             name = self.failing(info)
@@ -83,7 +84,7 @@ class Pipeline:
 
 def _resources(reserved: api.Resources) -> Check | None:
     cpus, memory = reserved.nano_cpus, reserved.memory_bytes
-    wanted = generic_of(reserved.generic)
+    wanted = values_of(reserved.generic)
     if not (cpus or memory or wanted):
         return None
     discrete = all(resource.HasField("discrete_resource_spec") for resource in reserved.generic)
@@ -125,7 +126,7 @@ def _plugins(task: api.Task) -> Check | None:
         present = {(plugin.type, plugin.name.removesuffix(":latest")): None for plugin in plugins}
         if any((kind, name.removesuffix(":latest")) not in present for kind, name in needed):
             return False
-        # Old engines do not report their log drivers: then any will do.
+        # Old engines do not report their log drivers; then any is assumed to be there.
         reported = any(kind == "Log" for kind, _ in present)
         return not (log_driver and reported and ("Log", log_driver.removesuffix(":latest")) not in present)
 

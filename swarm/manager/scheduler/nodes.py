@@ -1,10 +1,10 @@
 """What each node has left: resources, host ports, tasks by service, recent failures.
 
-Accounts are kept per task ID: account() takes back what was booked for that task before and books what it needs now,
-so repeated or spurious notes do no harm. Ready nodes stand in buckets by number of active tasks, so that the emptiest
-ones are found without looking at all.
+Bookings are kept by task ID: account() takes back what was booked for a task before and books what it needs now, so
+repeated or spurious notes do no harm. Ready nodes are kept in buckets by their number of active tasks, so that the
+emptiest ones are found without looking at all nodes.
 
-(swarmkit: manager/scheduler/{nodeinfo,nodeset}.go, api/genericresource)
+(swarmkit: manager/scheduler/{nodeinfo,nodeset}.go)
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from swarm import api, defaults
-from swarm.manager.orchestrator.tasks import status_at
+from swarm.manager.genericresource import GenericValues, values_of
+from swarm.manager.tasks import status_at
 
 Ports = tuple[tuple[int, int], ...]  # protocol, published port
-Generic = tuple[tuple[str, str, int], ...]  # kind, value of a named one or "", amount
 _Run = tuple[str, int]  # service ID, spec version
 
 
 class Holding(NamedTuple):
-    """What one task takes from one node. active: it counts as a task of its service (it is meant to go on)."""
+    """What one task takes from one node. active: it counts as a task of its service, because it is meant to run."""
 
     node_id: str
     service_id: str
@@ -29,7 +29,7 @@ class Holding(NamedTuple):
     nano_cpus: int
     memory_bytes: int
     ports: Ports
-    generic: Generic
+    generic: GenericValues
 
 
 def host_ports(task: api.Task) -> Ports:
@@ -41,17 +41,6 @@ def host_ports(task: api.Task) -> Ports:
     )
 
 
-def generic_of(resources: Iterable[api.GenericResource]) -> Generic:
-    """Generic resources as plain values."""
-    out = []
-    for resource in resources:
-        if resource.HasField("named_resource_spec"):
-            out.append((resource.named_resource_spec.kind, resource.named_resource_spec.value, 1))
-        else:
-            out.append((resource.discrete_resource_spec.kind, "", resource.discrete_resource_spec.value))
-    return tuple(out)
-
-
 def holding_of(task: api.Task) -> Holding | None:
     """What the task takes from its node; None when it has none yet, or none any more."""
     if not task.node_id or not api.ASSIGNED <= task.status.state <= api.RUNNING:
@@ -61,7 +50,7 @@ def holding_of(task: api.Task) -> Holding | None:
         reserved = task.spec.resources.reservations
         cpus, memory = reserved.nano_cpus, reserved.memory_bytes
     ports = host_ports(task) if task.endpoint.ports else ()
-    generic = generic_of(task.assigned_generic_resources) if task.assigned_generic_resources else ()
+    generic = values_of(task.assigned_generic_resources) if task.assigned_generic_resources else ()
     return Holding(task.node_id, task.service_id, task.desired_state <= api.COMPLETE, cpus, memory, ports, generic)
 
 
@@ -82,7 +71,7 @@ class NodeInfo:
         self.failures: dict[_Run, dict[str, float]] = {}
 
     def ready(self) -> bool:
-        """Whether new tasks may come here at all."""
+        """Whether the node takes new tasks at all."""
         node = self.node
         return (
             node is not None
@@ -113,7 +102,7 @@ class NodeInfo:
         named: list[str] = []
         amount = 0
         if self.node is not None:
-            for name, value, count in generic_of(self.node.description.resources.generic):
+            for name, value, count in values_of(self.node.description.resources.generic):
                 if name == kind and value:
                     if not self.generic.get((kind, value)):
                         named.append(value)
@@ -124,7 +113,7 @@ class NodeInfo:
     def claim(self, reservations: Iterable[api.GenericResource]) -> list[api.GenericResource]:
         """Free resources that satisfy the reservations, which were checked to fit; nothing is booked yet."""
         out = []
-        for kind, _, amount in generic_of(reservations):
+        for kind, _, amount in values_of(reservations):
             named, _ = self.free_generic(kind)
             if named:
                 out += [
@@ -137,7 +126,7 @@ class NodeInfo:
         return out
 
     def recent_failures(self, run: _Run, now: float) -> int:
-        """How often tasks of this service and spec version failed here lately; old failures are forgotten."""
+        """How many tasks of this service and spec version failed here within FAILURE_WINDOW_S."""
         failures = self.failures.get(run)
         if not failures:
             return 0
@@ -163,7 +152,7 @@ class NodeSet:
     # --- reconciling -------------------------------------------------------------------------------------------------
 
     def set_node(self, node_id: str, node: api.Node | None) -> None:
-        """Look at a node as it is now (None: it is gone)."""
+        """Take over a node as it is now. None: it is gone."""
         info = self.infos.get(node_id)
         if node is None:
             if info is not None:
@@ -177,7 +166,7 @@ class NodeSet:
         self._place(info)
 
     def account(self, task_id: str, task: api.Task | None) -> None:
-        """Forget what this task took before and look at what it takes now (None: it is gone)."""
+        """Take back what was booked for this task and book what it takes now. None: it is gone."""
         before = self._holdings.get(task_id)
         after = None if task is None else holding_of(task)
         if before == after:

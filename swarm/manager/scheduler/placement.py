@@ -5,8 +5,8 @@ then the fewest tasks. Placement preferences come before that: the nodes form a 
 tasks are split so that the branches of each level end up even.
 
 Nodes without a task of the service are taken from the node set's buckets, so that a small service looks at few nodes;
-the others stand in a heap. Heap and tree may be used again in the next pass as long as nothing was freed: what was
-booked since is noticed when an entry comes to the top.
+the others are kept in a heap. The next pass may use heap and tree again as long as nothing was freed. Bookings made
+since then are noticed when an entry comes to the top.
 
 (swarmkit: manager/scheduler/{scheduler,nodeset,decision_tree}.go)
 """
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from swarm import api, defaults
-from swarm.manager.scheduler.constraint import ENGINE_LABEL_PREFIX, NODE_LABEL_PREFIX
+from swarm.manager.constraint import ENGINE_LABEL_PREFIX, NODE_LABEL_PREFIX
 from swarm.manager.scheduler.filters import Pipeline
 from swarm.manager.scheduler.nodes import NodeInfo, NodeSet
 

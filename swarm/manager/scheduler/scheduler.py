@@ -1,11 +1,10 @@
-"""Stage: a node for every task that waits for one: PENDING to ASSIGNED.
+"""Stage: chooses a node for every task that waits for one: PENDING to ASSIGNED.
 
-Tasks of one service and spec version are placed as one group. Which tasks wait is reconciled task by task from the
-store, never a queue of its own: a task waits as long as it is PENDING and meant to run, whatever happens to its
-service. A group that found no node says so in the tasks' Status.err and is tried again when something may fit that did
-not fit before (NodeSet.generation).
+Tasks of one service and spec version are placed as one group. Which tasks wait follows from the store, task by task: a
+task waits as long as it is PENDING and meant to run, whatever happens to its service. A group that finds no node says
+so in Status.err of its tasks, and is tried again when something may fit that did not fit before (NodeSet.generation).
 
-Tasks that were given a node by their orchestrator (global ones) are only checked.
+Tasks of global services already have their node; the scheduler only checks that they can run there.
 
 (swarmkit: manager/scheduler/scheduler.go)
 """
@@ -16,11 +15,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from swarm import api, defaults
+from swarm.api.timestamps import stamp
 from swarm.manager.backlog import Backlog, Timers, earliest
-from swarm.manager.orchestrator.tasks import GLOBAL, GLOBAL_JOB, mode_of, stamp, status_at
 from swarm.manager.scheduler.filters import Pipeline
 from swarm.manager.scheduler.nodes import NodeInfo, NodeSet
 from swarm.manager.scheduler.placement import Memory, Placement, place_on
+from swarm.manager.tasks import GLOBAL, GLOBAL_JOB, mode_of, status_at
 from swarm.store.store import View
 from swarm.store.tx import Tx
 
@@ -30,7 +30,7 @@ CONFIRMED_MESSAGE = "scheduler confirmed task can run on preassigned node"
 
 @dataclass(slots=True)
 class _Group:
-    """Tasks that are alike. After a try without success: when it was, why, and who has not been told yet."""
+    """Identical tasks. After a failed attempt: when it was, why it failed, and which tasks do not say so yet."""
 
     tasks: dict[str, None] = field(default_factory=dict)
     tried: int = -1  # generation
@@ -42,7 +42,9 @@ class _Group:
 class SchedulerStage:
     """See the module; a Stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """strict: see Backlog."""
+        self._strict = strict
         self._reset()
 
     def _reset(self) -> None:
@@ -51,8 +53,8 @@ class SchedulerStage:
         self._groups: dict[str, _Group] = {}
         self._group_of: dict[str, str] = {}
         self._preassigned: dict[str, int] = {}  # task ID -> generation of the last try
-        self._work = Backlog("scheduler/groups")
-        self._confirm = Backlog("scheduler/preassigned")
+        self._work = Backlog("scheduler/groups", self._strict)
+        self._confirm = Backlog("scheduler/preassigned", self._strict)
         self._retry = Timers()
         self._memories: dict[str, tuple[int, Memory]] = {}  # group key -> generation, nodes in order of preference
         self._generation = 0
@@ -119,7 +121,7 @@ class SchedulerStage:
     def _count_failure(self, tx: Tx, task: api.Task) -> None:
         if tx.now - status_at(task) > defaults.FAILURE_WINDOW_S:
             return
-        if mode_of(tx.get(api.Service, task.service_id)) not in (GLOBAL, GLOBAL_JOB):  # there nobody chose the node
+        if mode_of(tx.get(api.Service, task.service_id)) not in (GLOBAL, GLOBAL_JOB):  # placed by the orchestrator
             self.nodes.failed(task)
 
     def _leave(self, task_id: str) -> None:
@@ -133,7 +135,7 @@ class SchedulerStage:
             self._retry.cancel(key)
 
     def _mark_retries(self) -> None:
-        """Something may fit now: those that waited in vain try again, the less often the more nodes there are."""
+        """Try again when something may fit now; the more nodes there are, the longer the pause between attempts."""
         if self._generation == self.nodes.generation:
             return
         self._generation = self.nodes.generation
@@ -167,7 +169,7 @@ class SchedulerStage:
     # --- groups ------------------------------------------------------------------------------------------------------
 
     def _has_staged(self, tx: Tx, key: str) -> bool:
-        """Whether the group has a task that was touched in this pass: then it is the newest or the oldest one."""
+        """Whether a task of the group was touched in this pass; that can only be its oldest or its newest one."""
         group = self._groups.get(key)
         if group is None:
             return True
@@ -185,7 +187,7 @@ class SchedulerStage:
         try:
             return self._place(tx, key, group, batch)
         except Exception:
-            for task_id in batch:  # what was booked for them is undone
+            for task_id in batch:  # their bookings are undone with the savepoint
                 self.note("task", task_id)
             raise
 
@@ -222,14 +224,14 @@ class SchedulerStage:
         return self._tell_group(tx, group)
 
     def _remember(self, key: str, memory: Memory | None) -> None:
-        """For the next pass, in which a large service goes on; only the last few are kept."""
+        """Keep the order of nodes for the next pass, which continues a large service. Only the last few are kept."""
         if memory is not None:
             self._memories[key] = (self.nodes.generation, memory)
             while len(self._memories) > defaults.SCHEDULER_MEMORIES_KEPT:
                 del self._memories[next(iter(self._memories))]
 
     def _tell_group(self, tx: Tx, group: _Group) -> bool:
-        """No node for the rest of the group: say why. False: not all could be told in this pass."""
+        """Write into the tasks why they have no node. False: the pass had no room for all of them."""
         for task_id in list(group.untold):
             if not tx.room() and not tx.staged(api.Task, task_id):
                 return False
@@ -263,7 +265,7 @@ class SchedulerStage:
 
 
 def _group_key(task: api.Task) -> str:
-    """Tasks with the same key are alike for every check: same service and spec version, or else the same contents."""
+    """Tasks with the same key pass the same checks: same service and spec version, or else the same contents."""
     if task.service_id and task.HasField("spec_version"):
         return f"{task.service_id}/{task.spec_version.index}"
     parts = [task.spec.SerializeToString(deterministic=True), task.endpoint.SerializeToString(deterministic=True)]

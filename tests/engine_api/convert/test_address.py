@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,6 @@ from engine_api.convert.address import (
     check_remote_addrs,
     resolve_init,
     resolve_join,
-    split_host_port,
     with_port,
 )
 from engine_api.errors import ApiError
@@ -39,20 +37,6 @@ def _init(
     default: str = "",
 ) -> Endpoints:
     return resolve_init(listen, advertise, data_path, interfaces, lambda: managed, default)
-
-
-@pytest.mark.parametrize(
-    ("addr", "found"),
-    [
-        ("10.0.0.1:5", ("10.0.0.1", "5")),
-        ("[fd::1]:5", ("fd::1", "5")),
-        ("eth0", None),
-        ("fd::1", None),
-        (":5", ("", "5")),
-    ],
-)
-def test_host_and_port_are_split_as_go_does(addr: str, found: Any) -> None:
-    assert split_host_port(addr) == found
 
 
 def test_a_missing_port_is_2377() -> None:

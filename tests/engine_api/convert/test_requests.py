@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from engine_api.convert.cluster import CLUSTER_SPEC, INIT_REQUEST, NODE_SPEC, default_cluster_spec
-from engine_api.convert.fields import Table, shortest_float32
+from engine_api.convert.fields import shortest_float32
 from engine_api.convert.gojson import JsonError, first_value
 from engine_api.convert.objects import SECRET_SPEC
 from engine_api.convert.service import SERVICE_SPEC, adjust_for_version
+from engine_api.convert.table import Table
 from engine_api.errors import ApiError, BadParameter
 from swarm import api
 

@@ -12,7 +12,7 @@ from engine_api.convert.objects import TASK
 from engine_api.convert.service import SERVICE, SERVICE_SPEC
 from engine_api.errors import ApiError
 from engine_api.server.fragments import Fragments
-from engine_api.server.request import Hooks
+from engine_api.server.request import EngineHooks
 from swarm import api
 
 _SPEC = {"TaskTemplate": {"ContainerSpec": {"Image": "busybox:latest"}}}
@@ -115,7 +115,7 @@ async def test_images_are_pinned_for_clients_that_do_not_do_it_themselves(backen
             raise ApiError("no such registry")
         return f"{image}@sha256:{'0' * 64}"
 
-    client = await start(backend, hooks=Hooks(pin_image=pin))
+    client = await start(backend, hooks=EngineHooks(pin_image=pin))
     created = await _json(client, "POST", "/v1.29/services/create", 201, json=_SPEC)
     image = backend.store.get(api.Service, created["ID"]).spec.task.container.image
     assert image == f"busybox:latest@sha256:{'0' * 64}"

@@ -6,7 +6,7 @@ import pytest
 from google.protobuf.message import Message
 
 from swarm import api
-from swarm.api.enums import stranger, word
+from swarm.api.enums import unknown_value, word
 
 
 def test_a_value_has_its_word_and_any_other_number_is_shown_as_it_is() -> None:
@@ -33,4 +33,4 @@ def port(protocol: int) -> api.ServiceSpec:
     ],
 )
 def test_a_number_without_a_meaning_is_found_at_any_depth(message: Message, field: str | None) -> None:
-    assert stranger(message) == field
+    assert unknown_value(message) == field

@@ -111,7 +111,7 @@ async def served(make_served: MakeServed) -> Served:
 
 
 @pytest_asyncio.fixture
-async def connection(served: Served) -> AsyncIterator[client.Connection]:
+async def connection(served: Served) -> AsyncIterator[client.ClientConnection]:
     """Our client, connected to ``served``."""
     connection = await client.connect(served.address, None)
     yield connection

@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.duration_pb2 import Duration
 
 from swarm import api
-from swarm.manager.orchestrator.tasks import stamp
+from swarm.api.timestamps import stamp
 from swarm.store.store import Change
 from swarm.store.tx import Tx
 from tests.swarm.manager.lab import Lab

@@ -12,24 +12,13 @@ from random import Random
 from google.protobuf.message import Message
 
 from swarm import api
-from swarm.manager.allocator.allocator import AllocatorStage
-from swarm.manager.backlog import Backlog
+from swarm.api.timestamps import stamp
 from swarm.manager.leader import Leader
-from swarm.manager.orchestrator.enforcer import EnforcerStage
-from swarm.manager.orchestrator.global_mode import GlobalStage
-from swarm.manager.orchestrator.jobs import JobsStage
-from swarm.manager.orchestrator.reaper import ReaperStage
-from swarm.manager.orchestrator.replicated import ReplicatedStage
-from swarm.manager.orchestrator.restart import RestartStage
-from swarm.manager.orchestrator.tasks import stamp
-from swarm.manager.orchestrator.update import UpdateStage
-from swarm.manager.scheduler.scheduler import SchedulerStage
 from swarm.manager.service import Write
 from swarm.manager.stage import Stage
+from swarm.manager.stages import task_stages
 from swarm.store.store import Change, Store, View
 from swarm.store.tx import Tx
-
-Backlog.reraise = True  # an exception in a stage is a failure of the test
 
 GONE = -1
 ENDED = (api.COMPLETE, api.SHUTDOWN, api.FAILED, api.REJECTED, api.ORPHANED)
@@ -48,21 +37,6 @@ ALLOWED: dict[str, frozenset[tuple[int, int]]] = {
         {(state, GONE) for state in (api.NEW, api.PENDING, *ENDED)} | {(state, api.ORPHANED) for state in ON_NODE}
     ),
 }
-
-
-def make_stages() -> list[tuple[str, Stage]]:
-    """All stages of orchestration in the order of a pass."""
-    return [
-        ("enforcer", EnforcerStage()),
-        ("replicated", ReplicatedStage()),
-        ("global", GlobalStage()),
-        ("jobs", JobsStage()),
-        ("update", UpdateStage()),
-        ("restart", RestartStage()),
-        ("allocator", AllocatorStage()),
-        ("scheduler", SchedulerStage()),
-        ("reaper", ReaperStage()),
-    ]
 
 
 class Watched:
@@ -116,7 +90,7 @@ class Lab:
 
     def elect(self) -> None:
         """A new leader, which knows nothing but the store."""
-        made = make_stages()
+        made = task_stages(strict=True)
         self.stages = dict(made)
         stages = [(name, Watched(name, stage)) for name, stage in made]
         self.leader = Leader(self.store, stages, self.rng, self.now, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 import structlog.testing
 
 from swarm import api, defaults
@@ -57,7 +58,6 @@ def test_a_full_transaction_stops_the_work_except_for_what_it_holds_already() ->
 
 def test_an_object_that_fails_is_put_aside_with_growing_pauses_and_stops_nobody() -> None:
     backlog = Backlog("test")
-    backlog.reraise = False
     done: list[str] = []
 
     def handle(tx: Tx, key: str) -> bool:
@@ -92,3 +92,14 @@ def test_a_timer_set_again_has_one_moment() -> None:
     assert timers.due(9.0) == []
     assert earliest(None, 2.0, 1.0) == 1.0
     assert earliest(None) is None
+
+
+def test_a_strict_backlog_raises_what_went_wrong() -> None:
+    backlog = Backlog("test", strict=True)
+    backlog.mark("bad")
+
+    def handle(tx: Tx, key: str) -> bool:
+        raise ValueError("poison")
+
+    with pytest.raises(ValueError, match="poison"):
+        backlog.work(make_tx(), handle)

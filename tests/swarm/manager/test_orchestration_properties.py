@@ -8,13 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swarm import api
+from swarm.manager import tasks as t
 from swarm.manager.allocator.allocator import AllocatorStage
-from swarm.manager.orchestrator import tasks as t
 from swarm.manager.scheduler.nodes import NodeSet
 from swarm.manager.scheduler.scheduler import SchedulerStage
+from swarm.manager.stages import task_stages
 from swarm.store.tx import Tx
 from tests.swarm.manager import commands
-from tests.swarm.manager.lab import Lab, make_stages, report
+from tests.swarm.manager.lab import Lab, report
 
 ENDS = (api.FAILED, api.COMPLETE, api.REJECTED)
 SERVICES = ("web", "db", "agent", "batch")
@@ -71,7 +72,7 @@ class Workload:
                 change |= {"update.failure": rng.choice(("pause", "continue", "rollback"))}
             commands.service(lab, "update", service.id, change)
         elif operation == "rollback" and service is not None and service.HasField("previous_spec"):
-            if not t.is_job(service):
+            if not t.is_job(service.spec):
                 commands.service(lab, "rollback", service.id, {})
         elif operation == "remove" and service is not None:
             commands.service(lab, "rm", service.id, {})
@@ -114,7 +115,7 @@ class Workload:
             else:
                 commands.node(self.lab, "up", name, {"availability": "active", "cpus": "8"})
         for service in list(self.lab.store.all(api.Service)):
-            if not t.is_job(service):
+            if not t.is_job(service.spec):
                 commands.service(self.lab, "update", service.id, {"image": "last"})
         self.lab.tick(600.0)
 
@@ -132,7 +133,7 @@ def test_the_cluster_converges_after_any_history(
     for service in store.all(api.Service):
         tasks = list(store.find(api.Task, "service", service.id))
         running = [task for task in tasks if task.status.state == api.RUNNING]
-        if t.is_job(service):
+        if t.is_job(service.spec):
             iteration = service.job_status.job_iteration.index
             done = {x.slot for x in tasks if x.status.state == api.COMPLETE and x.job_iteration.index == iteration}
             assert len(done) == 5
@@ -152,7 +153,7 @@ def test_running_the_stages_again_changes_nothing(seed: int, operations: list[tu
         work.perform(operation, pick)
     lab = work.lab
     lab.tick(0.01)  # groups that wait for a node try again after a tiny pause
-    for _, stage in make_stages():
+    for _, stage in task_stages(strict=True):
         tx = Tx(lab.store, lab.now, lab.rng)
         stage.rebuild(lab.store, lab.now)
         names = [("service", x.id) for x in lab.store.all(api.Service)]

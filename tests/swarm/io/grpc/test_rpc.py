@@ -12,11 +12,12 @@ from structlog.testing import capture_logs
 
 from certs.tls import ClientTls, server_context
 from swarm import api, defaults
+from swarm.address import parse_host_port
 from swarm.errors import Code, DeadlineExceeded, InvalidArgument, SwarmError, Unavailable
 from swarm.grpc import frames as h2
 from swarm.grpc.authorize import ClusterAuthorizer, forwarding_metadata
 from swarm.io.grpc import client
-from swarm.io.grpc.client import Connection
+from swarm.io.grpc.client import ClientConnection
 from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
 
 if TYPE_CHECKING:
@@ -51,21 +52,21 @@ class Listener:
 # --- words ---
 
 
-async def test_a_machine_makes_a_unary_call(connection: Connection) -> None:
+async def test_a_machine_makes_a_unary_call(connection: ClientConnection) -> None:
     listener = Listener()
     connection.open(Call(7, "Health/Check", HEALTH), listener)
     assert listener.answers == []
     assert await listener.ended() == Reply(7, SERVING)
 
 
-async def test_a_machine_takes_a_server_stream(connection: Connection) -> None:
+async def test_a_machine_takes_a_server_stream(connection: ClientConnection) -> None:
     listener = Listener()
     connection.open(Call(8, "Dispatcher/Session", api.SessionRequest(session_id="3")), listener)
     assert await listener.ended() == StreamEnd(8)
     assert [a.message.session_id for a in listener.answers if isinstance(a, StreamData)] == ["0", "1", "2"]  # type: ignore[attr-defined]
 
 
-async def test_a_machine_sends_a_client_stream(served: Served, connection: Connection) -> None:
+async def test_a_machine_sends_a_client_stream(served: Served, connection: ClientConnection) -> None:
     listener = Listener()
     connection.open(Call(9, "LogBroker/PublishLogs", None), listener)
     for _ in range(10):
@@ -75,7 +76,7 @@ async def test_a_machine_sends_a_client_stream(served: Served, connection: Conne
     assert list(served.received.values()) == [10]
 
 
-async def test_a_machine_gives_up_a_call_and_hears_no_more(served: Served, connection: Connection) -> None:
+async def test_a_machine_gives_up_a_call_and_hears_no_more(served: Served, connection: ClientConnection) -> None:
     listener = Listener()
     connection.open(Call(1, "Health/Check", NEVER), listener)
     await served.until(lambda: bool(served.calls))
@@ -85,7 +86,9 @@ async def test_a_machine_gives_up_a_call_and_hears_no_more(served: Served, conne
     assert listener.answers == []
 
 
-async def test_a_client_stream_that_ends_ok_without_an_answer_is_ok(served: Served, connection: Connection) -> None:
+async def test_a_client_stream_that_ends_ok_without_an_answer_is_ok(
+    served: Served, connection: ClientConnection
+) -> None:
     listener = Listener()
     connection.open(Call(1, "LogBroker/PublishLogs", None), listener)
     await served.until(lambda: bool(served.calls))
@@ -93,7 +96,9 @@ async def test_a_client_stream_that_ends_ok_without_an_answer_is_ok(served: Serv
     assert await listener.ended() == StreamEnd(1)
 
 
-async def test_a_unary_call_that_ends_ok_without_an_answer_is_an_error(served: Served, connection: Connection) -> None:
+async def test_a_unary_call_that_ends_ok_without_an_answer_is_an_error(
+    served: Served, connection: ClientConnection
+) -> None:
     task = asyncio.create_task(connection.unary("Health/Check", NEVER))
     await served.until(lambda: bool(served.calls))
     served.server.send(StreamEnd(served.calls[0].stream))
@@ -102,7 +107,7 @@ async def test_a_unary_call_that_ends_ok_without_an_answer_is_an_error(served: S
     assert failed.value.code == Code.INTERNAL
 
 
-async def test_the_deadline_reaches_the_server(served: Served, connection: Connection) -> None:
+async def test_the_deadline_reaches_the_server(served: Served, connection: ClientConnection) -> None:
     listener = Listener()
     connection.open(Call(1, "Health/Check", NEVER), listener, timeout_s=0.02)
     end = await listener.ended()
@@ -114,7 +119,7 @@ async def test_the_deadline_reaches_the_server(served: Served, connection: Conne
     assert error.code in (Code.DEADLINE_EXCEEDED, Code.CANCELED)
 
 
-async def test_bad_metadata_is_refused_before_anything_is_sent(connection: Connection) -> None:
+async def test_bad_metadata_is_refused_before_anything_is_sent(connection: ClientConnection) -> None:
     with pytest.raises(InvalidArgument):
         await connection.unary("Health/Check", HEALTH, metadata=(("UPPER", "x"),))
 
@@ -125,7 +130,7 @@ async def test_answers_to_calls_that_are_gone_are_dropped(served: Served) -> Non
     assert served.server.buffered(4711) == 0
 
 
-async def test_a_handler_that_raises_costs_only_its_call(served: Served, connection: Connection) -> None:
+async def test_a_handler_that_raises_costs_only_its_call(served: Served, connection: ClientConnection) -> None:
     with capture_logs() as logs, pytest.raises(SwarmError) as failed:
         async for _ in connection.stream("Dispatcher/Session", api.SessionRequest(session_id="not a number")):
             pass
@@ -138,7 +143,7 @@ async def test_a_handler_that_raises_costs_only_its_call(served: Served, connect
 
 
 async def test_a_reader_that_stops_loses_its_stream_not_the_servers_memory(
-    served: Served, connection: Connection
+    served: Served, connection: ClientConnection
 ) -> None:
     stream = connection.stream("Dispatcher/Session", api.SessionRequest(session_id="open"))
     await anext(stream)
@@ -160,7 +165,7 @@ async def test_a_reader_that_stops_loses_its_stream_not_the_servers_memory(
     assert await connection.unary("Health/Check", HEALTH) == SERVING
 
 
-async def test_a_producer_can_wait_for_a_slow_reader(served: Served, connection: Connection) -> None:
+async def test_a_producer_can_wait_for_a_slow_reader(served: Served, connection: ClientConnection) -> None:
     stream = connection.stream("Dispatcher/Session", api.SessionRequest(session_id="open"))
     await anext(stream)
     number = served.calls[0].stream
@@ -174,7 +179,7 @@ async def test_a_producer_can_wait_for_a_slow_reader(served: Served, connection:
     await stream.aclose()
 
 
-async def test_a_paused_client_stream_holds_its_client_back(served: Served, connection: Connection) -> None:
+async def test_a_paused_client_stream_holds_its_client_back(served: Served, connection: ClientConnection) -> None:
     def messages() -> api.PublishLogsMessage:
         return api.PublishLogsMessage(subscription_id="s" * 100_000)
 
@@ -195,7 +200,7 @@ async def test_a_paused_client_stream_holds_its_client_back(served: Served, conn
 
 
 async def test_the_end_of_a_client_stream_is_told_once_however_often_it_is_paused(
-    served: Served, connection: Connection
+    served: Served, connection: ClientConnection
 ) -> None:
     def keep_open(event: Call | StreamData | StreamEnd) -> None:
         served.events.append(event)
@@ -213,7 +218,7 @@ async def test_the_end_of_a_client_stream_is_told_once_however_often_it_is_pause
 
 
 async def test_messages_keep_their_order_when_the_handler_pauses_between_them(
-    served: Served, connection: Connection
+    served: Served, connection: ClientConnection
 ) -> None:
     seen: list[str] = []
 
@@ -240,7 +245,7 @@ async def test_messages_keep_their_order_when_the_handler_pauses_between_them(
     assert served.events[-1] == StreamEnd(served.calls[0].stream)
 
 
-async def test_a_long_status_text_comes_as_far_as_headers_may_go(served: Served, connection: Connection) -> None:
+async def test_a_long_status_text_comes_as_far_as_headers_may_go(served: Served, connection: ClientConnection) -> None:
     listener = Listener()
     connection.open(Call(5, "Health/Check", NEVER), listener)
     await served.until(lambda: bool(served.calls))
@@ -357,8 +362,8 @@ async def test_our_certificate_of_another_root_fails_the_connect_and_is_logged_o
 async def test_a_renewed_stock_peer_without_alpn_is_served(authority: Authority, cluster: Served) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    host, _, port = cluster.address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    host, port = parse_host_port(cluster.address)
+    reader, writer = await asyncio.open_connection(host, port, ssl=context)
     writer.write(h2.PREFACE + h2.settings_frame({}))
     assert (await reader.readexactly(9))[3] == h2.SETTINGS
     writer.close()
@@ -368,7 +373,9 @@ async def test_a_renewed_stock_peer_without_alpn_is_served(authority: Authority,
 # --- how connections end ---
 
 
-async def test_calls_that_are_open_fail_when_the_connection_is_closed(served: Served, connection: Connection) -> None:
+async def test_calls_that_are_open_fail_when_the_connection_is_closed(
+    served: Served, connection: ClientConnection
+) -> None:
     task = asyncio.create_task(connection.unary("Health/Check", NEVER))
     await served.until(lambda: bool(served.calls))
     connection.close()
@@ -380,7 +387,7 @@ async def test_calls_that_are_open_fail_when_the_connection_is_closed(served: Se
         await connection.unary("Health/Check", HEALTH)
 
 
-async def test_a_stopping_server_lets_open_calls_finish(served: Served, connection: Connection) -> None:
+async def test_a_stopping_server_lets_open_calls_finish(served: Served, connection: ClientConnection) -> None:
     task = asyncio.create_task(connection.unary("Health/Check", NEVER))
     await served.until(lambda: bool(served.calls))
     closing = asyncio.create_task(served.server.close(5.0))
@@ -396,7 +403,7 @@ async def test_a_stopping_server_lets_open_calls_finish(served: Served, connecti
     await connection.closed
 
 
-async def test_a_stopping_server_ends_what_does_not_finish(served: Served, connection: Connection) -> None:
+async def test_a_stopping_server_ends_what_does_not_finish(served: Served, connection: ClientConnection) -> None:
     task = asyncio.create_task(connection.unary("Health/Check", NEVER))
     await served.until(lambda: bool(served.calls))
     await served.server.close(0.01)

@@ -33,7 +33,7 @@ OK = headers(wire.OK_BLOCK, end=True)
 
 
 @contextlib.asynccontextmanager
-async def scripted(*answers: bytes, hello: bytes = HELLO) -> AsyncIterator[client.Connection]:
+async def scripted(*answers: bytes, hello: bytes = HELLO) -> AsyncIterator[client.ClientConnection]:
     """A connection to a server that says hello, and these bytes as soon as it sees a request."""
     writers = []
 

@@ -255,13 +255,15 @@ async def reference() -> AsyncIterator[Reference]:
 
 
 @pytest_asyncio.fixture
-async def connection(reference: Reference) -> AsyncIterator[client.Connection]:
+async def connection(reference: Reference) -> AsyncIterator[client.ClientConnection]:
     connection = await client.connect(f"127.0.0.1:{reference.port}", None)
     yield connection
     connection.close()
 
 
-async def test_we_get_a_unary_answer_and_send_metadata(reference: Reference, connection: client.Connection) -> None:
+async def test_we_get_a_unary_answer_and_send_metadata(
+    reference: Reference, connection: client.ClientConnection
+) -> None:
     metadata = (("forwarded_cert", "true"), ("forwarded_cert_cn", ""))
     assert await connection.unary("Health/Check", HEALTH, timeout_s=30, metadata=metadata) == SERVING
     assert set(metadata) <= set(reference.metadata)
@@ -269,18 +271,18 @@ async def test_we_get_a_unary_answer_and_send_metadata(reference: Reference, con
     assert 0 < reference.deadline <= 30
 
 
-async def test_we_get_errors_with_code_and_text(connection: client.Connection) -> None:
+async def test_we_get_errors_with_code_and_text(connection: client.ClientConnection) -> None:
     with pytest.raises(SwarmError) as failed:
         await connection.unary("Health/Check", api.HealthCheckRequest(service="missing"))
     assert (failed.value.code, failed.value.message) == (Code.NOT_FOUND, "no service “missing” 100%\n")
 
 
-async def test_we_get_a_server_stream(connection: client.Connection) -> None:
+async def test_we_get_a_server_stream(connection: client.ClientConnection) -> None:
     stream = connection.stream("Dispatcher/Session", api.SessionRequest(session_id="500"))
     assert [message.session_id async for message in stream] == [str(number) for number in range(500)]  # type: ignore[attr-defined]
 
 
-async def test_closing_a_stream_cancels_it(reference: Reference, connection: client.Connection) -> None:
+async def test_closing_a_stream_cancels_it(reference: Reference, connection: client.ClientConnection) -> None:
     stream = connection.stream("Dispatcher/Session", api.SessionRequest(session_id="100000000"))
     await anext(stream)
     await stream.aclose()
@@ -295,23 +297,23 @@ async def logs(count: int, *, close: bool = False) -> AsyncIterator[api.PublishL
         await asyncio.Event().wait()
 
 
-async def test_we_send_a_client_stream(connection: client.Connection) -> None:
+async def test_we_send_a_client_stream(connection: client.ClientConnection) -> None:
     assert isinstance(await connection.client_stream("LogBroker/PublishLogs", logs(1000)), api.PublishLogsResponse)
 
 
-async def test_a_client_stream_ends_when_the_server_ends_it(connection: client.Connection) -> None:
+async def test_a_client_stream_ends_when_the_server_ends_it(connection: client.ClientConnection) -> None:
     with pytest.raises(SwarmError, match="subscription not found"):
         await connection.client_stream("LogBroker/PublishLogs", logs(1, close=True))
 
 
 @pytest.mark.parametrize("size", [0, 100, 16_384, 65_535, 3 << 20])
-async def test_we_send_and_get_messages_of_any_allowed_size(connection: client.Connection, size: int) -> None:
+async def test_we_send_and_get_messages_of_any_allowed_size(connection: client.ClientConnection, size: int) -> None:
     response = await connection.unary("Control/CreateConfig", config(size))
     assert isinstance(response, api.CreateConfigResponse)
     assert len(response.config.spec.data) == size
 
 
-async def test_we_are_refused_a_message_of_20_mb(connection: client.Connection) -> None:
+async def test_we_are_refused_a_message_of_20_mb(connection: client.ClientConnection) -> None:
     with pytest.raises(SwarmError) as failed:
         await connection.unary("Control/CreateConfig", config(20 << 20))
     assert failed.value.code == Code.RESOURCE_EXHAUSTED
@@ -328,20 +330,20 @@ async def test_we_take_an_answer_of_20_mb_from_a_manager() -> None:
         connection.close()
 
 
-async def test_we_run_out_of_time(reference: Reference, connection: client.Connection) -> None:
+async def test_we_run_out_of_time(reference: Reference, connection: client.ClientConnection) -> None:
     with pytest.raises(DeadlineExceeded):
         await connection.unary("Health/Check", api.HealthCheckRequest(service="never"), timeout_s=0.05)
     await reference.cancelled.wait()
 
 
-async def test_cancelling_the_task_cancels_the_call(reference: Reference, connection: client.Connection) -> None:
+async def test_cancelling_the_task_cancels_the_call(reference: Reference, connection: client.ClientConnection) -> None:
     task = asyncio.create_task(connection.unary("Health/Check", api.HealthCheckRequest(service="never")))
     await connection.unary("Health/Check", HEALTH)
     task.cancel()
     await reference.cancelled.wait()
 
 
-async def test_we_make_many_calls_at_once(connection: client.Connection) -> None:
+async def test_we_make_many_calls_at_once(connection: client.ClientConnection) -> None:
     answers = await asyncio.gather(
         *(connection.unary("Health/Check", HEALTH) for _ in range(200)),
         *(connection.unary("Control/CreateConfig", config(100_000)) for _ in range(30)),
@@ -358,7 +360,7 @@ async def test_calls_beyond_the_peers_limit_wait_for_their_turn() -> None:
         connection.close()
 
 
-async def test_we_ask_for_what_does_not_exist(connection: client.Connection) -> None:
+async def test_we_ask_for_what_does_not_exist(connection: client.ClientConnection) -> None:
     with pytest.raises(SwarmError) as failed:
         await connection.unary("CA/GetRootCACertificate", api.GetRootCACertificateRequest())
     assert failed.value.code == Code.UNIMPLEMENTED

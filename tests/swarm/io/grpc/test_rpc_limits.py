@@ -11,11 +11,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from swarm import api, defaults
+from swarm.address import parse_host_port
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc import frames as h2
 from swarm.grpc.wire import frame_message
 from swarm.io.grpc import client
-from swarm.io.grpc.client import Connection
+from swarm.io.grpc.client import ClientConnection
 from swarm.io.grpc.server_connection import format_address
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class Raw:
 
     @classmethod
     async def connect(cls, served: Served, greeting: bytes = h2.PREFACE + h2.settings_frame({})) -> Raw:
-        host, _, port = served.address.rpartition(":")
-        raw = cls(*await asyncio.open_connection(host, int(port)))
+        host, port = parse_host_port(served.address)
+        raw = cls(*await asyncio.open_connection(host, port))
         raw.writer.write(greeting)
         return raw
 
@@ -84,7 +85,7 @@ async def test_a_request_that_does_not_come_is_out_of_time(served: Served) -> No
     await raw.close()
 
 
-async def test_an_idle_client_is_asked_to_leave(served: Served, connection: Connection) -> None:
+async def test_an_idle_client_is_asked_to_leave(served: Served, connection: ClientConnection) -> None:
     await connection.unary("Health/Check", HEALTH)
     sweep(served, defaults.RPC_IDLE_ANONYMOUS_S + 1)
     assert "draining" in str(await connection.closed)

@@ -18,11 +18,13 @@ from certs.root import RootCA
 from certs.tls import Credentials
 from swarm import api
 from swarm.api import raftpb
-from swarm.errors import FailedPrecondition
+from swarm.errors import FailedPrecondition, Unavailable
 from swarm.io.disk import replaced_file
 from swarm.io.disk.database import DiskError
 from swarm.io.disk.raft_disk import Loaded, RaftDisk
-from swarm.io.node.autolock import Autolock, kek_of, sealer_of
+from swarm.io.node.autolock import Autolock, perform, sealer_of
+from swarm.node.autolock import kek_of
+from swarm.node.autolock_events import Done, Reseal, RotateKek, SaveCertificate, SaveRaftKeys
 from swarm.raft.events import Persist
 from swarm.raft.records import Sealer
 from swarm.store.store import Change, Store
@@ -339,6 +341,53 @@ async def test_what_the_cluster_says_is_followed_and_trouble_is_told(place: Plac
     assert lock.trouble.endswith("the cluster's unlock key has 9 bytes")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_each_operation_leaves_on_disk_what_it_reports(place: Place) -> None:
+    _, _, manager = await filled(place)
+    store, nonces = KeyStore(place.keys_directory), Random(3)
+    store.load()
+    locked, other = Kek(KEY, 5), Kek(OTHER_KEY, 6)
+    first, both, second = RaftKeys(b"f" * 32), RaftKeys(b"f" * 32, b"s" * 32, True), RaftKeys(b"s" * 32)
+    for operation, unlock_key, expected in (
+        (Reseal(first, locked), KEY, Done(locked, first)),
+        (SaveRaftKeys(both), KEY, Done(locked, both)),
+        (Reseal(second), KEY, Done(locked, second)),
+        (RotateKek(other, second), OTHER_KEY, Done(other, second)),
+        (SaveCertificate(credentials(), Kek(b"", 7), second), b"", Done(Kek(b"", 7), second)),
+        (SaveCertificate(credentials(), Kek(), None), b"", Done(Kek(), None)),
+    ):
+        assert await perform(operation, store, manager, nonces) == expected
+        found = KeyStore(place.keys_directory).load(unlock_key)
+        assert isinstance(found, Present)
+        assert Done(found.kek, found.raft_keys) == expected
+        if isinstance(operation, SaveCertificate):
+            assert found.credentials == operation.credentials
+    assert not place.shown()
+    with pytest.raises(Unavailable):
+        await perform(Reseal(first, locked), store, None, nonces)
+    manager.disk.close()
+
+
+async def test_a_lock_that_fails_is_tried_again_without_being_asked(place: Place) -> None:
+    _, lock, manager = await filled(place)
+    left = [OSError(28, "No space left on device")]
+
+    def full_once() -> None:
+        if left:
+            raise left.pop()
+
+    manager.spoil = full_once
+    running = asyncio.create_task(lock.run())
+    manager.store.restore(api.StoreSnapshot(clusters=[cluster(5, KEY)]), 5)
+    await happens(lambda: "No space left" in lock.trouble)
+    await happens(place.locked)
+    await happens(lambda: not lock.trouble)
+    assert not place.shown()
+    assert place.renewals == 1
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    manager.disk.close()
 
 
 def test_a_key_without_autolock_does_not_count() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from random import Random
 
 import pytest
 import structlog
+from google.protobuf.message import Message
 
 from certs import keys
 from certs.errors import CertificateExpired
@@ -20,15 +22,13 @@ from swarm.errors import PermissionDenied, SwarmError, Unavailable
 from swarm.grpc.authorize import forwarding_metadata
 from swarm.io import counters
 from swarm.io.grpc import client
-from swarm.io.node import bootstrap, own_certificate
-from swarm.io.node.bootstrap import World
-from swarm.io.node.local_calls import LocalCalls
+from swarm.io.node.world import REAL
 from swarm.manager.controlapi.clusters import expire_blacklist
 from swarm.manager.controlapi.nodes import remove_node
-from swarm.manager.events import Leadership
-from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
+from swarm.node import bootstrap, own_certificate
+from swarm.rpc import Peer, Reply
 from swarm.store.tx import Tx
-from tests.swarm.io.node.test_bootstrap import CLUSTER, Manager, no_sleep
+from tests.swarm.node.test_bootstrap import CLUSTER, Manager, no_sleep
 
 DAY_S = 86400.0
 HEALTH = api.HealthCheckRequest(service="Raft")
@@ -76,7 +76,7 @@ async def old() -> AsyncIterator[Old]:
 @pytest.fixture
 async def node(old: Old) -> str:
     """The ID of a worker of the cluster."""
-    joined = await bootstrap.join(old.addresses, old.token("worker"), api.NodeSpec.ACTIVE, Random(1))
+    joined = await bootstrap.join(old.addresses, old.token("worker"), api.NodeSpec.ACTIVE, Random(1), REAL)
     return identity_of(joined.credentials.certificate_pem).node_id
 
 
@@ -94,7 +94,7 @@ async def test_an_expired_node_renews_and_nothing_else(old: Old, node: str) -> N
         ):
             with pytest.raises(SwarmError, match=f"Permission denied: x509: .* of node {node} expired at .* renewed"):
                 await old.call(expired, method, request)
-        renewed = await bootstrap.renew(old.addresses, old.root.bundle_pem, expired, Random(1))
+        renewed = await bootstrap.renew(old.addresses, old.root.bundle_pem, expired, Random(1), REAL)
     assert identity_of(renewed.credentials.certificate_pem) == identity_of(expired.certificate_pem)
     assert own_trouble(renewed.credentials.certificate_pem, time.time()) == ""
     assert old.lab.store.count(api.Node) == 2
@@ -107,7 +107,7 @@ async def test_after_the_window_it_is_told_to_join_again(old: Old, node: str) ->
     before = lapsed("false")
     expired = old.issue(node, ended_s=11 * DAY_S + 120.0)
     with pytest.raises(SwarmError) as refusal:
-        await bootstrap.renew(old.addresses, old.root.bundle_pem, expired, Random(1), world=World(sleep=no_sleep))
+        await bootstrap.renew(old.addresses, old.root.bundle_pem, expired, Random(1), replace(REAL, sleep=no_sleep))
     assert "11d before this manager's clock" in str(refusal.value)
     assert "could be renewed for 10d after its end only: let that node leave the swarm and join again" in str(
         refusal.value
@@ -258,9 +258,9 @@ async def test_a_node_that_a_manager_refuses_for_the_time_reads_both_clocks(old:
 
 
 async def test_a_joiner_whose_clock_is_behind_learns_it_from_its_own_certificate(old: Old) -> None:
-    world = World(sleep=no_sleep, now=lambda: time.time() - 2 * 3600.0)
+    world = replace(REAL, sleep=no_sleep, now=lambda: time.time() - 2 * 3600.0)
     with pytest.raises(CertificateExpired) as failed:
-        await bootstrap.join(old.addresses, old.token("worker"), 0, Random(1), world=world)
+        await bootstrap.join(old.addresses, old.token("worker"), 0, Random(1), world)
     assert "the clocks differ: this node's says" in str(failed.value)
     assert "that of the manager " in str(failed.value)
 
@@ -272,27 +272,24 @@ class Alone:
     """The manager of a node, as far as its own renewal needs it."""
 
     def __init__(self, old: Old, leading: bool) -> None:
-        self.leadership = Leadership(leading, 1, 1)
+        self.leads = leading
         self.asked: list[str] = []
         self._old = old
-        self.local = LocalCalls(self._call, iter(range(1, 1000)))
 
     async def wait_leader(self, timeout_s: float) -> None:
-        if not self.leadership.leading:
+        if not self.leads:
             raise TimeoutError
 
-    def _call(self, word: Call | StreamData | StreamEnd) -> None:
-        if isinstance(word, Call):
-            assert word.request is not None
-            self.asked.append(word.method)
-            for effect in self._old.lab.call(word.method, word.request, word.peer, word.stream):
-                assert isinstance(effect, Reply | StreamEnd)
-                self.local.deliver(effect)
+    async def ask(self, method: str, request: Message, timeout_s: float, peer: Peer) -> Message:
+        self.asked.append(method)
+        (answer,) = self._old.lab.call(method, request, peer, len(self.asked))
+        assert isinstance(answer, Reply)
+        return answer.message
 
 
 async def test_a_leader_whose_certificate_expired_renews_it_through_itself(old: Old) -> None:
     expired, alone = old.issue("manager1", "swarm-manager", ended_s=200 * DAY_S), Alone(old, leading=True)
-    issued = await own_certificate.renew(alone, (), old.root.bundle_pem, expired, Random(1), time.time())
+    issued = await own_certificate.renew(alone, (), old.root.bundle_pem, expired, Random(1), REAL)
     assert identity_of(issued.credentials.certificate_pem) == identity_of(expired.certificate_pem)
     assert own_trouble(issued.credentials.certificate_pem, time.time()) == ""
     assert alone.asked == ["NodeCA/IssueNodeCertificate", "NodeCA/NodeCertificateStatus", "CA/GetUnlockKey"]
@@ -302,7 +299,7 @@ async def test_a_leader_whose_certificate_expired_renews_it_through_itself(old: 
 async def test_others_are_asked_while_that_is_possible(old: Old, leading: bool, ended_s: float) -> None:
     alone, own = Alone(old, leading), old.issue("manager1", "swarm-manager", ended_s=ended_s)
     others = [("manager2", address) for address in old.addresses]
-    await own_certificate.renew(alone, others, old.root.bundle_pem, own, Random(1), time.time())
+    await own_certificate.renew(alone, others, old.root.bundle_pem, own, Random(1), REAL)
     assert alone.asked == []
 
 
@@ -310,7 +307,7 @@ async def test_a_manager_alone_that_does_not_lead_yet_does_not_call_itself(old: 
     expired, alone = old.issue("manager1", "swarm-manager", ended_s=DAY_S), Alone(old, leading=False)
     own = [("manager1", address) for address in old.addresses]
     with pytest.raises(TimeoutError):
-        await own_certificate.renew(alone, own, old.root.bundle_pem, expired, Random(1), time.time())
+        await own_certificate.renew(alone, own, old.root.bundle_pem, expired, Random(1), REAL)
 
 
 def test_other_failures_are_no_trouble_of_the_certificate(old: Old) -> None:

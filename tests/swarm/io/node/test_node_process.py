@@ -41,6 +41,14 @@ async def make_runner(node_id: str, agent: AgentProcess) -> Idle:
     return Idle()
 
 
+async def remove_nothing(node_id: str) -> None:
+    """No containers were left."""
+
+
+def unexpected(error: Exception) -> bool:
+    return False
+
+
 def heed_not(changes: Sequence[Change]) -> None:
     """Nobody listens."""
 
@@ -54,8 +62,10 @@ async def test_a_log_given_up_after_a_crash_stays_the_log_of_a_past_member(
     keys.save(authority.issue("node1", "swarm-worker"), Kek())
     state = NodeState("node1", "cluster1", "127.0.0.1", 0, "127.0.0.1", 2377, "", raft_id=7, past_raft_ids=(3,))
     (tmp_path / LOG_FILE).write_bytes(b"the log")
-    node = NodeProcess(tmp_path, NodeHooks(make_runner, heed_not), Clock(), Random(1))
-    await node.resume(state)
+    (tmp_path / STATE_FILE).write_text(state.to_json())
+    node = NodeProcess(tmp_path, NodeHooks(make_runner, remove_nothing, unexpected, heed_not), Clock(), Random(1))
+    await node.start()
+    assert node.status().error is None
     await node.close()
     saved = NodeState.from_json((tmp_path / STATE_FILE).read_text())
     assert (saved.raft_id, saved.past_raft_ids) == (0, (3, 7))

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from certs.tokens import parse_join_token, root_digest
 from swarm import api
-from swarm.manager.cluster import ClusterStage, NewCluster, bootstrap, complete_spec, node_cert_expiry_s
+from swarm.manager.certificates import node_cert_expiry_s
+from swarm.manager.cluster import ClusterStage, NewCluster, bootstrap, complete_spec
 from swarm.manager.network_keys import SUBSYSTEM_GOSSIP, rotate_keys
 from swarm.store.store import Store
 from swarm.store.tx import Tx

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from swarm import api
+from swarm.address import ip_of
 from swarm.api.enums import word
 
 NODE_LABEL_PREFIX = "node.labels."
@@ -58,7 +59,7 @@ def parse(expressions: Iterable[str]) -> list[Constraint]:
 
 
 def parse_stored(expressions: Sequence[str]) -> list[Constraint]:
-    """As parse, for specs that are stored already: what cannot be read (older versions let it pass) binds nobody."""
+    """As parse, for specs that are stored already. Older versions stored bad expressions; such a list has no effect."""
     if not expressions:
         return []
     try:
@@ -94,22 +95,13 @@ _PROPERTIES: dict[str, Callable[[api.Node], str]] = {
 
 
 def _ip_matches(constraint: Constraint, address: str) -> bool:
+    """Compare with an address or a network. A value that is neither matches no node, whatever the operator."""
+    actual = ip_of(address)
+    if "/" not in constraint.value:
+        wanted = ip_of(constraint.value)
+        return wanted is not None and (wanted == actual) is constraint.equal
     try:
-        actual = ipaddress.ip_address(address)
-    except ValueError:
-        actual = None
-    try:
-        if "/" not in constraint.value:
-            return (_unmapped(ipaddress.ip_address(constraint.value)) == _unmapped(actual)) is constraint.equal
         network = ipaddress.ip_network(constraint.value, strict=False)
     except ValueError:
-        return False  # neither an address nor a network: matches nothing, whatever the operator
-    actual = _unmapped(actual)
+        return False
     return (actual is not None and actual in network) is constraint.equal
-
-
-def _unmapped(
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address | None,
-) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped if mapped is not None else address

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from swarm import api
-from swarm.manager.orchestrator import tasks as t
+from swarm.manager import tasks as t
 from swarm.store.store import Store
 from swarm.store.tx import Tx
 

@@ -1,9 +1,9 @@
-"""Tasks as the orchestrators see them: new ones, slots, whether one is up to date, whether one is replaced.
+"""Facts about tasks that all stages share: times, slots, creation, whether one is up to date, whether one restarts.
 
-A *slot* holds the tasks that stand in for one another: those with one slot number of a replicated service or job, or
-those on one node of a global one. Its key is a string, ``<service>/<number>`` or ``<service>@<node>``.
-How often a slot was restarted is counted from the tasks that the store still has (the reaper keeps as many as the
-policy needs), so every leader counts the same.
+A *slot* holds the tasks that replace one another: those with one slot number of a replicated service or job, or those
+on one node of a global one. Its key is a string, ``<service>/<number>`` or ``<service>@<node>``. Restarts of a slot are
+counted from the tasks that the store still has (the reaper keeps as many as the policy needs), so every leader counts
+the same.
 
 (swarmkit: manager/orchestrator/{task,slot,service}.go, taskinit/init.go, restart/restart.go, api/naming/naming.go)
 """
@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from swarm import api, defaults
 from swarm.api.objects import slot_key
-from swarm.manager.scheduler.constraint import node_matches, parse_stored
+from swarm.api.timestamps import seconds, stamp
+from swarm.manager.constraint import node_matches, parse_stored
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
 
@@ -26,34 +25,18 @@ REPLICATED, GLOBAL, REPLICATED_JOB, GLOBAL_JOB = "replicated", "global", "replic
 _UP_TO_READY = range(api.READY, api.RUNNING + 1)
 
 
-# --- time ---------------------------------------------------------------------------------------------------------
-
-
-def stamp(timestamp: Timestamp, now: float) -> None:
-    """Set a timestamp to ``now`` (seconds since the epoch)."""
-    timestamp.seconds = int(now)
-    timestamp.nanos = int((now - int(now)) * 1e9)
-
-
-def moment(timestamp: Timestamp) -> float:
-    """A timestamp in seconds since the epoch."""
-    return timestamp.seconds + timestamp.nanos / 1e9
-
-
-def seconds(duration: Duration) -> float:
-    """A duration in seconds."""
-    return duration.seconds + duration.nanos / 1e9
+# --- times --------------------------------------------------------------------------------------------------------
 
 
 def created_at(task: api.Task, now: float) -> float:
-    """When the task was created, in seconds; tasks of the pass in progress are created ``now``."""
-    return moment(task.meta.created_at) if task.meta.HasField("created_at") else now
+    """When the task was created, in seconds since the epoch; ``now`` for tasks of the pass in progress."""
+    return seconds(task.meta.created_at) if task.meta.HasField("created_at") else now
 
 
 def status_at(task: api.Task) -> float:
-    """When the state was reached, by a manager's clock where known, in seconds."""
+    """When the task reached its state, in seconds since the epoch: by a manager's clock, or else by the agent's."""
     status = task.status
-    return moment(status.applied_at if status.HasField("applied_at") else status.timestamp)
+    return seconds(status.applied_at if status.HasField("applied_at") else status.timestamp)
 
 
 # --- services and slots -------------------------------------------------------------------------------------------
@@ -64,18 +47,18 @@ def mode_of(service: api.Service | None) -> str | None:
     return None if service is None else service.spec.WhichOneof("mode")
 
 
-def is_job(service: api.Service) -> bool:
+def is_job(spec: api.ServiceSpec) -> bool:
     """Whether the service's tasks run to completion."""
-    return mode_of(service) in (REPLICATED_JOB, GLOBAL_JOB)
+    return spec.WhichOneof("mode") in (REPLICATED_JOB, GLOBAL_JOB)
 
 
 def last_wanted(task: api.Task) -> api.TaskState:
-    """The highest state that is no failure of the task: COMPLETE for jobs, RUNNING for others."""
+    """The last state in which the task has not failed: COMPLETE for jobs, RUNNING for others."""
     return api.COMPLETE if task.HasField("job_iteration") else api.RUNNING
 
 
 def is_wanted(task: api.Task) -> bool:
-    """Whether the task is meant to work, now or soon."""
+    """Whether the task is meant to run, now or later."""
     return task.desired_state <= last_wanted(task)
 
 
@@ -129,7 +112,7 @@ def task_template(tx: Tx, service: api.Service) -> api.Task:
         cluster = next(iter(tx.all(api.Cluster)), None)
         if cluster is not None and cluster.spec.task_defaults.HasField("log_driver"):
             task.log_driver.CopyFrom(cluster.spec.task_defaults.log_driver)
-    if is_job(service):
+    if is_job(service.spec):
         task.job_iteration.CopyFrom(service.job_status.job_iteration)
         task.desired_state = api.COMPLETE
     task.status.state = api.NEW
@@ -146,7 +129,7 @@ def new_task(
     ready: bool = False,
     template: api.Task | None = None,
 ) -> api.Task:
-    """Stage a new task. ready: it shall prepare and then wait for its start. template: to make many alike."""
+    """Stage a new task. ready: the task prepares and then waits for its start. template: see task_template."""
     task = task_template(tx, service) if template is None else copy_of(template)
     task.id = tx.new_id()
     task.slot = slot
@@ -157,9 +140,9 @@ def new_task(
 
 
 def lower(tx: Tx, task_id: str, desired: api.TaskState) -> bool:
-    """Take a task out of service: desired state SHUTDOWN or REMOVE. Never goes back.
+    """Set desired state SHUTDOWN or REMOVE, unless the task has that or a later one already.
 
-    Answers whether anything changed.
+    Returns whether anything changed.
     """
     task = tx.get(api.Task, task_id)
     if task is None or task.desired_state >= desired:
@@ -205,7 +188,7 @@ def is_task_dirty(service: api.Service, task: api.Task, node: api.Node | None) -
 
 
 class DirtyCheck:
-    """is_task_dirty for many tasks of one service: what follows from the spec version alone is found out once."""
+    """is_task_dirty for many tasks of one service; what depends on the spec version alone is compared only once."""
 
     def __init__(self, service: api.Service) -> None:
         self._service = service
@@ -225,7 +208,7 @@ class DirtyCheck:
         return known
 
     def _depends_on_task(self, task: api.Task) -> bool:
-        """Whether tasks of this version may differ: by their node or by having their image already."""
+        """Whether the answer may differ among tasks of this version, by their node or by having their image already."""
         wanted, spec = self._service.spec.task, task.spec
         return not (_same(wanted, spec, "placement") and _same(wanted.container, spec.container, "pull_options"))
 
@@ -243,8 +226,8 @@ def restart_delay_s(task: api.Task) -> float:
 def _restarts(task: api.Task, siblings: Iterable[api.Task], now: float) -> list[float]:
     """When tasks of this slot and this spec version were created as replacements, oldest first.
 
-    Only the unbroken run of the version up to the newest task counts: after a rollback to a version that failed long
-    ago it starts afresh.
+    Only the unbroken run of the version up to this task counts: after a rollback to a version that failed long ago, the
+    count begins again.
     """
     history = sorted(siblings, key=lambda t: (created_at(t, now), t.id == task.id, t.meta.version.index, t.id))
     while history and history[-1].id != task.id:
@@ -267,7 +250,7 @@ def should_restart(service: api.Service, task: api.Task, siblings: Iterable[api.
     condition = policy.condition if task.spec.HasField("restart") else api.RestartPolicy.ANY
     if condition == api.RestartPolicy.NONE:
         return False
-    if task.status.state == api.COMPLETE and (condition == api.RestartPolicy.ON_FAILURE or is_job(service)):
+    if task.status.state == api.COMPLETE and (condition == api.RestartPolicy.ON_FAILURE or is_job(service.spec)):
         return False
     if not policy.max_attempts:
         return True
@@ -280,9 +263,9 @@ def should_restart(service: api.Service, task: api.Task, siblings: Iterable[api.
 
 
 def updatable_tasks(service: api.Service, tasks: Sequence[api.Task], now: float) -> list[api.Task]:
-    """What stands for a slot: its live tasks, or else its newest one if the policy leaves it at that.
+    """The tasks that represent a slot: its live ones, or else its newest one if the policy does not restart it.
 
-    During a rollback ended tasks do not stand for their slot, so that a rollback always fills all slots again.
+    During a rollback, ended tasks do not count, so that the rollback fills all slots again.
     """
     live = [task for task in tasks if is_wanted(task)]
     if live or not tasks:

@@ -9,6 +9,7 @@ leads, which a single manager does, it renews its certificate without a connecti
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Protocol
 
@@ -19,20 +20,25 @@ from certs.root import Issuer, verify_chain
 from certs.tls import ClientTls, Credentials
 from certs.validity import NOT_NOW, own_trouble
 from swarm import api, defaults
-from swarm.io.node import bootstrap
-from swarm.io.node.local_calls import LocalCalls
-from swarm.manager.events import Leadership
+from swarm.node import bootstrap
+from swarm.node.bootstrap import Issued, World
 from swarm.rpc import Peer
 
 
 class OwnManager(Protocol):
-    """What is used of swarm.io.node.manager_process.ManagerProcess."""
+    """The manager of this very node, as far as its certificate needs it."""
 
-    leadership: Leadership
-    local: LocalCalls
+    @property
+    def leads(self) -> bool:
+        """Whether it leads."""
+        ...
 
     async def wait_leader(self, timeout_s: float) -> None:
         """Until it leads. Raises TimeoutError."""
+        ...
+
+    async def ask(self, method: str, request: Message, timeout_s: float, peer: Peer) -> Message:
+        """A unary call in the name of ``peer``. Raises SwarmError."""
         ...
 
 
@@ -64,22 +70,22 @@ async def renew(
     root_pem: bytes,
     credentials: Credentials,
     rng: Random,
-    now: float,
-) -> bootstrap.Issued:
+    world: World,
+) -> Issued:
     """See bootstrap.renew; managers: (node ID, "ip:port") of all that are known; manager: this node's own, if it runs.
 
     Raises TimeoutError, too.
     """
     own_id = identity_of(credentials.certificate_pem).node_id
-    if manager is None or not own_trouble(credentials.certificate_pem, now):
-        return await bootstrap.renew([addr for _, addr in managers], root_pem, credentials, rng)
+    if manager is None or not own_trouble(credentials.certificate_pem, world.now()):
+        return await bootstrap.renew([addr for _, addr in managers], root_pem, credentials, rng, world)
     others = [addr for node_id, addr in managers if node_id != own_id]
     if not others:
         await manager.wait_leader(defaults.NO_LEADER_WAIT_S)
-    if manager.leadership.leading:
-        world = bootstrap.World(dial=_Inside(manager, credentials).dial)
-        return await bootstrap.renew(("this process",), root_pem, credentials, rng, world=world)
-    return await bootstrap.renew(others, root_pem, credentials, rng)
+    if manager.leads:
+        inside = replace(world, dial=_Inside(manager, credentials).dial)
+        return await bootstrap.renew(("this process",), root_pem, credentials, rng, inside)
+    return await bootstrap.renew(others, root_pem, credentials, rng, world)
 
 
 class _Inside:
@@ -91,14 +97,12 @@ class _Inside:
         self._peer = Peer(identity.node_id, identity.role, identity.org, local=True)
 
     async def dial(self, address: str, tls: ClientTls, timeout_s: float) -> _Inside:
-        """As rpc_client.connect."""
+        """As swarm.io.grpc.client.connect."""
         return self
 
     async def unary(self, method: str, request: Message, timeout_s: float | None = None) -> Message:
-        """As rpc_client.Connection.unary."""
-        return await self._manager.local.unary(
-            method, request, timeout_s or defaults.CERTIFICATE_CALL_TIMEOUT_S, self._peer
-        )
+        """As swarm.io.grpc.client.ClientConnection.unary."""
+        return await self._manager.ask(method, request, timeout_s or defaults.CERTIFICATE_CALL_TIMEOUT_S, self._peer)
 
     def close(self) -> None:
         """There is no connection."""

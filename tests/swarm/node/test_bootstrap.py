@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -36,9 +37,10 @@ from swarm.errors import (
 )
 from swarm.grpc.authorize import ClusterAuthorizer
 from swarm.io.grpc.server import RpcServer
-from swarm.io.node import bootstrap
-from swarm.io.node.bootstrap import World
+from swarm.io.node.world import REAL
 from swarm.manager.certificates import CertificateAuthority, is_blacklisted
+from swarm.node import bootstrap
+from swarm.node.bootstrap import World
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from swarm.store.tx import Tx
 from tests.swarm.manager.trust.conftest import CLUSTER, MANAGER, Lab
@@ -93,16 +95,16 @@ async def no_sleep(_: float) -> None:
     """Time passes quickly in tests."""
 
 
-IMPATIENT = World(sleep=no_sleep)
+IMPATIENT = replace(REAL, sleep=no_sleep)
 
 
 async def test_a_worker_joins_and_renews(manager: Manager) -> None:
-    issued = await bootstrap.join(manager.addresses, manager.token("worker"), api.NodeSpec.DRAIN, Random(1))
+    issued = await bootstrap.join(manager.addresses, manager.token("worker"), api.NodeSpec.DRAIN, Random(1), REAL)
     identity = identity_of(issued.credentials.certificate_pem)
     assert (identity.role, identity.org) == ("swarm-worker", CLUSTER)
     assert manager.lab.node(identity.node_id).spec.availability == api.NodeSpec.DRAIN
     assert (issued.root_pem, issued.kek) == (manager.root.bundle_pem, Kek())
-    renewed = await bootstrap.renew(manager.addresses, issued.root_pem, issued.credentials, Random(2))
+    renewed = await bootstrap.renew(manager.addresses, issued.root_pem, issued.credentials, Random(2), REAL)
     assert identity_of(renewed.credentials.certificate_pem) == identity
     assert renewed.credentials != issued.credentials
     assert manager.lab.store.count(api.Node) == 2
@@ -115,23 +117,23 @@ async def test_a_manager_joins_and_learns_the_unlock_key(manager: Manager) -> No
         cluster.unlock_keys.add(subsystem="swarm-manager", key=b"k" * 32)
 
     manager.edit(lock)
-    issued = await bootstrap.join(manager.addresses, manager.token("manager"), 0, Random(1))
+    issued = await bootstrap.join(manager.addresses, manager.token("manager"), 0, Random(1), REAL)
     assert identity_of(issued.credentials.certificate_pem).role == "swarm-manager"
     assert issued.kek == Kek(b"k" * 32, manager.lab.cluster.meta.version.index)
 
 
 async def test_a_promoted_worker_comes_back_as_a_manager(manager: Manager) -> None:
-    issued = await bootstrap.join(manager.addresses, manager.token("worker"), 0, Random(1))
+    issued = await bootstrap.join(manager.addresses, manager.token("worker"), 0, Random(1), REAL)
     node_id = identity_of(issued.credentials.certificate_pem).node_id
     manager.edit(lambda tx: setattr(tx.edit(api.Node, node_id), "role", api.MANAGER))
-    renewed = await bootstrap.renew(manager.addresses, issued.root_pem, issued.credentials, Random(1))
+    renewed = await bootstrap.renew(manager.addresses, issued.root_pem, issued.credentials, Random(1), REAL)
     assert identity_of(renewed.credentials.certificate_pem).role == "swarm-manager"
 
 
 async def test_a_wrong_secret_is_refused_with_the_text_that_users_know(manager: Manager) -> None:
     token = join_token(manager.root.digest, 5)
     with pytest.raises(SwarmError) as caught:
-        await bootstrap.join(manager.addresses, token, 0, Random(1), world=IMPATIENT)
+        await bootstrap.join(manager.addresses, token, 0, Random(1), IMPATIENT)
     assert caught.value.rpc_text == (
         "rpc error: code = InvalidArgument desc = A valid join token is necessary to join this cluster"
     )
@@ -145,29 +147,29 @@ async def test_a_manager_that_the_group_does_not_take_is_refused_at_once(manager
         raise AssertionError("there is nothing to wait for")
 
     with pytest.raises(SwarmError, match="join as a worker"):
-        await bootstrap.join(manager.addresses, manager.token("manager"), 0, Random(1), world=World(sleep=impatient))
+        await bootstrap.join(manager.addresses, manager.token("manager"), 0, Random(1), replace(REAL, sleep=impatient))
     assert manager.lab.store.count(api.Node) == 1
 
 
 async def test_a_cluster_with_another_root_is_not_joined(manager: Manager) -> None:
     token = join_token("ab" * 32, 5)
     with pytest.raises(FingerprintMismatch, match=f"remote CA does not match fingerprint. Expected: {'ab' * 32}"):
-        await bootstrap.join(manager.addresses, token, 0, Random(1), world=IMPATIENT)
+        await bootstrap.join(manager.addresses, token, 0, Random(1), IMPATIENT)
 
 
 async def test_a_removed_node_cannot_renew(manager: Manager) -> None:
-    issued = await bootstrap.join(manager.addresses, manager.token("worker"), 0, Random(1))
+    issued = await bootstrap.join(manager.addresses, manager.token("worker"), 0, Random(1), REAL)
     node_id = identity_of(issued.credentials.certificate_pem).node_id
     manager.edit(lambda tx: tx.edit(api.Cluster, CLUSTER).blacklisted_certificates[node_id].Clear())
     with pytest.raises(SwarmError, match="A valid join token"):
-        await bootstrap.renew(manager.addresses, issued.root_pem, issued.credentials, Random(1), world=IMPATIENT)
+        await bootstrap.renew(manager.addresses, issued.root_pem, issued.credentials, Random(1), IMPATIENT)
 
 
 async def test_a_manager_that_is_not_there_is_reported_as_docker_prints_it(manager: Manager) -> None:
     address = manager.addresses[0]
     await manager.server.close(0)
     with pytest.raises(Unavailable) as caught:
-        await bootstrap.join([address], manager.token("worker"), 0, Random(1), world=IMPATIENT)
+        await bootstrap.join([address], manager.token("worker"), 0, Random(1), IMPATIENT)
     assert caught.value.rpc_text == (
         'rpc error: code = Unavailable desc = connection error: desc = "transport: '
         f'Error while dialing dial tcp {address}: connect: connection refused"'
@@ -201,7 +203,7 @@ class Scripted:
         self.dialled: list[str] = []
         self.open = 0
         self.csr = b""
-        self.world = World(self._dial, self._sleep, lambda: NOW)
+        self.world = World(self._dial, self._sleep, lambda: NOW, REAL.new_key)
 
     async def _sleep(self, delay_s: float) -> None:
         self.slept.append(delay_s)
@@ -266,7 +268,7 @@ class ScriptedConnection:
 
 async def join(scripted: Scripted, token: str = TOKEN) -> bootstrap.Issued:
     try:
-        return await bootstrap.join(["m1:2377", "m2:2377"], token, 0, Random(3), world=scripted.world)
+        return await bootstrap.join(["m1:2377", "m2:2377"], token, 0, Random(3), scripted.world)
     finally:
         assert scripted.open == 0
 
@@ -292,9 +294,9 @@ async def test_the_steps_of_a_join_and_the_names_that_servers_are_asked_for() ->
 
 async def test_a_root_that_was_fetched_before_is_not_fetched_again() -> None:
     scripted = Scripted()
-    await bootstrap.join(["m"], TOKEN, 0, Random(3), root_pem=ROOT.bundle_pem, world=scripted.world)
+    await bootstrap.join(["m"], TOKEN, 0, Random(3), scripted.world, root_pem=ROOT.bundle_pem)
     assert "GetRootCACertificate" not in scripted.calls
-    await bootstrap.join(["m"], TOKEN, 0, Random(3), root_pem=NEXT.bundle_pem, world=scripted.world)
+    await bootstrap.join(["m"], TOKEN, 0, Random(3), scripted.world, root_pem=NEXT.bundle_pem)
     assert "GetRootCACertificate" in scripted.calls
 
 
@@ -320,7 +322,7 @@ async def test_five_failures_are_enough() -> None:
 
 async def test_without_any_address_there_is_nobody_to_ask() -> None:
     with pytest.raises(Unavailable, match="no remote hosts provided"):
-        await bootstrap.join([], TOKEN, 0, Random(3), world=Scripted().world)
+        await bootstrap.join([], TOKEN, 0, Random(3), Scripted().world)
 
 
 async def test_a_malformed_token_is_refused_before_anybody_is_asked() -> None:
@@ -360,8 +362,8 @@ async def test_answers_to_earlier_requests_and_deadlines_are_waited_out() -> Non
         if len(scripted.slept) == 3:
             scripted.script["NodeCertificateStatus"] = [scripted.signed(State.ROTATE)]
 
-    patient = World(world.dial, sleep, world.now)
-    issued = await bootstrap.request_certificate(["m"], ROOT.bundle_pem, Random(3), token="t", world=patient)
+    patient = replace(world, sleep=sleep)
+    issued = await bootstrap.request_certificate(["m"], ROOT.bundle_pem, Random(3), patient, token="t")
     assert identity_of(issued.credentials.certificate_pem).node_id == "n1"
     assert len(scripted.slept) == 3
     assert all(delay <= bound for delay, bound in zip(scripted.slept, (2.0, 3.0, 5.0), strict=True))
@@ -379,8 +381,8 @@ async def test_a_connection_that_breaks_while_waiting_is_replaced() -> None:
         if len(scripted.slept) == 2:
             scripted.script["NodeCertificateStatus"] = [scripted.signed(State.ISSUED)]
 
-    patient = World(world.dial, sleep, world.now)
-    await bootstrap.request_certificate(["m"], ROOT.bundle_pem, Random(3), token="t", world=patient)
+    patient = replace(world, sleep=sleep)
+    await bootstrap.request_certificate(["m"], ROOT.bundle_pem, Random(3), patient, token="t")
     assert scripted.calls == [
         "dial",
         "IssueNodeCertificate",
@@ -444,7 +446,7 @@ ROTATING = RootCA(ROOT.bundle_pem, NEXT.key_pem, ROOT.cross_sign(NEXT.bundle_pem
 
 
 async def renew(scripted: Scripted, own: Credentials) -> bootstrap.Issued:
-    return await bootstrap.renew(["m"], ROOT.bundle_pem, own, Random(3), world=scripted.world)
+    return await bootstrap.renew(["m"], ROOT.bundle_pem, own, Random(3), scripted.world)
 
 
 async def test_a_renewal_shows_the_certificate_in_use() -> None:
@@ -474,4 +476,4 @@ async def test_a_manager_never_takes_a_root_from_others() -> None:
 
 
 async def test_the_root_alone_can_be_fetched() -> None:
-    assert await bootstrap.fetch_root(["m"], ROOT.digest, Random(1), world=Scripted().world) == ROOT.bundle_pem
+    assert await bootstrap.fetch_root(["m"], ROOT.digest, Random(1), Scripted().world) == ROOT.bundle_pem

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swarm import api
-from swarm.manager.scheduler.constraint import ConstraintError, node_matches, parse, parse_stored
+from swarm.manager.constraint import ConstraintError, node_matches, parse, parse_stored
 
 
 def make_node() -> api.Node:

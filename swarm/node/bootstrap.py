@@ -9,15 +9,16 @@ Managers may be stopping, electing or demoted while they are asked, so steps are
 after an answer that no repetition will change: another root than the token names, or a token that is not accepted.
 Stock nodes repeat those as well and let users wait ten seconds for them.
 
+These are coroutines without I/O of their own: they await only what their World hands them, so production runs them on
+asyncio and the simulator runs the same code on its virtual clock.
+
 (swarmkit: ca/config.go DownloadRootCA and RenewTLSConfigNow, ca/certificates.go RequestAndSaveNewCertificates)
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol, TypeVar
 
@@ -39,8 +40,6 @@ from certs.keys import (
     WORKER_ROLE,
     identity_of,
     load_certificates,
-    new_csr,
-    new_private_key,
     private_key_pem,
 )
 from certs.keystore import Kek
@@ -51,7 +50,6 @@ from certs.tokens import parse_join_token, root_digest
 from certs.validity import apart
 from swarm import api, defaults
 from swarm.errors import Code, InvalidArgument, SwarmError, Unavailable
-from swarm.io.grpc import client
 
 log = structlog.get_logger()
 
@@ -64,7 +62,7 @@ _STATES_SIGNED = (api.IssuanceStatus.ISSUED, api.IssuanceStatus.ROTATE)
 
 
 class Connection(Protocol):
-    """What is used of swarm.io.grpc.client.Connection."""
+    """To one manager (swarm.io.grpc.client.ClientConnection)."""
 
     async def unary(self, method: str, request: Message, timeout_s: float | None = None) -> Message:
         """One call; raises SwarmError."""
@@ -88,15 +86,21 @@ class Issued:
 
 
 @dataclass(frozen=True)
+class NewKey:
+    """A private key and the certificate request (PEM) that it signed."""
+
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+    csr: bytes
+
+
+@dataclass(frozen=True)
 class World:
-    """How to reach managers, wait, and tell the time; tests have another one."""
+    """How to reach managers, wait, tell the time and make a key."""
 
-    dial: Dial = client.connect
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    now: Callable[[], float] = time.time
-
-
-REAL = World()
+    dial: Dial
+    sleep: Callable[[float], Awaitable[None]]
+    now: Callable[[], float]
+    new_key: Callable[[], NewKey]
 
 
 async def join(
@@ -104,10 +108,10 @@ async def join(
     token: str,
     availability: int,
     rng: Random,
+    world: World,
     *,
     root_pem: bytes | None = None,
     fips: bool = False,
-    world: World = REAL,
 ) -> Issued:
     """Become a node of the cluster that the managers at ``addresses`` ("ip:port") run, with the token's role.
 
@@ -127,7 +131,7 @@ async def join(
 
 
 async def renew(
-    addresses: Sequence[str], root_pem: bytes, credentials: Credentials, rng: Random, *, world: World = REAL
+    addresses: Sequence[str], root_pem: bytes, credentials: Credentials, rng: Random, world: World
 ) -> Issued:
     """A new key and certificate for the node of ``credentials``; its role is the one that the node now has.
 
@@ -146,7 +150,7 @@ async def renew(
         return await managers.request_certificate(newer_pem, credentials=credentials)
 
 
-async def fetch_root(addresses: Sequence[str], digest: str | None, rng: Random, *, world: World = REAL) -> bytes:
+async def fetch_root(addresses: Sequence[str], digest: str | None, rng: Random, world: World) -> bytes:
     """The root bundle of the cluster, whose SHA-256 must be ``digest`` (hexadecimal; None trusts the first answer).
 
     Raises FingerprintMismatch, InvalidRoot, SwarmError.
@@ -158,11 +162,11 @@ async def request_certificate(
     addresses: Sequence[str],
     root_pem: bytes,
     rng: Random,
+    world: World,
     *,
     token: str = "",
     credentials: Credentials | None = None,
     availability: int = api.NodeSpec.ACTIVE,
-    world: World = REAL,
 ) -> Issued:
     """A certificate for a new key, by join token or by ``credentials``. Raises CertsError or SwarmError."""
     managers = _Managers(addresses, rng, world)
@@ -204,8 +208,9 @@ class _Managers:
         availability: int = api.NodeSpec.ACTIVE,
     ) -> Issued:
         """See the function of this name."""
-        key = new_private_key()
-        request = api.IssueNodeCertificateRequest(csr=new_csr(key), token=token)
+        made = self._world.new_key()
+        key = made.key
+        request = api.IssueNodeCertificateRequest(csr=made.csr, token=token)
         request.availability = availability  # type: ignore[assignment]
         tls = ClientTls(MANAGER_ROLE if credentials else CA_ROLE, root_pem, credentials)
 
