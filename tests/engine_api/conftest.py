@@ -1,6 +1,6 @@
-"""The HTTP side over a store: what a stock engine had when its answers were recorded, behind our routes.
+"""Drives engine_api.app and the method table of swarm.manager.controlapi on the cluster of the recorded answers.
 
-Reads and writes run the control API's own functions; only what needs a second machine or a kernel is made up here.
+Reads and writes run the control API's own functions. Only what needs another machine or a kernel is faked.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from swarm.errors import SwarmError
 from swarm.manager.controlapi.methods import control
 from swarm.store.store import Store, pack
 from swarm.store.tx import Tx
+from tests.swarm.manager.fake_members import FakeMembers
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "stock-20.10"
 NOW = 1_795_359_300.0
@@ -42,6 +43,7 @@ MANAGER = LocalNode(
     "",
     (("9sajldf3ee308yb7sb2mislv5", "10.99.0.1:2377"),),
 )
+_STATUS = api.ManagerStatus(raft_id=7, addr="10.99.0.1:2377", leader=True, reachability=api.RaftMemberStatus.REACHABLE)
 _OBJECTS = (
     ("swarm", SWARM, api.Cluster),
     ("nodes_3", NODE, api.Node),
@@ -57,27 +59,11 @@ def golden(name: str) -> Any:
     return json.loads((GOLDEN / "api" / f"{name}.json").read_text())
 
 
-class Group:
-    """The Raft group of the recording: one manager, which is node1."""
-
-    def may_grow(self) -> bool:
-        return True
-
-    def is_member(self, node_id: str) -> bool:
-        return node_id == MANAGER.node_id
-
-    def can_remove(self, node_id: str) -> bool:
-        return False
-
-    def member_of(self, node_id: str) -> api.ManagerStatus | None:
-        if node_id != MANAGER.node_id:
-            return None
-        reachable = api.RaftMemberStatus.REACHABLE
-        return api.ManagerStatus(raft_id=7, addr="10.99.0.1:2377", leader=True, reachability=reachable)
-
-
 class FakeBackend:
-    """A daemon without peers. gate: text of the 503 for everything that needs a manager, empty on a manager."""
+    """A daemon without peers, over the control API.
+
+    gate: text of the 503 for everything that needs a manager; empty on a manager.
+    """
 
     def __init__(self) -> None:
         self.store = Store()
@@ -95,7 +81,7 @@ class FakeBackend:
         self.log: list[api.SubscribeLogsMessage | SwarmError] = []
         self.log_closed = False
         self.subscriptions: list[Message] = []
-        self._table = control(Group())
+        self._table = control(FakeMembers({MANAGER.node_id: _STATUS}))
 
     def put(self, *objects: Message) -> None:
         """Store objects as they are, versions included."""

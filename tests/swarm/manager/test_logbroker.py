@@ -11,12 +11,12 @@ from swarm.errors import Code, SwarmError, Unavailable
 from swarm.manager.logbroker import LogBroker
 from swarm.rpc import LOCAL, Call, StreamData, StreamEnd
 from tests.swarm.agent.world import make_task
-from tests.swarm.manager.harness import Harness
+from tests.swarm.manager.service_harness import ServiceHarness
 
 NOT_COMPLETE = "warning: incomplete log stream. some logs could not be retrieved for the following reasons: "
 
 
-class Broker(Harness):
+class Broker(ServiceHarness):
     """A log broker over service s1 with running tasks t1 on n1 and t2 on n2."""
 
     def __init__(self) -> None:

@@ -12,12 +12,12 @@ from swarm.errors import Code
 from swarm.manager.dispatcher.dispatcher import DOWN_MESSAGE, ENGINE_GONE_MESSAGE, UNKNOWN_MESSAGE, Dispatcher
 from swarm.rpc import LOCAL, Call, Reply, StreamData, StreamEnd
 from tests.swarm.agent.world import make_task
-from tests.swarm.manager.harness import Harness
+from tests.swarm.manager.service_harness import ServiceHarness
 
 DESCRIPTION = api.NodeDescription(hostname="host")
 
 
-class Cluster(Harness):
+class Cluster(ServiceHarness):
     """A dispatcher with nodes n1 and n2."""
 
     def __init__(self, *nodes: api.Node) -> None:
