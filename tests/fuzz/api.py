@@ -121,8 +121,8 @@ FILTERS = (
 )
 
 
-class Door:
-    """A daemon whose manager is in this process."""
+class FakeDaemon:
+    """Drives a Manager in the place of the daemon that the routes talk to."""
 
     place: House
 
@@ -222,10 +222,10 @@ def _change(feed: Feed, value: Any, tokens: list[str]) -> None:
 
 
 class Visit:
-    """One client at one daemon."""
+    """Drives the front, aiohttp, the routes and a manager with the requests of one client."""
 
     def __init__(self) -> None:
-        self.place = _DOOR.place = House(_START)
+        self.place = _DAEMON.place = House(_START)
         _APPLICATION[API_KEY].fragments = Fragments()
 
     async def play(self, feed: Feed) -> None:
@@ -337,8 +337,8 @@ _START = house.furnish()
 _BODIES = _bodies()
 _LOOP = asyncio.new_event_loop()
 atexit.register(_LOOP.close)
-_DOOR = Door()
-_APPLICATION = build_app(_DOOR, lambda: "1.41", lambda: "Docker/20.10.24", hooks=EngineHooks(), rng=Random(1))
+_DAEMON = FakeDaemon()
+_APPLICATION = build_app(_DAEMON, lambda: "1.41", lambda: "Docker/20.10.24", hooks=EngineHooks(), rng=Random(1))
 _RUNNER = _LOOP.run_until_complete(make_runner(_APPLICATION))
 
 

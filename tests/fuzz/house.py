@@ -45,7 +45,7 @@ TURNS_MAX = 500
 
 
 class House:
-    """now: seconds since the epoch. strict: an exception inside a stage or a write is a finding."""
+    """Drives one Manager. now: seconds since the epoch. strict: an exception inside a stage or a write is a finding."""
 
     def __init__(self, snapshot: raftpb.Snapshot | None, strict: bool = True, seed: int = 1) -> None:
         self.now = NOW

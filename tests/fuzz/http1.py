@@ -115,8 +115,8 @@ class Wire:
 class Reading:
     """A back end: it reads requests as Go does, and answers each when it is complete."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, harness: FrontHarness) -> None:
+        self.harness = harness
         self.seen = bytearray()
         self.requests: list[go_reader.Request] = []
         self.refused = self.tunnel = False
@@ -134,7 +134,7 @@ class Reading:
             if request is None:
                 break
             self.requests.append(request)
-            answers.append(self.house.next_answer(request.method))
+            answers.append(self.harness.next_answer(request.method))
             self.tunnel = answers[-1].startswith((b"HTTP/1.1 101", b"HTTP/1.0"))
         return answers
 
@@ -197,8 +197,8 @@ async def quiet() -> None:
         await asyncio.sleep(0)
 
 
-class House:
-    """One front with its client and its back ends."""
+class FrontHarness:
+    """Drives one Front between a client and its back ends."""
 
     def __init__(self, answers: bytes) -> None:
         self.heads: list[Head] = []
@@ -272,16 +272,16 @@ def one(data: bytes) -> None:
     outcomes = []
     every = [(n, n + 1) for n in range(len(stream))] if len(stream) < 100 else [(0, len(stream))]
     for pieces in ([(0, len(stream))], Feed(data[:9]).cuts(len(stream)), every):
-        house = House(answers)
-        _LOOP.run_until_complete(house.play(stream, pieces))
+        harness = FrontHarness(answers)
+        _LOOP.run_until_complete(harness.play(stream, pieces))
         assert all(timer.cancelled() for timer in _LOOP._scheduled)  # type: ignore[attr-defined]
-        whole = [b"".join(reading.whole()) for _, reading in house.readings if reading.requests]
-        answers_before, *refusals = bytes(house.client.output).split(b"HTTP/1.1 400 ")
+        whole = [b"".join(reading.whole()) for _, reading in harness.readings if reading.requests]
+        answers_before, *refusals = bytes(harness.client.output).split(b"HTTP/1.1 400 ")
         assert len(refusals) <= 1
         outcomes.append((whole, answers_before, len(refusals)))  # who refuses first, depends on the cuts
         sent = b"".join(whole)
         assert len(sent) <= len(stream)
-        assert all(request in stream for _, reading in house.readings for request in reading.whole())
+        assert all(request in stream for _, reading in harness.readings for request in reading.whole())
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 

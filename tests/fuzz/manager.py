@@ -86,7 +86,7 @@ def one(data: bytes) -> None:
 
 
 class Play:
-    """One manager and what its callers have seen."""
+    """Drives one Manager, and keeps what its callers have seen."""
 
     def __init__(self, place: House) -> None:
         self.place = place

@@ -7,7 +7,7 @@ from random import Random
 from swarm import api
 from swarm.agent.events import Execute, Executed, Journal, Step
 from swarm.agent.worker import Worker, WorkerEffect
-from tests.swarm.agent.world import make_task
+from tests.swarm.agent.agent_world import make_task
 
 COMPLETE = api.AssignmentsMessage.COMPLETE
 INCREMENTAL = api.AssignmentsMessage.INCREMENTAL

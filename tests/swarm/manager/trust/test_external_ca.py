@@ -30,8 +30,8 @@ URL, SPARE = "https://ca.example/sign", "https://spare.example/sign"
 REACHABLE = "there must be at least one valid, reachable external CA corresponding to the {} CA certificate"
 
 
-class Outside(Authority):
-    """An authority without the network: it answers questions as they are asked."""
+class InMemoryAuthority(Authority):
+    """An external authority without the network: it answers questions as they are asked."""
 
     def __init__(self, name: str) -> None:
         certificate, key_pem = make_root(name, now=NOW)
@@ -54,8 +54,8 @@ class Outside(Authority):
             return Outcome(error=str(refusal), refused=True)
 
 
-class Desk:
-    """The trust part of a leader with its external authorities; questions are answered when the test says so."""
+class SigningHarness:
+    """Drives ClusterUpdates and ExternalSigning; questions are answered when the test says so."""
 
     def __init__(self, trust: TrustHarness) -> None:
         self.trust = trust
@@ -125,7 +125,7 @@ class Desk:
             config.external_cas.add(protocol=api.ExternalCA.CFSSL, url=url, ca_cert=root)
         self.perform(self.updates.handle(Call(1, "Control/UpdateCluster", request), self.trust.now))
 
-    def settle(self, outside: Outside) -> None:
+    def settle(self, outside: InMemoryAuthority) -> None:
         """Let the authority answer until nobody asks any more."""
         while self.questions:
             question = self.questions.popleft()
@@ -140,7 +140,7 @@ class Desk:
             raise answer.error
         return self.trust.cluster
 
-    def renew(self, node_id: str, outside: Outside) -> None:
+    def renew(self, node_id: str, outside: InMemoryAuthority) -> None:
         """A node gets a new certificate and tells who issued it."""
         node = copy_of(self.trust.node(node_id))
         node.certificate.csr, node.certificate.cn, node.certificate.role = CSR, node_id, node.role
@@ -156,17 +156,17 @@ class Desk:
 
 
 @pytest.fixture
-def outside() -> Outside:
-    return Outside("company")
+def outside() -> InMemoryAuthority:
+    return InMemoryAuthority("company")
 
 
 @pytest.fixture
-def desk(trust: TrustHarness) -> Desk:
-    return Desk(trust)
+def desk(trust: TrustHarness) -> SigningHarness:
+    return SigningHarness(trust)
 
 
 @pytest.fixture
-def moved(desk: Desk, outside: Outside) -> Desk:
+def moved(desk: SigningHarness, outside: InMemoryAuthority) -> SigningHarness:
     """A cluster that has gone over to an external authority."""
     desk.ask(cert=outside.pem, cas=[(URL, outside.pem)])
     desk.settle(outside)
@@ -178,7 +178,9 @@ def moved(desk: Desk, outside: Outside) -> Desk:
     return desk
 
 
-def test_a_rotation_to_an_authority_without_its_key_ends_with_its_root(moved: Desk, outside: Outside) -> None:
+def test_a_rotation_to_an_authority_without_its_key_ends_with_its_root(
+    moved: SigningHarness, outside: InMemoryAuthority
+) -> None:
     chain = load_certificates(moved.trust.node(MANAGER).certificate.certificate)
     assert len(chain) == 2  # it came while the old root was still trusted
     moved.renew(MANAGER, outside)
@@ -187,7 +189,9 @@ def test_a_rotation_to_an_authority_without_its_key_ends_with_its_root(moved: De
     assert outside.issued == 2
 
 
-def test_the_authority_is_asked_with_the_roots_that_its_server_may_have(desk: Desk, outside: Outside) -> None:
+def test_the_authority_is_asked_with_the_roots_that_its_server_may_have(
+    desk: SigningHarness, outside: InMemoryAuthority
+) -> None:
     desk.ask(cert=outside.pem, cas=[(URL, outside.pem), (SPARE, outside.pem), ("https://old/", b"")])
     probe = desk.questions[0].question
     assert probe == FindReachable((URL, SPARE), keys.normalize_pem(outside.pem))
@@ -201,7 +205,7 @@ def test_the_authority_is_asked_with_the_roots_that_its_server_may_have(desk: De
 
 @pytest.mark.parametrize("cas", [(), [(URL, b"")], [(URL, ROOT.bundle_pem)]])
 def test_a_root_without_key_or_authority_is_refused(
-    desk: Desk, outside: Outside, cas: Sequence[tuple[str, bytes]]
+    desk: SigningHarness, outside: InMemoryAuthority, cas: Sequence[tuple[str, bytes]]
 ) -> None:
     desk.ask(cert=outside.pem, cas=cas)
     assert not desk.questions
@@ -210,9 +214,11 @@ def test_a_root_without_key_or_authority_is_refused(
     assert str(refusal.value) == REACHABLE.format("desired")
 
 
-def test_an_authority_that_is_away_or_has_another_root_is_refused(desk: Desk, outside: Outside) -> None:
+def test_an_authority_that_is_away_or_has_another_root_is_refused(
+    desk: SigningHarness, outside: InMemoryAuthority
+) -> None:
     before = copy_of(desk.trust.cluster)
-    for authority, away in ((outside, True), (Outside("other"), False)):
+    for authority, away in ((outside, True), (InMemoryAuthority("other"), False)):
         authority.away = away
         desk.ask(cert=outside.pem, cas=[(URL, outside.pem)])
         desk.settle(authority)
@@ -222,7 +228,7 @@ def test_an_authority_that_is_away_or_has_another_root_is_refused(desk: Desk, ou
     assert desk.trust.cluster == before
 
 
-def test_the_needed_authority_cannot_be_taken_away(moved: Desk, outside: Outside) -> None:
+def test_the_needed_authority_cannot_be_taken_away(moved: SigningHarness, outside: InMemoryAuthority) -> None:
     moved.ask(cas=())
     with pytest.raises(InvalidArgument) as refusal:
         moved.outcome()
@@ -232,8 +238,8 @@ def test_the_needed_authority_cannot_be_taken_away(moved: Desk, outside: Outside
     assert moved.outcome().spec.ca_config.external_cas[0].url == SPARE
 
 
-def test_from_one_authority_to_another_is_not_supported(moved: Desk, outside: Outside) -> None:
-    other = Outside("other")
+def test_from_one_authority_to_another_is_not_supported(moved: SigningHarness, outside: InMemoryAuthority) -> None:
+    other = InMemoryAuthority("other")
     moved.ask(cert=other.pem, cas=[(URL, outside.pem), (SPARE, other.pem)])
     while moved.questions:
         ask = moved.questions.popleft()
@@ -244,7 +250,9 @@ def test_from_one_authority_to_another_is_not_supported(moved: Desk, outside: Ou
     assert str(refusal.value) == "rotating from one external CA to a different external CA is not supported"
 
 
-def test_back_to_a_key_of_our_own_the_authority_signs_the_new_root(moved: Desk, outside: Outside) -> None:
+def test_back_to_a_key_of_our_own_the_authority_signs_the_new_root(
+    moved: SigningHarness, outside: InMemoryAuthority
+) -> None:
     outside.cross_signs = True
     moved.ask(forced=1, cas=[(URL, b"")])
     moved.settle(outside)
@@ -260,7 +268,9 @@ def test_back_to_a_key_of_our_own_the_authority_signs_the_new_root(moved: Desk, 
 
 
 @pytest.mark.parametrize("away", [True, False])
-def test_a_root_that_the_authority_does_not_sign_is_not_rotated_to(moved: Desk, outside: Outside, away: bool) -> None:
+def test_a_root_that_the_authority_does_not_sign_is_not_rotated_to(
+    moved: SigningHarness, outside: InMemoryAuthority, away: bool
+) -> None:
     before = copy_of(moved.trust.cluster)
     moved.ask(forced=1, cas=[(URL, b"")])
     probe = moved.questions.popleft()
@@ -272,7 +282,7 @@ def test_a_root_that_the_authority_does_not_sign_is_not_rotated_to(moved: Desk, 
     assert moved.trust.cluster == before
 
 
-def test_the_key_may_come_and_go_without_a_rotation(moved: Desk, outside: Outside) -> None:
+def test_the_key_may_come_and_go_without_a_rotation(moved: SigningHarness, outside: InMemoryAuthority) -> None:
     moved.ask(cert=outside.pem, key=outside.key_pem)
     assert not moved.questions
     cluster = moved.outcome()
@@ -288,27 +298,29 @@ def test_the_key_may_come_and_go_without_a_rotation(moved: Desk, outside: Outsid
     assert outside.issued == issued + 1
 
 
-def test_a_key_that_does_not_fit_is_refused(moved: Desk, outside: Outside) -> None:
+def test_a_key_that_does_not_fit_is_refused(moved: SigningHarness, outside: InMemoryAuthority) -> None:
     moved.ask(cert=outside.pem, key=keys.private_key_pem(KEY))
     with pytest.raises(InvalidArgument, match="certificate key mismatch"):
         moved.outcome()
 
 
-def test_a_request_that_is_refused_fails_with_the_reason(moved: Desk, outside: Outside) -> None:
+def test_a_request_that_is_refused_fails_with_the_reason(moved: SigningHarness, outside: InMemoryAuthority) -> None:
     moved.node("n1", csr=b"nonsense")
     moved.settle(outside)
     status = moved.trust.node("n1").certificate.status
     assert (status.state, status.err) == (State.FAILED, "unable to sign requested certificate: malformed request")
 
 
-def test_a_certificate_of_another_root_fails_the_request(moved: Desk) -> None:
+def test_a_certificate_of_another_root_fails_the_request(moved: SigningHarness) -> None:
     moved.node("n1")
-    moved.settle(Outside("other"))
+    moved.settle(InMemoryAuthority("other"))
     status = moved.trust.node("n1").certificate.status
     assert (status.state, status.err) == (State.FAILED, "x509: certificate signed by unknown authority")
 
 
-def test_while_the_authority_is_away_one_question_waits_and_pauses_grow(moved: Desk, outside: Outside) -> None:
+def test_while_the_authority_is_away_one_question_waits_and_pauses_grow(
+    moved: SigningHarness, outside: InMemoryAuthority
+) -> None:
     outside.away = True
     for number in range(50):
         moved.node(f"n{number}")
@@ -336,7 +348,7 @@ def test_while_the_authority_is_away_one_question_waits_and_pauses_grow(moved: D
     assert moved.signing.deadline() is None
 
 
-def test_other_servers_are_asked_at_once(moved: Desk, outside: Outside) -> None:
+def test_other_servers_are_asked_at_once(moved: SigningHarness, outside: InMemoryAuthority) -> None:
     outside.away = True
     moved.node("n1")
     moved.settle(outside)
@@ -350,7 +362,7 @@ def test_other_servers_are_asked_at_once(moved: Desk, outside: Outside) -> None:
     assert moved.trust.node("n1").certificate.status.state == State.ISSUED
 
 
-def test_a_request_that_changed_meanwhile_is_asked_for_again(moved: Desk, outside: Outside) -> None:
+def test_a_request_that_changed_meanwhile_is_asked_for_again(moved: SigningHarness, outside: InMemoryAuthority) -> None:
     moved.node("n1")
     other = keys.new_private_key()
     moved.node("n1", csr=keys.new_csr(other))
@@ -363,10 +375,10 @@ def test_a_request_that_changed_meanwhile_is_asked_for_again(moved: Desk, outsid
     assert leaf.public_key() == other.public_key()
 
 
-def test_a_new_leader_asks_for_what_is_open(moved: Desk, outside: Outside) -> None:
+def test_a_new_leader_asks_for_what_is_open(moved: SigningHarness, outside: InMemoryAuthority) -> None:
     moved.node("n1")
     moved.questions.clear()
-    successor = Desk(moved.trust)
+    successor = SigningHarness(moved.trust)
     assert successor.signing.deadline() == moved.trust.now
     successor.perform(successor.signing.wake(moved.trust.now))
     successor.settle(outside)
@@ -374,7 +386,7 @@ def test_a_new_leader_asks_for_what_is_open(moved: Desk, outside: Outside) -> No
 
 
 def test_leadership_that_ends_before_the_answer_leaves_the_update_to_the_next_leader(
-    desk: Desk, outside: Outside
+    desk: SigningHarness, outside: InMemoryAuthority
 ) -> None:
     desk.ask(cert=outside.pem, cas=[(URL, outside.pem)])
     (ended,) = desk.updates.stop()
@@ -382,7 +394,7 @@ def test_leadership_that_ends_before_the_answer_leaves_the_update_to_the_next_le
     assert isinstance(ended.error, NotTaken)
 
 
-def test_nothing_is_changed_for_a_caller_who_went_away(desk: Desk, outside: Outside) -> None:
+def test_nothing_is_changed_for_a_caller_who_went_away(desk: SigningHarness, outside: InMemoryAuthority) -> None:
     desk.ask(cert=outside.pem, cas=[(URL, outside.pem)])
     desk.updates.handle(StreamEnd(1, Unavailable("gone")), desk.trust.now)
     desk.settle(outside)
@@ -390,9 +402,9 @@ def test_nothing_is_changed_for_a_caller_who_went_away(desk: Desk, outside: Outs
     assert not desk.answers
 
 
-def test_with_a_key_and_servers_the_servers_sign(desk: Desk) -> None:
+def test_with_a_key_and_servers_the_servers_sign(desk: SigningHarness) -> None:
     """As in SwarmKit: servers for the root in use go before its key."""
-    inside = Outside("ours")
+    inside = InMemoryAuthority("ours")
     desk.ask(cas=[(URL, b"")])
     assert not desk.questions  # with a key in the store nobody looks whether they answer
     desk.outcome()

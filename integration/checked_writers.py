@@ -160,8 +160,8 @@ class Writer:
 
 
 @dataclass
-class Crowd:
-    """Several writers at once, from the outside."""
+class CheckedWriters:
+    """Several writers at once, each a client of the Engine API."""
 
     writers: list[Writer]
     stop: threading.Event = field(default_factory=threading.Event)
