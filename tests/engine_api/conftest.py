@@ -23,6 +23,7 @@ from engine_api.convert.address import Interface, resolve_init
 from engine_api.convert.cluster import NODE, SWARM
 from engine_api.convert.objects import CONFIG, SECRET, TASK
 from engine_api.convert.service import SERVICE
+from engine_api.engine.client import EngineClient
 from engine_api.errors import ServiceUnavailable
 from engine_api.server.request import EngineHooks
 from swarm import api
@@ -30,6 +31,7 @@ from swarm.errors import SwarmError
 from swarm.manager.controlapi.methods import control
 from swarm.store.store import Store, pack
 from swarm.store.tx import Tx
+from tests.engine_api.fake_engine import FakeEngine
 from tests.swarm.manager.fake_members import FakeMembers
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "stock-20.10"
@@ -177,6 +179,21 @@ def empty_backend() -> FakeBackend:
         "swarm and try again."
     )
     return backend
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[FakeEngine]:
+    """An engine without containers."""
+    async with FakeEngine(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(engine: FakeEngine) -> AsyncIterator[EngineClient]:
+    """A client of that engine."""
+    made = EngineClient(engine.host)
+    yield made
+    await made.close()
 
 
 async def find_local_network(word: str) -> str | None:

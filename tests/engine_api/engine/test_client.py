@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,19 +10,6 @@ import pytest
 from engine_api.engine.client import EngineClient
 from engine_api.engine.errors import EngineError, EngineUnavailable
 from tests.engine_api.fake_engine import FakeEngine
-
-
-@pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[FakeEngine]:
-    async with FakeEngine(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(engine: FakeEngine) -> AsyncIterator[EngineClient]:
-    made = EngineClient(engine.host)
-    yield made
-    await made.close()
 
 
 @pytest.mark.parametrize("host", ["", "docker.sock", "http://h:2375", "unix://"])

@@ -51,9 +51,9 @@ class Networks:
 class ExecutorHarness:
     """Drives an Executor on a fake engine, and keeps its events."""
 
-    def __init__(self, engine: FakeEngine, directory: Path) -> None:
+    def __init__(self, engine: FakeEngine, client: EngineClient, directory: Path) -> None:
         self.engine = engine
-        self.client = EngineClient(engine.host)
+        self.client = client
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.networks = Networks()
         self.executor = Executor(
@@ -85,17 +85,10 @@ class ExecutorHarness:
 
 
 @pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[FakeEngine]:
-    async with FakeEngine(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def harness(engine: FakeEngine, tmp_path: Path) -> AsyncIterator[ExecutorHarness]:
-    made = ExecutorHarness(engine, tmp_path)
+async def harness(engine: FakeEngine, client: EngineClient, tmp_path: Path) -> AsyncIterator[ExecutorHarness]:
+    made = ExecutorHarness(engine, client, tmp_path)
     yield made
     await made.executor.close()
-    await made.client.close()
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -14,19 +12,6 @@ from tests.engine_api.fake_engine import FakeEngine
 
 DIGEST = "sha256:" + "ab" * 32
 PULL = "POST /images/create"
-
-
-@pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[FakeEngine]:
-    async with FakeEngine(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(engine: FakeEngine) -> AsyncIterator[EngineClient]:
-    made = EngineClient(engine.host)
-    yield made
-    await made.close()
 
 
 async def test_a_tag_is_pulled_even_when_the_image_is_here(engine: FakeEngine, client: EngineClient) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -87,13 +86,10 @@ class LogPublisherHarness:
 
 
 @pytest.fixture
-async def harness(tmp_path: Path) -> AsyncIterator[LogPublisherHarness]:
-    async with FakeEngine(tmp_path) as engine:
-        client = EngineClient(engine.host)
-        made = LogPublisherHarness(engine, client)
-        yield made
-        await made.publisher.close()
-        await client.close()
+async def harness(engine: FakeEngine, client: EngineClient) -> AsyncIterator[LogPublisherHarness]:
+    made = LogPublisherHarness(engine, client)
+    yield made
+    await made.publisher.close()
 
 
 async def test_all_tasks_are_published_and_the_end_is_told(harness: LogPublisherHarness) -> None:
