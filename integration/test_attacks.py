@@ -108,7 +108,7 @@ def test_a_removed_node_is_refused_at_once_also_when_a_follower_passes_its_call_
         )
 
 
-def test_what_was_stolen_from_a_manager_is_worth_a_workers_once_it_is_demoted(
+def test_a_stolen_manager_certificate_counts_as_a_workers_after_the_demotion(
     managers: list[Host], tmp_path: Path
 ) -> None:
     leader, follower, third = managers

@@ -120,7 +120,7 @@ def name_of(task: api.Task) -> str:
     return f"{task.service_annotations.name}.1.{task.id}"
 
 
-async def test_a_task_lives_and_leaves_nothing(engine: EngineProcess) -> None:
+async def test_a_task_runs_and_leaves_nothing_behind(engine: EngineProcess) -> None:
     async with harness(engine) as b:
         task = make_task()
         started = await b.run(task)
@@ -138,7 +138,7 @@ async def test_a_task_lives_and_leaves_nothing(engine: EngineProcess) -> None:
         assert name_of(task) not in engine.docker("ps", "-a", "--format", "{{.Names}}")
 
 
-async def test_exit_codes_are_reported_as_users_know_them(engine: EngineProcess) -> None:
+async def test_exit_codes_are_reported_as_stock_reports_them(engine: EngineProcess) -> None:
     async with harness(engine) as b:
         good, bad = make_task("exit 0"), make_task("exit 7")
         for task in (good, bad):

@@ -79,7 +79,7 @@ def test_answers_have_the_engines_headers(side: Host) -> None:
         assert heads[0] == heads[1], path
 
 
-def test_heads_of_64_kilobytes_are_welcome_on_both_sides(side: Host) -> None:
+def test_heads_of_64_kilobytes_are_accepted_on_both_sides(side: Host) -> None:
     big = f"X-Registry-Config: {'a' * (64 << 10)}"
     with Raw.to(side.api) as raw:
         assert raw.ask("GET", "/containers/json", big)[0] == 200

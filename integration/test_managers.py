@@ -342,7 +342,7 @@ def test_faults_under_load_lose_nothing_that_was_acknowledged(
         assert missing(host, record) == []
 
 
-def test_the_minority_answers_nothing_old_and_says_what_is_wrong(group: ThreeManagers) -> None:
+def test_the_minority_gives_no_stale_answers_and_says_what_is_wrong(group: ThreeManagers) -> None:
     leader = group.leader()
     group.create("old", through=leader)
     rest = group.others(leader)
@@ -356,7 +356,7 @@ def test_the_minority_answers_nothing_old_and_says_what_is_wrong(group: ThreeMan
     until(lambda: calls.call(leader, "GET", "/services"), lambda answer: answer == (200, []), what="news after the cut")
 
 
-def test_a_lost_quorum_is_told_and_comes_back(group: ThreeManagers) -> None:
+def test_a_lost_quorum_is_reported_and_can_be_restored(group: ThreeManagers) -> None:
     group.create("kept", "--replicas", "4")
     group.running("kept", 4)
     before = {host.name: calls.containers(host) for host in group.lab.hosts}

@@ -150,7 +150,7 @@ def test_a_stock_manager_joins_ours_sees_another_root_and_takes_over_when_the_le
     becomes(ours, {stock.name: LEAD, ours.name: FOLLOW, follower.name: FOLLOW})
 
 
-def test_a_leader_that_may_not_lead_stock_managers_takes_none_in(hosts: tuple[Lab, Host, Host, Host]) -> None:
+def test_a_leader_that_may_not_lead_stock_managers_admits_none(hosts: tuple[Lab, Host, Host, Host]) -> None:
     _, ours, alone, stock = hosts
     alone.docker("swarm", "init", "--advertise-addr", alone.ip)
     token = alone.docker("swarm", "join-token", "-q", "manager").strip()

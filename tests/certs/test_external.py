@@ -79,7 +79,7 @@ async def test_the_next_server_is_asked_when_one_is_away_or_out_of_order(outside
     assert outside.authority.issued == 1
 
 
-async def test_the_last_failure_is_told_with_the_name_of_its_server(outside: ExternalCa) -> None:
+async def test_the_last_failure_is_reported_with_the_name_of_its_server(outside: ExternalCa) -> None:
     with pytest.raises(ExternalUnusable, match="no external CA URLs"):
         await external.sign((), b"{}", outside.root.bundle_pem, outside.credentials, TIMEOUT_S)
     away = unused_url()

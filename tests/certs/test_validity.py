@@ -90,7 +90,7 @@ def test_a_certificate_that_ended_before_its_root_began_is_not_renewable(judge: 
     assert reason
 
 
-def test_an_expired_root_is_no_root(judge: Manager) -> None:
+def test_an_expired_root_is_refused(judge: Manager) -> None:
     far = judge.authority.now + 7301 * DAY
     credentials = judge.authority.issue("n1", not_before=far - DAY, not_after=far + DAY)
     assert judge.judge(credentials, far) == (False, False, "x509: certificate signed by unknown authority")
@@ -121,10 +121,10 @@ def test_clocks_are_named_when_they_differ() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.2, "0s"), (59, "59s"), (70, "1m10s"), (3600, "1h"), (7500, "2h5m"), (266400, "3d2h")]
 )
-def test_spans_are_said_in_two_units(seconds: float, text: str) -> None:
+def test_durations_are_written_in_two_units(seconds: float, text: str) -> None:
     assert span(seconds) == text
 
 
 @given(st.floats(0, 1e10))
-def test_every_span_has_a_text(seconds: float) -> None:
+def test_every_duration_has_a_text(seconds: float) -> None:
     assert span(seconds)

@@ -91,7 +91,7 @@ def _local(shown: dict[str, Any]) -> LocalNode:
 
 
 @pytest.mark.parametrize("name", ["info_inactive", "info_locked", "info_worker", "info_error"])
-def test_the_info_of_a_node_that_is_no_manager_is_as_recorded(name: str) -> None:
+def test_the_info_of_a_node_that_is_not_a_manager_is_as_recorded(name: str) -> None:
     shown = _info(name)
     assert info_section(_local(shown)) == shown
 

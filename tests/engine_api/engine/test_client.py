@@ -13,7 +13,7 @@ from tests.engine_api.fake_engine import FakeEngine
 
 
 @pytest.mark.parametrize("host", ["", "docker.sock", "http://h:2375", "unix://"])
-def test_an_address_that_is_none_is_refused(host: str) -> None:
+def test_an_invalid_address_is_refused(host: str) -> None:
     with pytest.raises(ValueError, match="neither unix"):
         EngineClient(host)
 
@@ -71,7 +71,7 @@ async def test_a_call_without_an_answer_ends(engine: FakeEngine, client: EngineC
     engine.pull_gate.set()
 
 
-async def test_an_answer_that_is_no_json_is_an_error(tmp_path: Path) -> None:
+async def test_an_answer_that_is_not_json_is_an_error(tmp_path: Path) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for _ in range(2):
             await reader.readuntil(b"\r\n\r\n")

@@ -117,7 +117,7 @@ async def test_preparing_twice_makes_one_container_and_one_pull(harness: Executo
     assert list(harness.engine.containers) == [NAME]
 
 
-async def test_an_image_that_is_nowhere_refuses_the_task(harness: ExecutorHarness, task: api.Task) -> None:
+async def test_a_task_whose_image_is_nowhere_is_rejected(harness: ExecutorHarness, task: api.Task) -> None:
     task.spec.container.image = "nosuch.invalid/img:1"
     harness.engine.pull_lines = [{"error": "no such host"}]
     refused = await harness.do(task, Step.PREPARE)
@@ -209,7 +209,7 @@ async def test_starting_tells_container_and_ports(harness: ExecutorHarness, task
     assert harness.networks.calls == ["prepare", "prepare", "activate"]
 
 
-async def test_starting_again_starts_nothing(harness: ExecutorHarness, task: api.Task) -> None:
+async def test_starting_a_second_time_does_nothing(harness: ExecutorHarness, task: api.Task) -> None:
     await harness.do(task, Step.PREPARE, Step.START, Step.START)
     assert harness.engine.calls.count(f"POST /containers/{NAME}/start") == 1
 
@@ -249,7 +249,9 @@ async def test_a_container_that_does_not_exist_cannot_start(harness: ExecutorHar
     assert (await harness.do(task, Step.START)).error == f"No such container: {NAME}"
 
 
-async def test_with_a_health_check_a_start_waits_for_the_verdict(harness: ExecutorHarness, task: api.Task) -> None:
+async def test_with_a_health_check_a_start_waits_until_the_container_is_healthy(
+    harness: ExecutorHarness, task: api.Task
+) -> None:
     health_check(task)
     harness.engine.health_of_new = "starting"
     await harness.do(task, Step.PREPARE)
@@ -279,7 +281,7 @@ async def test_an_unhealthy_start_stops_the_container(harness: ExecutorHarness, 
     assert (failed.container.pid, failed.container.exit_code) == (0, 143)
 
 
-async def test_a_container_that_dies_before_the_verdict_ends_the_start(
+async def test_a_container_that_exits_before_it_is_healthy_ends_the_start(
     harness: ExecutorHarness, task: api.Task
 ) -> None:
     health_check(task)
@@ -472,7 +474,7 @@ async def test_containers_of_unknown_tasks_of_this_node_are_swept(harness: Execu
     assert list(harness.engine.containers) == ["a", "d"]
 
 
-async def test_a_sweep_spares_the_tasks_that_came_meanwhile(harness: ExecutorHarness, task: api.Task) -> None:
+async def test_a_sweep_spares_the_tasks_that_arrived_meanwhile(harness: ExecutorHarness, task: api.Task) -> None:
     await harness.do(task, Step.PREPARE)
     harness.engine.add_container("left", owned("t0"))
     harness.executor.perform(Sweep(("another",)))

@@ -35,7 +35,9 @@ async def test_an_image_id_and_an_offline_node_pull_nothing(engine: FakeEngine, 
     assert engine.calls == []
 
 
-async def test_a_failed_pull_is_told_and_tried_again_by_the_next_task(engine: FakeEngine, client: EngineClient) -> None:
+async def test_a_failed_pull_is_reported_and_tried_again_by_the_next_task(
+    engine: FakeEngine, client: EngineClient
+) -> None:
     puller = ImagePuller(client)
     engine.pull_lines = [{"error": "no such host"}]
     assert await puller.ensure("x:1", "") == "no such host"

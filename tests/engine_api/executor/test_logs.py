@@ -92,7 +92,7 @@ async def harness(engine: FakeEngine, client: EngineClient) -> AsyncIterator[Log
     await made.publisher.close()
 
 
-async def test_all_tasks_are_published_and_the_end_is_told(harness: LogPublisherHarness) -> None:
+async def test_the_logs_of_all_tasks_are_published_and_their_end_is_reported(harness: LogPublisherHarness) -> None:
     harness.publish(harness.container(1, "a\n", "b\n"), harness.container(2, "c\n"))
     assert await harness.ended.get() == LogsEnded("sub")
     assert sorted(harness.sink.lines) == [b"a\n", b"b\n", b"c\n"]

@@ -179,7 +179,7 @@ def test_a_farewell_that_nobody_answers_is_not_waited_for() -> None:
     assert driver.now == 100.0 + defaults.FAREWELL_TIMEOUT_S
 
 
-def test_a_node_whose_engine_is_only_slow_leaves_without_a_word() -> None:
+def test_a_node_whose_engine_is_only_slow_disconnects_without_a_farewell() -> None:
     driver = AgentHarness()
     driver.register()
     effects = driver.tell(EngineGone("no answer", certain=False))

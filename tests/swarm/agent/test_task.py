@@ -230,7 +230,7 @@ def test_the_same_assignment_again_does_nothing() -> None:
     assert story.run.task.status.state == api.RUNNING
 
 
-def test_facts_about_the_container_are_news_once() -> None:
+def test_a_fact_about_the_container_is_reported_once() -> None:
     story = running_story()
     facts = api.ContainerStatus(container_id="c", pid=42)
     story.run.news = False

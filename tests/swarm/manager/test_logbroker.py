@@ -183,7 +183,7 @@ def test_a_node_may_publish_only_its_own_lines_under_one_id(broker: LogBrokerHar
     assert broker.error(foreign).code == Code.NOT_FOUND
 
 
-def test_a_publication_that_ends_without_a_word_counts_as_done(broker: LogBrokerHarness) -> None:
+def test_a_publication_that_ends_without_a_closing_message_counts_as_done(broker: LogBrokerHarness) -> None:
     listener = broker.listen("n1")
     reader = broker.read(task_ids=["t1"])
     publication = broker.publish("n1")

@@ -72,7 +72,7 @@ async def test_a_client_that_never_says_hello_is_dropped(served: Served) -> None
     await raw.close()
 
 
-async def test_a_request_that_does_not_come_is_out_of_time(served: Served) -> None:
+async def test_a_request_that_does_not_arrive_runs_out_of_time(served: Served) -> None:
     raw = await Raw.connect(served)
     block = b"".join((h2.METHOD_POST, h2.literal(":path", "/docker.swarmkit.v1.Health/Check")))
     block += h2.literal("content-type", "application/grpc")

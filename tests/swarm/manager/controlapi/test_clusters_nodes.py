@@ -31,7 +31,7 @@ def _cluster(control: Any) -> api.Cluster:
 # --- clusters ------------------------------------------------------------------------------------------------------
 
 
-def test_no_key_leaves_with_a_cluster() -> None:
+def test_a_cluster_is_shown_without_its_keys() -> None:
     cluster = api.Cluster(id="cl")
     cluster.spec.ca_config.signing_ca_key = b"HIDDEN"
     cluster.spec.ca_config.signing_ca_cert = b"HIDDEN"
@@ -244,7 +244,7 @@ def _managers(control: Any, *node_ids: str) -> None:
         control.group.members[node_id] = api.ManagerStatus(raft_id=len(control.group.members) + 10)
 
 
-def test_a_role_that_does_not_exist_is_no_way_round_the_checks_of_a_demotion(control: Any) -> None:
+def test_an_unknown_role_does_not_get_around_the_checks_of_a_demotion(control: Any) -> None:
     _managers(control, "m2", "m3")
     text = "InvalidArgument: invalid argument: spec.desired_role has a value that this manager does not know"
     for node_id in ("m2", "n2"):
@@ -282,7 +282,7 @@ def test_managers_cannot_all_be_demoted_before_the_first_has_stepped_down(contro
     assert refused == "FailedPrecondition: attempting to demote the last manager of the swarm"
 
 
-def test_other_changes_of_a_manager_are_free(control: Any) -> None:
+def test_other_changes_of_a_manager_are_allowed(control: Any) -> None:
     request = _wish(control, "n1", api.MANAGER)
     request.spec.availability = api.NodeSpec.DRAIN
     answer = control.call("UpdateNode", request).node

@@ -156,7 +156,7 @@ def test_ports_chosen_by_the_allocator_count_as_taken(control: Any) -> None:
     )
 
 
-def test_what_needs_the_overlay_is_refused_with_a_way_out(control: Any) -> None:
+def test_what_needs_the_overlay_is_refused_and_the_message_names_an_alternative(control: Any) -> None:
     spec = control.service_spec("web")
     spec.endpoint.ports.add(target_port=80, published_port=81)
     assert control.refused("CreateService", api.CreateServiceRequest(spec=spec)) == (
@@ -267,7 +267,7 @@ def test_statuses_count_tasks_by_the_kind_of_service(control: Any) -> None:
     ]
 
 
-def test_removing_a_service_leaves_its_tasks_to_the_orchestrators(control: Any) -> None:
+def test_removing_a_service_leaves_the_removal_of_its_tasks_to_the_orchestrators(control: Any) -> None:
     _task(control, "svcmin", api.RUNNING)
     control.call("RemoveService", api.RemoveServiceRequest(service_id="svcmin"))
     assert control.store.get(api.Service, "svcmin") is None

@@ -255,7 +255,7 @@ def test_three_silent_periods_make_a_node_down(cluster: DispatcherHarness) -> No
     assert cluster.node().status.state == api.NodeStatus.READY
 
 
-def test_a_node_without_its_engine_is_down_at_its_own_word(cluster: DispatcherHarness) -> None:
+def test_a_node_that_says_that_its_engine_is_gone_is_down_at_once(cluster: DispatcherHarness) -> None:
     session_id = cluster.register()
     farewell = extensions.marked(api.HeartbeatRequest(session_id=session_id), extensions.ENGINE_GONE)
     assert cluster.data(cluster.call("Dispatcher/Heartbeat", farewell, "n1"), api.HeartbeatResponse)
@@ -422,7 +422,7 @@ def test_a_node_may_not_report_for_another_nodes_task(working: tuple[DispatcherH
     assert cluster.task("t2").status.state == api.ASSIGNED
 
 
-def test_texts_of_a_status_are_cut_to_a_bearable_length(working: tuple[DispatcherHarness, str]) -> None:
+def test_long_texts_of_a_status_are_truncated(working: tuple[DispatcherHarness, str]) -> None:
     cluster, session_id = working
     cluster.report(session_id, "t1", api.REJECTED, err="x" * 2_000_000)
     assert len(cluster.task().status.err) == defaults.STATUS_TEXT_CHARS_MAX

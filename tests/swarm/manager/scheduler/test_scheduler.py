@@ -46,7 +46,7 @@ def test_every_task_of_a_large_group_is_told_why_it_waits() -> None:
     assert texts.count("") == 1
 
 
-def test_room_that_a_task_leaves_is_given_to_one_that_waits() -> None:
+def test_resources_that_a_task_frees_go_to_one_that_waits() -> None:
     harness = LeaderHarness()
     harness.agents = True
     commands.node(harness, "add", "w1", {"cpus": "1"})

@@ -228,7 +228,7 @@ def test_an_order_to_rotate_is_an_outcome_too(trust: TrustHarness) -> None:
     assert answer(trust.status(node.id), api.NodeCertificateStatusResponse).status.state == State.ROTATE
 
 
-def test_who_asks_early_waits_for_the_commit(trust: TrustHarness) -> None:
+def test_a_caller_that_asks_early_waits_for_the_commit(trust: TrustHarness) -> None:
     node = make_pending(trust)
     assert trust.status(node.id, stream=5) == []
     assert trust.status(node.id, stream=6) == []
@@ -238,7 +238,7 @@ def test_who_asks_early_waits_for_the_commit(trust: TrustHarness) -> None:
     assert trust.run_pass() == []
 
 
-def test_who_gave_up_gets_no_answer(trust: TrustHarness) -> None:
+def test_a_caller_that_gave_up_gets_no_answer(trust: TrustHarness) -> None:
     node = make_pending(trust)
     trust.status(node.id, stream=5)
     trust.status(node.id, stream=6)
@@ -247,7 +247,7 @@ def test_who_gave_up_gets_no_answer(trust: TrustHarness) -> None:
     assert trust.service.handle(StreamEnd(6), NOW) == ()
 
 
-def test_who_waits_for_a_node_that_is_removed_is_told(trust: TrustHarness) -> None:
+def test_a_caller_that_waits_for_a_removed_node_gets_an_error(trust: TrustHarness) -> None:
     node = make_pending(trust)
     trust.status(node.id, stream=5)
     with pytest.raises(NotFound, match="NotFound"):
@@ -261,7 +261,7 @@ def test_an_unknown_node_has_no_status(trust: TrustHarness) -> None:
         answer(trust.status(""), api.NodeCertificateStatusResponse)
 
 
-def test_a_leader_that_steps_down_sends_the_waiting_away(trust: TrustHarness) -> None:
+def test_a_leader_that_steps_down_refuses_the_waiting_callers(trust: TrustHarness) -> None:
     node = make_pending(trust)
     trust.status(node.id, stream=5)
     with pytest.raises(Aborted, match="CA signer is stopped"):

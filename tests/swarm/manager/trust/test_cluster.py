@@ -105,7 +105,7 @@ def test_the_predefined_networks_carry_the_label_of_internal_ones() -> None:
         assert dict(spec.annotations.labels) == {"com.docker.swarm.predefined": "true"}
 
 
-def test_a_second_birth_changes_nothing() -> None:
+def test_bootstrapping_a_second_time_changes_nothing() -> None:
     store = born()
     tx = Tx(store, NOW + 5, Random(2))
     bootstrap(tx, CLUSTER, MANAGER, api.ClusterSpec(), ROOT, CSR, b"", NewCluster())
@@ -203,7 +203,7 @@ def test_a_clock_ahead_of_ours_does_not_put_off_the_keys_for_long(trust: TrustHa
 
 
 @pytest.mark.parametrize("left", [0, 1])
-def test_missing_keys_and_networks_are_made_good(trust: TrustHarness, left: int) -> None:
+def test_missing_keys_and_networks_are_created(trust: TrustHarness, left: int) -> None:
     def damage(tx: Tx) -> None:
         cluster = tx.edit(api.Cluster, CLUSTER)
         gossip = [key for key in cluster.network_bootstrap_keys if key.subsystem == SUBSYSTEM_GOSSIP]

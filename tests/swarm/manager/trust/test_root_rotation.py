@@ -213,7 +213,7 @@ def test_the_log_says_who_is_waited_for_once_a_minute(rotating: TrustHarness) ->
     assert [(line["nodes"], line["count"]) for line in waiting] == [("attic (down)", 1)] * 2
 
 
-def test_another_wish_in_between_starts_over_from_the_trusted_root(rotating: TrustHarness) -> None:
+def test_another_request_in_between_starts_over_from_the_trusted_root(rotating: TrustHarness) -> None:
     renew(rotating, node_ids(rotating)[0])
     third = ec.derive_private_key(17, ec.SECP256R1())
     wanted = user_root(third)
@@ -228,13 +228,13 @@ def test_another_wish_in_between_starts_over_from_the_trusted_root(rotating: Tru
     assert states(rotating) == [State.ROTATE, State.ROTATE]
 
 
-def test_the_same_wish_again_changes_nothing(rotating: TrustHarness) -> None:
+def test_the_same_request_again_changes_nothing(rotating: TrustHarness) -> None:
     before = copy_of(rotating.cluster.root_ca)
     ask(rotating, forced=1)
     assert rotating.cluster.root_ca == before
 
 
-def test_a_wish_for_the_trusted_root_abandons_the_rotation(rotating: TrustHarness) -> None:
+def test_a_request_for_the_trusted_root_abandons_the_rotation(rotating: TrustHarness) -> None:
     ask(rotating, forced=2, certificate=ROOT.bundle_pem, key=ROOT.key_pem or b"")
     root_ca = rotating.cluster.root_ca
     assert not root_ca.HasField("root_rotation")
@@ -290,7 +290,7 @@ EXTERNAL = "there must be at least one valid, reachable external CA correspondin
         (to_external, b"", b"", EXTERNAL.format("next")),
     ],
 )
-def test_a_wish_that_cannot_be_granted_changes_nothing(
+def test_a_request_that_cannot_be_granted_changes_nothing(
     trust: TrustHarness, prepare: Callable[[api.Cluster], None], certificate: bytes, key: bytes, text: str
 ) -> None:
     cluster = copy_of(trust.cluster)
