@@ -21,7 +21,7 @@ IDLE = ("sh", "-c", "trap exit TERM; while sleep 0.2; do :; done")
 GROWTH_MIB_MAX = (
     160  # of a manager that was never attacked; seven rounds took a fresh one from 73 to 166 and no further
 )
-LINES_PER_FLOOD_MAX = 4  # an event of a kind is told once a minute for each address
+LINES_PER_FLOOD_MAX = 4  # a kind of event is logged once a minute for each address
 
 
 @pytest.fixture

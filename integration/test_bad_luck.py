@@ -197,7 +197,7 @@ def _port_taken(host: Host) -> Iterator[None]:
 
 
 def _broken(host: Host, error: str) -> None:
-    """State error: the engine's containers go on, the swarm's calls say no, and a plain leave ends it."""
+    """State error: the engine's containers keep running, swarm calls are refused, and a plain leave ends it."""
     before = calls.containers(host)
     assert len(before) == 1
     info = calls.swarm_info(host)

@@ -401,7 +401,7 @@ async def test_an_engine_restart_loses_no_exit(engine: EngineProcess) -> None:
         b.begin(waiting, Step.PREPARE)
         assert (await refused).temporary
         assert started.container is not None
-        os.kill(started.container.pid, signal.SIGKILL)  # ends while nobody looks
+        os.kill(started.container.pid, signal.SIGKILL)  # ends while no daemon looks
         await asyncio.to_thread(engine.start)
         ended = await b.end(Step.WAIT)
         assert (ended.task_id, ended.error) == (ends.id, "task: non-zero exit (137)")

@@ -1,4 +1,4 @@
-"""The front by hand: what clients other than the CLI send, and what nobody should."""
+"""The front by hand: what clients other than the CLI send, and what no client should send."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_half_sent_requests_harm_nobody(side: Host) -> None:
 
 
 def _send_until_answered(raw: Raw, piece: bytes) -> None:
-    """Send the same again and again, 4 GiB at most, until there is an answer or nobody reads any more."""
+    """Send the same again and again, 4 GiB at most, until there is an answer or the other side stops reading."""
     for _ in range((4 << 30) // len(piece)):
         if select.select([raw.socket], [], [], 0)[0]:
             return

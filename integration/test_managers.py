@@ -26,7 +26,7 @@ NO_LEADER = (
 
 
 class ThreeManagers:
-    """node1 to node3 are managers, node4 is a worker."""
+    """Drives a swarm of sideswarmd on real engines: node1 to node3 are managers, node4 is a worker."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab

@@ -37,7 +37,7 @@ def pair() -> Iterator[Lab]:
 
 
 class MixedSwarm:
-    """A swarm of two: ``manager`` and ``worker``, one of them stock, and what is done with any such swarm."""
+    """Drives a swarm of two, ``manager`` and ``worker``, one of them a stock engine and one sideswarmd."""
 
     def __init__(self, lab: Lab, manager: Host, worker: Host) -> None:
         self.lab = lab
@@ -230,7 +230,7 @@ def _removal(swarm: MixedSwarm) -> None:
     # a stock engine that leaves while it makes a container forgets to remove it: let there be one that runs already
     swarm.manager.docker("service", "rm", "through", "after")
     tasks, before = swarm.running("web"), calls.swarm_info(swarm.worker)["NodeID"]
-    # who registers from now on is down three seconds after it has left
+    # a node that registers from now on is down three seconds after it has left
     swarm.manager.docker("swarm", "update", "--dispatcher-heartbeat", "1s")
     try:
         swarm.manager.docker("node", "rm", "--force", swarm.worker.name)
@@ -254,7 +254,7 @@ def _again(swarm: MixedSwarm, tasks: list[str], before: str) -> tuple[list[str],
 
 
 def _refused(host: Host, node_id: str) -> bool:
-    """Whether this host has been told that its node was removed."""
+    """Whether this host knows that its node was removed."""
     log = (host.directory / ("engine.log" if host.stock else "daemon.log")).read_text()
     return f"node {node_id} was removed from swarm" in log
 

@@ -102,7 +102,7 @@ class Watched(TlsStream):
 
 
 class Pair:
-    """A server and what its connections and failures were."""
+    """Drives serve_tls and open_tls, and keeps the connections and failures."""
 
     def __init__(self, authority: Authority, factory: Callable[[], Recorder] = Recorder) -> None:
         self.authority = authority

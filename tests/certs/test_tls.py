@@ -1,4 +1,4 @@
-"""TLS contexts: who is let in, whom a client believes, and certificates exchanged while in use."""
+"""TLS contexts: which peers a server admits, which servers a client trusts, and certificates replaced while in use."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_secrets_do_not_show(authority: Authority) -> None:
 
 
 def test_a_root_that_another_one_signed_is_still_a_root(authority: Authority, other_authority: Authority) -> None:
-    """A company may give a cluster an intermediate of its own as root; nobody needs to know who is above it."""
+    """A company may give a cluster an intermediate of its own as root; its own issuer is not needed."""
     root = authority.cross_sign(other_authority)
     server = server_context(other_authority.issue(), root)
     shake_hands(server, client_context(ClientTls("swarm-manager", root, other_authority.issue())))

@@ -1,4 +1,4 @@
-"""When a certificate counts, when it may only be renewed, and what is said about clocks."""
+"""When a certificate counts, when it may only be renewed, and what the message says about clocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The swarm's events: what they tell, who wants them, and how they go between the engine's."""
+"""The swarm's events: their content, their filters, and how they are merged with the engine's."""
 
 from __future__ import annotations
 

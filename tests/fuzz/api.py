@@ -185,7 +185,7 @@ def _bodies() -> list[Any]:
 
 
 def changed(feed: Feed, body: Any) -> str:
-    """The body with some values replaced, some keys gone, twice there or spelled otherwise."""
+    """The body with some values replaced, and some keys removed, repeated or spelled otherwise."""
     copy = json.loads(json.dumps(body))
     tokens: list[str] = []
     for _ in range(feed.byte() % 6):

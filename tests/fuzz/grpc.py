@@ -179,7 +179,7 @@ def texts(feed: Feed) -> None:
 
 
 class Wire:
-    """What a ServerConnection sees of the network."""
+    """Drives a ServerConnection in the place of the network."""
 
     def __init__(self, chain: list[bytes] | None) -> None:
         self.information = {"peername": ("10.0.0.7", 4000), "peer_chain_der": chain, "sslcontext": _CONTEXT}
@@ -206,7 +206,7 @@ class Wire:
 
 
 class Handler:
-    """Answers some calls at once, some later, some never; keeps book of their ends."""
+    """Answers some calls at once, some later, some never; records how they end."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed

@@ -73,7 +73,7 @@ BODIES = (
 
 
 class Wire:
-    """A transport that keeps what is written to it."""
+    """A transport for the Front: it keeps what is written to it."""
 
     def __init__(self) -> None:
         self.output = bytearray()
@@ -144,7 +144,7 @@ class Reading:
 
 
 class LocalHandler(Reading):
-    """In the place of aiohttp's request handler."""
+    """Takes the place of aiohttp's request handler."""
 
     lost = False
 
@@ -169,7 +169,7 @@ class LocalHandler(Reading):
 
 
 class EngineWire(Wire):
-    """In the place of a connection to the engine."""
+    """Takes the place of a connection to the engine."""
 
     def __init__(self, upstream: Upstream, reading: Reading) -> None:
         super().__init__()

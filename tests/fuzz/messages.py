@@ -43,7 +43,7 @@ def change(feed: Feed, message: Message, words: Words, depth: int = 0) -> None:
 
 
 def parsed(feed: Feed, kind: type[Message]) -> Message | None:
-    """A message as any bytes on the wire make it; None when they make none."""
+    """Any bytes parsed as a message; None when they are not one."""
     try:
         return kind.FromString(feed.some())
     except DecodeError:

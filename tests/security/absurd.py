@@ -1,4 +1,4 @@
-"""Messages that parse and make no sense: every field of any type, filled with what nobody would expect there."""
+"""Messages that parse and make no sense: every field of any type, filled with unexpected values."""
 
 from __future__ import annotations
 

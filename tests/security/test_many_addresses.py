@@ -74,7 +74,7 @@ class ConnectionFlood:
 
 @contextlib.asynccontextmanager
 async def flood(fort: Fort, hello: bytes, tls: bool, requests: bytes = b"") -> AsyncIterator[ConnectionFlood]:
-    """It is there when all of the addresses have come once, and goes on until the end."""
+    """Begins when every address has connected once, and continues until the block ends."""
     made = ConnectionFlood(fort, hello, client_context(fort.client_tls(None)) if tls else None, requests)
     try:
         await settled(lambda: made.came > len(ADDRESSES))

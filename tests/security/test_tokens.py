@@ -25,7 +25,7 @@ def issue(token: str) -> api.IssueNodeCertificateRequest:
 
 
 async def ask(fort: Fort, token: str) -> tuple[int, str]:
-    """What a stranger with this token is told; (0, node ID) when it is let in."""
+    """The answer to a newcomer with this token: (code, text), or (0, node ID) when it is admitted."""
     try:
         answer = await (await fort.connect()).unary("NodeCA/IssueNodeCertificate", issue(token))
     except SwarmError as error:

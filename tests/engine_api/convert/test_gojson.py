@@ -1,4 +1,4 @@
-"""Texts of Go's JSON scanner for what is no JSON."""
+"""Error messages of Go's JSON scanner for invalid JSON."""
 
 from __future__ import annotations
 

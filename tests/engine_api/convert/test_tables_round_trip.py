@@ -76,7 +76,7 @@ def _draw_field(draw: st.DrawFn, message: Any, field: Any, depth: int) -> None:
 
 
 def _settles(table: Any, message: Any) -> None:
-    """Shown and read, an object may lose what JSON has no place for; after that it must not change again."""
+    """Shown and read, an object may lose what JSON cannot express; after that it must not change again."""
     once = type(message)()
     table.fill(once, table.parse(_through_json(table.show(message))))
     shown = table.show(once)

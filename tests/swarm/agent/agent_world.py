@@ -219,7 +219,7 @@ class AgentWorld:
         self.tell(node, Described(api.NodeDescription(hostname=node.hostname)))
 
     def cut(self, node: Node) -> None:
-        """Break the present connection; each side notices at a time of its own."""
+        """Break the present connection; each side notices after a delay of its own."""
         connection = node.connection
         if connection is None:
             return

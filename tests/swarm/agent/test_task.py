@@ -1,4 +1,4 @@
-"""The steps of one task, as a table and as stories."""
+"""The steps of one task, as a table and as sequences of events."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def new_task(state: int = api.ASSIGNED, desired: int = api.RUNNING) -> api.Task:
 
 
 class TaskHarness:
-    """Drives one TaskRun in the place of the agent and its executor."""
+    """Drives one TaskRun as the agent and the executor do."""
 
     def __init__(self, task: api.Task, synced: bool = True) -> None:
         self.run = TaskRun(task)

@@ -1,4 +1,4 @@
-"""Assigned against present."""
+"""What the worker begins, keeps and removes when the assigned tasks differ from those that it has."""
 
 from __future__ import annotations
 

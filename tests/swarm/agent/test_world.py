@@ -16,7 +16,7 @@ def assigned(world: AgentWorld, node: Node) -> list[api.Task]:
 
 
 class Workload:
-    """Random changes of the cluster and random faults."""
+    """Drives an AgentWorld with random changes of the cluster and random faults."""
 
     def __init__(self, world: AgentWorld) -> None:
         self.world = world

@@ -33,7 +33,7 @@ OPERATIONS = st.lists(
 
 
 class Workload:
-    """Random operations on a small cluster."""
+    """Drives a LeaderHarness with random operations on a small cluster."""
 
     def __init__(self, seed: int, start_first: bool) -> None:
         self.harness = LeaderHarness(seed)

@@ -347,7 +347,7 @@ def test_without_room_for_it_the_log_file_grows_as_it_must(path: Path) -> None:
 
 
 def test_a_crash_between_submit_and_done_loses_all_or_nothing(tmp_path: Path) -> None:
-    disk = RaftDisk(tmp_path / "a" / "raft.db", call_soon=lambda call: None)  # nobody hears of the end
+    disk = RaftDisk(tmp_path / "a" / "raft.db", call_soon=lambda call: None)  # nothing hears of the end
     disk.save(Persist(1, state(1), (entry(1),)))
     disk.submit(Persist(2, state(2), (entry(2, 2), entry(3, 2))), lambda error: None)
     shutil.copytree(tmp_path / "a", tmp_path / "b")

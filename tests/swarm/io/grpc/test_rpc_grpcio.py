@@ -175,7 +175,7 @@ async def test_grpcio_comes_over_tls_with_its_certificate(authority: Authority, 
 
 
 class Reference:
-    """grpcio's server with the same services."""
+    """grpcio's server with the same services, for our client to call."""
 
     def __init__(self) -> None:
         self.metadata: list[tuple[str, str]] = []

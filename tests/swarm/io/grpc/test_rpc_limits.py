@@ -1,4 +1,4 @@
-"""What strangers may not do to port 2377: limits of time, number and memory."""
+"""What clients without a certificate may not do to port 2377: limits of time, number and memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def turns_until(condition: Callable[[], bool]) -> None:
 
 
 class Raw:
-    """A client that speaks frames and does what it likes."""
+    """A client of the RpcServer that sends frames by hand and keeps no rules."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer

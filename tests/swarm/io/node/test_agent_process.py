@@ -17,7 +17,7 @@ from swarm.io.process import Clock
 
 
 class Fragile:
-    """In the place of Agent: it keeps the events that it gets, and raises when an engine comes back."""
+    """Takes the place of Agent: it keeps the events that it gets, and raises when an engine comes back."""
 
     def __init__(self, journal: Mapping[str, bytes], heard: asyncio.Queue[AgentEvent]) -> None:
         self.journal = journal

@@ -44,7 +44,7 @@ class ControlHarness:
         return response
 
     def refused(self, method: str, request: Message) -> str:
-        """The text that users see for a call that must fail, "<Code>: <message>"; the store must stay as it is."""
+        """The text that users see for a call that must fail, "<Code>: <message>"; the store must not change."""
         before = self.store.save()
         with pytest.raises(SwarmError) as caught:
             self.call(method, request)

@@ -37,7 +37,7 @@ def words(message: api.AssignmentsMessage) -> list[str]:
 
 
 class Feed:
-    """A cluster with one registered node and its Assignments stream."""
+    """Drives a Dispatcher with one registered node and its Assignments stream."""
 
     def __init__(self, *objects: api.Task | api.Secret | api.Config | api.Volume) -> None:
         self.cluster = DispatcherHarness()

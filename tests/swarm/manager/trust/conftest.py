@@ -69,7 +69,7 @@ class TrustHarness:
         return effects + self.commit(tx)
 
     def edit(self, change: Callable[[Tx], object]) -> list[Effect]:
-        """Any other change, without a pass of the stages; they are told of it."""
+        """Any other change, without a pass of the stages, which get notes of it."""
         tx = Tx(self.store, self.now, self.rng)
         change(tx)
         for stage in self.stages:

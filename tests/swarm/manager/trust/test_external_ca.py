@@ -95,7 +95,7 @@ class SigningHarness:
             self.perform(self.signing.committed(changes, self.trust.now))
 
     def edit(self, node: api.Node) -> None:
-        """A node as it is from now on."""
+        """Create or replace a node."""
 
         def run(tx: Tx) -> None:
             if tx.get(api.Node, node.id) is None:
@@ -126,7 +126,7 @@ class SigningHarness:
         self.perform(self.updates.handle(Call(1, "Control/UpdateCluster", request), self.trust.now))
 
     def settle(self, outside: InMemoryAuthority) -> None:
-        """Let the authority answer until nobody asks any more."""
+        """Let the authority answer until there are no more questions."""
         while self.questions:
             question = self.questions.popleft()
             self.perform(question.done(outside.answer(question.question), self.trust.now))
@@ -141,7 +141,7 @@ class SigningHarness:
         return self.trust.cluster
 
     def renew(self, node_id: str, outside: InMemoryAuthority) -> None:
-        """A node gets a new certificate and tells who issued it."""
+        """A node gets a new certificate and reports its issuer."""
         node = copy_of(self.trust.node(node_id))
         node.certificate.csr, node.certificate.cn, node.certificate.role = CSR, node_id, node.role
         node.certificate.status.state = State.RENEW
@@ -406,7 +406,7 @@ def test_with_a_key_and_servers_the_servers_sign(desk: SigningHarness) -> None:
     """As in SwarmKit: servers for the root in use go before its key."""
     inside = InMemoryAuthority("ours")
     desk.ask(cas=[(URL, b"")])
-    assert not desk.questions  # with a key in the store nobody looks whether they answer
+    assert not desk.questions  # with a key in the store their servers are not probed
     desk.outcome()
     desk.node("n1")
     assert len(desk.questions) == 1

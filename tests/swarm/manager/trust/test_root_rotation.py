@@ -51,7 +51,7 @@ def ask(trust: TrustHarness, forced: int = 0, certificate: bytes = b"", key: byt
 
 
 def describe(trust: TrustHarness, node_id: str) -> None:
-    """What a node does after it got a certificate: it tells who issued it."""
+    """A node got a certificate, and reports its issuer."""
     chain = trust.node(node_id).certificate.certificate
     issuer = RootCA(trust.cluster.root_ca.ca_cert, None).verify(chain, trust.now)
 
@@ -259,7 +259,7 @@ def test_text_without_any_certificate_counts_as_not_given(trust: TrustHarness) -
 
 
 def no_change(cluster: api.Cluster) -> None:
-    """Leaves the root as it is."""
+    """Changes nothing."""
 
 
 def without_key(cluster: api.Cluster) -> None:
