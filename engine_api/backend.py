@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from google.protobuf.message import Message
-
 from swarm import api
+from swarm.api.methods import Method, Req, Res
 
 _asked_at: ContextVar[float | None] = ContextVar("asked_at", default=None)
 
@@ -94,15 +93,15 @@ class SwarmBackend(Protocol):
         """Raises ServiceUnavailable with the text for the present state unless this node is a working manager."""
         ...
 
-    async def call(self, method: str, request: Message) -> Message:
-        """A unary RPC to the leader ("Control/CreateService") as this manager itself.
+    async def call(self, method: Method[Req, Res], request: Req) -> Res:
+        """A unary RPC to the leader (rpc.CREATE_SERVICE) as this manager itself.
 
         Raises ApiError (require_manager's, or the deadline) or SwarmError (the RPC's own).
         """
         ...
 
-    def stream(self, method: str, request: Message) -> AsyncIterator[Message]:
-        """A server-streaming RPC to the leader ("Logs/SubscribeLogs"); closing the iterator cancels it."""
+    def stream(self, method: Method[Req, Res], request: Req) -> AsyncIterator[Res]:
+        """A server-streaming RPC to the leader (rpc.SUBSCRIBE_LOGS); closing the iterator cancels it."""
         ...
 
     async def init(self, request: InitRequest) -> str:

@@ -17,7 +17,6 @@ import os
 import resource
 import signal
 import socket
-import stat
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -29,11 +28,15 @@ from aiohttp import web
 from engine_api import logs
 from engine_api.app import ROUTES, build_app
 from engine_api.cluster import Cluster
-from engine_api.config import Config, ConfigError, check_host, insecure_hosts, load
+from engine_api.config import Config, ConfigError, insecure_hosts, load
 from engine_api.engine.client import EngineClient
+from engine_api.front.admission import Admission
 from engine_api.front.backends import Backends, engine_connector, make_runner
 from engine_api.front.front import Front
-from engine_api.front.listener import Door, DoorError
+from engine_api.front.listener import Listener, ListenError
+from engine_api.front.paths import IsLocal, local_requests
+from engine_api.front.policy import Policy
+from engine_api.front.tls import Tls, TlsError
 from engine_api.routes.system import System
 from engine_api.server.metrics import serve_metrics
 from swarm import defaults
@@ -43,7 +46,6 @@ log = structlog.get_logger()
 SHUTDOWN_S = 8.0
 REQUESTS_END_S = 2.0
 START_ENDS_S = 2.0
-SOCKET_MODE = 0o660
 PR_SET_DUMPABLE = 4
 GC_ALLOCATIONS = 50_000
 THREAD_SWITCH_S = 0.0005
@@ -60,13 +62,11 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._engine = EngineClient(config.engine)
-        self._door = Door(config)
+        self._tls = tls_of(config)
         self._metrics: web.AppRunner | None = None
         self._fronts: set[Front] = set()
-        self._servers: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
         self._locks: list[int] = []
-        self._sockets: list[Path] = []
-        self._group: int | None = None
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()
         self.system = System(self._engine, insecure_warnings(config), time.time)
@@ -100,9 +100,9 @@ class Daemon:
 
     def _reload(self) -> None:
         try:
-            self._door.load()
+            self._load_tls()
             log.info("daemon.reloaded")
-        except DoorError as error:
+        except TlsError as error:
             log.error("daemon.reload_failed", error=str(error), kept="the TLS files as they were before")
 
     async def _unless_stopped(self, work: Coroutine[None, None, None]) -> bool:
@@ -121,16 +121,13 @@ class Daemon:
     async def _start(self) -> None:
         await self.cluster.start()
         await self.system.attach(self.cluster)
+        routes = (*ROUTES, *self.system.routes)
         app = build_app(
-            self.cluster,
-            self.system.api_version,
-            self.system.server_header,
-            hooks=self.system.hooks,
-            routes=(*ROUTES, *self.system.routes),
+            self.cluster, self.system.api_version, self.system.server_header, hooks=self.system.hooks, routes=routes
         )
         runner = await make_runner(app)
-        await self._door.announce()
-        await self._listen(runner.server)
+        await warn_of_insecure_hosts(self._config)
+        await self._listen(runner.server, local_requests(routes))
         if self._config.metrics_addr:
             try:
                 self._metrics = await serve_metrics(self._config.metrics_addr)
@@ -141,10 +138,11 @@ class Daemon:
 
     def _prepare(self) -> None:
         try:
-            self._door.load()
-        except DoorError as error:
+            self._load_tls()
+        except TlsError as error:
             raise StartError(str(error)) from None
-        self._group = socket_group(self._config.group)
+        group = socket_group(self._config.group)
+        self._listeners = [listener_of(host, self._tls, group) for host in self._config.hosts]
         for directory in (self._config.data_root, self._config.exec_root):
             directory.mkdir(parents=True, exist_ok=True, mode=0o711)
         self._lock(self._config.data_root, "data root")
@@ -161,49 +159,29 @@ class Daemon:
         except BlockingIOError:
             raise StartError(f"another sideswarmd uses the {name} {directory}") from None
 
-    async def _listen(self, server: Callable[[], object] | None) -> None:
+    def _load_tls(self) -> None:
+        if self._tls is not None:
+            self._tls.load()
+
+    async def _listen(self, server: Callable[[], object] | None, is_local: IsLocal) -> None:
         assert server is not None
         connector = engine_connector(self._config.engine, defaults.ENGINE_CONNECT_TIMEOUT_S)
-        backends = Backends(server, connector, self._config.engine, self.system.quick_answer)
+        backends = Backends(server, is_local, connector, self._config.engine, self.system.quick_answer)
 
-        def front() -> Front:
-            return Front(backends, self._fronts)
+        def front(policy: Policy) -> Front:
+            return Front(backends, self._fronts, policy)
 
-        loop = asyncio.get_running_loop()
-        for host in self._config.hosts:
-            kind, name, port = check_host(host)
+        for listener in self._listeners:
             try:
-                if kind == "unix":
-                    self._servers.append(await loop.create_unix_server(front, sock=self._unix_socket(Path(name))))
-                else:
-                    self._servers.append(await loop.create_server(self._door.protocols(front), name, port))
-            except OSError as error:
-                raise StartError(f"cannot listen on {host}: {error.strerror or error}") from error
-
-    def _unix_socket(self, path: Path) -> socket.socket:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-            raise StartError(f"{path} exists and is no socket")
-        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError), socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(str(path))
-            raise StartError(f"another process listens on {path}")
-        path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX)
-        mask = os.umask(0o777 & ~SOCKET_MODE)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(mask)
-        self._sockets.append(path)
-        if self._group is not None:
-            os.chown(path, -1, self._group)
-        return listener
+                await listener.open(front)
+            except ListenError as error:
+                raise StartError(str(error)) from error
 
     # --- stop ------------------------------------------------------------------------------------------------------
 
     async def _shut_down(self) -> None:
-        for server in self._servers:
-            server.close()
+        for listener in self._listeners:
+            listener.close()
         self.system.stop()
         for front in list(self._fronts):
             front.close_when_idle()
@@ -219,13 +197,34 @@ class Daemon:
         await self._engine.close()
 
     def _forget_files(self) -> None:
-        for path in self._sockets:
-            path.unlink(missing_ok=True)
+        for listener in self._listeners:
+            listener.forget_file()
         pidfile = self._config.pidfile
         if pidfile is not None and pidfile.exists() and pidfile.read_text() == str(os.getpid()):
             pidfile.unlink()
         for handle in self._locks:
             os.close(handle)
+
+
+def tls_of(config: Config) -> Tls | None:
+    """The TLS that all tcp:// hosts share, with one admission; None: no host uses it."""
+    if not config.tls or not config.tcp_hosts:
+        return None
+    return Tls(config.tlscert, config.tlskey, config.tlscacert, verify=config.tlsverify, admission=Admission())
+
+
+def listener_of(host: str, tls: Tls | None, group: int | None) -> Listener:
+    """The listener of one -H value, with full access."""
+    return Listener(host, tls=tls) if host.startswith("tcp://") else Listener(host, group=group)
+
+
+async def warn_of_insecure_hosts(config: Config) -> None:
+    """Log the hosts whose API anyone can use, and delay the start so that somebody reads it."""
+    insecure = insecure_hosts(config)
+    for _, host, lack in insecure:
+        log.warning("api.insecure", host=host, lack=lack, meaning="anyone who reaches it is root on this host")
+    if insecure:
+        await asyncio.sleep(defaults.API_INSECURE_PAUSE_S)
 
 
 def socket_group(name: str) -> int | None:

@@ -6,7 +6,6 @@ Both look the same to the front (Backend): bytes of the request in, bytes of the
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -14,6 +13,7 @@ from typing import Any, Protocol, cast
 from aiohttp import web
 
 from engine_api.front.http1 import HEAD_BYTES_MAX, Head
+from engine_api.front.paths import IsLocal
 from swarm import defaults
 from swarm.address import parse_host_port
 
@@ -21,29 +21,6 @@ WRITE_BUFFER_BYTES = 1 << 20
 READ_BUFFER_BYTES = 1 << 18
 WAITING_BYTES_MAX = 1 << 20
 HEADERS_MAX = 1 << 14
-
-_LOCAL_PATH = re.compile(
-    rb"/*(?:v[0-9.]+/)?(?:swarm|services|tasks|nodes|secrets|configs|_ping|info|version|events)(?:/.*)?", re.DOTALL
-)
-_NETWORK_PATH = re.compile(rb"/*(?:v[0-9.]+/)?networks/[^/]+")
-_OF_THE_SWARM = re.compile(rb"(?:.*&)?scope=swarm(?:&.*)?", re.DOTALL)
-_CONTAINERS_PATH = re.compile(rb"/*(?:v[0-9.]+/)?containers/json")
-
-
-def is_local(head: Head) -> bool:
-    """Whether a request is for us: the swarm's paths, and those where we add to the engine's answer.
-
-    Lists of containers go to the engine as they are, unless they ask for what only we know: what is a task.
-    Networks are the engine's, unless one of the swarm is asked for.
-    """
-    path, query = head.path_and_query
-    if _LOCAL_PATH.fullmatch(path):
-        return True
-    if head.method != b"GET":
-        return False
-    if b"task" in query and _CONTAINERS_PATH.fullmatch(path):
-        return True
-    return _OF_THE_SWARM.fullmatch(query) is not None and _NETWORK_PATH.fullmatch(path) is not None
 
 
 class FrontSide(Protocol):
@@ -260,14 +237,17 @@ class Load:
 
 @dataclass(frozen=True)
 class Backends:
-    """Where requests go. server: aiohttp's; connect: opens a connection to the engine with the given protocol.
+    """Where requests go.
 
+    server: makes aiohttp's handler of one connection. is_local: whether a request goes there. connect: opens a
+    connection to the engine with the given protocol. engine_name: the engine's address in texts for users.
     quick_answer: a whole response for requests that need no back end (/_ping), else None.
     silence_s, head_read_s, body_read_s: how long a client may take to begin, and to send the head of a request and the
     body of one for us. linger_s: how long what a refused client still sends is read, so that it finds the answer.
     """
 
     server: Callable[[], Any]
+    is_local: IsLocal
     connect: Callable[[Upstream], Awaitable[None]]
     engine_name: str
     quick_answer: Callable[[Head], bytes | None] = lambda head: None

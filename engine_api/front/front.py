@@ -1,4 +1,4 @@
-"""The front door: swarm paths go to aiohttp, everything else is spliced to the engine byte for byte.
+"""One client connection: swarm paths go to aiohttp, everything else is spliced to the engine byte for byte.
 
 One Front per client connection. It finds where requests and responses begin and end, nothing more, so that attach,
 exec, BuildKit's upgrades, early answers and pipelining are the engine's own. Per request one back end is chosen:
@@ -23,21 +23,15 @@ import asyncio
 import json
 import socket
 from enum import Enum
+from http import HTTPStatus
 from typing import cast
 
-from engine_api.front.backends import WRITE_BUFFER_BYTES, Backend, Backends, Local, Upstream, is_local
+from engine_api.front.backends import WRITE_BUFFER_BYTES, Backend, Backends, Local, Upstream
 from engine_api.front.http1 import HEAD_BYTES_MAX, BadMessage, Body, Head, parse_request, parse_response
+from engine_api.front.policy import Policy, Refused
 from swarm import defaults
 
 TCP_KEEPALIVE_S = 15
-_REASONS = {
-    400: "Bad Request",
-    408: "Request Timeout",
-    431: "Request Header Fields Too Large",
-    501: "Not Implemented",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-}
 
 
 class State(Enum):
@@ -50,12 +44,13 @@ class State(Enum):
 
 
 class Front(asyncio.Protocol):
-    """One client connection."""
+    """One client connection. policy: its listener's. open_fronts: all connections of the daemon, this one included."""
 
     transport: asyncio.Transport
 
-    def __init__(self, backends: Backends, open_fronts: set[Front]) -> None:
+    def __init__(self, backends: Backends, open_fronts: set[Front], policy: Policy) -> None:
         self._backends = backends
+        self._policy = policy
         self._open_fronts = open_fronts
         self._state = State.IDLE
         self._buffer = bytearray()
@@ -215,7 +210,7 @@ class Front(asyncio.Protocol):
             while self._state is State.IDLE and not self._client_slow and not self.transport.is_closing():
                 if not self._begin():
                     break
-        except BadMessage as error:
+        except (BadMessage, Refused) as error:
             self._fail(error.status, str(error))
             return
         if self._state is State.IDLE and self._client_eof and not self._client_slow:
@@ -245,6 +240,7 @@ class Front(asyncio.Protocol):
         self._request = Body(head.length, head.chunked)
         self._response, self._response_head = None, b""
         self._state = State.BUSY
+        self._policy.check(head)
         position = self._request.feed(self._buffer, end + 4)
         data = bytes(self._buffer[:position])
         del self._buffer[:position]
@@ -264,7 +260,7 @@ class Front(asyncio.Protocol):
         return True
 
     def _choose(self, head: Head) -> Backend:
-        if is_local(head):
+        if self._backends.is_local(head):
             if self._local is None or self._local.is_closing():
                 self._local = Local(self, self._backends.server)
             return self._local
@@ -298,13 +294,13 @@ class Front(asyncio.Protocol):
         self._reading_head = False
 
     def _fail(self, status: int, message: str) -> None:
-        """Answer in the place of a back end, then close."""
+        """Answer instead of a back end, then close."""
         if self.transport.is_closing() or self._state is State.LINGER:
             return
         if self._state is State.BUSY and (self._response is not None or self._response_head):
             self._linger()  # another answer has begun
             return
-        body, reason = json.dumps({"message": message}).encode() + b"\n", _REASONS[status]
+        body, reason = json.dumps({"message": message}).encode() + b"\n", HTTPStatus(status).phrase
         headers = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         if self._request_head is not None and self._request_head.method == b"HEAD" and self._state is State.BUSY:
             body, reason = b"", " ".join(message.split())  # there is no body, and the CLI shows the reason instead

@@ -38,6 +38,7 @@ from engine_api.server.request import (
     version_message,
 )
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.api.extensions import NETWORK_KEYS, has_mark, marked
 
 ALREADY_IN_SWARM = (
@@ -57,11 +58,10 @@ STOCK_KEYS = (
 
 
 async def _cluster(request: ApiRequest) -> api.Cluster:
-    answer = await request.call("Control/ListClusters", api.ListClustersRequest())
+    answer = await request.call(rpc.LIST_CLUSTERS, api.ListClustersRequest())
     if not answer.clusters:
         raise ServiceUnavailable(NOT_IN_SWARM)
-    cluster: api.Cluster = answer.clusters[0]
-    return cluster
+    return answer.clusters[0]
 
 
 async def inspect_swarm(request: ApiRequest) -> web.StreamResponse:
@@ -171,7 +171,7 @@ async def update_swarm(request: ApiRequest) -> web.StreamResponse:
     update = api.UpdateClusterRequest(
         cluster_id=cluster.id, cluster_version=version_message(index), spec=spec, rotation=rotation
     )
-    answer = await request.call("Control/UpdateCluster", marked(update, NETWORK_KEYS) if network_keys else update)
+    answer = await request.call(rpc.UPDATE_CLUSTER, marked(update, NETWORK_KEYS) if network_keys else update)
     if network_keys and not has_mark(answer, NETWORK_KEYS):
         raise ServiceUnavailable(STOCK_KEYS)
     return empty_answer()
@@ -179,7 +179,7 @@ async def update_swarm(request: ApiRequest) -> web.StreamResponse:
 
 async def unlock_key(request: ApiRequest) -> web.StreamResponse:
     """GET /swarm/unlockkey."""
-    answer = await request.call("CA/GetUnlockKey", api.GetUnlockKeyRequest())
+    answer = await request.call(rpc.GET_UNLOCK_KEY, api.GetUnlockKeyRequest())
     key = answer.unlock_key
     return json_answer({"UnlockKey": "SWMKEY-1-" + b64encode(key).decode().rstrip("=") if key else ""})
 
@@ -216,7 +216,7 @@ async def list_nodes(request: ApiRequest) -> web.StreamResponse:
         roles=_enum_filter("role", given.get("role"), dict(api.NodeRole.items())),  # type: ignore[arg-type]
         memberships=_enum_filter("membership", given.get("membership"), dict(api.NodeSpec.Membership.items())),  # type: ignore[arg-type]
     )
-    answer = await request.call("Control/ListNodes", api.ListNodesRequest(filters=filters))
+    answer = await request.call(rpc.LIST_NODES, api.ListNodesRequest(filters=filters))
     return list_of([encode(NODE.show(node)) for node in by_id(answer.nodes)])
 
 
@@ -235,7 +235,7 @@ async def update_node(request: ApiRequest) -> web.StreamResponse:
     NODE_SPEC.fill(spec, parsed)
     node = await lookup.find(request.backend, lookup.NODE, request.id)
     await request.call(
-        "Control/UpdateNode", api.UpdateNodeRequest(node_id=node.id, node_version=version_message(index), spec=spec)
+        rpc.UPDATE_NODE, api.UpdateNodeRequest(node_id=node.id, node_version=version_message(index), spec=spec)
     )
     return empty_answer()
 
@@ -244,7 +244,7 @@ async def remove_node(request: ApiRequest) -> web.StreamResponse:
     """DELETE /nodes/{id}."""
     force = request.flag("force")
     node = await lookup.find(request.backend, lookup.NODE, request.id)
-    await request.call("Control/RemoveNode", api.RemoveNodeRequest(node_id=node.id, force=force))
+    await request.call(rpc.REMOVE_NODE, api.RemoveNodeRequest(node_id=node.id, force=force))
     return empty_answer()
 
 

@@ -1,5 +1,7 @@
 """What we add to the engine's own answers: /info, /version, is-task; and /_ping, which says that we are ready.
 
+Lists of containers go to the engine as they are, unless they ask for what only we know: which of them are tasks.
+
 (moby: daemon/server/router/system)
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.utils import formatdate
 from typing import Any
 
@@ -24,6 +26,7 @@ from engine_api.front.http1 import Head
 from engine_api.routes.events import Events
 from engine_api.server.request import ApiRequest, EngineHooks, Route, json_answer
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.errors import SwarmError
 
 SWARM_HEADER_SINCE = (1, 42)
@@ -46,9 +49,9 @@ class System:
             Route("GET", "/events", self._events.stream),
             Route("GET", "/_ping", self.ping),
             Route("HEAD", "/_ping", self.ping),
-            Route("GET", "/containers/json", self.containers),
+            Route("GET", "/containers/json", self.containers, shared=True, query="task"),
         )
-        self.hooks = EngineHooks(find_local_network=self._find_local_network)
+        self.hooks = EngineHooks(find_local_network=self._find_local_network, forward=self._forward)
 
     # --- the engine beside us --------------------------------------------------------------------------------------
 
@@ -74,6 +77,18 @@ class System:
         except (EngineError, EngineUnavailable):
             return None
         return str(network["Name"]) if network.get("Scope") == "local" else None
+
+    async def _forward(self, path: str, request: ApiRequest, body: bytes) -> web.Response:
+        """The engine's answer to a client's request that is not about the swarm. Raises ApiError."""
+        http = request.http
+        headers = {"Content-Type": http.headers["Content-Type"]} if "Content-Type" in http.headers else {}
+        with _as_api_errors():
+            answer = await self._engine.request(
+                http.method, path, params=http.query, data=body, headers=headers, api_version=request.version
+            )
+        if not answer.body:
+            return web.Response(status=answer.status)
+        return web.Response(status=answer.status, body=answer.body, content_type="application/json")
 
     # --- /_ping ----------------------------------------------------------------------------------------------------
 
@@ -148,12 +163,8 @@ class System:
 
     async def _ask_any(self, path: str, request: ApiRequest, params: Mapping[str, str] | None = None) -> Any:
         """The engine's answer to a client's question, in the client's version."""
-        try:
+        with _as_api_errors():
             return (await self._engine.request("GET", path, params=params, api_version=request.version)).json()
-        except EngineUnavailable as error:
-            raise ServiceUnavailable(str(error)) from error
-        except EngineError as error:
-            raise ApiError(error.message, error.status) from error
 
     async def _section(self) -> dict[str, Any]:
         assert self._backend is not None
@@ -161,14 +172,12 @@ class System:
         if not local.control_available:
             return info_section(local)
         try:
-            clusters = await self._backend.call("Control/ListClusters", api.ListClustersRequest())
-            nodes = await self._backend.call("Control/ListNodes", api.ListNodesRequest())
+            clusters = await self._backend.call(rpc.LIST_CLUSTERS, api.ListClustersRequest())
+            nodes = await self._backend.call(rpc.LIST_NODES, api.ListNodesRequest())
         except SwarmError as error:
             return info_section(local, error=local.error or error.rpc_text)
         except ApiError as error:
             return info_section(local, error=local.error or error.message)
-        assert isinstance(clusters, api.ListClustersResponse)
-        assert isinstance(nodes, api.ListNodesResponse)
         return info_section(local, clusters.clusters[0] if clusters.clusters else None, list(nodes.nodes))
 
     # --- /containers/json ------------------------------------------------------------------------------------------
@@ -190,6 +199,17 @@ class System:
         rows = await self._ask_any("/containers/json", request, query)
         rows = [row for row in rows if TASK_LABEL not in (row.get("Labels") or {})]
         return json_answer(rows[:limit])
+
+
+@contextlib.contextmanager
+def _as_api_errors() -> Iterator[None]:
+    """The engine's errors as our own, with its status and text."""
+    try:
+        yield
+    except EngineUnavailable as error:
+        raise ServiceUnavailable(str(error)) from error
+    except EngineError as error:
+        raise ApiError(error.message, error.status) from error
 
 
 def _is_task(filters: str) -> bool | None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from google.protobuf.message import Message
 
 from engine_api.backend import SwarmBackend
 from engine_api.convert.table import Table
@@ -20,6 +19,7 @@ from engine_api.server.dialect import ApiVersion, Dialect, dialect_of, parse_ver
 from engine_api.server.fragments import Fragments
 from swarm import api as swarm_api
 from swarm import defaults
+from swarm.api.methods import Method, Req, Res
 
 _ENCODER = msgspec.json.Encoder()
 FindLocalNetwork = Callable[[str], Awaitable[str | None]]
@@ -33,10 +33,13 @@ class EngineHooks:
     find_local_network: a network of the engine that is not the swarm's, by name or ID; its name, or None.
     pin_image: (image, X-Registry-Auth) to the image with its digest, for clients below API 1.30; raises when the
     registry cannot be asked.
+    forward: (path, request, body) to the engine's answer to this request of a client; raises ApiError with the
+    engine's own status and text.
     """
 
     find_local_network: FindLocalNetwork | None = None
     pin_image: PinImage | None = None
+    forward: Callable[[str, ApiRequest, bytes], Awaitable[web.Response]] | None = None
 
 
 @dataclass
@@ -98,7 +101,7 @@ class ApiRequest:
         """The body. Raises BadParameter."""
         return await decode.read_json(self.http, table, self.dialect, root)
 
-    async def call(self, method: str, request: Message) -> Any:
+    async def call(self, method: Method[Req, Res], request: Req) -> Res:
         """An RPC to the leader; raises ApiError or SwarmError."""
         return await self.backend.call(method, request)
 
@@ -108,12 +111,18 @@ Handler = Callable[[ApiRequest], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True)
 class Route:
-    """Method and path without version prefix. since: hidden below this version by engines that hide routes."""
+    """Method and path without version prefix. since: hidden below this version by engines that hide routes.
+
+    shared: the engine has routes under the same first segment; only requests with this method and path are ours, and
+    only those in whose query the regular expression ``query`` is found.
+    """
 
     method: str
     path: str
     handler: Handler
     since: ApiVersion = ()
+    shared: bool = False
+    query: str = ""
 
 
 def encode(value: Any) -> bytes:

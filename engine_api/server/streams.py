@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 from urllib.parse import quote_plus
 
 from aiohttp import web
@@ -19,7 +20,10 @@ from google.protobuf.message import Message
 from engine_api.errors import ApiError
 from engine_api.server.request import ApiRequest
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.errors import SwarmError
+
+M = TypeVar("M", bound=Message)
 
 BARE_KEY: web.ResponseKey[bool] = web.ResponseKey("bare", bool)
 """Set on a response that must go out without Content-Type, as the older engines send logs."""
@@ -94,11 +98,11 @@ async def answer_logs(
     response.enable_chunked_encoding()
     await response.prepare(request.http)
     messages = request.backend.stream(
-        "Logs/SubscribeLogs", api.SubscribeLogsRequest(selector=selector, options=options.subscription)
+        rpc.SUBSCRIBE_LOGS, api.SubscribeLogsRequest(selector=selector, options=options.subscription)
     )
     try:
         async for batch in _until_gone(messages, request.http):
-            data = b"".join(_line(message, options, framed) for message in batch.messages)  # type: ignore[attr-defined]
+            data = b"".join(_line(message, options, framed) for message in batch.messages)
             if data:
                 await response.write(data)
     except (ApiError, SwarmError) as error:
@@ -125,9 +129,9 @@ async def _write_if_open(response: web.StreamResponse, data: bytes, last: bool =
         return
 
 
-async def _until_gone(messages: AsyncIterator[Message], http: web.Request) -> AsyncIterator[Message]:
+async def _until_gone(messages: AsyncIterator[M], http: web.Request) -> AsyncIterator[M]:
     """The messages until they end or the reader is gone, which on a quiet stream only the connection can tell."""
-    pending: asyncio.Future[Message] | None = None
+    pending: asyncio.Future[M] | None = None
     try:
         while True:
             if pending is None:

@@ -1,16 +1,16 @@
-"""Who may connect to a port that strangers reach, and how much of us each may keep busy, by address and by node.
+"""Who may connect to a port that the whole network reaches, and how many resources each client may keep busy.
 
-Theory of operation. Whoever connects is a stranger until a certificate says which node it is. The strangers of one
-address share a few places and a few calls and arrivals per second. A newcomer takes the place of the oldest stranger
-when there is none left: places that are only held keep nobody out, and a node needs one no longer than its handshake
-takes, even when it shares its address with an attacker. Nodes are counted by their ID: connections, and bytes of
-requests that are not complete. An address of IPv6 stands for its network of 64 bits, which is what one user gets.
+Every connection begins anonymous, as a *stranger*, until a certificate shows which node it is. Strangers are limited by
+address: connections, arrivals and calls per second. When the connections of an address are used up, a new stranger
+replaces the oldest one: an idle connection keeps nobody out, and a node needs no more time than its handshake takes,
+even when it shares its address with an attacker. Nodes are limited by ID: connections, and bytes of incomplete
+requests. An IPv6 address stands for its /64 network, because that is what one user gets.
 
-Who attacks from many addresses meets limits for all strangers together: arrivals and calls in a second, places, and
-bytes of incomplete requests, of which who has held some for the longest time loses his connection. Half of a second's
-arrivals are kept for addresses from which nobody came in it. Addresses where nodes of the cluster live do not count
-for these limits, and are not held up by them: where a node was let in last, within the hour, and when it becomes
-crowded also where the store says that nodes and managers are.
+Attackers with many addresses meet limits for all strangers together: arrivals and calls per second, connections, and
+bytes of incomplete requests; if those are too many, the stranger that has held some for the longest time loses its
+connection. Half of the arrivals of a second are kept for addresses from which nobody else came in that second.
+Addresses of nodes of the cluster do not count for these limits and are not held up by them: those from which a node was
+admitted within the last hour and, when strangers become many, those that the store has for nodes and managers.
 
 (grpc-go has no such limits; sshd: MaxStartups)
 """
@@ -26,14 +26,14 @@ from swarm.rpc import MANAGER_ROLE, Peer
 
 
 class Guest:
-    """One connection, from TCP on. abort ends it at once."""
+    """One connection, from its TCP handshake on. abort: ends it at once."""
 
     __slots__ = ("abort", "address", "node", "stranger", "unexpected", "unfinished_bytes", "unfinished_bytes_max")
 
     def __init__(self, abort: Callable[[], None]) -> None:
         self.abort = abort
         self.stranger = True
-        self.unexpected = False  # a stranger whose address is no node's: one of many, perhaps
+        self.unexpected = False  # a stranger whose address is not known to be that of a node
         self.address: _Account | None = None  # set while it is counted
         self.node: _Account | None = None
         self.unfinished_bytes = 0
@@ -41,7 +41,7 @@ class Guest:
 
 
 class _Account:
-    """What an address, or a node, has of us."""
+    """What one address, or one node, uses."""
 
     __slots__ = ("arrivals", "calls", "connections", "key", "second", "strangers", "unfinished_bytes")
 
@@ -55,29 +55,29 @@ class _Account:
         self.calls = 0
 
     def turn(self, now: float) -> None:
-        """Begin another second, if the last one is over."""
+        """Start counting anew if the last second is over."""
         if now - self.second >= 1.0:
             self.second, self.arrivals, self.calls = now, 0, 0
 
 
-class _Homes:
-    """From where nodes were let in last: one address each, so that one stolen certificate makes only one known."""
+class _NodeAddresses:
+    """Where nodes were admitted last: one address each, so that a stolen certificate makes no more than one known."""
 
     def __init__(self) -> None:
         self._of_node: dict[str, tuple[str, float]] = {}
         self._nodes_at: dict[str, int] = {}
 
-    def __contains__(self, place: str) -> bool:
-        return place in self._nodes_at
+    def __contains__(self, network: str) -> bool:
+        return network in self._nodes_at
 
-    def note(self, node_id: str, place: str, now: float) -> None:
-        """The node was let in from there, or is still here."""
+    def note(self, node_id: str, network: str, now: float) -> None:
+        """The node was admitted from this address."""
         self._forget(node_id)
-        self._of_node[node_id] = (place, now)
-        self._nodes_at[place] = self._nodes_at.get(place, 0) + 1
+        self._of_node[node_id] = (network, now)
+        self._nodes_at[network] = self._nodes_at.get(network, 0) + 1
 
     def sweep(self, present: Iterable[str], now: float) -> None:
-        """Forget nodes that have been away for long."""
+        """Forget nodes that have not been connected for long. present: those that are connected now."""
         for node_id in present:
             if node_id in self._of_node:
                 self._of_node[node_id] = (self._of_node[node_id][0], now)
@@ -85,33 +85,33 @@ class _Homes:
             self._forget(node_id)
 
     def _forget(self, node_id: str) -> None:
-        place, _ = self._of_node.pop(node_id, ("", 0.0))
-        if not place:
+        network, _ = self._of_node.pop(node_id, ("", 0.0))
+        if not network:
             return
-        self._nodes_at[place] -= 1
-        if not self._nodes_at[place]:
-            del self._nodes_at[place]
+        self._nodes_at[network] -= 1
+        if not self._nodes_at[network]:
+            del self._nodes_at[network]
 
 
 class Admission:
     """All connections of one server. now: any clock in seconds that never goes back."""
 
     def __init__(self, hosts_of_members: Callable[[], Iterable[str]] = tuple) -> None:
-        """hosts_of_members: IP addresses of nodes, whether they were ever here or not."""
+        """hosts_of_members: IP addresses of all nodes, those included that never connected."""
         self.connections = 0
-        """TCP connections, those included that still shake hands."""
+        """TCP connections, including those in their TLS handshake."""
         self._addresses: dict[str, _Account] = {}
         self._nodes: dict[str, _Account] = {}
         self._strangers: dict[Guest, None] = {}
-        self._unexpected = _Account("")  # all of them together
-        self._holding: dict[Guest, None] = {}  # those of them with incomplete requests
-        self._homes = _Homes()
+        self._unexpected = _Account("")  # all unexpected strangers together
+        self._holding: dict[Guest, None] = {}  # unexpected strangers with incomplete requests, the oldest first
+        self._node_addresses = _NodeAddresses()
         self._hosts_of_members = hosts_of_members
         self._registered: frozenset[str] = frozenset()
         self._registered_at: float | None = None
 
     def enter(self, guest: Guest, host: str, now: float) -> str:
-        """Count a connection that begins. Returns "", or why it must not."""
+        """Count a new connection. Returns "", or why it is refused."""
         key = place_of(host)
         address = self._addresses.setdefault(key, _Account(key))
         address.turn(now)
@@ -127,11 +127,11 @@ class Admission:
             return "too many strangers in a second"
         full = self.connections >= defaults.RPC_CONNECTIONS_MAX
         if len(address.strangers) >= defaults.RPC_ANONYMOUS_PER_ADDRESS_MAX:
-            self._displace(next(iter(address.strangers)))
+            self._replace(next(iter(address.strangers)))
         elif full or (unexpected and len(self._strangers) >= defaults.RPC_ANONYMOUS_MAX):
             if not self._strangers:
                 return "too many connections"
-            self._displace(next(iter(self._strangers)))
+            self._replace(next(iter(self._strangers)))
         guest.address = address
         guest.unexpected = unexpected
         address.connections += 1
@@ -143,9 +143,9 @@ class Admission:
         self.connections += 1
         return ""
 
-    def _expects(self, place: str, now: float) -> bool:
-        """Whether nodes live there. The store is asked only when it matters, and once in a while."""
-        if not place or place in self._homes:
+    def _expects(self, network: str, now: float) -> bool:
+        """Whether this is a node's address. The store is asked only when strangers are many, and not often."""
+        if not network or network in self._node_addresses:
             return True
         arrivals, strangers = self._unexpected.arrivals, len(self._strangers)
         if arrivals < defaults.RPC_STRANGERS_PER_S_MAX // 2 and strangers < defaults.RPC_ANONYMOUS_MAX // 2:
@@ -153,16 +153,16 @@ class Admission:
         if self._registered_at is None or now - self._registered_at >= defaults.RPC_HOMES_REFRESH_S:
             self._registered = frozenset(map(place_of, self._hosts_of_members()))
             self._registered_at = now
-        return place in self._registered
+        return network in self._registered
 
-    def _displace(self, guest: Guest) -> None:
+    def _replace(self, guest: Guest) -> None:
         self.leave(guest)
         guest.abort()
 
     def identify(self, guest: Guest, peer: Peer, now: float, trusted: bool = False) -> str:
-        """The handshake is done; who has no certificate that counts stays a stranger. Returns "", or why it must go.
+        """The TLS handshake is done; without a valid certificate the client stays a stranger.
 
-        trusted: it came where only friends come, and needs no certificate.
+        Returns "", or why the connection must end. trusted: it came by a way that needs no certificate (a unix socket).
         """
         address = guest.address
         if address is None:
@@ -175,7 +175,7 @@ class Admission:
                 return "too many connections of this node"
             node.connections += 1
             guest.node = node
-            self._homes.note(peer.node_id, address.key, now)
+            self._node_addresses.note(peer.node_id, address.key, now)
         guest.stranger = False
         manager = trusted or peer.role == MANAGER_ROLE
         guest.unfinished_bytes_max = (
@@ -190,7 +190,7 @@ class Admission:
         return ""
 
     def leave(self, guest: Guest) -> None:
-        """The connection is over; it may be said again."""
+        """The connection is over. Does nothing if that is known already."""
         address, guest.address = guest.address, None
         if address is None:
             return
@@ -209,14 +209,14 @@ class Admission:
                 del self._nodes[node.key]
 
     def sweep(self, now: float) -> None:
-        """Forget addresses that are gone; they are remembered for a second, for what they did in it."""
+        """Forget addresses without connections, but not what they did in the last second."""
         gone = [key for key, it in self._addresses.items() if not it.connections and now - it.second >= 1.0]
         for key in gone:
             del self._addresses[key]
-        self._homes.sweep(self._nodes, now)
+        self._node_addresses.sweep(self._nodes, now)
 
     def may_call(self, guest: Guest, now: float) -> bool:
-        """Count a call of a stranger; False for one too many of its address, or of all of them, in this second."""
+        """Count a call; False if its address, or all strangers together, made too many in this second."""
         address, everyone = guest.address, self._unexpected
         if address is None or not guest.stranger:
             return address is not None
@@ -230,7 +230,7 @@ class Admission:
         return address.calls <= defaults.RPC_ANONYMOUS_CALLS_PER_ADDRESS_PER_S_MAX
 
     def hold(self, guest: Guest, difference: int) -> bool:
-        """Note bytes of incomplete requests, or that they are gone; False when those are too many now."""
+        """Count bytes of incomplete requests, or with a negative difference that they are gone; False: too many."""
         account = guest.node or guest.address
         if account is None:
             return False
@@ -248,14 +248,14 @@ class Admission:
         self._holding[guest] = None
         while self._unexpected.unfinished_bytes > defaults.RPC_UNFINISHED_STRANGERS_BYTES_MAX:
             oldest = next(iter(self._holding))
-            if oldest is guest:  # alone it cannot be too much
+            if oldest is guest:  # one connection alone is limited by its account
                 break
-            self._displace(oldest)
+            self._replace(oldest)
 
 
 @lru_cache(maxsize=4096)
 def place_of(host: str) -> str:
-    """Whose address this is: itself for IPv4, its /64 for IPv6, empty for what is no address (a unix socket)."""
+    """The network of one user: the IPv4 address itself, the /64 of an IPv6 address, "" for a unix socket."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

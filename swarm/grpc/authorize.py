@@ -1,13 +1,13 @@
-"""Who may call what: the one place where certificates, forwarded identities and removed nodes are judged.
+"""Who may call what: certificates, forwarded identities, removed and demoted nodes are judged here and nowhere else.
 
-A caller is known by the certificate of its connection. A follower passes calls on to the leader and says in metadata
-for whom, with empty values for somebody without a certificate; that counts only when the follower itself is a manager
-of this cluster that was not removed. Methods that need no certificate still get a judged identity: one that does
-not hold (another cluster, a removed node, a false forwarder) is dropped, and the caller is a stranger.
+The certificate of a connection tells who calls. A follower forwards calls to the leader and names the caller in
+metadata, with empty values if the caller has no certificate. That counts only if the follower itself is a manager of
+this cluster that was not removed. Methods that need no certificate still get the identity of the caller; if it is not
+valid (another cluster, a removed node, a false forwarder), it is dropped, and the caller is anonymous.
 
-Unlike stock managers, which look only at the forwarder, a forwarded node that was removed is refused as well. A manager
-that was demoted has a worker's rights with the leader, whatever its certificate goes on saying. And a node whose
-certificate expired a short while ago may renew it, and nothing else (certs/validity.py).
+Stock managers look only at the forwarder; here a forwarded node that was removed is refused as well. A demoted manager
+has a worker's rights with the leader, whatever its certificate still says. A node whose certificate expired a short
+time ago may renew it, and do nothing else (certs/validity.py).
 
 (swarmkit: ca/auth.go, ca/forward.go; protobuf/plugin/authenticatedwrapper, raftproxy)
 """
@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from swarm.api.methods import Method
+from swarm.api import rpc
+from swarm.api.methods import AnyMethod
 from swarm.errors import PermissionDenied, ResourceExhausted, Unavailable
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Peer
 
@@ -32,7 +33,7 @@ _REDIRECT = "redirect"
 
 
 def is_forwarded(metadata: Metadata) -> bool:
-    """Whether the caller says that it passes on somebody else's call."""
+    """Whether the caller says that it forwards somebody else's call."""
     return metadata.get(_FORWARDED) == ("true",)
 
 
@@ -56,10 +57,10 @@ def _stronger(roles: tuple[str, ...]) -> str:
 
 
 def forwarding_metadata(peer: Peer) -> tuple[tuple[str, str], ...]:
-    """What a follower adds when it passes a call of ``peer`` on to the leader.
+    """The metadata that a follower adds when it forwards a call of ``peer`` to the leader.
 
     The keys are there even when empty: without them the call would count as the follower's own. Raises
-    ResourceExhausted for a call that was passed on before.
+    ResourceExhausted for a call that was forwarded already.
     """
     if peer.forwarder:
         raise ResourceExhausted(f"more than one redirect to leader from: [{peer.addr}]")
@@ -75,7 +76,7 @@ def forwarding_metadata(peer: Peer) -> tuple[tuple[str, str], ...]:
 
 
 def authorize(
-    method: Method,
+    method: AnyMethod,
     direct: Peer,
     forwarded: Peer | None,
     cluster_id: str,
@@ -84,15 +85,15 @@ def authorize(
 ) -> Peer:
     """The peer for whom the call is made. Raises PermissionDenied with SwarmKit's texts, Unavailable.
 
-    direct is the connection's peer, forwarded what its metadata says, if it says so. is_blacklisted tells whether the
-    certificates of a node ID are void because the node was removed, is_demoted whether it is known to be a worker now.
+    direct: the peer of the connection. forwarded: the caller that the metadata names, if any. is_blacklisted: whether
+    the certificates of this node ID are void because the node was removed. is_demoted: whether it is a worker by now.
     """
-    direct = _in_office(method, direct, is_demoted, forwards=forwarded is not None)
-    forwarded = None if forwarded is None else _in_office(method, forwarded, is_demoted)
+    direct = _with_role_now(method, direct, is_demoted, forwards=forwarded is not None)
+    forwarded = None if forwarded is None else _with_role_now(method, forwarded, is_demoted)
     if direct.lapse:
-        return _lapsed(method, direct, forwarded, cluster_id, is_blacklisted)
+        return _renewing(method, direct, forwarded, cluster_id, is_blacklisted)
     if method.insecure:
-        return _known_or_stranger(direct, forwarded, cluster_id, is_blacklisted)
+        return _known_or_anonymous(direct, forwarded, cluster_id, is_blacklisted)
     expected = _listed(method.roles)
     if forwarded is None:
         refusal = _refusal(direct, method.roles, cluster_id, is_blacklisted)
@@ -116,40 +117,40 @@ def authorize(
 _FORWARDER_ROLES = frozenset((MANAGER_ROLE,))
 
 
-def _in_office(method: Method, peer: Peer, is_demoted: Callable[[str], bool], *, forwards: bool = False) -> Peer:
-    """The peer with the role that it has now. Raises Unavailable when it wants more than that.
+def _with_role_now(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bool], *, forwards: bool = False) -> Peer:
+    """The peer with the role that it has now. Raises Unavailable if the method needs more than that.
 
-    That is no offence: it may not have heard yet, and its callers are to ask another manager. Raft decides for itself
-    whose messages count, as it tells those who were removed.
+    Not PermissionDenied: the node may not know of its demotion yet, and its clients should ask another manager.
+    Messages of Raft are not judged here: Raft itself decides which members it hears, and tells removed ones.
     """
-    if peer.role != MANAGER_ROLE or _is_rafts(method) or not is_demoted(peer.node_id):
+    if peer.role != MANAGER_ROLE or _is_raft_method(method) or not is_demoted(peer.node_id):
         return peer
-    if forwards or _is_managers(method):
-        raise NoManager(peer.node_id)
+    if forwards or _is_manager_method(method):
+        raise Demoted(peer.node_id)
     return replace(peer, role=WORKER_ROLE)
 
 
-def overstays(method: Method, peer: Peer, is_demoted: Callable[[str], bool]) -> NoManager | None:
-    """Why a call that was let in must end: it is open only because a node was a manager that is none any more."""
-    if _is_rafts(method):
+def overstays(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bool]) -> Demoted | None:
+    """Why an open call must end: it was allowed only because a node was a manager, and that node was demoted since."""
+    if _is_raft_method(method):
         return None
     if peer.forwarder and is_demoted(peer.forwarder):
-        return NoManager(peer.forwarder)
-    return NoManager(peer.node_id) if _is_managers(method) and is_demoted(peer.node_id) else None
+        return Demoted(peer.forwarder)
+    return Demoted(peer.node_id) if _is_manager_method(method) and is_demoted(peer.node_id) else None
 
 
-class NoManager(Unavailable):
-    """A node wants what only managers may, and was demoted."""
+class Demoted(Unavailable):
+    """A demoted node asks for what only managers may do."""
 
     def __init__(self, node_id: str) -> None:
         super().__init__(f"node {node_id} was demoted: it is no manager any more")
 
 
-def _is_rafts(method: Method) -> bool:
+def _is_raft_method(method: AnyMethod) -> bool:
     return method.name.startswith("Raft/")
 
 
-def _is_managers(method: Method) -> bool:
+def _is_manager_method(method: AnyMethod) -> bool:
     return not method.insecure and WORKER_ROLE not in method.roles
 
 
@@ -167,20 +168,20 @@ def _refusal(
     return None
 
 
-_RENEWAL = ("NodeCA/IssueNodeCertificate", "NodeCA/NodeCertificateStatus")
+_RENEWAL = (rpc.ISSUE_NODE_CERTIFICATE, rpc.NODE_CERTIFICATE_STATUS)
 
 
-def _lapsed(
-    method: Method, direct: Peer, forwarded: Peer | None, cluster_id: str, is_blacklisted: Callable[[str], bool]
+def _renewing(
+    method: AnyMethod, direct: Peer, forwarded: Peer | None, cluster_id: str, is_blacklisted: Callable[[str], bool]
 ) -> Peer:
-    """Who comes with a certificate that has expired may at most get another one; it speaks for nobody else."""
-    if method.insecure and method.name not in _RENEWAL:
+    """The peer with an expired certificate: it may renew it, if it is renewable, and forward nothing."""
+    if method.insecure and method not in _RENEWAL:
         return Peer(addr=direct.addr)
-    if not direct.renewable or method.name not in _RENEWAL or forwarded is not None:
+    if not direct.renewable or method not in _RENEWAL or forwarded is not None:
         raise PermissionDenied(f"Permission denied: {direct.lapse}")
     if is_blacklisted(direct.node_id):
         raise _removed(direct.node_id)
-    return _known_or_stranger(direct, None, cluster_id, is_blacklisted)
+    return _known_or_anonymous(direct, None, cluster_id, is_blacklisted)
 
 
 def _removed(node_id: str) -> PermissionDenied:
@@ -191,11 +192,11 @@ def _listed(roles: frozenset[str]) -> str:
     return f"[{' '.join(sorted(roles, reverse=True))}]"  # swarm-worker before swarm-manager, as stock peers have it
 
 
-def _known_or_stranger(
+def _known_or_anonymous(
     direct: Peer, forwarded: Peer | None, cluster_id: str, is_blacklisted: Callable[[str], bool]
 ) -> Peer:
     if forwarded is not None and _refusal(direct, _FORWARDER_ROLES, cluster_id, is_blacklisted) is not None:
-        return Peer(addr=direct.addr)  # who lies about others is not believed about itself
+        return Peer(addr=direct.addr)  # a false forwarder is not believed about itself either
     peer = direct if forwarded is None else forwarded
     known = peer.node_id and peer.role and peer.org == cluster_id and not is_blacklisted(peer.node_id)
     return peer if known else replace(peer, node_id="", role="", org="")
@@ -209,7 +210,7 @@ class ClusterAuthorizer:
     is_blacklisted: Callable[[str], bool]
     is_demoted: Callable[[str], bool] = lambda node_id: False
 
-    def __call__(self, method: Method, direct: Peer, metadata: Metadata) -> Peer:
+    def __call__(self, method: AnyMethod, direct: Peer, metadata: Metadata) -> Peer:
         """Who the caller is. Raises PermissionDenied, Unavailable."""
         forwarded = forwarded_peer(metadata, direct) if is_forwarded(metadata) else None
         return authorize(method, direct, forwarded, self.cluster_id, self.is_blacklisted, self.is_demoted)

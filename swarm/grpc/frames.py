@@ -1,8 +1,8 @@
-"""Frames and header blocks of HTTP/2: numbers, bytes, and the two kinds of faults a peer can make.
+"""Frames and header blocks of HTTP/2 as bytes, and the two kinds of faults that a peer can make.
 
-Encoding of headers keeps no state (static table and literals only), so a block may be made once and sent at any time;
-decoding follows the peer's dynamic table through the hpack package. Peers repeat themselves: a block that left the
-table alone means the same until the table changes, so such blocks are looked up instead of decoded.
+Headers are encoded without state (static table and literals only), so a block can be made once and sent at any time.
+They are decoded with the peer's dynamic table, by the hpack package. Peers send the same blocks again and again: a
+block that did not change the table means the same until the table changes, so such blocks are cached.
 
 (RFC 9113, RFC 7541)
 """
@@ -10,6 +10,7 @@ table alone means the same until the table changes, so such blocks are looked up
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from enum import IntEnum
 
 from hpack import Decoder, HPACKError, OversizedHeaderListError
@@ -127,7 +128,7 @@ def uint32(payload: bytes, offset: int = 0) -> int:
 
 
 def parse_settings(payload: bytes) -> dict[int, int]:
-    """Values by name; of repeated ones the last counts."""
+    """Values by number; the last of repeated ones counts."""
     if len(payload) % _SETTING.size:
         raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a wrong size")
     return dict(_SETTING.iter_unpack(payload))
@@ -163,7 +164,7 @@ def _length(number: int) -> bytes:
 
 
 def literal(name: str, value: str | bytes) -> bytes:
-    """A header field that enters no table."""
+    """A header field that does not enter the dynamic table."""
     encoded_name = name.encode("ascii")
     encoded_value = value if isinstance(value, bytes) else value.encode()
     return b"\x00" + _length(len(encoded_name)) + encoded_name + _length(len(encoded_value)) + encoded_value
@@ -175,6 +176,10 @@ _FIELD_OVERHEAD_BYTES = 32  # RFC 7541 4.1
 _TABLE_SIZE_UPDATE = 0x20  # in the top three bits of a representation
 
 
+def _fields_bytes(fields: Iterable[Field]) -> int:
+    return sum(len(name) + len(value) + _FIELD_OVERHEAD_BYTES for name, value in fields)
+
+
 class HeaderDecoder:
     """Header blocks of one connection, in the order in which they came."""
 
@@ -184,7 +189,7 @@ class HeaderDecoder:
         self._known: dict[bytes, tuple[Field, ...]] = {}
 
     def decode(self, block: bytes) -> tuple[Field, ...]:
-        """Names and values as bytes. Raises ConnectionFault: after it the table is lost, and the connection with it."""
+        """Names and values. Raises ConnectionFault: the table is unusable then, and with it the connection."""
         fields = self._known.get(block)
         if fields is not None:
             return fields
@@ -193,13 +198,26 @@ class HeaderDecoder:
         fields = self._decode(block)
         resized = block[:1] and block[0] & 0xE0 == _TABLE_SIZE_UPDATE
         if resized or len(entries) != count or (entries and entries[0] is not newest):
-            self._known.clear()  # a new size alone matters too: what was too large for the table may now enter it
+            self._known.clear()  # also after a new size alone: more fields may enter the table now
         elif len(block) <= _CACHED_BLOCK_BYTES_MAX and len(self._known) < _CACHED_BLOCKS_MAX:
             self._known[block] = fields
         return fields
 
+    def held_bytes(self) -> int:
+        """Bytes of the dynamic table, and of the cached blocks with their fields."""
+        return _fields_bytes(self._decoder.header_table.dynamic_entries) + sum(
+            len(block) + _fields_bytes(fields) for block, fields in self._known.items()
+        )
+
+    def check(self) -> None:
+        """Assert what must always hold."""
+        assert _fields_bytes(self._decoder.header_table.dynamic_entries) <= self._decoder.header_table.maxsize
+        assert self._decoder.header_table.maxsize <= self._decoder.max_allowed_table_size
+        assert len(self._known) <= _CACHED_BLOCKS_MAX
+        assert all(len(block) <= _CACHED_BLOCK_BYTES_MAX for block in self._known)
+
     def _decode(self, block: bytes) -> tuple[Field, ...]:
-        """Leading fields that are only references are resolved here, because hpack takes ten times as long."""
+        """Leading fields that are only references are looked up here: hpack takes ten times as long."""
         fields: list[Field] = []
         size = position = 0
         lookup = self._decoder.header_table.get_by_index

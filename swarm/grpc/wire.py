@@ -20,7 +20,7 @@ Metadata = Sequence[tuple[str, str]]
 
 
 class WireError(SwarmError):
-    """The peer's gRPC is broken or goes beyond a limit; ends the call with this status."""
+    """The peer breaks gRPC's rules or a limit; the call ends with this status."""
 
     code = Code.INTERNAL
 
@@ -29,37 +29,37 @@ class WireError(SwarmError):
 
 
 def frame_message(message: bytes) -> bytes:
-    """A message as it travels: not compressed, its length, itself."""
+    """A message with its prefix: not compressed, and its length."""
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 class MessageReader:
-    """Cuts one direction of a call into messages. ``missing``: bytes still needed for the one at hand, 0 if none is."""
+    """Cuts the bytes of one direction of a call into messages."""
 
     __slots__ = ("_buffer", "_bytes_max", "_need")
 
     def __init__(self, message_bytes_max: int) -> None:
         self._bytes_max = message_bytes_max
         self._buffer = bytearray()
-        self._need = 0  # of the message at hand with its prefix; 0: the prefix is not complete
+        self._need = 0  # bytes of the current message with its prefix; 0: the prefix is not complete
 
     @property
     def missing(self) -> int:
-        """How much of the message at hand has not come yet."""
+        """Bytes of the current message that have not come yet; 0 if none has begun."""
         return self._need - len(self._buffer) if self._need else 0
 
     @property
     def partial(self) -> bool:
-        """Whether the direction must not end now."""
+        """Whether a message has begun and is not complete: the direction must not end here."""
         return bool(self._buffer)
 
     @property
     def unfinished_bytes(self) -> int:
-        """What is kept of a message that is not complete."""
+        """Bytes that are kept of an incomplete message."""
         return len(self._buffer)
 
     def feed(self, data: bytes, messages_max: int = 1 << 31) -> list[bytes]:
-        """Messages that are complete now; what goes beyond ``messages_max`` is kept. Raises WireError."""
+        """The messages that are complete now, at most ``messages_max``; the rest is kept. Raises WireError."""
         if not self._buffer and len(data) >= PREFIX_BYTES and messages_max and len(data) == self._size(data):
             return [data[PREFIX_BYTES:]]
         buffer = self._buffer
@@ -125,7 +125,7 @@ def percent_encode(text: str) -> bytes:
 
 
 def percent_decode(value: bytes) -> str:
-    """The text of a grpc-message; what is not well-formed stays as it is."""
+    """The text of a grpc-message; malformed escapes stay as they are."""
     return _ESCAPED.sub(lambda match: bytes((int(match[1], 16),)), value).decode("utf-8", "replace")
 
 
@@ -135,18 +135,18 @@ _CLOCK = b"sideswarm-clock"
 
 
 def clock_block(now: float) -> bytes:
-    """A header that tells our clock, in seconds since the epoch, to peers who may have another one."""
+    """A header with our time, in seconds since the epoch, by which peers notice that clocks differ."""
     return h2.literal(_CLOCK.decode(), f"{now:.0f}")
 
 
 def peer_clock(fields: Iterable[Field]) -> float | None:
-    """What a response says about its sender's clock, if anything."""
+    """The time of the sender of a response, if it says it."""
     value = first(fields, _CLOCK)
     return float(value) if value is not None and re.fullmatch(rb"[0-9]{1,12}", value) else None
 
 
 def status_block(error: SwarmError | None) -> bytes:
-    """Trailers for an outcome."""
+    """The trailers for this outcome; None: OK."""
     if error is None:
         return OK_BLOCK
     text = error.message.encode("utf-8", "replace")[: defaults.RPC_STATUS_TEXT_BYTES_MAX].decode("utf-8", "ignore")
@@ -154,7 +154,7 @@ def status_block(error: SwarmError | None) -> bytes:
 
 
 def http_error_block(status: int) -> bytes:
-    """A response for something that is not gRPC at all."""
+    """The headers of a response to a request that is not gRPC."""
     return h2.literal(":status", str(status))
 
 
@@ -178,7 +178,7 @@ _RESET_CODES = {
 
 
 def reset_error(code: ErrorCode, text: str = "") -> SwarmError:
-    """What a call fails with when its stream was reset."""
+    """The error of a call whose stream was reset."""
     detail = f" ({text})" if text and text != code.name else ""
     return SwarmError(
         f"stream terminated by RST_STREAM with error code: {code.name}{detail}", _RESET_CODES.get(code, Code.INTERNAL)

@@ -1,4 +1,4 @@
-"""The vocabulary of the consensus core: its settings, its events and its effects."""
+"""The interface of the consensus core: its settings, its events and its effects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from swarm.api import raftpb
 from swarm.errors import Code, InvalidArgument, SwarmError
 
 NO_ONE = 0
-"""The Raft id that nobody has: no leader, no vote, no transfer."""
+"""The Raft id of nobody: no leader, no vote, no transfer."""
 
 
 class Role(Enum):
@@ -36,7 +36,7 @@ class Reason(Enum):
 
 
 class LogLost(SwarmError):
-    """The leader knows that this member had entries which are not on its disk any more."""
+    """The leader knows that this member had entries, and they are no longer on its disk."""
 
     code = Code.DATA_LOSS
 
@@ -52,12 +52,12 @@ class Config:
     """Settings of one member.
 
     A follower campaigns after election_ticks to twice that many ticks of silence; a leader sends heartbeats every
-    heartbeat_ticks. pre_vote: ask before raising the term. check_quorum: a leader that hears no majority for
-    election_ticks steps down, and followers refuse to vote while they hear their leader. campaigns: without it this
-    member leads only when a leader tells it to (MsgTimeoutNow), or when somebody stands for election whose log is
-    behind this one, who may never be elected. announce_s: how long the news of a commit may wait
-    for an entry to travel with; it then goes alone. commit_lag_entries: how far the commit index on disk may be behind
-    where nothing depends on it (a restart learns it again), so that not every write has to carry it.
+    heartbeat_ticks. pre_vote: ask for votes before raising the term. check_quorum: a leader that hears no majority for
+    election_ticks steps down, and followers do not vote while they hear their leader. campaigns: if False, this member
+    stands for election only when a leader tells it to (MsgTimeoutNow), or after a candidate whose log is behind this
+    one, because that candidate can never win. announce_s: how long a new commit index may wait for an entry to be sent
+    with; after that it is sent alone. commit_lag_entries: by how many entries the commit index on disk may be behind
+    where nothing depends on it (it is learnt again after a restart), so that not every write has to carry it.
     """
 
     raft_id: int
@@ -137,7 +137,7 @@ class ReadBarrier:
 
 @dataclass(frozen=True, slots=True)
 class TransferLeadership:
-    """Hand leadership to this member; NO_ONE: to the one that is furthest. Ignored unless leading."""
+    """Hand leadership to this member; NO_ONE: to the one with the longest log. Ignored unless leading."""
 
     to: int = NO_ONE
 
@@ -151,7 +151,7 @@ class Unreachable:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The process of this member has ended: its connections broke, and its address refuses new ones."""
+    """The process of this member has ended: its connections were closed, and its address refuses new ones."""
 
     raft_id: int
 
@@ -178,7 +178,7 @@ class SnapshotTaken:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """Try to become leader now; with force even though others still hear a leader."""
+    """Stand for election now; force: even if others still hear a leader."""
 
     force: bool = False
 
@@ -213,8 +213,8 @@ Event = (
 class Persist:
     """Write all of this in one transaction, then answer Persisted(token). At most one is under way at a time.
 
-    entries: replace everything from the first one's index on. snapshot: the newest one now; entries up to compact_to
-    may go. replaces_log: the snapshot came from the leader and no older entry, before or after it, is valid.
+    entries: replace everything from the index of the first one on. snapshot: from now on the newest; entries up to
+    compact_to may be deleted. replaces_log: the snapshot came from the leader; no entry that is on disk is valid.
     """
 
     token: int
@@ -272,14 +272,14 @@ class Restore:
 
 @dataclass(frozen=True, slots=True)
 class BecameLeader:
-    """This member leads and everything committed before was handed out: decisions may be taken from here on."""
+    """This member leads, and everything committed before was handed out: it may take decisions from now on."""
 
     term: int
 
 
 @dataclass(frozen=True, slots=True)
 class BecameFollower:
-    """This member does not lead (any more), or learnt who does. leader NO_ONE: not known."""
+    """This member does not lead, or no longer, or learnt who does. leader NO_ONE: not known."""
 
     term: int
     leader: int
@@ -336,21 +336,21 @@ class Status:
 
 
 def sender(message: raftpb.Message) -> int:
-    """Whose message this is: the field "from", which is a keyword of Python."""
+    """Who sent this message: the field "from", whose name is a keyword of Python."""
     raft_id: int = getattr(message, "from")
     return raft_id
 
 
 def is_plausible(message: raftpb.Message, own_term: int) -> bool:
-    """Whether these numbers can be true: others would end in terms and indexes that nothing can follow, or be kept.
+    """Whether the terms and indexes of a message can be true: absurd ones would be kept, and nothing could follow them.
 
-    own_term: of the member that is asked; without a log (0) it may come to a group of any age.
+    own_term: the term of the receiving member; 0: it has no log, and may join a group of any age.
     """
     metadata = message.snapshot.metadata
     indexes = (message.index, message.commit, message.rejectHint, metadata.index)
     terms = (message.term, message.logTerm, metadata.term)
     if max(indexes) > defaults.RAFT_NUMBER_MAX or max(terms) > defaults.RAFT_NUMBER_MAX:
         return False
-    if message.type == raftpb.MsgSnap and metadata.term > message.term:  # of a leader that is still to come
+    if message.type == raftpb.MsgSnap and metadata.term > message.term:  # of a term later than the leader's
         return False
     return not own_term or message.term <= own_term + defaults.RAFT_TERMS_AHEAD_MAX

@@ -1,4 +1,4 @@
-"""What a follower does to its log on its leader's messages. (etcd/raft: raft.go handleAppendEntries, restore)"""
+"""How a leader's messages change the log of a follower. (etcd/raft: raft.go handleAppendEntries, restore)"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from swarm.raft.log import Log
 
 
 def take_append(log: Log, message: raftpb.Message) -> dict[str, Any] | None:
-    """Merge the entries of a MsgApp; returns the fields of the answer, None if the message makes no sense.
+    """Merge the entries of a MsgApp. Returns the fields of the answer; None: the message makes no sense.
 
     Raises LogConflict if an entry contradicts a committed one.
     """
@@ -32,7 +32,7 @@ def take_append(log: Log, message: raftpb.Message) -> dict[str, Any] | None:
 
 
 def take_heartbeat(log: Log, message: raftpb.Message) -> None:
-    """Take over the commit index. Raises LogLost: a leader never names one that we did not confirm."""
+    """Take over the commit index. Raises LogLost if we do not have it: a leader names only what we confirmed."""
     if message.commit > log.last_index:
         raise LogLost(
             f"raft: the leader has this member's confirmation up to entry {message.commit}, but its log ends at "

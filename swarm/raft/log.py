@@ -1,9 +1,9 @@
 """The log of one member: entries in memory, how far they are on disk, committed and handed out.
 
-Indexes grow by one from first_index to last_index; what came before is covered by a snapshot. Three marks run
-through it: ``submitted`` (part of a write that has begun), ``stable`` (certainly on disk), ``committed`` (agreed by a
-majority) with ``applied`` (handed to the state machine) behind. A leader may overwrite what is not committed, which
-takes the first two marks back. (etcd/raft: log.go, log_unstable.go)
+Indexes grow by one from first_index to last_index; earlier entries are covered by a snapshot. Four indexes tell how
+far the log is: ``submitted`` (in a write that has begun), ``stable`` (certainly on disk), ``committed`` (agreed by a
+majority) and ``applied`` (handed to the state machine). A leader may overwrite entries that are not committed, which
+lowers the first two. (etcd/raft: log.go, log_unstable.go)
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Log:
 
     @property
     def first_index(self) -> int:
-        """Index of the oldest entry that is still here (or would be, in an empty log)."""
+        """Index of the oldest entry that is in memory, or of the next one if there is none."""
         return self._offset + 1
 
     @property
@@ -63,7 +63,7 @@ class Log:
         return self._entries[-1].Term if self._entries else self._offset_term
 
     def term_at(self, index: int) -> int | None:
-        """Term of the entry at this index; None if it is compacted or not there yet."""
+        """Term of the entry at this index; None if it is compacted or does not exist yet."""
         position = index - self._offset
         if position == 0:
             return self._offset_term
@@ -72,11 +72,11 @@ class Log:
         return None
 
     def is_up_to_date(self, index: int, term: int) -> bool:
-        """Whether a candidate whose last entry is (index, term) has at least what this log has."""
+        """Whether a log whose last entry is (index, term) is at least as up-to-date as this one."""
         return (term, index) >= (self.last_term, self.last_index)
 
     def between(self, first: int, last: int) -> list[raftpb.Entry]:
-        """Entries first..last, both included, as far as they are here."""
+        """Entries first to last, both included, as far as they are in memory."""
         return self._entries[max(first - self._offset - 1, 0) : max(last - self._offset, 0)]
 
     def batch(self, first: int, bytes_max: int) -> list[raftpb.Entry]:
@@ -91,9 +91,9 @@ class Log:
         return self._entries[start:position]
 
     def conflict_hint(self, index: int, term: int) -> tuple[int, int]:
-        """The last (index, term) at or before index whose term is not greater; term 0 where that is not known.
+        """The last (index, term) at or before index whose term is not greater; term 0: unknown, it is compacted.
 
-        Both sides skip over whole terms with this, so that logs are compared in as many rounds as they differ in terms.
+        Both sides skip whole terms with this: two logs are matched in as many rounds as they have different terms.
         """
         while index > 0:
             own = self.term_at(index)
@@ -105,7 +105,7 @@ class Log:
         return 0, 0
 
     def append(self, entries: Sequence[raftpb.Entry]) -> None:
-        """Put these at their indexes, dropping all that was there and after."""
+        """Put these entries at their indexes; they replace everything from the first one's on."""
         if not entries:
             return
         first = entries[0].Index
@@ -125,7 +125,7 @@ class Log:
                 return
 
     def commit_to(self, index: int) -> bool:
-        """Everything up to index is decided; the mark never goes back. LogLost is the caller's to raise."""
+        """Everything up to index is committed; returns whether that is news. The index must be in the log."""
         assert index <= self.last_index, (index, self.last_index)
         if index <= self.committed:
             return False
@@ -133,11 +133,11 @@ class Log:
         return True
 
     def unsubmitted(self) -> tuple[raftpb.Entry, ...]:
-        """What no write has taken yet."""
+        """The entries that are not in a write yet."""
         return tuple(self.between(self.submitted + 1, self.last_index))
 
     def compact(self, index: int) -> None:
-        """Forget entries up to index, which must be applied."""
+        """Drop the entries up to index, which must be applied."""
         term = self.term_at(index)
         assert term is not None
         assert index <= self.applied

@@ -1,4 +1,4 @@
-"""Who belongs to the group: voters, changed one at a time by committed ConfChange entries.
+"""The voters of the group, changed one at a time by committed ConfChange entries.
 
 (etcd/raft: confchange/, bootstrap.go; swarmkit: manager/state/raft/membership, createConfigChangeEnts)
 """
@@ -14,10 +14,14 @@ from swarm.raft.progress import quorum
 
 
 class Membership:
-    """The voters as of the last applied entry, in order of their ids."""
+    """The voters as of the last applied entry, in the order of their ids."""
 
     def __init__(self, conf_state: raftpb.ConfState | None = None) -> None:
         self.voters: tuple[int, ...] = tuple(sorted(conf_state.voters)) if conf_state else ()
+
+    def restore(self, conf_state: raftpb.ConfState) -> None:
+        """Take over the voters of a snapshot."""
+        self.voters = tuple(sorted(conf_state.voters))
 
     @property
     def conf_state(self) -> raftpb.ConfState:
@@ -26,7 +30,7 @@ class Membership:
 
     @property
     def quorum(self) -> int:
-        """How many voters decide."""
+        """How many voters are a majority."""
         return quorum(len(self.voters))
 
     def alone(self, raft_id: int) -> bool:
@@ -44,7 +48,7 @@ class Membership:
         return change.type == raftpb.ConfChangeAddNode and change.node_id not in self.voters
 
     def apply(self, change: raftpb.ConfChange) -> bool:
-        """Take a committed change; replaying one is harmless. Returns whether the voters changed."""
+        """Apply a committed change; doing so twice is harmless. Returns whether the voters changed."""
         before = self.voters
         if change.type == raftpb.ConfChangeAddNode and change.node_id:
             self.voters = tuple(sorted({*self.voters, change.node_id}))
@@ -87,9 +91,9 @@ def force_new_cluster(
 
     All other members are removed, and this one is updated (or added where it was missing) with ``context``, its
     RaftMember, possibly with a new address. Write the entries and the hard state in one Persist, load again, start.
-    The whole log counts as committed: the hard state's commit index lags behind, and entries after it may have been
-    acknowledged to clients. (Stock swarm gives them up.) What is appended gets a term of its own, so that nothing that
-    a former leader may still send fits to it.
+    The whole log counts as committed: the commit index on disk lags behind, and entries after it may have been
+    acknowledged to clients. (Stock swarm drops them.) The new entries get a term of their own, so that no message that
+    a former leader may still send fits the log.
     """
     snapshot_index = snapshot.metadata.index if snapshot else 0
     last = max(entries[-1].Index, snapshot_index) if entries else snapshot_index

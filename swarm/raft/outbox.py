@@ -1,10 +1,10 @@
-"""What must be on disk before what may leave: writes one at a time, and messages held back until theirs is done.
+"""Disk before network: writes, one at a time, and the messages that wait for them.
 
-Theory of operation: the core changes its term, vote and log in memory at once. flush() turns all that has changed
-since the last write began into one Persist, unless one is still under way: so everything that happens during a write
-shares the next one (group commit). A message that states what is not yet on disk waits in a queue for the write that
-covers it; the promise made in it is then true even after a crash. A leader's own appends and heartbeats promise
-nothing and go at once, in parallel with the write. Writes are numbered; the number is the Persist's token.
+The core changes its term, vote and log in memory at once. flush() turns all changes since the last write began into
+one Persist, unless a write is still under way: everything that happens during a write shares the next one (group
+commit). A message about state that is not on disk yet waits for the write that covers it, so that what it promises is
+true even after a crash. A leader's appends and heartbeats promise nothing about its own disk; they leave at once, in
+parallel with the write. Writes are numbered; the number is the token of the Persist.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from swarm.raft.log import Log
 
 
 class Needs(Enum):
-    """What a message states, and therefore needs on disk before it leaves."""
+    """What must be on disk before a message leaves, because the message states it."""
 
     NOTHING = 0
     VOTE = 1
@@ -38,7 +38,7 @@ class _Write:
 
 
 class Outbox:
-    """Effects of one event, and the messages and writes that outlive it."""
+    """The effects of the current event, and the messages and the write that wait."""
 
     def __init__(self, raft_id: int, log: Log, durable: tuple[int, int, int] | None) -> None:
         """durable: term, vote and commit index on disk; None: nothing is on disk, and the log's entries are not."""
@@ -55,14 +55,14 @@ class Outbox:
         self._compact_to = 0
         self._commit_wanted = 0
         self.commit_lag = 0
-        """How far the commit index on disk may be behind; see Config."""
+        """By how many entries the commit index on disk may be behind; see Config."""
         if durable is None:
             log.submitted = log.stable = 0
 
     # --- what changed ---
 
     def vote_is(self, term: int, vote: int) -> None:
-        """The term and the vote in memory."""
+        """The term and the vote are these now."""
         self._state = (term, vote)
 
     def snapshot_is(self, snapshot: raftpb.Snapshot, compact_to: int, restores: bool) -> None:
@@ -87,7 +87,7 @@ class Outbox:
     # --- messages ---
 
     def send(self, message: raftpb.Message, needs: Needs) -> None:
-        """Let the message go as soon as what it states is on disk."""
+        """Send the message as soon as what it needs is on disk."""
         token = self._token_for(needs)
         if token:
             self._held.append((token, message))
@@ -151,12 +151,12 @@ class Outbox:
         return on_disk if may_lag else committed
 
     def log_was_cut(self) -> None:
-        """Entries were replaced: the write under way vouches for no more than what is left of them."""
+        """Entries may have been replaced: the write under way covers only what is left of its entries."""
         if self._writing:
             self._writing.last_index = min(self._writing.last_index, self._log.submitted)
 
     def written(self, token: int) -> tuple[raftpb.Snapshot | None, list[raftpb.Message]]:
-        """The write is done: returns a leader's snapshot that it made durable, and messages to ourselves."""
+        """The write is done. Returns the leader's snapshot that it contained, if any, and the messages to ourselves."""
         writing = self._writing
         if writing is None or writing.token != token:
             return None, []
@@ -168,7 +168,7 @@ class Outbox:
         to_self = []
         for message in released:
             if message.term < self._state[0]:
-                continue  # overtaken by a newer term: nobody would heed it
+                continue  # of an older term by now: everybody would ignore it
             if message.to == self._raft_id:
                 to_self.append(message)
             else:

@@ -1,8 +1,8 @@
-"""What the leader knows of each follower, and how it doses what it sends.
+"""What the leader knows of each follower, and how much it sends to it.
 
-A follower is *probed* (one message at a time) until it confirms where its log meets the leader's; then entries are
-*replicated* as a stream, optimistically, with a window of unanswered messages; one whose log ends before the
-leader's begins waits for a *snapshot*. (etcd/raft: tracker/progress.go, tracker/inflights.go)
+A follower is *probed*, one message at a time, until it confirms where its log matches the leader's. Then entries are
+*replicated* as a stream with a window of unanswered messages. A follower whose log ends before the leader's begins
+waits for a *snapshot*. (etcd/raft: tracker/progress.go, tracker/inflights.go)
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Progress:
 
     @property
     def blocked(self) -> bool:
-        """Whether nothing may be sent until an answer or a heartbeat's answer comes."""
+        """Whether nothing may be sent until the follower answers."""
         return self.paused or self.mode is Mode.SNAPSHOT
 
     def _reset(self, mode: Mode) -> None:
@@ -58,14 +58,14 @@ class Progress:
         self._inflight.clear()
 
     def probe(self) -> None:
-        """Find out where the logs meet; after a snapshot, behind its end."""
+        """Find out where the logs match; after a snapshot, begin at its end."""
         pending = self.pending_snapshot if self.mode is Mode.SNAPSHOT else 0
         self._reset(Mode.PROBE)
         self.next = max(self.match, pending) + 1
         self.sent_commit = min(self.sent_commit, self.next - 1)
 
     def replicate(self) -> None:
-        """The logs meet at match: stream from there."""
+        """The logs match up to ``match``: stream from there."""
         self._reset(Mode.REPLICATE)
         self.next = self.match + 1
 
@@ -103,7 +103,7 @@ class Progress:
             self._inflight.popleft()
 
     def rejected(self, index: int, hint: int) -> bool:
-        """The follower does not have the entry at index but may match at hint; False if the news is old."""
+        """The follower lacks the entry at index, but may match at hint; False: an old answer."""
         if self.mode is Mode.REPLICATE:
             if index <= self.match:
                 return False

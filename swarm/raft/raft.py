@@ -1,26 +1,24 @@
-"""One member of the group as a machine: its events and timers, what it writes and what it hands out.
+"""The consensus core of one manager as a machine: its events, its timers, its writes and its effects.
 
-Theory of operation: member.py decides; here events reach it, and after each one everything is brought forward that it
-made possible. What a message states is on disk before it leaves (outbox.py); what is committed is handed out when it
-is on disk here, and a membership change only when the commit index that covers it is on disk too, so that a restart
-never falls back behind a membership that was in use. A leader appends an empty entry first; when that is applied, it
-knows all that was ever committed, and BecameLeader is emitted. A member that is removed stays until the others can do
-without its vote: a leader until a majority confirmed to know of it, one that finds its removal at a restart for many
-election timeouts (it votes, and does nothing else). A deadline that is handled more than a tick late means
-that this process was stalled, not that the leader is gone: one more tick is given, once, to read what waits in the
-sockets. (etcd/raft: raft.go, rawnode.go; swarmkit: manager/state/raft/raft.go)
+The protocol is in the parts: the member's state (member.py), elections (election.py), messages (step.py), a leadership
+(leadership.py), applying (applying.py) and removal (removal.py). Here events reach them, and after each event
+everything is brought forward that it made possible. What a message states is on disk before the message leaves
+(outbox.py). (etcd/raft: rawnode.go; swarmkit: manager/state/raft/raft.go)
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from random import Random
+
 from swarm.api import raftpb
+from swarm.raft.applying import Applier
+from swarm.raft.election import TRANSFER, Election
 from swarm.raft.events import (
     NO_ONE,
     Accepted,
     BecameFollower,
-    BecameLeader,
     Campaign,
-    Committed,
     Config,
     Configure,
     Effect,
@@ -36,63 +34,94 @@ from swarm.raft.events import (
     Reason,
     Received,
     Refused,
-    Removed,
     Restore,
     Role,
     SnapshotSent,
     SnapshotTaken,
+    Status,
     TransferLeadership,
     Unreachable,
 )
-from swarm.raft.member import TRANSFER, Member
-from swarm.raft.membership import Membership, parse_change
+from swarm.raft.member import Member
+from swarm.raft.progress import Progress
+from swarm.raft.removal import Removal
+from swarm.raft.step import Stepper
+from swarm.raft.timer import ElectionTimer
 
-_FAREWELL_ELECTIONS = 30
 
-
-class Raft(Member):
+class Raft:
     """The consensus core of one manager (a Machine: handle and deadline)."""
+
+    def __init__(
+        self,
+        config: Config,
+        rng: Random,
+        hard_state: raftpb.HardState | None,
+        snapshot: raftpb.Snapshot | None,
+        entries: Sequence[raftpb.Entry],
+        applied_index: int,
+        now: float,
+    ) -> None:
+        """Start, or start again from what is on disk; call handle(None) at once for the first effects.
+
+        hard_state None: nothing is on disk; entries are those of bootstrap_entries() for a new group, and none for a
+        member that is about to be added to one. applied_index: where the state machine stands (the snapshot's index).
+        Raises LogConflict if these do not fit together.
+        """
+        member = self._member = Member(config, rng, hard_state, snapshot, entries, applied_index, now)
+        self.log = member.log
+        self.membership = member.membership
+        self._outbox = member.outbox
+        self._timer = ElectionTimer(member)
+        self._election = Election(member, self._timer)
+        self._stepper = Stepper(member, self._election, self._timer)
+        self._removal = Removal(member, self._election)
+        self._applier = Applier(member, self._election, self._removal)
+        self._promised = now
+        self._started = False
 
     # --- the machine ---
 
     def handle(self, event: Event | None, now: float) -> list[Effect]:
         """Take one event; None: the deadline passed. Raises LogLost or LogConflict if this disk cannot be trusted."""
-        late = now - self._promised > self.config.tick_s
-        self._now = max(now, self._now)
+        member = self._member
+        late = now - self._promised > member.config.tick_s
+        member.now = max(now, member.now)
         effects: list[Effect] = []
         self._outbox.effects = effects
-        if self._leadership:
-            self._leadership.now = self._now
+        if member.leadership:
+            member.leadership.replication.now = member.now
         if not self._started:
             self._start()
         if event is not None:
             self._take(event)
         self._wake(late)
         self._settle()
-        self._promised = self.deadline() or self._now
+        self._promised = self.deadline() or member.now
         return effects
 
     def deadline(self) -> float | None:
         """When to call handle(None) at the latest, in seconds since the epoch; None: nothing is due."""
+        member = self._member
         if not self._started:
-            return self._now
-        if self._leadership:
-            return self._leadership.deadline()
-        return self._election_due if self._may_campaign else self._farewell_due
+            return member.now
+        if member.leadership:
+            return member.leadership.deadline()
+        return self._timer.due if self._election.may_campaign else self._removal.due
 
     def _start(self) -> None:
+        member = self._member
         self._started = True
-        self._promised = self._now
-        self._emit(BecameFollower(self.term, NO_ONE))
-        if self.membership.voters:
-            self._emit(MembershipChanged(self.membership.conf_state))
-        self._campaign_if_alone()
+        self._promised = member.now
+        member.emit(BecameFollower(member.term, NO_ONE))
+        if member.membership.voters:
+            member.emit(MembershipChanged(member.membership.conf_state))
+        self._election.campaign_if_alone()
 
     def _take(self, event: Event) -> None:
-        leadership = self._leadership
         match event:
             case Received(message):
-                self._receive(message)
+                self._stepper.receive(message)
             case Persisted(token):
                 self._persisted(token)
             case Propose(tag, data):
@@ -100,205 +129,175 @@ class Raft(Member):
             case ProposeMembership(tag, change):
                 entry = raftpb.Entry(Type=raftpb.EntryConfChange, Data=change.SerializeToString())
                 self._propose(tag, entry, change)
-            case ReadBarrier(tag):
-                if leadership:
-                    leadership.read(tag)
-                else:
-                    self._emit(Refused(tag, Reason.NOT_LEADER))
-            case TransferLeadership(to):
-                if leadership:
-                    leadership.transfer(to, self._now)
-            case Unreachable(raft_id):
-                if leadership:
-                    leadership.on_unreachable(raft_id)
-            case Gone(raft_id):
-                self._forget_leader(raft_id)
-            case SnapshotSent(raft_id, ok):
-                if leadership:
-                    leadership.on_snapshot_sent(raft_id, ok)
             case SnapshotTaken(snapshot, keep_entries):
                 self._snapshot_taken(snapshot, keep_entries)
+            case Gone(raft_id):
+                self._election.leader_gone(raft_id)
             case Campaign(force):
-                self._campaign(TRANSFER if force else b"")
+                self._election.campaign(TRANSFER if force else b"")
             case Configure(config):
                 self._configure(config)
+            case _:
+                self._take_as_leader(event)
+
+    def _take_as_leader(self, event: ReadBarrier | TransferLeadership | Unreachable | SnapshotSent) -> None:
+        """What concerns a leader only."""
+        leadership = self._member.leadership
+        if leadership is None:
+            if isinstance(event, ReadBarrier):
+                self._member.emit(Refused(event.tag, Reason.NOT_LEADER))
+            return
+        match event:
+            case ReadBarrier(tag):
+                leadership.read(tag)
+            case TransferLeadership(to):
+                leadership.transfer(to, self._member.now)
+            case Unreachable(raft_id):
+                leadership.replication.on_unreachable(raft_id)
+            case SnapshotSent(raft_id, ok):
+                leadership.replication.on_snapshot_sent(raft_id, ok)
 
     def _wake(self, late: bool) -> None:
-        now, leadership = self._now, self._leadership
-        if late and not self._spared:
-            self._spared = True
-            soon = now + self.config.tick_s
-            self._election_due = max(self._election_due, soon)
-            if leadership:
-                leadership.quorum_due = max(leadership.quorum_due, soon)
+        """Do what is due. late: the deadline passed more than a tick ago, so this process was stalled."""
+        member, leadership = self._member, self._member.leadership
+        if late and self._timer.take_grace() and leadership:
+            leadership.give_grace(member.now + member.config.tick_s)
         if leadership:
-            self._spared = self._spared and late
-            if not leadership.wake(now):
-                self._become_follower(self.term, NO_ONE)
-        elif self._may_campaign and now >= self._election_due:
-            if self.config.campaigns or self._is_ahead or self.membership.alone(self.config.raft_id):
-                self._campaign(b"")
-            else:
-                self._become_follower(self.term, NO_ONE)
-                self._knock()
+            if not late:
+                self._timer.renew_grace()
+            if not leadership.wake(member.now):
+                self._election.become_follower(member.term, NO_ONE)
+        else:
+            self._election.wake()
 
     def _settle(self) -> None:
         """Bring everything forward that this event made possible, then begin a write for what is not on disk."""
-        leadership = self._leadership
-        if leadership:
-            leadership.maybe_commit()
-        while self._apply():
-            leadership = self._leadership
-            if leadership:
-                leadership.maybe_commit()
-        if self._removed:
-            self._maybe_part()
+        member = self._member
+        if member.leadership:
+            member.leadership.maybe_commit()
+        while self._applier.apply():
+            if member.leadership:
+                member.leadership.maybe_commit()
+        if member.removed:
+            self._removal.wake()
         self._outbox.flush()
-        self._answer_reads()
+        leadership = member.leadership
+        if leadership and leadership.reads.confirmed:
+            for index, tag in leadership.reads.take_ready(self.log.applied):
+                member.emit(ReadReady(tag, index))
 
     def _configure(self, config: Config) -> None:
-        assert config.raft_id == self.config.raft_id
-        slower = config.election_s != self.config.election_s
-        self.config = config
+        member = self._member
+        assert config.raft_id == member.config.raft_id
+        other_timeout = config.election_s != member.config.election_s
+        member.config = config
         self._outbox.commit_lag = config.commit_lag_entries
-        if self._leadership:
-            self._leadership.configure(config)
-        elif slower:
-            self._election_due = self._new_election_due()
+        if member.leadership:
+            member.leadership.configure(config, member.now)
+        elif other_timeout:
+            self._timer.restart()
 
-    # --- applying ---
+    # --- proposals and writes ---
 
-    def _apply(self) -> bool:
-        """Hand out what is committed, up to the first membership change; False: nothing was.
-
-        It need not be on this member's disk: a majority has it on theirs (Ongaro, dissertation, 10.2.1).
-        """
-        log = self.log
-        if self._outbox.restoring or log.applied >= log.committed:
-            return False
-        entries = []
-        change = None
-        for entry in log.between(log.applied + 1, log.committed):
-            if entry.Type == raftpb.EntryConfChange:
-                if entry.Index > self._outbox.durable_commit:
-                    self._outbox.want_commit(entry.Index)
-                    break
-                change = parse_change(entry)
-            entries.append(entry)
-            if change:
-                break
-        if not entries:
-            return False
-        log.applied = entries[-1].Index
-        self._emit(Committed(tuple(entries)))
-        if self._leadership:
-            self._leadership.applied(entries)
-        if change:
-            self._apply_change(change)
-        if self._leadership and self._leadership.ready and not self._removed:
-            self._announce_leader()
-        return True
-
-    def _apply_change(self, change: raftpb.ConfChange) -> None:
-        if self.membership.apply(change):
-            self._emit(MembershipChanged(self.membership.conf_state))
-            if self._leadership:
-                self._leadership.membership_changed()
-        if change.type == raftpb.ConfChangeRemoveNode and change.node_id == self.config.raft_id:
-            self._leave()
-        elif change.type == raftpb.ConfChangeAddNode and change.node_id == self.config.raft_id:
-            self._stay()
-        self._campaign_if_alone()
-
-    def _leave(self) -> None:
-        """This member is no voter any more; Removed follows when the others certainly can do without it."""
-        self._removed = True
-        if self._leadership:
-            self._leadership.begin_farewell()
-            self._led_at_removal = True
-        elif self.log.applied <= self._restarted_at:
-            self._farewell_due = self._now + _FAREWELL_ELECTIONS * self.config.election_s
-        else:  # the leader told us, and it forgets nothing that it tells
-            self._emit(Removed())
-
-    def _stay(self) -> None:
-        """Taken in, or taken back after a removal: by force_new_cluster, or by the snapshot that replaced the log."""
-        self._removed = self._led_at_removal = False
-        self._farewell_due = None
-
-    def _maybe_part(self) -> None:
-        """Emit Removed when enough others know that they can do without us, or after waiting long enough."""
-        leadership = self._leadership
-        if leadership and leadership.farewell_done:
-            self._become_follower(self.term, NO_ONE)
-            self._farewell_due = self._now
-        elif leadership is None and self._led_at_removal and self._farewell_due is None:
-            self._farewell_due = self._now + _FAREWELL_ELECTIONS * self.config.election_s
-        if self._farewell_due is not None and self._now >= self._farewell_due:
-            self._farewell_due = None
-            self._led_at_removal = False
-            self._emit(Removed())
-
-    def _campaign_if_alone(self) -> None:
-        """Nobody else could object: do not wait."""
-        if self.membership.alone(self.config.raft_id) and self.role is Role.FOLLOWER and self.leader == NO_ONE:
-            self._election_due = self._now
-            if self._may_campaign:
-                self._campaign(b"")
-
-    def _announce_leader(self) -> None:
-        if self._announced is not None:
-            self._announced = None
-            self._emit(BecameLeader(self.term))
-
-    def _answer_reads(self) -> None:
-        leadership = self._leadership
-        if leadership and leadership.confirmed_reads:
-            reads, leadership.confirmed_reads = leadership.confirmed_reads, []
-            for index, tag in reads:
-                if index <= self.log.applied:
-                    self._emit(ReadReady(tag, index))
-                else:
-                    leadership.confirmed_reads.append((index, tag))
-
-    # --- writing ---
+    def _propose(self, tag: int, entry: raftpb.Entry, change: raftpb.ConfChange | None) -> None:
+        member, leadership = self._member, self._member.leadership
+        reason = leadership.refusal(entry, change) if leadership and not member.removed else Reason.NOT_LEADER
+        if reason or not leadership:
+            member.emit(Refused(tag, reason or Reason.NOT_LEADER))
+            return
+        leadership.append(entry)
+        member.emit(Accepted(tag, entry.Index, entry.Term))
 
     def _persisted(self, token: int) -> None:
+        member = self._member
         restored, to_self = self._outbox.written(token)
         if restored is not None:
             self.log.applied = restored.metadata.index
-            self.membership = Membership(restored.metadata.conf_state)
-            if self.config.raft_id in self.membership.voters:
-                self._stay()
-            self._emit(Restore(restored))
-            self._emit(MembershipChanged(self.membership.conf_state))
+            self.membership.restore(restored.metadata.conf_state)
+            if member.config.raft_id in self.membership.voters:
+                self._removal.cancel()
+            member.emit(Restore(restored))
+            member.emit(MembershipChanged(self.membership.conf_state))
         for message in to_self:
-            self._step(message)
-
-    def _propose(self, tag: int, entry: raftpb.Entry, change: raftpb.ConfChange | None) -> None:
-        leadership = self._leadership
-        reason = leadership.refusal(entry, change) if leadership and not self._removed else Reason.NOT_LEADER
-        if reason or not leadership:
-            self._emit(Refused(tag, reason or Reason.NOT_LEADER))
-            return
-        self._append(leadership, entry)
-        self._emit(Accepted(tag, entry.Index, entry.Term))
+            self._stepper.step(message)
 
     def _snapshot_taken(self, snapshot: raftpb.Snapshot, keep_entries: int) -> None:
-        index = snapshot.metadata.index
-        if index > self.log.applied:
-            raise LogConflict(f"raft: a snapshot of entry {index} was taken, but only {self.log.applied} is applied")
-        term = self.log.term_at(index)
-        if term is None or (self.snapshot and index <= self.snapshot.metadata.index):
+        member, log, index = self._member, self.log, snapshot.metadata.index
+        if index > log.applied:
+            raise LogConflict(f"raft: a snapshot of entry {index} was taken, but only {log.applied} is applied")
+        term = log.term_at(index)
+        if term is None or (member.snapshot and index <= member.snapshot.metadata.index):
             return  # taken before a newer one arrived
         own = raftpb.Snapshot()
         own.CopyFrom(snapshot)
         own.metadata.term = term
         if not own.metadata.conf_state.voters:
             own.metadata.conf_state.CopyFrom(self.membership.conf_state)
-        self.snapshot = own
-        keep_from = max(index - keep_entries, self.log.first_index - 1)
-        self.log.compact(keep_from)
+        member.snapshot = own
+        keep_from = max(index - keep_entries, log.first_index - 1)
+        log.compact(keep_from)
         self._outbox.snapshot_is(own, keep_from, restores=False)
-        if self._leadership:
-            self._leadership.snapshot_taken()
+        if member.leadership:
+            member.leadership.replication.snapshot_taken()
+
+    # --- looking in ---
+
+    @property
+    def config(self) -> Config:
+        """The settings that are in use."""
+        return self._member.config
+
+    @property
+    def term(self) -> int:
+        """The current term."""
+        return self._member.term
+
+    @property
+    def vote(self) -> int:
+        """For whom this member voted in the current term, or NO_ONE."""
+        return self._member.vote
+
+    @property
+    def role(self) -> Role:
+        """What this member is at the moment."""
+        return self._member.role
+
+    @property
+    def leader(self) -> int:
+        """Who leads in the current term, or NO_ONE if this member does not know."""
+        return self._member.leader
+
+    @property
+    def snapshot(self) -> raftpb.Snapshot | None:
+        """The last snapshot, taken here or received from a leader."""
+        return self._member.snapshot
+
+    @property
+    def transferring(self) -> bool:
+        """Whether this member leads and is handing over: it takes no proposals."""
+        leadership = self._member.leadership
+        return leadership is not None and leadership.transferee != NO_ONE
+
+    @property
+    def progress(self) -> Mapping[int, Progress]:
+        """What a leader knows of each follower, by raft id; empty for others."""
+        leadership = self._member.leadership
+        return leadership.replication.progress if leadership else {}
+
+    def status(self) -> Status:
+        """What this member knows and does, for metrics, logs and tests."""
+        member, log = self._member, self.log
+        return Status(
+            member.role,
+            member.term,
+            member.leader,
+            log.last_index,
+            log.committed,
+            log.applied,
+            member.leadership.transferee if member.leadership else NO_ONE,
+            {raft_id: progress.match for raft_id, progress in self.progress.items()},
+        )
+
+    def check(self) -> None:
+        """Assert what must always hold; tests call it after every event."""
+        self._member.check()

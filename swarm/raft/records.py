@@ -1,9 +1,9 @@
-"""The bytes of what is kept on disk: checksums, and sealing with the node's data key.
+"""Records on disk as bytes: checksums, and encryption with the node's data key.
 
-A record is one byte of kind, then either the plain bytes, or the key's version, a random nonce and AES-256-GCM's
-output. The checksum covers the record together with its place (table, index, term...), and sealing authenticates the
-place too, so no record can pass for another. A plain record can be read whether or not there is a sealer: sealing may
-be switched on at any time. (swarmkit: manager/encryption, manager/state/raft/storage/walwrap.go)
+A record is a byte for its kind, then either the plain bytes, or the version of the key, a random nonce and the output
+of AES-256-GCM. The checksum covers the record and its context (table, index, term...), and encryption authenticates the
+context too, so no record can pass for another. Plain records can be read with or without a sealer: encryption may be
+switched on at any time. (swarmkit: manager/encryption, manager/state/raft/storage/walwrap.go)
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ class RecordCorrupt(SwarmError):
 
 
 class RecordLocked(SwarmError):
-    """The record is sealed with a key that is not at hand."""
+    """The record is encrypted with a key that is not available."""
 
     code = Code.FAILED_PRECONDITION
 
 
 class Sealer(Protocol):
-    """Encrypts records. context: the record's place, which open() must be given again."""
+    """Encrypts records. context: where the record belongs; open() must be given the same."""
 
     def seal(self, plain: bytes, context: bytes) -> bytes:
         """Encrypted and authenticated bytes."""
         ...
 
     def open(self, sealed: bytes, context: bytes) -> bytes:
-        """The plain bytes. Raises RecordLocked without the key, RecordCorrupt for anything that was not sealed so."""
+        """The plain bytes. Raises RecordLocked without the key, RecordCorrupt for other bytes or another context."""
         ...
 
 
 class AesGcmSealer:
-    """Seals with one of several versions of the data key, opens with any of them."""
+    """Encrypts with one of several versions of the data key, decrypts with any of them."""
 
     def __init__(self, keys: Mapping[int, bytes], current: int, rng: Random) -> None:
         """keys: version to 32 bytes. rng: for nonces; must be a SystemRandom outside tests."""
@@ -66,7 +66,7 @@ class AesGcmSealer:
         return version + nonce + self._ciphers[self._current].encrypt(nonce, plain, version + context)
 
     def open(self, sealed: bytes, context: bytes) -> bytes:
-        """What was sealed in this context. Raises RecordLocked or RecordCorrupt."""
+        """The plain bytes of what was sealed with this context. Raises RecordLocked or RecordCorrupt."""
         version = sealed[:_VERSION_BYTES]
         cipher = self._ciphers.get(int.from_bytes(version, "big"))
         if cipher is None:
@@ -98,5 +98,5 @@ def decode(record: bytes, context: bytes, sealer: Sealer | None) -> bytes:
 
 
 def checksum(record: bytes, context: bytes) -> int:
-    """CRC-32 of the record in its place."""
+    """CRC-32 of the record and its context."""
     return zlib.crc32(record, zlib.crc32(context))

@@ -113,7 +113,7 @@ def test_a_node_knows_what_is_wrong_with_its_own(authority: Authority) -> None:
 def test_clocks_are_named_when_they_differ() -> None:
     assert apart(1000.0, 1059.0, "m1") == ""
     assert apart(0.0, 7500.0, "m1") == (
-        "the clocks differ: this node's says 1970-01-01T00:00:00Z, that of m1 1970-01-01T02:05:00Z, 2h5m ahead"
+        "the clocks differ: this node's says 1970-01-01T00:00:00Z, that of m1 says 1970-01-01T02:05:00Z, 2h5m ahead"
     )
     assert apart(90000.0, 0.0, "m1").endswith("1d1h behind")
 

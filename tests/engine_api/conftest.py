@@ -27,6 +27,8 @@ from engine_api.engine.client import EngineClient
 from engine_api.errors import ServiceUnavailable
 from engine_api.server.request import EngineHooks
 from swarm import api
+from swarm.api import rpc
+from swarm.api.methods import Method, Req, Res
 from swarm.errors import SwarmError
 from swarm.manager.controlapi.methods import control
 from swarm.store.store import Store, pack
@@ -79,7 +81,7 @@ class FakeBackend:
         self.left: list[bool] = []
         self.keys: list[str] = []
         self.unlock_key = b""
-        self.calls: list[tuple[str, Message]] = []
+        self.calls: list[tuple[str, Message]] = []  # method name, request
         self.log: list[api.SubscribeLogsMessage | SwarmError] = []
         self.log_closed = False
         self.subscriptions: list[Message] = []
@@ -96,29 +98,28 @@ class FakeBackend:
         if self.gate:
             raise ServiceUnavailable(self.gate)
 
-    async def call(self, method: str, request: Message) -> Message:
+    async def call(self, method: Method[Req, Res], request: Req) -> Res:
         self.require_manager()
-        self.calls.append((method, request))
-        if method == "CA/GetUnlockKey":
-            return api.GetUnlockKeyResponse(unlock_key=self.unlock_key)
-        handler = self._table[method]
+        self.calls.append((method.name, request))
+        if method.name == rpc.GET_UNLOCK_KEY.name:
+            return method.checked_response(api.GetUnlockKeyResponse(unlock_key=self.unlock_key))
+        handler = self._table[method.name]
         if not handler.write:
-            answer: Message = handler.function(self.store, request)
-            return answer
+            return method.checked_response(handler.function(self.store, request))
         self.now += 1
         tx = Tx(self.store, self.now, self.rng)
         with tx.savepoint():
             answer = handler.function(tx, request)
         self.store.apply(tx.actions(), self.store.index + 1)
-        return answer
+        return method.checked_response(answer)
 
-    async def stream(self, method: str, request: Message) -> AsyncIterator[Message]:
+    async def stream(self, method: Method[Req, Res], request: Req) -> AsyncIterator[Res]:
         self.subscriptions.append(request)
         try:
             for message in self.log:
                 if isinstance(message, SwarmError):
                     raise message
-                yield message
+                yield method.checked_response(message)
         finally:
             self.log_closed = True
 

@@ -114,7 +114,7 @@ async def _refused(tmp_path: Path, name: str, *flags: str) -> str:
 async def test_a_file_in_the_place_of_the_socket_is_not_deleted(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("data")
-    assert await _refused(tmp_path, "a", "-H", f"unix://{precious}") == f"{precious} exists and is no socket"
+    assert await _refused(tmp_path, "a", "-H", f"unix://{precious}") == f"{precious} exists and is not a socket"
     assert precious.read_text() == "data"
 
 

@@ -13,9 +13,11 @@ import json
 from itertools import pairwise
 from typing import Any
 
-from engine_api.front.backends import Backends, Upstream, is_local
+from engine_api.front.backends import Backends, Upstream
 from engine_api.front.front import Front
 from engine_api.front.http1 import BadMessage, Body, Head, parse_request
+from engine_api.front.policy import FullAccess
+from tests.engine_api.route_table import IS_LOCAL
 from tests.fuzz import go_reader
 from tests.fuzz.feed import Feed
 
@@ -206,8 +208,8 @@ class FrontHarness:
         self.client = Wire()
         self._answers = Feed(answers)
         self.given = b""
-        backends = Backends(self._local, self._connect, "engine", self._saw)
-        self.front = Front(backends, set())
+        backends = Backends(self._local, IS_LOCAL, self._connect, "engine", self._saw)
+        self.front = Front(backends, set(), FullAccess())
 
     def _saw(self, head: Head) -> bytes | None:
         self.heads.append(head)
@@ -255,7 +257,7 @@ class FrontHarness:
         if own.startswith(b"HTTP/1.1 ") and b"{" in own:
             json.loads(own.partition(b"\r\n\r\n")[2])
         for local in (True, False):
-            saw = [(head.method, head.target) for head in self.heads if is_local(head) is local]
+            saw = [(head.method, head.target) for head in self.heads if IS_LOCAL(head) is local]
             read = [(r.method, r.target) for kind, reading in self.readings if kind is local for r in reading.requests]
             assert read == saw[: len(read)], f"a back end reads {read}, the front saw {saw}"
 
@@ -305,7 +307,7 @@ def functions(data: bytes) -> None:
         return
     assert not (head.chunked and head.length is not None)
     path, query = head.path_and_query
-    assert isinstance(is_local(head), bool)
+    assert isinstance(IS_LOCAL(head), bool)
     assert len(path) + len(query) <= len(head.target) + 1
     for body in BODIES:
         stream = data + b"\r\n\r\n" + body

@@ -10,9 +10,10 @@ from __future__ import annotations
 from hpack import Decoder, Encoder, HPACKError
 
 from swarm.grpc import frames as h2
+from swarm.grpc.events import DataReceived, Event, HeadersReceived, StreamClosed, Terminated
 from swarm.grpc.flow import Limits, Stream
 from swarm.grpc.frames import ConnectionFault, ErrorCode, HeaderDecoder
-from swarm.grpc.http2 import Connection, DataReceived, Event, HeadersReceived, StreamClosed, Terminated
+from swarm.grpc.http2 import Connection
 from swarm.grpc.wire import PREFIX_BYTES, MessageReader, WireError
 from tests.fuzz.feed import Feed
 
@@ -30,14 +31,16 @@ LIMITS = Limits(
 GREETING_BYTES = 200  # what is sent before anything came
 FAREWELL_BYTES = 200  # GOAWAY with its text
 EVENT_BYTES_MAX = 40  # RST_STREAM or an acknowledgement, and two WINDOW_UPDATEs
+HELD_BYTES_MAX = 2 * 16_400 + 512 + 4_096 + 64 * (1_024 + 512)  # a frame, a header block, the table, cached blocks
 KINDS = (h2.DATA, h2.HEADERS, h2.WINDOW_UPDATE, h2.RST_STREAM, h2.SETTINGS, h2.PING, h2.GOAWAY, h2.CONTINUATION)
 SETTINGS = h2.settings_frame({h2.INITIAL_WINDOW_SIZE: 65_535})
+SERVER_SETTINGS = h2.settings_frame({h2.MAX_CONCURRENT_STREAMS: 3})
 REQUEST = h2.METHOD_POST + h2.SCHEME_HTTP + h2.literal(":path", "/x") + h2.literal("content-type", "application/grpc")
 ANSWER = h2.STATUS_200 + h2.literal("content-type", "application/grpc")
 
 
 class Application:
-    """What rpc_connection and rpc_calls do with events, reduced: messages are read and counted."""
+    """What ServerConnection and ClientProtocol do with events, reduced: messages are read and counted."""
 
     def __init__(self, connection: Connection, feed: Feed) -> None:
         self.connection = connection
@@ -105,28 +108,12 @@ class Application:
 
 def check(connection: Connection) -> None:
     """What must always hold, however the peer behaves."""
+    connection.check()
     limits = connection.limits
-    if not connection.client:
-        assert len(connection.streams) <= limits.streams_max
-    assert len(connection._input) <= h2.DEFAULT_FRAME_BYTES + h2.FRAME_HEADER_BYTES
-    if connection._headers is not None:
-        fragments = connection._headers[2]
-        assert len(fragments) <= limits.header_frames_max
-        assert sum(map(len, fragments)) <= limits.header_list_bytes_max + h2.DEFAULT_FRAME_BYTES
-    assert connection._decoder._decoder.header_table._current_size <= 4_096
-    assert len(connection._decoder._known) <= 64
     streams = connection.streams.values()
-    assert connection.buffered == sum(len(stream.outbox) for stream in streams)
-    assert connection._granted == sum(stream.granted for stream in streams)
     longest = limits.message_bytes_max + PREFIX_BYTES
-    assert connection._granted <= max(limits.grant_bytes_max, longest)
-    assert len(connection._wanting) <= len(connection.streams), "a stream waits for credit more than once"
-    assert connection.terminated or connection._send_window <= h2.WINDOW_MAX
-    for stream in streams:
-        assert connection.terminated or stream.send_window <= h2.WINDOW_MAX
-        assert stream.receive_window <= limits.stream_window_bytes + longest
-    assert connection._receive_window <= max(limits.connection_window_bytes, h2.DEFAULT_WINDOW_BYTES)
-    assert all(stream is connection.streams.get(key) for key, stream in connection._sendable.items())
+    assert sum(stream.granted for stream in streams) <= max(limits.grant_bytes_max, longest)
+    assert all(stream.receive_window <= limits.stream_window_bytes + longest for stream in streams)
 
 
 def frames(feed: Feed) -> bytes:
@@ -178,7 +165,7 @@ def same_however_cut(client: bool, data: bytes, feed: Feed) -> None:
     for pieces in ([(0, len(data))], feed.cuts(len(data))):
         connection = Connection(client=client, limits=LIMITS)
         if client:
-            connection._settings_seen, connection.peer_streams_max = True, 3
+            connection.receive(SERVER_SETTINGS, 0.0)
             for _ in range(3):
                 connection.open(REQUEST)
         sent = len(connection.take_output())
@@ -187,6 +174,7 @@ def same_however_cut(client: bool, data: bytes, feed: Feed) -> None:
         for start, stop in pieces:
             events += connection.receive(data[start:stop], 1.0)
             output += connection.take_output()
+            assert connection.held_bytes() - connection.buffered <= HELD_BYTES_MAX
             check(connection)
         assert len(output) <= FAREWELL_BYTES + EVENT_BYTES_MAX / h2.FRAME_HEADER_BYTES * len(data)
         assert sent <= GREETING_BYTES * (4 if client else 1)
@@ -212,12 +200,12 @@ def talk(client: bool, data: bytes, feed: Feed) -> None:
         allowed += application.act() if feed else 0
         check(connection)
         sent += len(connection.take_output())
+        assert connection.held_bytes() - connection.buffered <= HELD_BYTES_MAX
         now += feed.byte() / 100
     assert sent <= allowed + EVENT_BYTES_MAX / h2.FRAME_HEADER_BYTES * len(data)
     for stream in list(connection.streams.values()):
         connection.reset(stream, ErrorCode.CANCEL)
         check(connection)
-    assert not connection._granted
     assert not connection.buffered
 
 

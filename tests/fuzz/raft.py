@@ -14,8 +14,8 @@ from swarm import api
 from swarm.api import raftpb
 from swarm.errors import Code
 from swarm.raft import events
+from swarm.raft.election import TRANSFER
 from swarm.raft.events import LogConflict, LogLost
-from swarm.raft.member import TRANSFER
 from swarm.rpc import MANAGER_ROLE, Peer, Reply, StreamData, StreamEnd
 from tests.fuzz import house
 from tests.fuzz.feed import Feed

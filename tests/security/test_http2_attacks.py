@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from certs.tls import Credentials
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.api.methods import METHODS
 from swarm.errors import Code
 from swarm.grpc import frames as h2
@@ -41,11 +42,8 @@ def held_bytes(connection: ServerConnection) -> int:
     """All bytes that a connection keeps for its client."""
     assert connection.h2 is not None
     assert connection.transport is not None
-    state = connection.h2
-    block = sum(map(len, state._headers[2])) if state._headers else 0
-    waiting = state.buffered + state._output_bytes + connection.transport.get_write_buffer_size()
-    table = state._decoder._decoder.header_table._current_size
-    return len(state._input) + block + waiting + table + connection.guest.unfinished_bytes
+    waiting = connection.transport.get_write_buffer_size()
+    return connection.h2.held_bytes() + waiting + connection.guest.unfinished_bytes
 
 
 FLOODS = {
@@ -157,7 +155,7 @@ async def test_a_slow_flood_below_the_limits_holds_little(fort: Fort, kind: str)
             intruder.write(PING * 20 + h2.settings_frame({h2.HEADER_TABLE_SIZE: start}))
             await intruder.alive()
             connection = next(c for c in fort.server._connections if c.guest.stranger is (kind == "stranger"))
-            connection.h2._resets._count = 0  # type: ignore[union-attr]  # another second
+            connection.h2._receiver._resets._count = 0  # type: ignore[union-attr]  # another second
             assert held_bytes(connection) < 64 << 10
             assert len(connection.calls) == 0
 
@@ -288,13 +286,13 @@ async def test_a_flood_of_small_messages_waits_at_the_door(fort: Fort) -> None:
 async def publishing(fort: Fort) -> tuple[Intruder, str]:
     """A worker that was asked for logs, and the subscription it was asked under."""
     reader, worker = await fort.connect(fort.manager()), await fort.connect(fort.worker())
-    listening = worker.stream("LogBroker/ListenSubscriptions", api.ListenSubscriptionsRequest())
+    listening = worker.stream(rpc.LISTEN_SUBSCRIPTIONS, api.ListenSubscriptionsRequest())
     asked = asyncio.ensure_future(anext(listening))
     await settled(lambda: bool(fort.server._calls))
     request = api.SubscribeLogsRequest()
     request.selector.task_ids.append("task-mine")
     request.options.follow = True
-    reading = reader.stream("Logs/SubscribeLogs", request)
+    reading = reader.stream(rpc.SUBSCRIBE_LOGS, request)
     lines = asyncio.ensure_future(anext(reading))
     message = await asked
     assert isinstance(message, api.SubscriptionMessage)

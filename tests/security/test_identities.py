@@ -15,7 +15,7 @@ import swarm.api
 from certs.keys import new_csr, new_private_key
 from certs.tls import Credentials
 from swarm import api
-from swarm.api import authorization_pb2
+from swarm.api import authorization_pb2, rpc
 from swarm.api.methods import BY_PATH, METHODS
 from swarm.errors import Code
 from swarm.store.tx import Tx
@@ -292,10 +292,10 @@ async def test_a_node_that_is_removed_loses_its_open_connections_at_once(fort: F
 async def test_a_worker_that_asks_for_a_managers_certificate_gets_a_workers(fort: Fort) -> None:
     connection = await fort.connect(fort.worker())
     request = api.IssueNodeCertificateRequest(csr=new_csr(new_private_key()), role=api.MANAGER)
-    answer = await connection.unary("NodeCA/IssueNodeCertificate", request)
+    answer = await connection.unary(rpc.ISSUE_NODE_CERTIFICATE, request)
     assert isinstance(answer, api.IssueNodeCertificateResponse)
     assert answer.node_id == WORKER
-    status = await connection.unary("NodeCA/NodeCertificateStatus", api.NodeCertificateStatusRequest(node_id=WORKER))
+    status = await connection.unary(rpc.NODE_CERTIFICATE_STATUS, api.NodeCertificateStatusRequest(node_id=WORKER))
     assert isinstance(status, api.NodeCertificateStatusResponse)
     assert status.certificate.role == api.WORKER
     assert b"CERTIFICATE" in status.certificate.certificate

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from certs.tls import client_context
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.grpc import frames as h2
 from swarm.store.tx import Tx
 from tests.security.fort import OTHER_WORKER, WORKER, Fort, framed, settled
@@ -103,7 +104,7 @@ async def test_members_are_served_and_let_in_while_strangers_connect_from_everyw
         async with fort.served_meanwhile(), flood(fort, hello, tls) as strangers:
             for _ in range(20):
                 member = await fort.connect(fort.worker(OTHER_WORKER))
-                await member.unary("CA/GetRootCACertificate", api.GetRootCACertificateRequest())
+                await member.unary(rpc.GET_ROOT_CA_CERTIFICATE, api.GetRootCACertificateRequest())
                 member.close()
                 await fort.intrude(fort.worker(), source=HOME)  # at the first try
     assert strangers.most <= PLACES

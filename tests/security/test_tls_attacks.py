@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from certs.records import USELESS_RECORDS_MAX
 from certs.tls import client_context
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc import frames as h2
 from swarm.grpc.frames import ErrorCode
@@ -144,7 +145,7 @@ async def test_one_certificate_gets_only_so_many_connections(fort: Fort, monkeyp
                 await fort.connect(fort.worker())
     assert [entry["event"] for entry in logs] == ["rpc.not_admitted"]
     async with fort.served_meanwhile():
-        await connections[0].unary("CA/GetRootCACertificate", ROOT)
+        await connections[0].unary(rpc.GET_ROOT_CA_CERTIFICATE, ROOT)
     assert not any(connection.closed.done() for connection in connections)
 
 
@@ -305,8 +306,8 @@ async def test_a_member_behind_the_address_of_a_flood_is_let_in(fort: Fort, monk
     for _ in range(12):
         flood.append(await fort.intrude())
         member = await fort.connect(fort.worker())
-        await member.unary("CA/GetRootCACertificate", ROOT)
+        await member.unary(rpc.GET_ROOT_CA_CERTIFICATE, ROOT)
         member.close()
     assert sum(intruder.outcome.closed for intruder in flood) >= 4
     with pytest.raises(SwarmError):  # a displaced connection can only try again
-        await (await fort.connect()).unary("Dispatcher/Heartbeat", api.HeartbeatRequest())
+        await (await fort.connect()).unary(rpc.HEARTBEAT, api.HeartbeatRequest())

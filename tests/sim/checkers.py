@@ -65,6 +65,8 @@ class Checkers:
         self._judged = 0
         self.calm = False
         """Whether nothing fails: then a node that is to be a worker is never taken into the group again."""
+        self.unlock_keys: list[bytes] = []
+        """All that the cluster ever had, as its operators wrote them down."""
         self._workers: dict[str, None] = {}
 
     # --- the log ---------------------------------------------------------------------------------------------------
@@ -174,6 +176,9 @@ class Checkers:
             self._workers[obj.id] = None
         elif isinstance(obj, api.Node):
             self._workers.pop(obj.id, None)
+        if isinstance(obj, api.Cluster):
+            keys = [key.key for key in obj.unlock_keys if key.key and key.key not in self.unlock_keys]
+            self.unlock_keys += keys
         if obj is None:
             self.removed_ids[change.object_id] = index
         elif isinstance(obj, api.Service | api.Config | api.Secret | api.Node):

@@ -8,7 +8,9 @@ from __future__ import annotations
 from swarm import api
 from swarm.api.objects import slot_key
 from swarm.manager.manager import Manager
+from swarm.node.autolock import kek_of
 from swarm.store.store import Store
+from tests.sim.disk import CLEAR
 from tests.sim.history import History
 from tests.sim.world import Node, World
 
@@ -31,6 +33,7 @@ def problems(world: World) -> list[str]:
         *([f"{leader.name} leads stock managers"] if stock and not leader.stock else []),
         *_group_problems(world, manager),
         *_node_problems(world, store),
+        *_lock_problems(world, store),
         *_service_problems(store),
         *_task_problems(world, store),
     ]
@@ -73,6 +76,22 @@ def _node_problems(world: World, store: Store) -> list[str]:
             out.append(f"{node.name} should have another role")
         elif node.process is None or (stored.role == api.MANAGER) != (node.process.identity.role == "swarm-manager"):
             out.append(f"{node.name} has a certificate of another role")
+    return out
+
+
+def _lock_problems(world: World, store: Store) -> list[str]:
+    """Key file and log of each manager are as the cluster wants them, and nothing is left that can be read."""
+    kek = kek_of(next(store.all(api.Cluster)))
+    out = []
+    for node in world.managing():
+        disk = node.disk
+        assert disk.key_file is not None
+        if disk.key_file.kek.key != kek.key:
+            out.append(f"{node.name} has another unlock key than the cluster")
+        elif kek.key and CLEAR in disk.raft.data_keys():
+            out.append(f"{node.name} is locked, but its log is in the clear")
+        elif kek.key and (disk.key_file.raft_keys is None or disk.key_file.raft_keys.needs_rotation):
+            out.append(f"{node.name} is locked, but its data key was in the clear")
     return out
 
 
@@ -176,7 +195,11 @@ def rest(world: World) -> None:
 def _wakes(node: Node) -> int:
     process = node.process
     assert process is not None
-    drivers = [process.agent, process.driver, process.manager.driver if process.manager is not None else None]
+    drivers = [
+        process.agent.driver if process.agent else None,
+        process.driver,
+        process.manager.driver if process.manager is not None else None,
+    ]
     return sum(driver.wakes for driver in drivers if driver is not None)
 
 

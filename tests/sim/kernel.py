@@ -162,7 +162,7 @@ class Scope:
         except Exception as error:
             self._running.pop(number, None)
             result.fail(error)
-            if not isinstance(error, SwarmError | CertsError):
+            if not isinstance(error, SwarmError | CertsError | OSError):
                 raise
             return
         finally:

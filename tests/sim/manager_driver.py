@@ -39,6 +39,7 @@ from swarm.manager.service import Write
 from swarm.raft import events
 from swarm.raft.membership import bootstrap_entries, force_new_cluster
 from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
+from swarm.store.store import Change
 from swarm.store.tx import Tx
 from tests.sim.checkers import CheckedParts, CheckedRaft, CheckedStore
 from tests.sim.driver import Driver
@@ -65,6 +66,7 @@ class ManagerDriver:
         self.driver: Driver[ManagerEvent, ManagerEffect] | None = None
         self.manager: Manager | None = None
         self.removed = Future()
+        self.watchers: list[Callable[[Sequence[Change]], None]] = []
         self.closed = False
         self.leadership = Leadership(leading=False, leader=0, term=0)
         self.streams = itertools.count(1)
@@ -324,8 +326,15 @@ class ManagerDriver:
                 self.peers.leader_is(leader)
                 if leading:
                     self.kernel.say(self.process.name, "leads", term)
-            case Changed() | events.Restore():
-                pass
+            case Changed(changes=changes):
+                self._changed(changes)
+            case events.Restore():
+                self._changed(())
+
+    def _changed(self, changes: Sequence[Change]) -> None:
+        """See ManagerProcess._changed; without changes everything was replaced."""
+        for watcher in self.watchers:
+            watcher(changes)
 
     def _asked(self, tag: int, question: Question) -> None:
         """See ManagerProcess._ask_authority."""

@@ -12,7 +12,7 @@ from tests.sim.kernel import Script
 from tests.sim.world import Node, World
 
 NODES_MAX = 8
-KINDS = ("availability", "role", "join", "remove")
+KINDS = ("availability", "role", "join", "remove", "lock")
 
 Calls = Callable[[Node, str, Message], Script]
 
@@ -29,7 +29,7 @@ class Operators:
 
     def act(self, node: Node) -> Script:
         """One random act, through the manager on this node."""
-        return self.do(self._rng.choices(KINDS, (40, 35, 10, 15))[0], node)
+        return self.do(self._rng.choices(KINDS, (35, 35, 10, 12, 8))[0], node)
 
     def do(self, kind: str, node: Node) -> Script:
         """An act of this kind; a worker is removed instead of a ninth node joining."""
@@ -37,6 +37,8 @@ class Operators:
             return self._set_availability(node)
         if kind == "role":
             return self._set_role(node)
+        if kind == "lock":
+            return self._lock(node)
         if kind == "join" and len([n for n in self._world.nodes if not n.gone]) < NODES_MAX:
             return self._join()
         return self._remove_node(node)
@@ -73,6 +75,23 @@ class Operators:
                 yield from self._update_node(node, target)
         except SwarmError as error:
             self._kernel.say("role not changed:", error)
+
+    def _lock(self, node: Node) -> Script:
+        """Lock the managers' disks, unlock them for good, or change the key."""
+        try:
+            answer = yield from self._call(node, "ListClusters", api.ListClustersRequest())
+            cluster = answer.clusters[0]
+            version = cluster.meta.version
+            request = api.UpdateClusterRequest(cluster_id=cluster.id, cluster_version=version, spec=cluster.spec)
+            locked = cluster.spec.encryption_config.auto_lock_managers
+            if locked and self._rng.random() < 0.5:
+                request.rotation.manager_unlock_key = True
+            else:
+                request.spec.encryption_config.auto_lock_managers = not locked
+            self._kernel.say("rotate unlock key" if request.HasField("rotation") else "unlock" if locked else "lock")
+            yield from self._call(node, "UpdateCluster", request)
+        except SwarmError as error:
+            self._kernel.say("not locked:", error)
 
     def _join(self) -> Script:
         self._world.join(self._rng.choice(self._world.tokens))

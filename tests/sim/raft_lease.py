@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from swarm.api import raftpb
 from swarm.raft import events
-from swarm.raft.member import TRANSFER
+from swarm.raft.election import TRANSFER
 from swarm.raft.progress import quorum
 from swarm.raft.raft import Raft
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from certs.errors import CertsError
 from swarm import api
 from swarm.errors import Code, SwarmError
 from swarm.node.events import Refusal, Refused
+from swarm.node.steps import Phase
 from tests.sim.authority import ExternalAuthority
 from tests.sim.checkers import Checkers
 from tests.sim.disk import Disk
 from tests.sim.engine import SimEngine
-from tests.sim.kernel import Kernel, Scope, Script
+from tests.sim.kernel import Future, Kernel, Scope, Script
 from tests.sim.keys import EPOCH, Requests
 from tests.sim.manager_driver import ManagerDriver
 from tests.sim.nature import Nature
@@ -140,8 +142,25 @@ class World:
         node.runs += 1
         process = node.process = Process(self, node, node.runs)
         self.kernel.say("start", node.name)
-        process.boot()
+        booted = process.boot()
+        self.scope.run(self._unlock(process, booted))
         return process
+
+    def _unlock(self, process: Process, booted: Future) -> Script:
+        """An operator unlocks a node that was found locked, with one of the keys that the cluster had."""
+        try:
+            yield booted
+        except SwarmError:
+            return
+        while process.alive and process.machine.status().phase is Phase.LOCKED:
+            for key in reversed(self.checkers.unlock_keys):
+                try:
+                    yield process.unlock(key)
+                    self.kernel.say(process.name, "is unlocked")
+                    return
+                except (SwarmError, CertsError, OSError) as error:
+                    self.kernel.say(process.name, "is not unlocked:", error)
+            yield self.kernel.sleep(0.5)
 
     def build(self) -> None:
         """From nothing to a cluster of the wanted size, over a good network."""

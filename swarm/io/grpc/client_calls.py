@@ -16,9 +16,9 @@ from google.protobuf.message import DecodeError, Message
 
 from certs.validity import apart
 from swarm import defaults
-from swarm.api.methods import Method
+from swarm.api.methods import AnyMethod
 from swarm.errors import Code, DeadlineExceeded, ResourceExhausted, SwarmError, Unavailable
-from swarm.grpc import http2, wire
+from swarm.grpc import events, http2, wire
 from swarm.grpc.flow import Limits, Stream
 from swarm.grpc.frames import ErrorCode
 from swarm.grpc.wire import MessageReader, Metadata, WireError
@@ -55,7 +55,9 @@ class ClientCall:
         "waiting",
     )
 
-    def __init__(self, number: int, method: Method, listener: Listener, block: bytes, message_bytes_max: int) -> None:
+    def __init__(
+        self, number: int, method: AnyMethod, listener: Listener, block: bytes, message_bytes_max: int
+    ) -> None:
         self.number = number
         self.method = method
         self.listener = listener
@@ -130,15 +132,15 @@ class ClientProtocol(asyncio.Protocol):
         self._ping_unanswered = False
         self._receiving = True
         for event in self._h2.receive(data, self._received_at):
-            if type(event) is http2.DataReceived:
+            if type(event) is events.DataReceived:
                 self._data(event)
-            elif type(event) is http2.HeadersReceived:
+            elif type(event) is events.HeadersReceived:
                 self._headers(event)
-            elif type(event) is http2.StreamClosed:
+            elif type(event) is events.StreamClosed:
                 self._stream_closed(event)
-            elif type(event) is http2.GoAwayReceived:
+            elif type(event) is events.GoAwayReceived:
                 self._goaway = f", received prior goaway: code: {event.code.name}, debug data: {event.text!r}"
-            elif type(event) is http2.Terminated:
+            elif type(event) is events.Terminated:
                 self._flush()
                 self.close(
                     Unavailable(f"connection error: desc = {_quoted(f'the server broke the protocol: {event.text}')}")
@@ -230,7 +232,7 @@ class ClientProtocol(asyncio.Protocol):
     def call(
         self,
         number: int,
-        method: Method,
+        method: AnyMethod,
         request: Message | None,
         listener: Listener,
         timeout_s: float | None,
@@ -259,7 +261,7 @@ class ClientProtocol(asyncio.Protocol):
             self._changed()
         return call
 
-    def _request_block(self, method: Method, timeout_s: float | None, metadata: Metadata) -> bytes:
+    def _request_block(self, method: AnyMethod, timeout_s: float | None, metadata: Metadata) -> bytes:
         if metadata:
             return wire.request_block(
                 method.path, self._authority, secure=self._secure, timeout_s=timeout_s, metadata=metadata
@@ -372,7 +374,7 @@ class ClientProtocol(asyncio.Protocol):
     def _expire(self, call: ClientCall) -> None:
         self._fail(call, DeadlineExceeded("context deadline exceeded"))
 
-    def _headers(self, event: http2.HeadersReceived) -> None:
+    def _headers(self, event: events.HeadersReceived) -> None:
         call = self._calls.get(event.stream)
         if call is None:
             return
@@ -399,7 +401,7 @@ class ClientProtocol(asyncio.Protocol):
         difference = apart(self._now(), clock_s, "the manager")
         return SwarmError(f"{error.message}; {difference}", error.code) if difference else error
 
-    def _data(self, event: http2.DataReceived) -> None:
+    def _data(self, event: events.DataReceived) -> None:
         call = self._calls.get(event.stream)
         if call is None or call.h2 is None:
             return
@@ -450,7 +452,7 @@ class ClientProtocol(asyncio.Protocol):
         if self._drained:
             self._wake_drained()
 
-    def _stream_closed(self, event: http2.StreamClosed) -> None:
+    def _stream_closed(self, event: events.StreamClosed) -> None:
         call = self._calls.pop(event.stream, None)
         if call is None:
             return

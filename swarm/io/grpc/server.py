@@ -7,7 +7,7 @@ answered yet: cancelled, out of time, its connection lost, or its answers not re
 answers to streams that are gone are dropped.
 
 Strangers may connect, so everything is limited: connections and unfinished requests (admission.py), time for the
-handshake and for a request, streams, memory (see http2.py), and idle time. One sweep every few seconds serves all
+handshake and for a request, streams, memory (see receiving.py), and idle time. One sweep every few seconds serves all
 limits of time, so that a call costs a timer only when it is not answered at once. What a peer does wrong is logged once
 a minute per address, with how often it happened.
 
@@ -25,7 +25,7 @@ import structlog
 
 from certs.stream import serve_tls
 from swarm import defaults
-from swarm.api.methods import Method
+from swarm.api.methods import AnyMethod
 from swarm.errors import DeadlineExceeded, Internal, PermissionDenied, SwarmError, Unavailable
 from swarm.grpc.admission import Admission, Guest
 from swarm.grpc.http2 import Connection
@@ -37,7 +37,7 @@ from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
 log = structlog.get_logger()
 
 Handler = Callable[[Call | StreamData | StreamEnd], None]
-Authorizer = Callable[[Method, Peer, Mapping[str, tuple[str, ...]]], Peer]
+Authorizer = Callable[[AnyMethod, Peer, Mapping[str, tuple[str, ...]]], Peer]
 
 
 class RpcServer:
@@ -238,7 +238,7 @@ class RpcServer:
                 log.info("rpc.node_dropped", node=node_id, peer=connection.peer.addr)
                 connection.stop(PermissionDenied(f"Permission denied: node {node_id} was removed from swarm"))
 
-    def end_calls(self, why: Callable[[Method, Peer], SwarmError | None]) -> None:
+    def end_calls(self, why: Callable[[AnyMethod, Peer], SwarmError | None]) -> None:
         """End the open calls for which there is a reason, with that."""
         for call in [*self._incomplete.values(), *self._calls.values()]:
             if (error := why(call.method, call.peer)) is not None:
@@ -250,7 +250,7 @@ class RpcServer:
         """See Owner."""
         return next(self._streams)
 
-    def authorize(self, method: Method, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
+    def authorize(self, method: AnyMethod, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
         """See Owner."""
         return self._authorizer(method, direct, metadata)
 

@@ -21,12 +21,13 @@ from certs.keys import identity_of
 from certs.validity import Standing, standing
 from swarm import defaults
 from swarm.address import join_host_port
-from swarm.api.methods import BY_PATH, Method
+from swarm.api.methods import BY_PATH, AnyMethod
 from swarm.errors import Code, DeadlineExceeded, ResourceExhausted, SwarmError, Unimplemented
-from swarm.grpc import http2, wire
+from swarm.grpc import events, http2, wire
 from swarm.grpc.admission import Guest
 from swarm.grpc.flow import Limits, Stream
 from swarm.grpc.frames import ErrorCode
+from swarm.grpc.rate import Rate
 from swarm.grpc.wire import HttpError, MessageReader, WireError
 from swarm.rpc import MANAGER_ROLE, Call, Peer, StreamData, StreamEnd
 
@@ -71,7 +72,7 @@ class ServerCall:
     )
 
     def __init__(
-        self, connection: ServerConnection, h2: Stream, stream: int, method: Method, peer: Peer, now: float
+        self, connection: ServerConnection, h2: Stream, stream: int, method: AnyMethod, peer: Peer, now: float
     ) -> None:
         self.connection = connection
         self.h2 = h2
@@ -99,7 +100,7 @@ class Owner(Protocol):
         """A number for a new call."""
         ...
 
-    def authorize(self, method: Method, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
+    def authorize(self, method: AnyMethod, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
         """The caller, or PermissionDenied."""
         ...
 
@@ -164,7 +165,7 @@ class ServerConnection(asyncio.Protocol):
         self.active_at = self.received_at
         self.pinged_at: float | None = None
         self.dirty = False
-        self._refusals = http2.Rate(defaults.RPC_REFUSALS_PER_S_MAX)
+        self._refusals = Rate(defaults.RPC_REFUSALS_PER_S_MAX)
 
     # --- the transport's side ---
 
@@ -183,7 +184,7 @@ class ServerConnection(asyncio.Protocol):
             if self.peer.certified:
                 self.limits = MANAGER_LIMITS if self.peer.role == MANAGER_ROLE else WORKER_LIMITS
         if self.limits is MANAGER_LIMITS:
-            self._refusals = http2.Rate(self.limits.control_frames_per_s_max)
+            self._refusals = Rate(self.limits.control_frames_per_s_max)
         if not self._owner.established(self):
             self.transport.abort()
             return
@@ -198,15 +199,15 @@ class ServerConnection(asyncio.Protocol):
         self.pinged_at = None
         self._receiving = True
         for event in self.h2.receive(data, now):
-            if type(event) is http2.DataReceived:
+            if type(event) is events.DataReceived:
                 self._data(event)
-            elif type(event) is http2.HeadersReceived:
+            elif type(event) is events.HeadersReceived:
                 self._request(event, now)
-            elif type(event) is http2.StreamClosed:
+            elif type(event) is events.StreamClosed:
                 self._stream_closed(event)
-            elif type(event) is http2.PongReceived:
+            elif type(event) is events.PongReceived:
                 self._pong(event.payload)
-            elif type(event) is http2.Terminated:
+            elif type(event) is events.Terminated:
                 self._owner.misbehaved(self, event.text, event.code.name)
         self._receiving = False
         if self._timed:
@@ -254,7 +255,7 @@ class ServerConnection(asyncio.Protocol):
 
     # --- requests ---
 
-    def _request(self, event: http2.HeadersReceived, now: float) -> None:
+    def _request(self, event: events.HeadersReceived, now: float) -> None:
         assert self.h2 is not None
         stream = self.h2.streams.get(event.stream)
         if stream is None or self.h2.terminated:
@@ -292,7 +293,7 @@ class ServerConnection(asyncio.Protocol):
         if self._refusals.exceeded_by(now):
             self.refuse("too many calls that are not allowed")
 
-    def _data(self, event: http2.DataReceived) -> None:
+    def _data(self, event: events.DataReceived) -> None:
         call = self.calls.get(event.stream)
         if call is None or self.h2 is None:
             return
@@ -401,7 +402,7 @@ class ServerConnection(asyncio.Protocol):
         if call.started:
             self._owner.emit(StreamEnd(call.stream, error))
 
-    def _stream_closed(self, event: http2.StreamClosed) -> None:
+    def _stream_closed(self, event: events.StreamClosed) -> None:
         call = self.calls.get(event.stream)
         if call is not None:
             self._abandon(call, wire.reset_error(event.code, event.text))

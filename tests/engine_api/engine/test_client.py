@@ -31,7 +31,7 @@ async def test_the_newest_version_that_both_speak_is_used(
 @pytest.mark.parametrize("theirs", ["1.24", "", "new"])
 async def test_an_engine_that_is_too_old_is_unavailable(engine: FakeEngine, client: EngineClient, theirs: str) -> None:
     engine.api_version = theirs
-    with pytest.raises(EngineUnavailable, match=r"at least 1\.41 is needed"):
+    with pytest.raises(EngineUnavailable, match=r"at least 1\.41 is required"):
         await client.info()
 
 

@@ -64,7 +64,7 @@ def test_frames_are_put_together_however_they_are_cut(lines: list[tuple[int, byt
 
 @pytest.mark.parametrize("data", [frame(9, b"x"), b"\x01\0\0\0\xff\xff\xff\xff" + b"x" * 20])
 def test_a_stream_that_is_not_a_log_is_refused(data: bytes) -> None:
-    with pytest.raises(EngineError, match="not understood"):
+    with pytest.raises(EngineError, match="the engine's log stream is malformed"):
         parse(data)
 
 

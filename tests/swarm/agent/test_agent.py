@@ -151,7 +151,7 @@ def test_a_heartbeat_without_answer_ends_the_session() -> None:
     effects = driver.due()
     assert driver.now == 105.0
     assert every(effects, Disconnect) == [Disconnect()]
-    assert only(effects, SessionState).error == "Dispatcher/Heartbeat was not answered in time"
+    assert only(effects, SessionState).error == "the manager did not answer Dispatcher/Heartbeat in time"
 
 
 def test_a_node_whose_engine_ended_says_farewell_and_comes_back_with_it() -> None:

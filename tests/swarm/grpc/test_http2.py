@@ -10,10 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.grpc import frames as h2
-from swarm.grpc.flow import Limits
-from swarm.grpc.frames import ErrorCode, HeaderDecoder
-from swarm.grpc.http2 import (
-    Connection,
+from swarm.grpc.events import (
     DataReceived,
     Event,
     GoAwayReceived,
@@ -21,6 +18,9 @@ from swarm.grpc.http2 import (
     PongReceived,
     StreamClosed,
 )
+from swarm.grpc.flow import Limits
+from swarm.grpc.frames import ErrorCode, HeaderDecoder
+from swarm.grpc.http2 import Connection
 
 SMALL = Limits(stream_window_bytes=1000, connection_window_bytes=70_000, grant_bytes_max=5000)
 BLOCK = h2.METHOD_POST + h2.literal(":path", "/x")

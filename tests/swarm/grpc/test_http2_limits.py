@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from swarm.grpc import frames as h2
+from swarm.grpc.events import DataReceived, Event, HeadersReceived, StreamClosed, Terminated
 from swarm.grpc.flow import Limits
 from swarm.grpc.frames import ErrorCode
-from swarm.grpc.http2 import Connection, DataReceived, Event, HeadersReceived, StreamClosed, Terminated
+from swarm.grpc.http2 import Connection
 
 LIMITS = Limits(
     streams_max=3,
@@ -191,7 +192,7 @@ def test_more_data_than_the_streams_window_resets_the_stream() -> None:
 
 def test_more_data_than_the_connections_window_ends_the_connection() -> None:
     connection = server(replace(LIMITS, stream_window_bytes=1 << 20, connection_window_bytes=1 << 20))
-    connection._receive_window = 20_000
+    connection._windows.connection = 20_000
     data = h2.frame(h2.DATA, 0, 1, b"x" * 16_000)
     assert fate(connection, opened() + data * 2) == ErrorCode.FLOW_CONTROL_ERROR
 
@@ -259,16 +260,40 @@ def test_a_stream_waits_for_credit_once_however_often_it_asks() -> None:
     for _ in range(1_000):  # as for a message that comes in frames of one byte
         connection.want(second, 5_000)
         connection.want(third, 3_000)
-    assert list(connection._wanting) == [3, 5]
+    assert connection._windows.waiting == [3, 5]
     connection.reset(second, ErrorCode.CANCEL)
-    assert list(connection._wanting) == [5]
+    assert connection._windows.waiting == [5]
     connection.reset(first, ErrorCode.CANCEL)
     assert (third.granted, third.receive_window) == (2_000, 3_000)
-    assert not connection._wanting
+    assert connection._windows.waiting == []
 
 
 def test_what_came_behind_a_fault_is_not_kept() -> None:
     connection = server()
     events = connection.receive(h2.frame(h2.DATA, 0, 0, b"x") + bytes(200_000), 0.0)
     assert isinstance(events[-1], Terminated)
-    assert not connection._input
+    connection.take_output()
+    assert connection.held_bytes() == 0
+
+
+def test_all_that_a_peer_makes_a_connection_keep_is_counted() -> None:
+    connection = server()
+    assert connection.held_bytes() == 0
+    connection.receive(opened(1), 0.0)
+    cached = connection.held_bytes()
+    assert cached >= len(BLOCK)
+    connection.receive(h2.frame(h2.HEADERS, h2.END_HEADERS, 3, b"\x40\x01a\x7f\x49" + b"v" * 200), 0.0)
+    table = connection.held_bytes()  # the new field changed the table, and with it all cached blocks are void
+    assert table == len("a") + 200 + 32
+    connection.send(connection.streams[1], b"x" * 100_000)
+    connection.blocked = True
+    assert connection.held_bytes() == table + 100_000 == table + connection.buffered
+    connection.receive(h2.rst_stream_frame(1, ErrorCode.CANCEL), 0.0)
+    assert connection.held_bytes() == table
+    connection.receive(h2.frame(h2.PING, 0, 0, b"12345678"), 0.0)
+    assert connection.held_bytes() == table + 17
+    connection.take_output()
+    connection.receive(h2.frame(h2.HEADERS, 0, 5, b"\0" * 100), 0.0)
+    assert connection.held_bytes() == table + 100
+    connection.receive(h2.frame(h2.CONTINUATION, 0, 5, b"\0" * 50)[:-1], 0.0)
+    assert connection.held_bytes() == table + 100 + h2.FRAME_HEADER_BYTES + 49

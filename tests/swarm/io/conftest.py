@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from certs.tls import server_context
 from swarm import api
-from swarm.api.methods import Method
+from swarm.api.methods import AnyMethod
 from swarm.errors import NotFound
 from swarm.grpc.authorize import ClusterAuthorizer
 from swarm.io.grpc import client
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.conftest import Authority
 
 
-def let_everyone_in(method: Method, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
+def let_everyone_in(method: AnyMethod, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
     return LOCAL
 
 

@@ -27,6 +27,7 @@ from certs.root import RootCA
 from certs.tls import ClientTls, Credentials, server_context
 from certs.tokens import join_token, new_join_token
 from swarm import api, defaults
+from swarm.api.methods import Method, Req, Res
 from swarm.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -255,10 +256,10 @@ class ScriptedConnection:
         self.scripted = scripted
         self.closed = False
 
-    async def unary(self, method: str, request: Message, timeout_s: float | None = None) -> Message:
+    async def unary(self, method: Method[Req, Res], request: Req, timeout_s: float | None = None) -> Res:
         assert not self.closed
         assert timeout_s == defaults.CERTIFICATE_CALL_TIMEOUT_S
-        return self.scripted.respond(method.partition("/")[2], request)
+        return method.checked_response(self.scripted.respond(method.name.partition("/")[2], request))
 
     def close(self) -> None:
         if not self.closed:

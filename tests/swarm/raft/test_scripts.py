@@ -266,8 +266,7 @@ class Theatre:
             state = s.role.value if member.up else "down"
             text = f"{raft_id} {state} term={s.term} leader={s.leader} last={s.last_index}"
             self.lines.append(f"{text} committed={s.committed} applied={s.applied}")
-            leadership = member.raft._leadership
-            for peer, progress in (leadership.progress if leadership else {}).items():
+            for peer, progress in member.raft.progress.items():
                 self.lines.append(f"  {peer} {progress!r}")
 
     def do_log(self, raft_id: str) -> None:

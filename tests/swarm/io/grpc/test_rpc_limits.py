@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from swarm import api, defaults
 from swarm.address import parse_host_port
+from swarm.api import rpc
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc import frames as h2
 from swarm.grpc.wire import frame_message
@@ -86,7 +87,7 @@ async def test_a_request_that_does_not_arrive_runs_out_of_time(served: Served) -
 
 
 async def test_an_idle_client_is_asked_to_leave(served: Served, connection: ClientConnection) -> None:
-    await connection.unary("Health/Check", HEALTH)
+    await connection.unary(rpc.CHECK, HEALTH)
     sweep(served, defaults.RPC_IDLE_ANONYMOUS_S + 1)
     assert "draining" in str(await connection.closed)
 
@@ -171,7 +172,7 @@ async def test_a_stranger_may_not_send_much(authority: Authority, cluster: Serve
     connection = await client.connect(cluster.address, authority.client(server_name="swarm-ca"))
     request = api.IssueNodeCertificateRequest(csr=b"x" * defaults.RPC_MESSAGE_ANONYMOUS_BYTES_MAX)
     with pytest.raises(SwarmError, match="larger than max"):
-        await connection.unary("NodeCA/IssueNodeCertificate", request)
+        await connection.unary(rpc.ISSUE_NODE_CERTIFICATE, request)
     connection.close()
 
 

@@ -1,0 +1,109 @@
+"""Performs what the production machine of autolock wants, on a simulated disk that may fail or be cut off halfway."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from certs.keystore import Kek, RaftKeys
+from certs.tls import Credentials
+from swarm import api
+from swarm.node import autolock_events as events
+from swarm.node.autolock import Autolock
+from swarm.node.events import RenewCertificateNow
+from swarm.store.store import Change
+from tests.sim.disk import COMPLETE, KeyFile
+from tests.sim.driver import Driver
+from tests.sim.kernel import Future
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.sim.manager_driver import ManagerDriver
+    from tests.sim.process import Process
+
+
+class KeyLock:
+    """The lock of one node while its process runs (swarm.io.node.autolock.Autolock)."""
+
+    def __init__(self, process: Process) -> None:
+        self.machine = Autolock(process.random("lock"))
+        self.driver: Driver[events.Event, events.Effect] = Driver(
+            process, "lock", self.machine, self._perform, lambda: None
+        )
+        self._process = process
+        self._manager: ManagerDriver | None = None
+        self._log: Future | None = None
+        self._certificate: Future | None = None
+        self._under_way: events.Operation | None = None
+        self.driver.start()
+
+    # --- what the process asks -------------------------------------------------------------------------------------
+
+    def found(self, key_file: KeyFile) -> None:
+        """What the key file holds."""
+        self.driver.put(events.KeysFound(key_file.kek, key_file.raft_keys))
+
+    async def prepare_log(self) -> RaftKeys | None:
+        """The keys to open the log with. Raises OSError."""
+        self._log = Future()
+        self.driver.put(events.PrepareLog(self._process.disk.raft.raft_id != 0))
+        keys: RaftKeys | None = await self._log
+        return keys
+
+    async def save(self, credentials: Credentials, kek: Kek, manager: bool) -> None:
+        """Write a new certificate. Raises OSError."""
+        self._certificate = Future()
+        self.driver.put(events.CertificateIssued(credentials, kek, manager))
+        await self._certificate
+
+    def attach(self, manager: ManagerDriver | None) -> None:
+        """Follow the cluster as this manager knows it; None: no manager runs any more."""
+        self._manager = manager
+        self.driver.put(events.ManagerDown() if manager is None else events.ManagerUp())
+        if manager is not None:
+            manager.watchers.append(self._changed)
+            self._changed(())
+
+    def die(self) -> None:
+        """The process is killed, perhaps in the middle of an operation."""
+        self.driver.close()
+        if self._under_way is not None:
+            steps = self._process.kernel.rng.randint(0, COMPLETE)
+            self._process.disk.perform_until_killed(self._under_way, steps)
+
+    # --- performing ------------------------------------------------------------------------------------------------
+
+    def _changed(self, changes: Sequence[Change]) -> None:
+        if self._manager is None or (changes and not any(change.kind == "cluster" for change in changes)):
+            return
+        cluster = next(self._manager.store.all(api.Cluster), None)
+        if cluster is not None:
+            self.driver.put(events.ClusterChanged(cluster))
+
+    def _perform(self, effect: events.Effect) -> None:
+        kernel = self._process.kernel
+        match effect:
+            case events.RenewCertificate():
+                self._process.driver.put(RenewCertificateNow())
+            case events.LogReady(raft_keys=raft_keys):
+                assert self._log is not None
+                self._log.resolve(raft_keys)
+            case events.CertificateSaved():
+                assert self._certificate is not None
+                self._certificate.resolve()
+            case events.Refused(request=request, error=error):
+                future = self._log if isinstance(request, events.PrepareLog) else self._certificate
+                assert future is not None
+                future.fail(OSError(error))
+            case _:
+                self._under_way = effect
+                mean_s = self._process.world.disk_s(self._process.node)
+                kernel.at(kernel.rng.expovariate(1 / mean_s), lambda: self._performed(effect))
+
+    def _performed(self, operation: events.Operation) -> None:
+        if self.driver.closed:
+            return
+        self._under_way, disk = None, self._process.disk
+        fails = self._process.manager is not None and self._process.manager.disk_fails
+        self._process.kernel.say(self._process.name, type(operation).__name__, "fails" if fails else "")
+        self.driver.put(disk.fail(operation) if fails else disk.perform(operation))
