@@ -1,4 +1,4 @@
-"""sideswarmd: builds the parts, joins them, and takes them down again.
+"""sideswarmd: creates the parts of the daemon, connects them, and shuts them down.
 
 Started: engine client -> cluster (manager, agent) -> HTTP application -> sockets. The sockets come last, so that
 /_ping answers only when the daemon is ready. SIGINT and SIGTERM end it within SHUTDOWN_S; SIGHUP makes it read the
@@ -81,7 +81,7 @@ class Daemon:
         try:
             self._prepare()
             if await self._unless_stopped(self._start()):
-                calm_collector()
+                tune_garbage_collector()
                 log.info("daemon.ready", hosts=",".join(self._config.hosts), engine=self._config.engine)
                 notify("READY=1")
                 self.ready.set()
@@ -95,7 +95,7 @@ class Daemon:
             self._forget_files()
 
     def stop(self) -> None:
-        """What a signal does: run() takes everything down and returns."""
+        """As a signal does: run() shuts everything down and returns."""
         self._stop.set()
 
     def _reload(self) -> None:
@@ -106,7 +106,7 @@ class Daemon:
             log.error("daemon.reload_failed", error=str(error), kept="the TLS files as they were before")
 
     async def _unless_stopped(self, work: Coroutine[None, None, None]) -> bool:
-        """Do it, but leave off at a signal; whether it was done."""
+        """Run ``work`` until it is done or a signal comes; returns whether it was done."""
         task = asyncio.create_task(work)
         waiter = asyncio.create_task(self._stop.wait())
         await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
@@ -228,9 +228,9 @@ async def warn_of_insecure_hosts(config: Config) -> None:
 
 
 def socket_group(name: str) -> int | None:
-    """The group that may use the unix socket besides root; None: nobody else. Raises StartError.
+    """The group that may use the unix socket besides root; None: no group. Raises StartError.
 
-    As in dockerd, the default group need not exist, but one that was asked for must; a number is taken as it is.
+    As in dockerd, the default group need not exist, but a group that was asked for must. A number is used as it is.
     """
     try:
         return grp.getgrnam(name).gr_gid
@@ -243,31 +243,31 @@ def socket_group(name: str) -> int | None:
     return None
 
 
-def calm_collector() -> None:
-    """Everything made so far stays: never look at it again, and look less often at what comes.
+def tune_garbage_collector() -> None:
+    """Exempt all present objects from garbage collection, and collect less often from now on.
 
-    A store of 70,000 tasks otherwise costs pauses of 130 ms and more in the middle of passes.
+    With a store of 70,000 tasks, collections would otherwise interrupt passes for 130 ms and more.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, GC_YOUNG_PER_OLDER, GC_YOUNG_PER_OLDER)
 
 
-def share_the_interpreter() -> None:
-    """Let the threads of disks have the interpreter soon: each step of a commit would wait 5 ms for it under load."""
+def shorten_thread_switches() -> None:
+    """Let the disk threads run soon: under load, each step of a commit would wait 5 ms for the interpreter lock."""
     sys.setswitchinterval(THREAD_SWITCH_S)
 
 
 def forbid_core_dumps() -> None:
-    """What this process knows, keys and secrets among it, is never written to a disk because of a crash."""
+    """A crash must not write the memory of this process to disk: it holds keys and secrets."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # the limit does not count for a kernel that pipes its dumps; this does, and it keeps other users' debuggers out
+    # kernels that pipe core dumps ignore the limit; they respect this, which also keeps other users' debuggers out
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
 
 
 def open_many_files() -> None:
-    """As many connections as the limits of swarm/defaults.py allow: services start with 1024, as Go's ask for more."""
+    """Raise the limit of open files: services start with 1024, and swarm/defaults.py allows more connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -285,7 +285,7 @@ def insecure_warnings(config: Config) -> list[str]:
 
 
 def notify(state: str) -> None:
-    """Tell a service manager, if one started us (sd_notify(3))."""
+    """Report a state to the service manager that started this process, if any (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -298,7 +298,7 @@ def notify(state: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command sideswarmd; returns the exit code."""
     if not __debug__:
-        print("sideswarmd: python -O drops the assertions that this daemon relies on", file=sys.stderr)  # noqa: T201
+        print("sideswarmd: cannot run under python -O: it relies on assertions", file=sys.stderr)  # noqa: T201
         return 1
     try:
         config = load(argv)
@@ -307,7 +307,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     forbid_core_dumps()
     open_many_files()
-    share_the_interpreter()
+    shorten_thread_switches()
     logs.configure(config.log_level, config.log_format)
     with asyncio.Runner(loop_factory=loop_factory(config.event_loop)) as runner:
         try:
@@ -319,7 +319,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The event loop to use; None: asyncio's own. Without a name it is uvloop where that is installed."""
+    """The event loop to use; None: asyncio's own. Without a name: uvloop if it is installed."""
     if name == "asyncio":
         return None
     try:

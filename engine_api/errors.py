@@ -52,6 +52,6 @@ class NotAvailableYet(ApiError):
 
 
 class ServiceUnavailable(ApiError):
-    """503: this node cannot do that in its present state (not a manager, already in a swarm, locked...)."""
+    """503: this node cannot do that in its current state (not a manager, already in a swarm, locked...)."""
 
     status = 503

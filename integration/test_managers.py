@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -157,6 +158,7 @@ def test_every_manager_shows_the_same_swarm(group: ThreeManagers) -> None:
 def test_followers_take_writes_and_tell_events_and_logs_of_everywhere(group: ThreeManagers) -> None:
     leader = group.leader()
     followers = group.others(leader)
+    since = f"{time.time():.9f}"  # a listener that starts late is told what it missed
     listeners = [
         subprocess.Popen(
             [
@@ -164,6 +166,8 @@ def test_followers_take_writes_and_tell_events_and_logs_of_everywhere(group: Thr
                 "-H",
                 host.api,
                 "events",
+                "--since",
+                since,
                 "--filter",
                 "type=service",
                 "--format",
@@ -175,8 +179,6 @@ def test_followers_take_writes_and_tell_events_and_logs_of_everywhere(group: Thr
         for host in group.managers
     ]
     try:
-        for host in group.managers:  # the streams are open when something else of each daemon is answered
-            calls.get(host, "/info")
         group.create("talk", "--mode", "global", through=followers[0])
         group.running("talk", 4, followers[1])
         for listener in listeners:

@@ -1,6 +1,6 @@
-"""The two sides that answer a client of the front: aiohttp's request handler in this process, and the engine.
+"""The two back ends that answer a client of the front: aiohttp's request handler in this process, and the engine.
 
-Both look the same to the front (Backend): bytes of the request in, bytes of the response out, flow control both ways.
+Both have the same interface (Backend): bytes of the request in, bytes of the response out, flow control both ways.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class FrontSide(Protocol):
         ...
 
     def backend_eof(self, backend: Backend) -> bool:
-        """The engine half-closed; True keeps its connection open for what the client still sends."""
+        """The engine half-closed its side; True keeps the connection open for data that the client still sends."""
         ...
 
     def backend_lost(self, backend: Backend) -> None:
@@ -41,7 +41,7 @@ class FrontSide(Protocol):
         ...
 
     def pause(self, reason: object) -> None:
-        """Read no more from the client while any reason stands."""
+        """Stop reading from the client until every reason is withdrawn."""
         ...
 
     def resume(self, reason: object) -> None:
@@ -50,30 +50,30 @@ class FrontSide(Protocol):
 
 
 class Backend(Protocol):
-    """One side that answers."""
+    """What answers requests: the application or the engine."""
 
     def send(self, data: bytes) -> None:
         """Bytes of the request or of the tunnel."""
         ...
 
     def send_eof(self) -> None:
-        """The client will send no more."""
+        """The client has half-closed its side."""
         ...
 
     def stop(self) -> None:
-        """The client has gone."""
+        """The client has disconnected."""
         ...
 
     def hold(self) -> None:
-        """The client reads too slowly: send no more."""
+        """The client reads too slowly: pause."""
         ...
 
     def unhold(self) -> None:
-        """Go on."""
+        """Continue after hold()."""
         ...
 
     def is_closing(self) -> bool:
-        """Whether this back end can take no further request."""
+        """Whether this back end accepts no further request."""
         ...
 
 
@@ -149,9 +149,9 @@ class Local(asyncio.Transport):
 
 
 class Upstream(asyncio.BufferedProtocol):
-    """A connection to the engine; what is sent before it is open waits.
+    """A connection to the engine; data that is sent before it is open waits.
 
-    buffer: where reads go, shared by all connections, because each read is taken out before the next one begins.
+    buffer: where reads go. All connections share it, because each read is copied out before the next one begins.
     """
 
     def __init__(self, front: FrontSide, buffer: bytearray) -> None:
@@ -230,7 +230,7 @@ class Upstream(asyncio.BufferedProtocol):
 
 @dataclass
 class Load:
-    """What all clients together keep of our memory."""
+    """How much of our memory all clients together use."""
 
     unfinished_bytes: int = 0
 
@@ -242,8 +242,8 @@ class Backends:
     server: makes aiohttp's handler of one connection. is_local: whether a request goes there. connect: opens a
     connection to the engine with the given protocol. engine_name: the engine's address in texts for users.
     quick_answer: a whole response for requests that need no back end (/_ping), else None.
-    silence_s, head_read_s, body_read_s: how long a client may take to begin, and to send the head of a request and the
-    body of one for us. linger_s: how long what a refused client still sends is read, so that it finds the answer.
+    silence_s, head_read_s, body_read_s: how long a client may take to begin, to send the head of a request, and to send
+    the body of a request to us. linger_s: how long a refused client is still read from, so that it gets the answer.
     """
 
     server: Callable[[], Any]

@@ -10,9 +10,9 @@ exec, BuildKit's upgrades, early answers and pipelining are the engine's own. Pe
 
 A client's half-close is passed on to the engine, which decides what it means, as it does without us.
 
-What a client leaves unfinished is limited in time and, for all clients together, in memory: heads, and bodies of
-requests to us. What goes to the engine or comes from it may take as long as it likes, and an answer that has begun is
-never cut. Beyond API_CONNECTIONS_MAX connections a new one takes the place of one that is idle, the longest one first.
+Unfinished heads, and unfinished bodies of requests to us, are limited in time and, for all clients together, in memory.
+Traffic to and from the engine may take as long as it likes, and an answer that has begun is never cut. Above
+API_CONNECTIONS_MAX connections, a new connection replaces the one that has been idle the longest.
 
 (moby: api/server; the reasons for not proxying in aiohttp are in docs/adr/0006)
 """
@@ -35,7 +35,7 @@ TCP_KEEPALIVE_S = 15
 
 
 class State(Enum):
-    """Where a client connection is."""
+    """The state of a client connection."""
 
     IDLE = "idle"
     BUSY = "busy"
@@ -135,7 +135,7 @@ class Front(asyncio.Protocol):
             self._pump()
 
     def close_when_idle(self) -> None:
-        """The daemon stops: finish the request in progress, take no other. Tunnels are closed at once."""
+        """The daemon stops: finish the request in progress and accept no other. Tunnels are closed at once."""
         self._close_after = True
         if self._state is not State.BUSY:
             self.transport.close()
@@ -144,11 +144,11 @@ class Front(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way: nobody loses anything when the connection ends."""
+        """Whether the connection can end without loss, because no request has begun."""
         return self._state is State.IDLE and not self._buffer and not self.transport.is_closing()
 
     def _make_room(self) -> bool:
-        """End the connection that is idle for the longest time, if any is."""
+        """Close the connection that has been idle the longest; False when none is idle."""
         others = [front for front in self._open_fronts if front.idle and front is not self]
         if not others:
             return False
@@ -158,7 +158,7 @@ class Front(asyncio.Protocol):
         return True
 
     def _hold(self, held_bytes: int) -> None:
-        """Count what this client keeps of our memory. Raises BadMessage when it is too much with that of all others."""
+        """Set how much of our memory this client uses. Raises BadMessage when all clients together use too much."""
         load = self._backends.load
         more = held_bytes - self._held_bytes
         load.unfinished_bytes += more
@@ -173,7 +173,7 @@ class Front(asyncio.Protocol):
     # --- requests --------------------------------------------------------------------------------------------------
 
     def _request_open(self) -> bool:
-        """Whether a part of the current request has not come yet."""
+        """Whether a part of the current request has not arrived yet."""
         return self._request is not None and not self._request.done
 
     def _more_body(self, data: bytes) -> None:
@@ -197,7 +197,7 @@ class Front(asyncio.Protocol):
             self._finish()
 
     def _limit_buffer(self) -> None:
-        """Read no more of a client that sends requests faster than it takes answers."""
+        """Stop reading from a client that sends requests faster than it reads answers."""
         full = self._state is not State.TUNNEL and len(self._buffer) > HEAD_BYTES_MAX
         if full and (self._state is State.BUSY or self._client_slow):
             self.pause(self)
@@ -205,7 +205,7 @@ class Front(asyncio.Protocol):
             self.resume(self)
 
     def _pump(self) -> None:
-        """Begin requests from the buffer until one is under way."""
+        """Start requests from the buffer until one is in progress."""
         try:
             while self._state is State.IDLE and not self._client_slow and not self.transport.is_closing():
                 if not self._begin():
@@ -279,7 +279,7 @@ class Front(asyncio.Protocol):
             self._fail(503, f"Cannot connect to the Docker Engine at {name}. Is it running? ({reason})")
 
     def _pass_eof(self) -> None:
-        """Tell the back end that nothing more comes, once that is so.
+        """Tell the back end that the client has sent everything, once that is so.
 
         A client that asked for another protocol is not done with its half-close: that one belongs to the tunnel.
         """
@@ -308,7 +308,7 @@ class Front(asyncio.Protocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Close, but read on for a while: closing on unread data would make the kernel drop the answer."""
+        """Close, but read on for a while: if unread data were left, the kernel would drop the answer."""
         self._state, self._current = State.LINGER, None
         self._stop_timer()
         self._buffer.clear()
@@ -337,11 +337,11 @@ class Front(asyncio.Protocol):
         try:
             self._track(data)
         except BadMessage:
-            # the engine's answer has gone out as it is; what follows cannot be told apart any more
+            # the engine's answer has gone out as it is, but its end cannot be found
             self.transport.close()
 
     def _track(self, data: bytes) -> None:
-        """Follow a response that has been passed on, to know where it ends."""
+        """Follow a response that has been passed on, to find its end."""
         position = 0
         while position < len(data):
             if self._response is not None:
@@ -363,7 +363,7 @@ class Front(asyncio.Protocol):
             self._finish()
 
     def _response_begins(self, head: Head) -> bool:
-        """A response's head has passed; False when there is nothing to follow any more."""
+        """The head of a response has passed; False when its end need not be found."""
         assert self._request_head is not None
         status = head.status
         self._close_after = self._close_after or head.close
@@ -422,7 +422,7 @@ class Front(asyncio.Protocol):
         return True
 
     def backend_lost(self, backend: Backend) -> None:
-        """See FrontSide; in the middle of an answer the client must see it."""
+        """See FrontSide. In the middle of an answer, the client must notice that it is incomplete."""
         self.resume(backend)
         if backend is self._local:
             self._local = None
@@ -455,7 +455,7 @@ class Front(asyncio.Protocol):
 
 
 def _keep_alive(connection: socket.socket | None) -> None:
-    """Notice TCP clients that vanished without a word, as Go's listeners do."""
+    """Detect TCP clients that disappeared without closing, as Go's listeners do."""
     if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
         return
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

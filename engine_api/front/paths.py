@@ -34,32 +34,34 @@ class Registered(Protocol):
 def local_requests(routes: Iterable[Registered]) -> IsLocal:
     """The function that tells from a request's head whether it goes to the application of these routes."""
     roots: set[str] = set()
-    shared: dict[bytes, list[tuple[re.Pattern[bytes], re.Pattern[bytes]]]] = {}
+    paths: dict[tuple[str, str], list[str]] = {}  # of shared routes, by method and query
     for route in routes:
         if route.shared:
-            patterns = (re.compile(route.query.encode()), re.compile(_VERSION + _path(route.path)))
-            shared.setdefault(route.method.encode(), []).append(patterns)
+            paths.setdefault((route.method, route.query), []).append(_pattern(route.path))
         else:
-            roots.add(route.path.split("/")[1])
-    under_roots = re.compile(_VERSION + b"(?:%s)(?:/.*)?" % _alternatives(roots), re.DOTALL)
+            roots.add(re.escape(route.path.split("/")[1]))
+    under_roots = re.compile(_VERSION + _any_of(roots) + b"(?:/.*)?", re.DOTALL)
+    shared: dict[bytes, list[tuple[re.Pattern[bytes] | None, re.Pattern[bytes]]]] = {}
+    for (method, query), patterns in paths.items():
+        in_query = re.compile(query.encode()) if query else None
+        shared.setdefault(method.encode(), []).append((in_query, re.compile(_VERSION + _any_of(patterns))))
 
     def is_local(head: Head) -> bool:
         path, query = head.path_and_query
         if under_roots.fullmatch(path):
             return True
-        for query_pattern, path_pattern in shared.get(head.method, ()):
-            if query_pattern.search(query) and path_pattern.fullmatch(path):
+        for in_query, of_path in shared.get(head.method, ()):
+            if (in_query is None or in_query.search(query)) and of_path.fullmatch(path):
                 return True
         return False
 
     return is_local
 
 
-def _alternatives(roots: set[str]) -> bytes:
-    return "|".join(map(re.escape, sorted(roots))).encode() if roots else rb"(?!)"
+def _any_of(patterns: Iterable[str]) -> bytes:
+    return f"(?:{'|'.join(sorted(patterns)) or '(?!)'})".encode()
 
 
-def _path(template: str) -> bytes:
+def _pattern(template: str) -> str:
     """A pattern for "/networks/{id}" without its first slash."""
-    fixed = _PARAMETER.split(template.removeprefix("/"))
-    return "[^/]+".join(map(re.escape, fixed)).encode()
+    return "[^/]+".join(map(re.escape, _PARAMETER.split(template.removeprefix("/"))))

@@ -78,7 +78,7 @@ NETWORK: Kind[api.Network] = Kind(
     rpc.LIST_NETWORKS,
     missing=ApiError,
 )
-"""A network that a service names and nobody knows is 500 in stock engines; clients rely on it."""
+"""An unknown network in a service spec is status 500 in stock engines, and clients rely on it."""
 
 
 async def find(backend: SwarmBackend, kind: Kind[Obj], word: str) -> Obj:
@@ -88,7 +88,7 @@ async def find(backend: SwarmBackend, kind: Kind[Obj], word: str) -> Obj:
             found: Obj = getattr(await backend.call(kind.get, kind.get_request(word)), kind.word)
             return found
         except SwarmError:
-            pass  # as in stock engines: whatever it was, the lists below say it better
+            pass  # as in stock engines, the lists below decide
     matches = await _list(backend, kind, names=[word])
     if not matches:
         matches = await _list(backend, kind, id_prefixes=[word])

@@ -32,7 +32,7 @@ INSTEAD = (
 
 
 async def inspect(request: ApiRequest) -> web.StreamResponse:
-    """GET /networks/{id}?scope=swarm. On a node that is no manager there is no such network, as with stock engines."""
+    """GET /networks/{id}?scope=swarm. A node that is not a manager answers "not found", as stock engines do."""
     try:
         network = await lookup.find(request.backend, lookup.NETWORK, request.id)
     except BadParameter:
@@ -96,7 +96,7 @@ def _swarm_network(body: bytes) -> str | None:
         return None
     if not isinstance(parsed, dict):
         return None
-    members = {name.lower(): value for name, value in parsed.items()}  # Go does not mind the case
+    members = {name.lower(): value for name, value in parsed.items()}  # Go ignores the case of keys
     if members.get("driver") == "overlay" or members.get("scope") == "swarm" or members.get("ingress") is True:
         return str(members.get("name", ""))
     return None

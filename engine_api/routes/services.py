@@ -56,7 +56,7 @@ async def _resolve_networks(request: ApiRequest, parsed: dict[str, Any]) -> None
 
 
 async def _predefined_network(request: ApiRequest, target: str, error: ApiError | SwarmError) -> api.Network:
-    """The swarm's twin of the engine's bridge, host or none network; raises ``error`` when nothing has that name."""
+    """The swarm's object for the engine's bridge, host or none network; raises ``error`` when there is none."""
     find_local = request.api.hooks.find_local_network
     name = await find_local(target) if find_local else None
     if name is None:
@@ -121,7 +121,7 @@ async def create_service(request: ApiRequest) -> web.StreamResponse:
 
 
 async def _create(request: ApiRequest, spec: api.ServiceSpec, named: bool) -> api.Service:
-    """Create; a name that we made up and that is taken is no reason to fail."""
+    """Create the service; when a generated name is taken, try others."""
     for _ in range(0 if named else defaults.API_NAME_TRIES - 1):
         try:
             answer = await request.call(rpc.CREATE_SERVICE, api.CreateServiceRequest(spec=spec))
@@ -136,7 +136,7 @@ async def _create(request: ApiRequest, spec: api.ServiceSpec, named: bool) -> ap
 
 
 def _check_auth_from(request: ApiRequest) -> str:
-    """Where an update without credentials takes them from; the newer engines refuse unknown words at once."""
+    """Where an update without credentials takes them from. Newer engines refuse unknown values at once."""
     word = request.query("registryAuthFrom")
     if word not in ("", "spec", "previous-spec") and request.dialect.auth_from_early:
         raise BadParameter(f"invalid registryAuthFrom '{word}'")
@@ -144,7 +144,7 @@ def _check_auth_from(request: ApiRequest) -> str:
 
 
 def _keep_auth(spec: api.ServiceSpec, current: api.Service, source: str) -> str:
-    """Carry the credentials of the present (or previous) spec over to the new one; returns them."""
+    """Copy the credentials of the current (or previous) spec to the new one; returns them."""
     if source in ("", "spec"):
         known = current.spec
     elif source == "previous-spec":
@@ -218,7 +218,7 @@ async def list_services(request: ApiRequest) -> web.StreamResponse:
 
 
 async def _with_statuses(request: ApiRequest, services: list[api.Service]) -> list[bytes]:
-    """Services with their task counts, which are no part of the stored object and are put behind it."""
+    """Services with their task counts, which are not part of the stored object and are appended to its JSON."""
     wanted = api.ListServiceStatusesRequest(services=[service.id for service in services])
     answer = await request.call(rpc.LIST_SERVICE_STATUSES, wanted)
     statuses = {status.service_id: encode(SERVICE_STATUS.show(status)) for status in answer.statuses}

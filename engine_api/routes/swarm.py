@@ -50,8 +50,8 @@ WORKER = (
     "Please run this command on a manager node or promote the current node to a manager."
 )
 STOCK_KEYS = (
-    "The settings were updated, but the keys of the networks were not changed: the leader of this swarm is a stock "
-    "engine, which changes them every twelve hours and in no other way."
+    "The settings were updated, but the network keys were not rotated: the leader of this swarm is a stock engine, "
+    "which rotates them only by itself, every twelve hours."
 )
 
 # --- the cluster ------------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def _check_availability(parsed: dict[str, Any]) -> str:
 
 
 def _adjust_init(parsed: dict[str, Any], request: ApiRequest) -> None:
-    """Members that a client of this version cannot mean."""
+    """Drop members that did not exist in the API version of the client."""
     if request.version < (1, 39):
         parsed.pop("DefaultAddrPool", None)
         parsed.pop("SubnetSize", None)
@@ -88,7 +88,7 @@ def _adjust_init(parsed: dict[str, Any], request: ApiRequest) -> None:
 def init_request(parsed: dict[str, Any]) -> InitRequest:
     """A checked init request with the spec merged over the defaults. Raises ApiError.
 
-    Without a pool in the request the default pool is meant and shown; an empty list keeps the list empty.
+    A request without a pool gets the default pool, which is also shown; an empty list stays empty.
     """
     listen_addr = address.check_listen_addr(parsed.get("ListenAddr", ""))
     spec_values = parsed.get("Spec", {})
@@ -154,7 +154,7 @@ async def leave(request: ApiRequest) -> web.StreamResponse:
 async def update_swarm(request: ApiRequest) -> web.StreamResponse:
     """POST /swarm/update: replaces the whole spec; what is absent becomes zero.
 
-    rotateNetworkKeys is ours: stock engines know no way to ask for it, and ignore it.
+    rotateNetworkKeys is an addition of ours; stock engines ignore it.
     """
     parsed = await request.json(CLUSTER_SPEC)
     index = request.object_version("swarm")

@@ -1,4 +1,4 @@
-"""What this process counts, in Prometheus' text, on an address of its own (--metrics-addr, as dockerd's).
+"""Serves the metrics of this process in Prometheus' format on an address of their own (--metrics-addr, as in dockerd).
 
 (moby: daemon/command/metrics.go)
 """

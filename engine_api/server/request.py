@@ -1,4 +1,4 @@
-"""What a route is given and what it gives back: the request with its API version, and answers in stock's shape."""
+"""What a route receives and returns: the request with its API version, and answers in the form of stock engines."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Route:
 
 
 def encode(value: Any) -> bytes:
-    """JSON without blanks; HTML characters stay as they are."""
+    """JSON without spaces; HTML characters are not escaped."""
     return _ENCODER.encode(value)
 
 
@@ -136,14 +136,14 @@ def json_answer(value: Any, status: int = 200) -> web.Response:
 
 
 def raw_answer(body: bytes, status: int = 200) -> web.Response:
-    """JSON that is encoded already."""
+    """JSON that is already encoded."""
     return web.Response(body=body + b"\n", status=status, content_type="application/json")
 
 
 async def list_answer(request: ApiRequest, table: Table, objects: Sequence[Any]) -> web.Response:
-    """A list of stored objects in the order of their IDs, from fragments where they are known.
+    """A list of stored objects in the order of their IDs, from cached fragments where possible.
 
-    Other work gets its turn between chunks: a long list must not hold up the heartbeats of the same process.
+    Other tasks run between chunks: a long list must not delay the heartbeats of this process.
     """
     fragment = request.api.fragments.of
     ordered = by_id(objects)
@@ -155,12 +155,12 @@ async def list_answer(request: ApiRequest, table: Table, objects: Sequence[Any])
 
 
 def by_id(objects: Sequence[Any]) -> list[Any]:
-    """Lists are in ascending order of IDs."""
+    """Objects in ascending order of their IDs."""
     return sorted(objects, key=attrgetter("id"))
 
 
 def list_of(elements: Sequence[bytes]) -> web.Response:
-    """A list of elements that are encoded already."""
+    """A list of elements that are already encoded."""
     return raw_answer(b"[" + b",".join(elements) + b"]")
 
 
@@ -170,5 +170,5 @@ def empty_answer(status: int = 200) -> web.Response:
 
 
 def version_message(index: int) -> swarm_api.Version:
-    """The version an update is based on."""
+    """The version that an update is based on."""
     return swarm_api.Version(index=index)

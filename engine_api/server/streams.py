@@ -1,7 +1,9 @@
 """Logs of services and tasks as a stream: frames for pipes, raw bytes for terminals.
 
-Everything that can be refused is refused before the first byte, because after it only a frame of the daemon's own
-(stream 3) can carry an error. (moby: daemon/server/router/swarm/helpers.go, daemon/server/httputils/logstream)
+Everything that can be refused is refused before the first byte, because after it an error can only be sent as a frame
+of the daemon itself (stream 3).
+
+(moby: daemon/server/router/swarm/helpers.go, daemon/server/httputils/logstream)
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ _SINCE = re.compile(r"(-?\d+)(?:\.(\d*))?")
 
 @dataclass(frozen=True)
 class LogOptions:
-    """What a log request asks for: the cluster's part, and what only shapes the bytes."""
+    """What a log request asks for: the subscription at the cluster, and the format of the lines."""
 
     subscription: api.LogSubscriptionOptions
     timestamps: bool
@@ -72,7 +74,7 @@ def _tail(text: str) -> int:
 
 
 def _set_since(options: api.LogSubscriptionOptions, request: ApiRequest) -> None:
-    """Unix seconds with an optional fraction; 0 is no limit in time."""
+    """Unix seconds with an optional fraction; 0 means no limit."""
     text = request.query("since")
     if not text:
         return
@@ -88,7 +90,7 @@ def _set_since(options: api.LogSubscriptionOptions, request: ApiRequest) -> None
 async def answer_logs(
     request: ApiRequest, options: LogOptions, selector: api.LogSelector, task: api.TaskSpec
 ) -> web.StreamResponse:
-    """Stream the logs of the selected tasks. task: their spec, which knows about the terminal. Raises ApiError."""
+    """Stream the logs of the selected tasks. task: their spec, which says if they have a terminal. Raises ApiError."""
     if task.WhichOneof("runtime") != "container":
         raise ApiError("error making log selector: logs only supported on container tasks")
     request.backend.require_manager()
@@ -159,7 +161,7 @@ def _frame(stream: int, payload: bytes) -> bytes:
 
 
 def _line(message: api.LogMessage, options: LogOptions, framed: bool) -> bytes:
-    """One line as it goes out; nothing for a line of no stream."""
+    """One line as it is sent; empty for a line that belongs to no stream."""
     stream = _STREAMS.get(message.stream)
     if stream is None:
         return b""
@@ -171,13 +173,13 @@ def _line(message: api.LogMessage, options: LogOptions, framed: bool) -> bytes:
 
 
 def _timestamp(message: api.LogMessage) -> bytes:
-    """RFC 3339 with exactly nine digits behind the point."""
+    """RFC 3339 with exactly nine decimal places."""
     moment = _EPOCH + timedelta(seconds=message.timestamp.seconds)
     return f"{moment.isoformat()[:19]}.{message.timestamp.nanos:09d}Z".encode()
 
 
 def _details(message: api.LogMessage) -> bytes:
-    """Attributes by key, escaped as in a query; where a line comes from always wins over what it says of itself."""
+    """Attributes sorted by key, escaped as in a query; the context of a line overrides attributes of the same name."""
     details = {attribute.key: attribute.value for attribute in message.attrs}
     details[f"{_CONTEXT}.node.id"] = message.context.node_id
     details[f"{_CONTEXT}.service.id"] = message.context.service_id

@@ -89,7 +89,7 @@ def test_a_listen_address_may_be_an_address_a_port_or_both(tmp_path: Path, text:
         (("--log-format", "xml"), {}, "unknown log format 'xml': use text or json"),
         (("--event-loop", "trio"), {}, "unknown event loop 'trio': use uvloop or asyncio"),
         (("-H", "tcp://0.0.0.0:2375"), {}, "everybody who reaches it root on this host: use --tlsverify"),
-        (("-H", "tcp://127.0.0.1:2375"), {}, "if that is what you want, --tls=false"),
+        (("-H", "tcp://127.0.0.1:2375"), {}, "--tls=false if that is intended"),
         (("--tls",), {"tls": False}, "tls is set both by --tls and in the configuration"),
     ],
 )

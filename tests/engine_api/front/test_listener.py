@@ -1,4 +1,4 @@
-"""A listener with TLS: who gets through a handshake, and what a refusal costs and says."""
+"""Listeners: who gets through a TLS handshake, what a refusal costs and says, and what each has of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from structlog.testing import capture_logs
 from certs.tls import ClientTls, Credentials, client_context
 from engine_api.config import Config, load
 from engine_api.front.admission import Admission
-from engine_api.front.listener import Listener
+from engine_api.front.http1 import Head
+from engine_api.front.listener import Listener, ListenError
+from engine_api.front.policy import FullAccess, Policy, Refused
 from engine_api.front.tls import Tls, TlsError
 from swarm import defaults
 from tests.conftest import Authority
@@ -256,3 +258,49 @@ async def test_a_handshake_that_is_not_finished_is_out_of_time(place: Place, mon
                 writer.write(words)
                 with contextlib.suppress(ConnectionResetError):
                     assert await reader.read() == b""
+
+
+# --- unix sockets, and what each listener has of its own ---
+
+
+class Nothing:
+    """A policy that allows nothing."""
+
+    def check(self, head: Head) -> None:
+        raise Refused("nothing is allowed here")
+
+
+async def test_listeners_have_files_modes_and_policies_of_their_own(tmp_path: Path) -> None:
+    given: list[Policy] = []
+
+    def front(policy: Policy) -> Echo:
+        given.append(policy)
+        return Echo()
+
+    restricted = Listener(f"unix://{tmp_path}/restricted.sock", policy=Nothing(), mode=0o600)
+    full = Listener(f"unix://{tmp_path}/full.sock")
+    for listener, name, mode in ((restricted, "restricted.sock", 0o600), (full, "full.sock", 0o660)):
+        await listener.open(front)
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / name))
+        with closing(writer):
+            assert await _echoes(reader, writer)
+        assert given[-1] is listener.policy
+    assert [type(policy) for policy in given] == [Nothing, FullAccess]
+    for listener, name in ((restricted, "restricted.sock"), (full, "full.sock")):
+        listener.close()
+        listener.forget_file()
+        assert not (tmp_path / name).exists()
+
+
+async def test_a_listener_removes_no_file_that_it_did_not_make(tmp_path: Path) -> None:
+    first = Listener(f"unix://{tmp_path}/a.sock")
+    await first.open(lambda policy: Echo())
+    second = Listener(f"unix://{tmp_path}/a.sock")
+    with pytest.raises(ListenError, match="another process listens on"):
+        await second.open(lambda policy: Echo())
+    second.close()
+    second.forget_file()
+    assert (tmp_path / "a.sock").exists()
+    first.close()
+    first.forget_file()

@@ -59,5 +59,5 @@ async def test_a_leader_that_does_not_know_the_mark_is_reported(
     monkeypatch.setattr(backend, "call", stock)
     status, body = await _update(await start(backend), "&rotateNetworkKeys=true")
     assert status == 503
-    assert "the keys of the networks were not changed" in body["message"]
+    assert "the network keys were not rotated" in body["message"]
     assert _keys(backend) == []
