@@ -269,8 +269,8 @@ async def test_another_nodes_log_subscription_cannot_be_served(fort: Fort) -> No
     [
         (line(OTHER_WORKER, "task-mine"), "invalid NodeID"),
         (line(WORKER, "task-other"), f"task task-other does not run on node {WORKER}"),
-        (line(WORKER, "task-mine", 2**62), "time of a log line"),
-        (line(WORKER, "task-mine", -(2**62)), "time of a log line"),
+        (line(WORKER, "task-mine", 2**62), "timestamp of a log line"),
+        (line(WORKER, "task-mine", -(2**62)), "timestamp of a log line"),
     ],
 )
 async def test_lines_in_the_name_of_others_and_out_of_time_are_refused(
