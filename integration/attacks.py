@@ -1,10 +1,10 @@
-"""An attacker in a host's network: run there as a process of its own, it says as JSON what it achieved.
+"""Attacks that run as a process of their own in a host's network; each prints as JSON what it achieved.
 
     python -m integration.attacks table IP:PORT DIRECTORY      every method with a node's certificate: {method: code}
     python -m integration.attacks call IP:PORT DIRECTORY NAME  one method: [code, text]
     python -m integration.attacks flood IP:PORT DIRECTORY      all floods, again and again: {flood: connections lost}
 
-DIRECTORY holds the certificates that were stolen from a node; "-" for somebody who has none.
+DIRECTORY holds the certificates that were stolen from a node; "-" for none.
 """
 
 from __future__ import annotations

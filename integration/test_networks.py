@@ -24,7 +24,7 @@ def test_a_service_runs_on_a_network_of_the_engine(swarm: list[Host], network: s
     assert network in manager.docker("service", "inspect", "--pretty", "web")
 
 
-def test_a_network_that_nobody_knows_is_said_before_anything_is_made(swarm: list[Host]) -> None:
+def test_an_unknown_network_is_reported_before_anything_is_created(swarm: list[Host]) -> None:
     manager = swarm[0]
     failed = manager.docker_run("service", "create", "--network", "nosuch", "busybox:latest")
     assert failed.returncode == 1

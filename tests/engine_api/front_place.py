@@ -31,7 +31,7 @@ async def answer_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 
 
 class Place:
-    """The front, its engine and its application. script: what the engine does with a connection."""
+    """Drives a Front, between an engine and an application. script: what the engine does with a connection."""
 
     def __init__(self, directory: Path) -> None:
         self.socket = str(directory / "front.sock")

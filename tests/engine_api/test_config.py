@@ -44,7 +44,7 @@ def test_flags_and_file_together_make_the_config(tmp_path: Path) -> None:
     assert (config.pidfile, config.prefer_offline) == (Path("/run/a.pid"), True)
 
 
-def test_hosts_in_the_file_are_a_list_and_each_counts_once(tmp_path: Path) -> None:
+def test_hosts_in_the_file_are_a_list_without_duplicates(tmp_path: Path) -> None:
     hosts = ["unix:///run/a.sock", "tcp://[::1]:2375", "unix:///run/a.sock"]
     assert _load(tmp_path, file={"hosts": hosts, "tls": False}).hosts == tuple(hosts[:2])
 

@@ -79,8 +79,6 @@ TOKENS = (
     '"x"',
     "[]",
     "{}",
-)
-TOKENS += (
     '"\\ud800"',
     '"\\u0000"',
     '"QUJD"',
@@ -91,8 +89,6 @@ TOKENS += (
     "NaN",
     "01",
     '"' + "a" * 300 + '"',
-)
-TOKENS += (
     '"{{.Node.ID}}"',
     '"{{"',
     '"24h"',
@@ -117,8 +113,6 @@ FILTERS = (
     '{"label":["a=b","c"]}',
     "{",
     "",
-)
-FILTERS += (
     '{"desired-state":["running","x"]}',
     '{"role":["manager"]}',
     '{"service":["web"]}',
@@ -129,7 +123,7 @@ FILTERS += (
 
 
 class Daemon:
-    """A daemon whose manager is in this process."""
+    """Drives a Manager in the place of the daemon that the routes talk to."""
 
     place: House
 
@@ -192,7 +186,7 @@ def _bodies() -> list[Any]:
 
 
 def changed(feed: Feed, body: Any) -> str:
-    """The body with some values replaced, some keys gone, twice there or spelled otherwise."""
+    """The body with some values replaced, and some keys removed, repeated or spelled otherwise."""
     copy = json.loads(json.dumps(body))
     tokens: list[str] = []
     for _ in range(feed.byte() % 6):
@@ -229,7 +223,7 @@ def _change(feed: Feed, value: Any, tokens: list[str]) -> None:
 
 
 class Visit:
-    """One client at one daemon."""
+    """Drives the front, aiohttp, the routes and a manager with the requests of one client."""
 
     def __init__(self) -> None:
         self.place = _DAEMON.place = House(_START)

@@ -75,7 +75,7 @@ BODIES = (
 
 
 class Wire:
-    """A transport that keeps what is written to it."""
+    """A transport for the Front: it keeps what is written to it."""
 
     def __init__(self) -> None:
         self.output = bytearray()
@@ -117,8 +117,8 @@ class Wire:
 class Reading:
     """A back end: it reads requests as Go does, and answers each when it is complete."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, harness: FrontHarness) -> None:
+        self.harness = harness
         self.seen = bytearray()
         self.requests: list[go_reader.Request] = []
         self.refused = self.tunnel = False
@@ -126,7 +126,7 @@ class Reading:
     def take(self, data: bytes) -> list[bytes]:
         """Answers to what is complete now."""
         self.seen += data
-        answers = []
+        answers: list[bytes] = []
         while not (self.refused or self.tunnel):
             try:
                 request = go_reader.read(bytes(self.seen), self.requests[-1].end if self.requests else 0)
@@ -136,7 +136,7 @@ class Reading:
             if request is None:
                 break
             self.requests.append(request)
-            answers.append(self.house.next_answer(request.method))
+            answers.append(self.harness.next_answer(request.method))
             self.tunnel = answers[-1].startswith((b"HTTP/1.1 101", b"HTTP/1.0"))
         return answers
 
@@ -146,7 +146,7 @@ class Reading:
 
 
 class LocalHandler(Reading):
-    """In the place of aiohttp's request handler."""
+    """Takes the place of aiohttp's request handler."""
 
     lost = False
 
@@ -171,7 +171,7 @@ class LocalHandler(Reading):
 
 
 class EngineWire(Wire):
-    """In the place of a connection to the engine."""
+    """Takes the place of a connection to the engine."""
 
     def __init__(self, upstream: Upstream, reading: Reading) -> None:
         super().__init__()
@@ -199,8 +199,8 @@ async def quiet() -> None:
         await asyncio.sleep(0)
 
 
-class House:
-    """One front with its client and its back ends."""
+class FrontHarness:
+    """Drives one Front between a client and its back ends."""
 
     def __init__(self, answers: bytes) -> None:
         self.heads: list[Head] = []
@@ -274,22 +274,22 @@ def one(data: bytes) -> None:
     outcomes = []
     every = [(n, n + 1) for n in range(len(stream))] if len(stream) < 100 else [(0, len(stream))]
     for pieces in ([(0, len(stream))], Feed(data[:9]).cuts(len(stream)), every):
-        house = House(answers)
-        _LOOP.run_until_complete(house.play(stream, pieces))
+        harness = FrontHarness(answers)
+        _LOOP.run_until_complete(harness.play(stream, pieces))
         assert all(timer.cancelled() for timer in _LOOP._scheduled)  # type: ignore[attr-defined]
-        whole = [b"".join(reading.whole()) for _, reading in house.readings if reading.requests]
-        answers_before, *refusals = bytes(house.client.output).split(b"HTTP/1.1 400 ")
+        whole = [b"".join(reading.whole()) for _, reading in harness.readings if reading.requests]
+        answers_before, *refusals = bytes(harness.client.output).split(b"HTTP/1.1 400 ")
         assert len(refusals) <= 1
         outcomes.append((whole, answers_before, len(refusals)))  # who refuses first, depends on the cuts
         sent = b"".join(whole)
         assert len(sent) <= len(stream)
-        assert all(request in stream for _, reading in house.readings for request in reading.whole())
+        assert all(request in stream for _, reading in harness.readings for request in reading.whole())
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
 def requests(feed: Feed) -> bytes:
     """Requests made of parts that are good or nearly so."""
-    out = []
+    out: list[bytes] = []
     while feed and len(out) < 6:
         ending = b"\n" if feed.byte() == 9 else b"\r\n"
         lines = [feed.choice(STARTS), *(feed.choice(LINES) for _ in range(feed.below(5)))]
@@ -332,7 +332,7 @@ atexit.register(_LOOP.close)
 
 def seeds() -> list[bytes]:
     """Inputs to begin with."""
-    out = []
+    out: list[bytes] = []
     for number, start in enumerate(STARTS):
         answers = bytes((3, number % 7, 1, 0))
         length = start + b"\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"

@@ -203,7 +203,7 @@ def data_frames(stream: int, body: bytes, *, end: bool = True, size: int = h2.DE
 
 
 class Fort:
-    """The manager that is attacked, and what it takes to be one of its nodes."""
+    """Drives the ManagerProcess that is attacked; has what it takes to be one of its nodes."""
 
     def __init__(self, directory: Path) -> None:
         self.pki = Pki()

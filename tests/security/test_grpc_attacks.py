@@ -196,7 +196,7 @@ def rss_bytes() -> int:
 
 
 async def test_the_memory_of_the_manager_stays_bounded_under_all_of_it(fort: Fort) -> None:
-    """A worker and strangers send for as much memory as they can get."""
+    """A worker and clients without a certificate make the manager keep as much as they can."""
     async with fort.served_meanwhile():
         before = rss_bytes()
         intruders = [await filled(fort, number) for number in range(12)]

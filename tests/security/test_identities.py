@@ -212,7 +212,7 @@ async def test_a_forwarded_call_that_is_replayed_by_a_worker_is_refused(fort: Fo
     for credentials in (fort.worker(), None):
         thief = await fort.intrude(credentials)
         thief.request(1, ISSUE, ask, forwarded(OTHER_WORKER, WORKER_ROLE))
-        assert (await thief.answer())[0] == Code.INVALID_ARGUMENT  # taken for a stranger, who needs a token
+        assert (await thief.answer())[0] == Code.INVALID_ARGUMENT  # as without a certificate: a token is missing
         thief.request(3, "Dispatcher/Heartbeat", PROBE, forwarded(OTHER_WORKER, WORKER_ROLE))
         assert (await thief.answer(3))[1].startswith(FALSE_FORWARDER)
     assert fort.process.store.get(api.Node, WORKER).certificate.csr == b""  # type: ignore[union-attr]
@@ -257,7 +257,7 @@ async def test_an_expired_certificate_and_one_of_the_future_get_nothing(fort: Fo
 
 
 async def test_a_certificate_signed_by_a_nodes_own_key_is_refused(fort: Fort) -> None:
-    """A node certificate is no authority: what its key signs does not lead to the root."""
+    """A node certificate is not a CA: what its key signs does not chain to the root."""
     forged = Pki()
     leaf = forged.issue(MANAGER, MANAGER_ROLE)
     chain = Credentials(leaf.certificate_pem + fort.worker().certificate_pem, leaf.key_pem)

@@ -1,4 +1,4 @@
-"""Attacks on the cluster port before the first request: TLS of yesterday, half handshakes, and places that are held."""
+"""Attacks on the cluster port before the first request: old TLS, half handshakes, and connections held open."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def tls_1_2_context() -> ssl.SSLContext:
 
 
 async def test_tls_1_2_is_not_negotiated_again(fort: Fort) -> None:
-    """A client could make the server sign as often as it likes; and who it is must not change in the middle."""
+    """A client could make the server sign as often as it likes, or change its identity in mid-connection."""
     session = Session(fort, tls_1_2_context())
     await session.connect()
     assert session.tls.version() == "TLSv1.2"
@@ -309,5 +309,5 @@ async def test_a_member_behind_the_address_of_a_flood_is_let_in(fort: Fort, monk
         await member.unary(rpc.GET_ROOT_CA_CERTIFICATE, ROOT)
         member.close()
     assert sum(intruder.outcome.closed for intruder in flood) >= 4
-    with pytest.raises(SwarmError):  # who is displaced can only come again
+    with pytest.raises(SwarmError):  # a displaced connection can only try again
         await (await fort.connect()).unary(rpc.HEARTBEAT, api.HeartbeatRequest())

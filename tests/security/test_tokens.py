@@ -26,7 +26,7 @@ def issue(token: str) -> api.IssueNodeCertificateRequest:
 
 
 async def ask(fort: Fort, token: str) -> tuple[int, str]:
-    """What a stranger with this token is told; (0, node ID) when it is let in."""
+    """The answer to a newcomer with this token: (code, text), or (0, node ID) when it is admitted."""
     try:
         answer = await (await fort.connect()).unary(rpc.ISSUE_NODE_CERTIFICATE, issue(token))
     except SwarmError as error:
@@ -78,7 +78,7 @@ def test_tokens_are_compared_in_constant_time_whatever_is_given(monkeypatch: pyt
         compared.append((left, right))
         return real(left, right)
 
-    monkeypatch.setattr(tokens.hmac, "compare_digest", watch)
+    monkeypatch.setattr(hmac, "compare_digest", watch)
     for given in ("", "x", "SWMTKN-1-abc", "a-token", "a-tokem"):
         assert tokens.same_token("a-token", given) is (given == "a-token")
     assert [right for _, right in compared] == [b"", b"x", b"SWMTKN-1-abc", b"a-token", b"a-tokem"]

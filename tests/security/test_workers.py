@@ -215,7 +215,9 @@ async def test_sessions_feeds_and_listeners_of_a_node_are_few(fort: Fort) -> Non
 # --- logs -------------------------------------------------------------------------------------------------------
 
 
-async def asked(fort: Fort, node_id: str, task_id: str) -> tuple[ClientConnection, str, asyncio.Future[Message]]:
+async def asked(
+    fort: Fort, node_id: str, task_id: str
+) -> tuple[ClientConnection, str, asyncio.Future[api.SubscribeLogsMessage]]:
     """Somebody reads the logs of a task: the node's connection, the subscription, and the first line to come."""
     reader, worker = await fort.connect(fort.manager()), await fort.connect(fort.worker(node_id))
     listening = worker.stream(rpc.LISTEN_SUBSCRIPTIONS, api.ListenSubscriptionsRequest())
@@ -242,7 +244,7 @@ def line(node_id: str, task_id: str, seconds: int = 1000) -> api.LogMessage:
 async def publish(connection: ClientConnection, subscription_id: str, message: api.LogMessage) -> str:
     """What becomes of a publication of one line."""
 
-    async def messages() -> AsyncIterator[Message]:
+    async def messages() -> AsyncIterator[api.PublishLogsMessage]:
         yield api.PublishLogsMessage(subscription_id=subscription_id, messages=[message])
 
     try:
@@ -267,8 +269,8 @@ async def test_another_nodes_log_subscription_cannot_be_served(fort: Fort) -> No
     [
         (line(OTHER_WORKER, "task-mine"), "invalid NodeID"),
         (line(WORKER, "task-other"), f"task task-other does not run on node {WORKER}"),
-        (line(WORKER, "task-mine", 2**62), "time of a log line"),
-        (line(WORKER, "task-mine", -(2**62)), "time of a log line"),
+        (line(WORKER, "task-mine", 2**62), "timestamp of a log line"),
+        (line(WORKER, "task-mine", -(2**62)), "timestamp of a log line"),
     ],
 )
 async def test_lines_in_the_name_of_others_and_out_of_time_are_refused(

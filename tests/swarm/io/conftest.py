@@ -28,7 +28,7 @@ def let_everyone_in(method: AnyMethod, direct: Peer, metadata: Mapping[str, tupl
 
 
 class Served:
-    """What the tests' services do, by method and request.
+    """Drives an RpcServer with services for tests, by method and request.
 
     Health/Check answers with a status, with an error for the service "missing", and not at all for "never".
     Dispatcher/Session sends as many messages as its session_id says and ends; "open" is kept open.

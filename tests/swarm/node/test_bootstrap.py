@@ -45,7 +45,7 @@ from swarm.node import bootstrap
 from swarm.node.bootstrap import World
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from swarm.store.tx import Tx
-from tests.swarm.manager.trust.conftest import CLUSTER, MANAGER, Lab
+from tests.swarm.manager.trust.conftest import CLUSTER, MANAGER, TrustHarness
 
 NOW = 1_795_362_749.0
 
@@ -59,7 +59,7 @@ class Manager:
     def __init__(self) -> None:
         now = time.time()
         self.root = RootCA.create(now)
-        self.lab = Lab(now, self.root)
+        self.lab = TrustHarness(now, self.root)
         key = keys.new_private_key()
         certificate = self.root.sign(keys.new_csr(key), MANAGER, "swarm-manager", CLUSTER, now, 0)
         self.credentials = Credentials(certificate, keys.private_key_pem(key))

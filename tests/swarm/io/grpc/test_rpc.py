@@ -31,7 +31,7 @@ SERVING = api.HealthCheckResponse(status=api.HealthCheckResponse.SERVING)
 
 
 class Listener:
-    """Takes a call's answers in the words of machines."""
+    """Takes the answers of a call that a machine makes, as events."""
 
     def __init__(self) -> None:
         self.answers: list[Reply | StreamData | StreamEnd] = []
@@ -258,7 +258,7 @@ async def test_a_long_status_text_comes_as_far_as_headers_may_go(served: Served,
     assert end.error.message == "ü" * 2048
 
 
-# --- who is it ---
+# --- identities ---
 
 
 async def test_a_worker_a_manager_and_a_stranger_are_told_apart(authority: Authority, cluster: Served) -> None:

@@ -129,7 +129,7 @@ async def test_a_refused_call_is_repeated_unseen() -> None:
     server.close()
 
 
-async def test_why_the_server_went_is_told() -> None:
+async def test_the_reason_of_a_goaway_is_reported() -> None:
     async with scripted(h2.goaway_frame(1, ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings")) as connection:
         call = asyncio.create_task(connection.unary(rpc.CHECK, HEALTH))
         for _ in range(1000):
@@ -150,7 +150,7 @@ async def test_a_server_that_does_not_answer_pings_is_given_up(monkeypatch: pyte
             await connection.unary(rpc.CHECK, HEALTH)
 
 
-async def test_what_is_no_grpc_server_is_recognised() -> None:
+async def test_a_server_that_is_not_grpc_is_recognised() -> None:
     with pytest.raises(Unavailable, match="connection error"):
         async with scripted(hello=b"HTTP/1.1 400 Bad Request\r\n\r\n"):
             pass

@@ -1,4 +1,4 @@
-"""What strangers may not do to port 2377: limits of time, number and memory."""
+"""What clients without a certificate may not do to port 2377: limits of time, number and memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def turns_until(condition: Callable[[], bool]) -> None:
 
 
 class Raw:
-    """A client that speaks frames and does what it likes."""
+    """A client of the RpcServer that sends frames by hand and keeps no rules."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -73,7 +73,7 @@ async def test_a_client_that_never_says_hello_is_dropped(served: Served) -> None
     await raw.close()
 
 
-async def test_a_request_that_does_not_come_is_out_of_time(served: Served) -> None:
+async def test_a_request_that_does_not_arrive_runs_out_of_time(served: Served) -> None:
     raw = await Raw.connect(served)
     block = b"".join((h2.METHOD_POST, h2.literal(":path", "/docker.swarmkit.v1.Health/Check")))
     block += h2.literal("content-type", "application/grpc")
