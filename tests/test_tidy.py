@@ -32,6 +32,7 @@ LARGE_CLASSES = {
     "swarm/agent/agent.py Agent": (356, 30),
     "swarm/io/grpc/client_calls.py ClientProtocol": (395, 35),
     "swarm/io/grpc/server_connection.py ServerConnection": (345, 32),
+    "tests/swarm/node/daemon.py Daemon": (315, 32),
     "swarm/io/node/manager_process.py ManagerProcess": (376, 34),
     "swarm/manager/dispatcher/dispatcher.py Dispatcher": (411, 28),
     "swarm/manager/member.py GroupMember": (437, 36),
@@ -54,9 +55,9 @@ INHERITING_CLASSES = (
     "tests.sim.raft_story.Story <- tests.sim.raft_world.World",
     "tests.swarm.io.node.test_lapsed.Old <- tests.swarm.node.test_bootstrap.Manager",
     "tests.swarm.io.test_process.CountingInbox <- swarm.io.process.Inbox",
-    "tests.swarm.manager.dispatcher.test_dispatcher.Cluster <- tests.swarm.manager.harness.Harness",
-    "tests.swarm.manager.test_logbroker.Broker <- tests.swarm.manager.harness.Harness",
-    "tests.swarm.manager.trust.test_external_ca.Outside <- integration.cfssl.Authority",
+    "tests.swarm.manager.dispatcher.test_dispatcher.DispatcherHarness <- tests.swarm.manager.service_harness.ServiceHarness",
+    "tests.swarm.manager.test_logbroker.LogBrokerHarness <- tests.swarm.manager.service_harness.ServiceHarness",
+    "tests.swarm.manager.trust.test_external_ca.InMemoryAuthority <- integration.cfssl.Authority",
 )
 
 # written so that this file does not contain them
