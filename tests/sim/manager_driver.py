@@ -15,7 +15,7 @@ from swarm.errors import JoinUndecided, SwarmError, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer
 from swarm.io.disk.raft_disk import Loaded
 from swarm.io.node.local_calls import LocalCalls
-from swarm.manager import assemble, health
+from swarm.manager import assemble
 from swarm.manager.assemble import Group
 from swarm.manager.certificates import is_blacklisted, is_demoted
 from swarm.manager.events import (
@@ -33,7 +33,8 @@ from swarm.manager.events import (
     PeerKnown,
 )
 from swarm.manager.external_ca import Question
-from swarm.manager.group import is_join_undecided
+from swarm.manager.group import health
+from swarm.manager.group.members import is_join_undecided
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
 from swarm.raft import events

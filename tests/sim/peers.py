@@ -10,9 +10,9 @@ from swarm import api, defaults
 from swarm.api import extensions, raftpb
 from swarm.errors import Code, NotTaken, SwarmError, Unavailable
 from swarm.grpc.authorize import forwarding_metadata
-from swarm.manager import health
 from swarm.manager.events import Forward, FoundAt, PeerAnswered
-from swarm.manager.group import REMOVED_TEXT
+from swarm.manager.group import health
+from swarm.manager.group.members import REMOVED_TEXT
 from swarm.raft import events
 from swarm.rpc import Call, StreamData, StreamEnd
 from tests.sim.kernel import Future, Kernel, Runnable, Scope, Script

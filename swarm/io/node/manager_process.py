@@ -33,7 +33,7 @@ from swarm.io.node.local_calls import LocalCalls
 from swarm.io.node.peer_link import News
 from swarm.io.node.peers import Peers
 from swarm.io.process import Clock, Inbox, drive
-from swarm.manager import assemble, health
+from swarm.manager import assemble
 from swarm.manager.assemble import Group
 from swarm.manager.certificates import is_blacklisted, is_demoted
 from swarm.manager.events import (
@@ -51,6 +51,7 @@ from swarm.manager.events import (
     PeerKnown,
 )
 from swarm.manager.external_ca import Outcome
+from swarm.manager.group import health
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
 from swarm.raft import events, membership

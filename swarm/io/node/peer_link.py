@@ -25,7 +25,7 @@ from swarm.api import extensions, raftpb
 from swarm.errors import SwarmError, Unavailable
 from swarm.io.grpc import client
 from swarm.manager.events import FoundAt, PeerAnswered
-from swarm.manager.group import REMOVED_TEXT
+from swarm.manager.group.members import REMOVED_TEXT
 from swarm.raft import events
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 

@@ -24,8 +24,8 @@ from swarm.grpc.authorize import forwarding_metadata
 from swarm.io.grpc import client
 from swarm.io.node.peer_link import News, PeerLink, Report
 from swarm.manager.events import Forward, FoundAt
-from swarm.manager.group import REMOVED_TEXT
-from swarm.manager.health import is_ours
+from swarm.manager.group.health import is_ours
+from swarm.manager.group.members import REMOVED_TEXT
 from swarm.raft import events
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 

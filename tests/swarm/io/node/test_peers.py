@@ -15,7 +15,7 @@ from swarm.errors import NotFound, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer
 from swarm.io.node.peers import Peers
 from swarm.manager.events import FoundAt, PeerAnswered
-from swarm.manager.group import REMOVED_TEXT
+from swarm.manager.group.members import REMOVED_TEXT
 from swarm.raft import events
 from swarm.rpc import Call, Reply, StreamEnd
 from tests.swarm.io.conftest import MakeServed, Served
