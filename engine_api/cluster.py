@@ -54,9 +54,9 @@ from swarm.io.node.node_process import NodeProcess
 from swarm.io.process import Clock
 from swarm.manager.cluster import NewCluster
 from swarm.node import events
-from swarm.node.membership import Phase
 from swarm.node.node import Status
 from swarm.node.state import Addresses, NodeState
+from swarm.node.steps import Phase
 from swarm.rpc import MANAGER_ROLE
 from swarm.store.store import Change
 
@@ -136,7 +136,7 @@ class Cluster:
             return LocalNode(LocalNodeState.ERROR, node_addr=address_shown, error=_error_text(status))
         if status.phase is not Phase.PENDING:
             return LocalNode()
-        error = status.trouble or self._node.autolock.trouble
+        error = status.trouble or self._node.autolock_trouble
         if manager is not None and not manager.has_leader:
             error = status.certificate_trouble or NoLeader().rpc_text
         return LocalNode(
