@@ -33,6 +33,9 @@ from swarm.manager.events import (
     AuthorityAnswered,
     Changed,
     DialPeer,
+    ForwardAnswered,
+    ForwardFailed,
+    ForwardOpened,
     FoundAt,
     Leadership,
     ManagerEffect,
@@ -73,7 +76,7 @@ class Manager:
         out: list[ManagerEffect] = []
         tags = itertools.count(1)
         self._out = out
-        self._calls = Calls(raft, self.group, out, tags)
+        self._calls = Calls(raft, self.group, parts.reads, out, tags)
         self._leading = Leading(store, parts, self._calls, out, tags, rng, strict)
         self._consensus = Consensus(raft, store, self.group, self, out, parts.mixed_leadership, strict)
         self._messages = Messages(self.group, self._consensus, out)
@@ -90,6 +93,12 @@ class Manager:
                 self._more(event, now)
             case Write():
                 self._leading.submit(event, now)
+            case ForwardOpened():
+                self._calls.forward_opened(event)
+            case ForwardFailed():
+                self._calls.forward_failed(event, now)
+            case ForwardAnswered():
+                self._calls.forward_answered(event, now)
             case PeerChecked():
                 self._changes.joiner_checked(event, self.leading)
             case AuthorityAnswered():
@@ -108,7 +117,7 @@ class Manager:
             case None:
                 self._consensus.step(None, now)
                 self._leading.wake(now)
-                self._calls.expire(now)
+                self._expire(now)
             case events.TransferLeadership(to=to):
                 self._changes.heir = to
             case events.Unreachable(raft_id=raft_id) | events.Gone(raft_id=raft_id):
@@ -200,6 +209,16 @@ class Manager:
             self._messages.more(event, now)
         elif (service := self._calls.more(event)) is not None:
             self._leading.serve(service, event, now)
+
+    def _expire(self, now: float) -> None:
+        for call, words in self._calls.expire(now):
+            self._call(call, now)
+            for word in words:
+                self._more(word, now)
+
+    def waiting_bytes(self, stream: int) -> int:
+        """What a client stream sent that waits here until the leader can be given it."""
+        return self._calls.waiting_bytes(stream)
 
     # --- what the group decides (Above) ----------------------------------------------------------------------------
 

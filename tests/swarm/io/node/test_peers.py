@@ -40,7 +40,7 @@ class Members:
         self.messages: asyncio.Queue[raftpb.Message] = asyncio.Queue()
         credentials = authority.issue("manager2")
         managers = [first.address]
-        self.peers = Peers(lambda: authority.client(credentials), self.report, (), lambda peer: peer == OURS, managers)
+        self.peers = Peers(lambda: authority.client(credentials), self.report, lambda peer: peer == OURS, managers)
         for served in (first, second):
             served.call = lambda call, served=served: self.answer(served, call)  # type: ignore[method-assign,misc]
 
