@@ -16,8 +16,9 @@ from swarm.errors import Internal, NotLeader, NotTaken
 from swarm.manager.calls import Calls
 from swarm.manager.events import AskAuthority, AuthorityAnswered, ManagerEffect, Parts
 from swarm.manager.external_ca import Outcome
+from swarm.manager.group.members import RaftGroup
 from swarm.manager.leader import Leader
-from swarm.manager.service import Ask, Effect, Service, Write
+from swarm.manager.service import Ask, Effect, RemoveMember, Service, Write
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from swarm.store.store import Change, Store
 
@@ -33,6 +34,7 @@ class Leading:
         self,
         store: Store,
         parts: Parts,
+        group: RaftGroup,
         calls: Calls,
         out: list[ManagerEffect],
         tags: Iterator[int],
@@ -44,6 +46,7 @@ class Leading:
         """Of the last pass that was proposed."""
         self._store = store
         self._parts = parts
+        self._group = group
         self._calls = calls
         self._out = out
         self._tags = tags
@@ -66,7 +69,7 @@ class Leading:
         """This manager was deposed: services say their last, and writes end."""
         for service in self._services:
             for effect in service.stop():
-                if not isinstance(effect, Write | Ask):
+                if not isinstance(effect, Write | Ask | RemoveMember):
                     self.perform((effect,), now)
         old, self.leader = self.leader, None
         if old is not None:
@@ -90,6 +93,8 @@ class Leading:
                     self._out.append(effect)
                 case Reply() | StreamEnd():
                     self._calls.finish(effect, now)
+                case RemoveMember(node_id=node_id):
+                    self._group.remove(node_id)
 
     def submit(self, write: Write, now: float) -> None:
         """A write for the next pass; without a leader it fails."""

@@ -77,7 +77,7 @@ class Manager:
         tags = itertools.count(1)
         self._out = out
         self._calls = Calls(raft, self.group, parts.reads, out, tags)
-        self._leading = Leading(store, parts, self._calls, out, tags, rng, strict)
+        self._leading = Leading(store, parts, self.group, self._calls, out, tags, rng, strict)
         self._consensus = Consensus(raft, store, self.group, self, out, parts.mixed_leadership, strict)
         self._messages = Messages(self.group, self._consensus, out)
         self._changes = Changes(raft, store, self.group, self._consensus, self._calls, out, tags, rng)
