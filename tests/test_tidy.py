@@ -33,18 +33,16 @@ LARGE_CLASSES = {
     "swarm/io/grpc/client_calls.py ClientProtocol": (395, 35),
     "swarm/io/grpc/server_connection.py ServerConnection": (345, 32),
     "tests/swarm/node/daemon.py Daemon": (315, 32),
-    "swarm/io/node/manager_process.py ManagerProcess": (380, 34),
+    "swarm/io/node/manager_process.py ManagerProcess": (385, 34),
     "swarm/manager/dispatcher/dispatcher.py Dispatcher": (413, 28),
-    "swarm/manager/member.py GroupMember": (437, 36),
     "tests/sim/process.py Process": (326, 36),
-    "tests/sim/manager_driver.py ManagerDriver": (360, 29),
+    "tests/sim/manager_driver.py ManagerDriver": (361, 29),
     "tests/sim/raft_story.py Story": (323, 28),
     "tests/sim/raft_world.py World": (344, 27),
 }
 """Lines and methods of the classes that are beyond both limits."""
 
 INHERITING_CLASSES = (
-    "swarm.manager.manager.Manager <- swarm.manager.member.GroupMember",
     "tests.certs.test_keystore.CrashingStore <- certs.keystore.KeyStore",
     "tests.engine_api.executor.test_payloads.PlainStore <- engine_api.executor.payloads.PayloadStore",
     "tests.fuzz.http1.EngineWire <- tests.fuzz.http1.Wire",
