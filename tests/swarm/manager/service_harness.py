@@ -90,9 +90,7 @@ class ServiceHarness:
     def perform(self, effects: Sequence[Effect]) -> None:
         """Do what the service wants."""
         for effect in effects:
-            assert not isinstance(effect, Ask | RemoveMember), (
-                "nothing that runs here asks another machine, or the group"
-            )
+            assert not isinstance(effect, Ask | RemoveMember), "no service here asks anybody else"
             if not isinstance(effect, Write):
                 self.out.append(effect)
             elif self.hold:
