@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Any
 
 from certs.errors import InvalidUnlockKey
 from certs.keys import identity_of
@@ -392,7 +393,8 @@ class Daemon:
         return events.ManagerDown(self.disk.log, OTHERS, self.removed)
 
 
-def _role(name: str) -> api.NodeRole.ValueType:
+def _role(name: str) -> Any:
+    """As messages have it."""
     return api.MANAGER if name == MANAGER_ROLE else api.WORKER
 
 
