@@ -14,7 +14,6 @@ from functools import partial
 from random import SystemRandom
 
 import structlog
-from google.protobuf.message import Message
 
 from certs.errors import InvalidUnlockKey, InvalidUnlockKeyText
 from certs.tokens import new_unlock_key, parse_unlock_key
@@ -45,6 +44,8 @@ from engine_api.host import (
     start_error,
 )
 from swarm import api, defaults
+from swarm.api import rpc
+from swarm.api.methods import Method, Req, Res
 from swarm.errors import DeadlineExceeded, NoLeader, SwarmError, Unavailable
 from swarm.ids import new_id
 from swarm.io.counts import Counts
@@ -55,9 +56,9 @@ from swarm.io.node.node_process import NodeProcess
 from swarm.io.process import Clock
 from swarm.manager.cluster import NewCluster
 from swarm.node import events
-from swarm.node.membership import Phase
 from swarm.node.node import Status
 from swarm.node.state import Addresses, NodeState
+from swarm.node.steps import Phase
 from swarm.rpc import MANAGER_ROLE
 from swarm.store.store import Change
 
@@ -142,7 +143,7 @@ class Cluster:
             return LocalNode(LocalNodeState.ERROR, node_addr=address_shown, error=_error_text(status))
         if status.phase is not Phase.PENDING:
             return LocalNode()
-        error = status.trouble or self._node.autolock.trouble
+        error = status.trouble or self._node.autolock_trouble
         if manager is not None and not manager.has_leader:
             error = status.certificate_trouble or NoLeader().rpc_text
         return LocalNode(
@@ -169,7 +170,7 @@ class Cluster:
             raise ServiceUnavailable(PREPARING if status.role == MANAGER_ROLE else WORKER)
         return self._node.manager
 
-    async def call(self, method: str, request: Message) -> Message:
+    async def call(self, method: Method[Req, Res], request: Req) -> Res:
         """See SwarmBackend.call."""
         manager = self._manager()
         try:
@@ -177,7 +178,7 @@ class Cluster:
         except DeadlineExceeded as error:
             raise SwarmError(error.message) from error
 
-    def stream(self, method: str, request: Message) -> AsyncIterator[Message]:
+    def stream(self, method: Method[Req, Res], request: Req) -> AsyncIterator[Res]:
         """See SwarmBackend.stream."""
         return self._manager().stream(method, request)
 
@@ -301,8 +302,7 @@ class Cluster:
         manager = self._node.manager
         if manager is None or not manager.has_leader:
             return start + "Doing so may lose the consensus of your cluster. " + SUPPRESS
-        answer = await self.call("Control/ListNodes", api.ListNodesRequest())
-        assert isinstance(answer, api.ListNodesResponse)
+        answer = await self.call(rpc.LIST_NODES, api.ListNodesRequest())
         managers = [node.manager_status for node in answer.nodes if node.HasField("manager_status")]
         reachable = sum(status.reachability == api.RaftMemberStatus.REACHABLE for status in managers)
         if len(managers) <= 1:

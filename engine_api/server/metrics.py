@@ -1,4 +1,4 @@
-"""What this process counts, in Prometheus' text, on an address of its own (--metrics-addr, as dockerd's).
+"""Serves the metrics of this process in Prometheus' format on an address of their own (--metrics-addr, as in dockerd).
 
 Nothing is registered where it is counted: collectors read plain numbers whenever somebody asks. A part that has more to
 show, such as a manager's status, gets a collector of its own, registered in registry_of().

@@ -12,9 +12,8 @@ is the commit point: what a procedure left that never wrote it is erased at the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
-from enum import Enum
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -23,41 +22,33 @@ import structlog
 from certs.keys import identity_of
 from swarm import defaults
 from swarm.agent import events as agent_events
-from swarm.agent.events import LocalManager
 from swarm.errors import Code, JoinUndecided, NodeLocked, SwarmError
 from swarm.node.certificates import Certificates
 from swarm.node.events import (
-    AwaitLeadership,
     Boot,
     Done,
     DropState,
-    Erase,
     Failed,
     ForceNewCluster,
-    ForgetLog,
     Identity,
     Init,
     Join,
     Leave,
     MakeIdentity,
-    ManagerUp,
     OpenIdentity,
     Refusal,
     Refused,
     RemoveContainers,
     RequestIdentity,
-    StartAgent,
-    StartManager,
     Stop,
-    StopRoles,
     Unlock,
     WriteFirstObjects,
 )
-from swarm.node.outbox import Make, Outbox
+from swarm.node.outbox import Outbox
 from swarm.node.record import Record, StateFile
-from swarm.node.remotes import Remotes
 from swarm.node.roles import ManagerRole
 from swarm.node.state import NodeState
+from swarm.node.steps import Phase, Procedure, Steps, Wait, identity_of_outcome
 from swarm.rpc import MANAGER_ROLE
 
 log = structlog.get_logger()
@@ -65,32 +56,10 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 
-class Phase(Enum):
-    """Of this node in a swarm; PENDING includes active nodes: Record.ready tells them apart."""
-
-    INACTIVE = "inactive"
-    PENDING = "pending"
-    LOCKED = "locked"
-    ERROR = "error"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True)
-class Wait:
-    """A step that is over when ``condition`` holds. until: when it fails with TimeoutError; None: never."""
-
-    condition: Callable[[], bool]
-    until: float | None = None
-
-
-Procedure = Generator[Make | Wait, Done, None]
-Steps = Generator[Make | Wait, Done, T]
-
-
 class Membership:
-    """The procedures, and what they leave: phase, error.
+    """The procedures. answer: ends a request, see Node.
 
-    answer: ends a request, see Node. left_behind: IDs of nodes whose containers could not be removed when they left.
+    left_behind: IDs of nodes whose containers could not be removed when they left.
     """
 
     def __init__(
@@ -104,8 +73,6 @@ class Membership:
         stop_parts: Callable[[], None],
     ) -> None:
         """stop_parts: forgets everything that only counts while roles run."""
-        self.phase = Phase.INACTIVE
-        self.error: Exception | None = None
         self.left = False
         self.left_behind: dict[str, None] = {}
         self.waiting: tuple[int, float] | None = None
@@ -117,9 +84,22 @@ class Membership:
         self._certificates = certificates
         self._out = out
         self._answer = answer
-        self._stop_parts = stop_parts
-        self._lost_id = ""
+        self._steps = Steps(record, file, roles, certificates, out, stop_parts)
         self._cleaning: str | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """Where this node stands."""
+        return self._steps.phase
+
+    @property
+    def error(self) -> Exception | None:
+        """Why it is in Phase.ERROR."""
+        return self._steps.error
+
+    def stopped(self) -> None:
+        """Roles are being stopped: what was asked for does not count any more."""
+        self._cleaning = None
 
     # --- start and stop --------------------------------------------------------------------------------------------
 
@@ -130,28 +110,28 @@ class Membership:
 
     def _boot(self, event: Boot) -> Procedure:
         if event.error is not None:
-            self._lost_id = event.node_id
-            self._fail(event.error)
+            self._steps.lost_id = event.node_id
+            self._steps.fail(event.error)
             return
         if event.state is None:
-            yield from self._erase()  # what an init or join left behind that was killed before it was acknowledged
+            yield from self._steps.erase()  # an init or join was killed here before it was acknowledged
             return
         self._file.found(event.state)
-        self._record.state, self.phase = event.state, Phase.PENDING
+        self._record.state, self._steps.phase = event.state, Phase.PENDING
         try:
-            yield from self._resume()
+            yield from self._steps.resume()
         except NodeLocked:
             log.info("swarm.locked")
-            self.phase = Phase.LOCKED
-            yield from self._stop_roles()
+            self._steps.phase = Phase.LOCKED
+            yield from self._steps.stop_roles()
         except Exception as error:
-            self._fail(error)
-            yield from self._stop_roles()
+            self._steps.fail(error)
+            yield from self._steps.stop_roles()
 
     def stop(self, request: Stop) -> Procedure:
         """Stop everything; the disk keeps it all."""
-        self.phase = Phase.STOPPED  # whatever is asked from here on is refused
-        yield from self._stop_roles()
+        self._steps.phase = Phase.STOPPED  # whatever is asked from here on is refused
+        yield from self._steps.stop_roles()
         self._answer(request.ticket, None)
 
     # --- init ------------------------------------------------------------------------------------------------------
@@ -161,12 +141,12 @@ class Membership:
         if self.phase is not Phase.INACTIVE:
             self._answer(request.ticket, Refused(Refusal.IN_SWARM))
             return
-        self._record.state, self.phase = request.state, Phase.PENDING
+        self._record.state, self._steps.phase = request.state, Phase.PENDING
         try:
             yield from self._create(request)
             yield Wait(lambda: self._record.ready, self._record.now + defaults.JOIN_WAIT_S)
         except Exception as error:
-            yield from self._give_up()
+            yield from self._steps.give_up()
             self._answer(request.ticket, error)
         else:
             self._answer(request.ticket, None)
@@ -174,11 +154,11 @@ class Membership:
     def _create(self, request: Init) -> Procedure:
         state, spec, details = request.state, request.spec, request.details
         make = partial(MakeIdentity, state=state, spec=spec, unlock_key=details.unlock_key)
-        self._certificates.adopt(_identity((yield make)))
-        yield from self._start_manager(create=True)
+        self._certificates.adopt(identity_of_outcome((yield make)))
+        yield from self._steps.start_manager(create=True)
         yield partial(WriteFirstObjects, state=state, spec=spec, details=details)
-        yield from self._save()
-        yield from self._start_agent()
+        yield from self._steps.save()
+        yield from self._steps.start_agent()
 
     # --- join ------------------------------------------------------------------------------------------------------
 
@@ -187,7 +167,7 @@ class Membership:
         if self.phase is not Phase.INACTIVE:
             self._answer(request.ticket, Refused(Refusal.IN_SWARM))
             return
-        self._record.state, self.phase, self.joining = request.state, Phase.PENDING, True
+        self._record.state, self._steps.phase, self.joining = request.state, Phase.PENDING, True
         self.waiting = request.ticket, self._record.now + defaults.JOIN_WAIT_S
         failures = 0
         try:
@@ -200,15 +180,15 @@ class Membership:
                     if self.waiting is not None or error.code not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
                         raise
                     log.warning("swarm.join_goes_on", remotes=_addresses(request.state), error=str(error))
-                yield from self._stop_roles()
+                yield from self._steps.stop_roles()
                 self._record.state = request.state
                 failures += 1
                 pause_s = min(defaults.JOIN_RETRY_BASE_S * 2**failures, defaults.JOIN_RETRY_MAX_S)
-                yield from self._pause(pause_s)
+                yield from self._steps.pause(pause_s)
         except Exception as error:
+            self.joining = False  # it is over: a request to leave waits its turn from here on
             log.warning("swarm.not_joined", remotes=_addresses(request.state), error=str(error))
-            self.joining = False  # it ends already: a request to leave waits for that
-            yield from self._give_up()
+            yield from self._steps.give_up()
             self.answer_join(error)
         else:
             self.answer_join(None)
@@ -217,19 +197,19 @@ class Membership:
 
     def _join_once(self, request: Join) -> Procedure:
         managers = _addresses(request.state)
-        identity = _identity(
+        identity = identity_of_outcome(
             (yield partial(RequestIdentity, managers=managers, token=request.token, availability=request.availability))
         )
         self._certificates.adopt(identity)
         self._record.state = _named(request.state, identity)
-        yield from self._save()
+        yield from self._steps.save()
         if self._record.role == MANAGER_ROLE:
             try:
-                yield from self._start_manager()
+                yield from self._steps.start_manager()
             except JoinUndecided as error:
                 # the group may count on this member already: to give up could cost it the quorum, so roles go on asking
                 log.warning("manager.join_undecided", error=str(error))
-        yield from self._start_agent()
+        yield from self._steps.start_agent()
 
     def answer_join(self, error: Exception | None) -> None:
         """Tell who waits for the join, if somebody still does."""
@@ -245,7 +225,7 @@ class Membership:
             self._answer(request.ticket, Refused(refusal))
             return
         runs = self.phase is Phase.PENDING
-        node_id = self._record.node_id or self._lost_id
+        node_id = self._record.node_id or self._steps.lost_id
         self._roles.pause()
         self._file.stop()
         try:
@@ -264,7 +244,7 @@ class Membership:
         except Exception as error:
             log.warning("swarm.containers_left_behind", node=node_id, error=str(error))
             self.left_behind[node_id] = None
-        yield from self._give_up()
+        yield from self._steps.give_up()
         self._answer(request.ticket, None)
 
     def _why_not_leave(self, force: bool) -> Refusal | None:
@@ -312,12 +292,12 @@ class Membership:
             self._answer(request.ticket, Refused(Refusal.NOT_LOCKED))
             return
         try:
-            yield from self._resume(partial(OpenIdentity, unlock_key=request.key))
+            yield from self._steps.resume(partial(OpenIdentity, unlock_key=request.key))
         except Exception as error:
-            yield from self._stop_roles()
+            yield from self._steps.stop_roles()
             self._answer(request.ticket, error)
             return
-        self.phase = Phase.PENDING
+        self._steps.phase = Phase.PENDING
         try:
             # the first of several managers has no quorum before the next is unlocked: it is unlocked all the same
             yield Wait(lambda: self._record.ready, self._record.now + defaults.NO_LEADER_WAIT_S)
@@ -330,16 +310,16 @@ class Membership:
         if (refusal := self._why_not_force()) is not None:
             self._answer(request.ticket, Refused(refusal))
             return
-        yield from self._stop_roles()
+        yield from self._steps.stop_roles()
         assert self._record.state is not None
         self._record.state = request.addresses.of(self._record.state).with_self()
-        self.phase, self.error = Phase.PENDING, None
+        self._steps.phase, self._steps.error = Phase.PENDING, None
         try:
-            yield from self._resume(partial(OpenIdentity, reuse_key=True), force_new_cluster=True)
+            yield from self._steps.resume(partial(OpenIdentity, reuse_key=True), force_new_cluster=True)
             yield Wait(lambda: self._record.ready, self._record.now + defaults.JOIN_WAIT_S)
         except Exception as error:
-            self._fail(error)
-            yield from self._stop_roles()
+            self._steps.fail(error)
+            yield from self._steps.stop_roles()
             self._answer(request.ticket, error)
         else:
             self._answer(request.ticket, None)
@@ -352,92 +332,6 @@ class Membership:
         if self._record.state is None or not self._record.state.raft_id:
             return Refusal.NO_MANAGER
         return None
-
-    # --- steps in common -------------------------------------------------------------------------------------------
-
-    def _resume(self, open_identity: Make = OpenIdentity, force_new_cluster: bool = False) -> Procedure:
-        self._certificates.adopt(_identity((yield open_identity)))
-        state = self._record.state
-        assert state is not None
-        if self._record.role != MANAGER_ROLE:  # perhaps killed after its demotion, before the log was gone
-            if state.raft_id:
-                self._record.state = state.without_log(state.raft_id, ())
-                yield from self._save()
-            yield ForgetLog
-        if self._record.role == MANAGER_ROLE and state.raft_id:
-            # a member without a log yet joins its group when others can be reached (ManagerRole)
-            yield from self._start_manager(force_new_cluster=force_new_cluster)
-        if force_new_cluster:
-            yield AwaitLeadership
-            yield from self._save()
-        yield from self._start_agent()
-
-    def _start_manager(self, create: bool = False, force_new_cluster: bool = False) -> Procedure:
-        state = self._record.state
-        assert state is not None
-        done = yield partial(StartManager, state=state, create=create, force_new_cluster=force_new_cluster)
-        assert isinstance(done.value, ManagerUp)
-        self._roles.started(done.tag, done.value)
-        if not create:
-            yield from self._save()
-
-    def _start_agent(self) -> Procedure:
-        """The last step of every way in; from here on roles and certificates look after themselves."""
-        record = self._record
-        assert record.state is not None
-        record.remotes = Remotes(record.state.managers)
-        yield partial(StartAgent, node_id=record.node_id)
-        record.agent_runs = True
-        self._out.tell_agent(LocalManager(running=self._roles.running))
-        if record.engine_error:
-            self._out.tell_agent(agent_events.EngineGone(record.engine_error, certain=False))
-        self._certificates.start()
-        self._roles.supervise()
-        self._file.follow()
-
-    def _save(self) -> Procedure:
-        """Wait until state.json says what the record does. Raises what the attempt to write it raised."""
-        self._file.follow()
-        yield Wait(lambda: self._file.saved or self._file.error is not None)
-        if self._file.error is not None and not self._file.saved:
-            raise self._file.error
-
-    def _pause(self, delay_s: float) -> Procedure:
-        try:
-            yield Wait(lambda: False, self._record.now + delay_s)
-        except TimeoutError:
-            return
-
-    def _stop_roles(self) -> Procedure:
-        self._stop_parts()
-        self._cleaning = None
-        try:
-            yield StopRoles
-        except Exception as error:
-            log.error("swarm.roles_not_stopped", error=str(error))
-
-    def _give_up(self) -> Procedure:
-        """Nothing stays of this node."""
-        yield from self._stop_roles()
-        yield from self._erase()
-
-    def _erase(self) -> Procedure:
-        try:
-            yield Erase
-        except Exception as error:
-            self._fail(error)
-            return
-        self._file.forget()
-        self._record.clear()
-        self.phase, self.error, self._lost_id = Phase.INACTIVE, None, ""
-
-    def _fail(self, error: Exception) -> None:
-        self.phase, self.error = Phase.ERROR, error
-
-
-def _identity(done: Done) -> Identity:
-    assert isinstance(done.value, Identity)
-    return done.value
 
 
 def _addresses(state: NodeState) -> tuple[str, ...]:

@@ -45,12 +45,13 @@ from swarm.node.events import (
     Stop,
     Unlock,
 )
-from swarm.node.membership import Membership, Phase, Procedure, Wait
+from swarm.node.membership import Membership
 from swarm.node.outbox import Outbox
 from swarm.node.record import Record, StateFile
 from swarm.node.remotes import Manager
 from swarm.node.roles import ManagerRole
 from swarm.node.state import NodeState
+from swarm.node.steps import Phase, Procedure, Wait
 
 log = structlog.get_logger()
 
@@ -236,6 +237,7 @@ class Node:
     def _stop_parts(self) -> None:
         """Roles are about to be stopped: nothing that was asked for counts any more."""
         self._out.forget()
+        self._membership.stopped()
         self._roles.stop()
         self._certificates.stop()
         self._description.stop()

@@ -114,7 +114,7 @@ def test_a_certificate_with_the_wrong_role_is_a_failure() -> None:
     assert due(machine) >= 530.0
 
 
-def test_a_certificate_that_was_asked_for_before_another_role_was_wanted_is_no_failure() -> None:
+def test_a_certificate_requested_before_the_role_changed_is_not_a_failure() -> None:
     """A demoted manager must have its certificate as a worker before it may join its group again."""
     machine = Renewal(0.0, 1000.0, Random(1))
     assert machine.handle(RenewNow(), 100.0) == []

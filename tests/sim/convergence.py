@@ -195,7 +195,11 @@ def rest(world: World) -> None:
 def _wakes(node: Node) -> int:
     process = node.process
     assert process is not None
-    drivers = [process.agent, process.driver, process.manager.driver if process.manager is not None else None]
+    drivers = [
+        process.agent.driver if process.agent else None,
+        process.driver,
+        process.manager.driver if process.manager is not None else None,
+    ]
     return sum(driver.wakes for driver in drivers if driver is not None)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from swarm.api import raftpb
 from swarm.errors import SwarmError
-from swarm.node.membership import Phase
+from swarm.node.steps import Phase
 from swarm.raft import events
 from swarm.rpc import MANAGER_ROLE
 from tests.sim.kernel import Script
@@ -302,9 +302,9 @@ class Nature:
         return last in terms and all(decided[index][0] == term for index, term in terms.items())
 
     def _force(self, node: Node) -> Script:
-        """An operator starts the daemon as the only manager, again and again until it leads."""
-        node.forced = True
-        while True:
+        """An operator starts the daemon as the only manager, until it leads or there is another catastrophe."""
+        node.forced, number = True, self.catastrophes
+        while number == self.catastrophes:
             process = self.world.start(node)
             while process.alive:
                 while process.alive and process.machine.status().phase is Phase.LOCKED:

@@ -14,7 +14,7 @@ from certs.errors import CertsError
 from swarm import api
 from swarm.errors import Code, SwarmError
 from swarm.node.events import Refusal, Refused
-from swarm.node.membership import Phase
+from swarm.node.steps import Phase
 from tests.sim.authority import ExternalAuthority
 from tests.sim.checkers import Checkers
 from tests.sim.disk import Disk

@@ -26,7 +26,7 @@ import structlog
 
 from certs.stream import serve_tls
 from swarm import defaults
-from swarm.api.methods import Method
+from swarm.api.methods import AnyMethod
 from swarm.errors import DeadlineExceeded, Internal, PermissionDenied, SwarmError, Unavailable
 from swarm.grpc.admission import Admission, Guest
 from swarm.grpc.http2 import Connection
@@ -38,7 +38,7 @@ from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
 log = structlog.get_logger()
 
 Handler = Callable[[Call | StreamData | StreamEnd], None]
-Authorizer = Callable[[Method, Peer, Mapping[str, tuple[str, ...]]], Peer]
+Authorizer = Callable[[AnyMethod, Peer, Mapping[str, tuple[str, ...]]], Peer]
 
 
 class RpcServer:
@@ -240,7 +240,7 @@ class RpcServer:
                 log.info("rpc.node_dropped", node=node_id, peer=connection.peer.addr)
                 connection.stop(PermissionDenied(f"Permission denied: node {node_id} was removed from swarm"))
 
-    def end_calls(self, why: Callable[[Method, Peer], SwarmError | None]) -> None:
+    def end_calls(self, why: Callable[[AnyMethod, Peer], SwarmError | None]) -> None:
         """End the open calls for which there is a reason, with that."""
         for call in [*self._incomplete.values(), *self._calls.values()]:
             if (error := why(call.method, call.peer)) is not None:
@@ -252,7 +252,7 @@ class RpcServer:
         """See Owner."""
         return next(self._streams)
 
-    def authorize(self, method: Method, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
+    def authorize(self, method: AnyMethod, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
         """See Owner."""
         return self._authorizer(method, direct, metadata)
 

@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 from certs.tls import ClientTls
 from swarm import api, defaults
 from swarm.api import raftpb
+from swarm.api.methods import Method, Req, Res
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer, overstays
 from swarm.io.counts import Counts
@@ -351,13 +352,13 @@ class ManagerProcess:
         async with asyncio.timeout(timeout_s):
             await future
 
-    async def call(self, method: str, request: Message, timeout_s: float, since: float | None = None) -> Message:
+    async def call(self, method: Method[Req, Res], request: Req, timeout_s: float, since: float | None = None) -> Res:
         """A unary call of this process. since: as in Call."""
-        if self._disk_error and method in self._parts.writes:
+        if self._disk_error and method.name in self._parts.writes:
             raise Unavailable(self._disk_error)
         return await self.local.unary(method, request, timeout_s, since=since)
 
-    def stream(self, method: str, request: Message, peer: Peer = LOCAL) -> AsyncIterator[Message]:
+    def stream(self, method: Method[Req, Res], request: Req, peer: Peer = LOCAL) -> AsyncIterator[Res]:
         """A server-streaming call to this manager."""
         return self.local.stream(method, request, peer)
 

@@ -10,48 +10,38 @@ Nothing is decided here. What is learnt is on disk before the machine hears of i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
-import os
 import shutil
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from random import Random
-from ssl import SSLContext
 
 import structlog
-from google.protobuf.message import Message
 
 from certs.errors import CertsError
-from certs.keys import identity_of, new_csr, new_private_key, private_key_pem
-from certs.keystore import CERTIFICATE_FILE, Kek, KeyStore, Locked, Present
-from certs.root import RootCA
-from certs.tls import ClientTls, Credentials, member_context
 from swarm import api, defaults
 from swarm.address import join_host_port
 from swarm.agent import events as agent_events
 from swarm.agent.agent import Agent
-from swarm.errors import NodeLocked, SwarmError, Unavailable
+from swarm.errors import SwarmError, Unavailable
 from swarm.io.counts import Counts
 from swarm.io.disk.raft_disk import TaskJournal
 from swarm.io.grpc import client
 from swarm.io.node.agent_process import AgentHooks, AgentProcess, Link, LocalLink, RemoteLink
-from swarm.io.node.autolock import Autolock
 from swarm.io.node.hooks import NodeHooks, Runner
-from swarm.io.node.manager_process import LOG_FILE, ManagerProcess, ManagerSettings, erase_log
-from swarm.io.node.world import REAL
+from swarm.io.node.identity import NodeIdentity
+from swarm.io.node.manager_process import ManagerProcess, ManagerSettings, erase_log
+from swarm.io.node.state_file import StateFile
 from swarm.io.process import Clock, Inbox, drive
 from swarm.manager import cluster
-from swarm.manager.root_rotation import trusted_roots
-from swarm.node import bootstrap, events, own_certificate
+from swarm.node import events
 from swarm.node.node import Node, Status
 from swarm.node.state import NodeState
-from swarm.rpc import MANAGER_ROLE, Peer
+from swarm.rpc import Peer
 
 log = structlog.get_logger()
 
-STATE_FILE = "state.json"
 Outcome = events.Identity | events.ManagerUp | events.ManagerDown | api.NodeDescription | None
 _CANCELLED_AT_STOP = (
     events.RequestIdentity,
@@ -66,7 +56,7 @@ _CANCELLED_AT_STOP = (
 
 
 class NodeProcess:
-    """See the module. manager: while it runs. autolock: of this node's key file. counts: since the daemon started."""
+    """See the module. manager: while it runs. counts: since the daemon started."""
 
     def __init__(self, directory: Path, hooks: NodeHooks, clock: Clock, rng: Random) -> None:
         self.directory = directory
@@ -79,11 +69,9 @@ class NodeProcess:
         self._inbox: Inbox[events.Event] = Inbox()
         self._tickets = itertools.count(1)
         self._requests: dict[int, asyncio.Future[None]] = {}
-        self._keys, self.autolock = self._fresh_keys()
-        self._root_pem = b""
-        self._credentials: Credentials | None = None
-        self._context: tuple[bytes, Credentials, SSLContext] | None = None
-        self._first: tuple[RootCA, bytes, bytes] | None = None
+        renew = partial(self._inbox.put, events.RenewCertificateNow())
+        self._file = StateFile(directory)
+        self._identity = NodeIdentity(directory, rng, clock.now, renew, self.counts)
         self._agent: AgentProcess | None = None
         self._runner: Runner | None = None
         self._journal: TaskJournal | None = None
@@ -99,11 +87,11 @@ class NodeProcess:
         state: NodeState | None = None
         trouble: Exception | None = None
         try:
-            state = self._saved()
+            state = self._file.load()
         except (SwarmError, OSError) as error:
             trouble = error
         await self._answered(
-            lambda ticket: events.Boot(ticket, state, trouble, "" if trouble is None else self._lost_id())
+            lambda ticket: events.Boot(ticket, state, trouble, "" if trouble is None else self._identity.found_id())
         )
 
     async def request(self, make: Callable[[int], events.Request]) -> None:
@@ -143,6 +131,11 @@ class NodeProcess:
         """error: why this node's engine cannot be used, empty when it answers. certain: see agent EngineGone."""
         self._inbox.put(agent_events.EngineGone(error, certain) if error else agent_events.EngineBack())
 
+    @property
+    def autolock_trouble(self) -> str:
+        """Why the disk is not yet encrypted as the cluster wants it; empty otherwise."""
+        return self._identity.autolock.trouble
+
     def status(self) -> Status:
         """What this node is at the moment."""
         return self._node.status()
@@ -157,11 +150,11 @@ class NodeProcess:
                 if self._agent is not None:
                     self._agent.put(event)
             case events.SaveState(state=state):
-                self._at_once(effect, lambda: self._save_state(state))
+                self._at_once(effect, lambda: self._file.save(state))
             case events.DropState():
-                self._at_once(effect, self._drop_state)
+                self._at_once(effect, self._file.drop)
             case events.SaveRoot(root_pem=root_pem):
-                self._at_once(effect, lambda: self._save_root(root_pem))
+                self._at_once(effect, lambda: self._identity.save_root(root_pem))
             case events.StopManager():
                 self._later(effect, self._stop_manager())
             case _:
@@ -174,13 +167,13 @@ class NodeProcess:
             case events.Erase():
                 await self._erase()
             case events.MakeIdentity():
-                return await self._make_identity(effect)
+                return await self._identity.make(effect)
             case events.RequestIdentity():
-                return await self._request_identity(effect)
+                return await self._identity.request(effect)
             case events.OpenIdentity():
-                return await self._open_identity(effect)
+                return await self._identity.open(effect)
             case events.RenewCertificate():
-                return await self._renew_certificate(effect)
+                return await self._identity.renew(effect, self.manager)
             case events.StartManager():
                 return await self._start_manager(effect)
             case events.AwaitLeadership():
@@ -252,123 +245,10 @@ class NodeProcess:
         if self.manager is not None:
             await self._stop_manager()
 
-    # --- the disk --------------------------------------------------------------------------------------------------
-
-    def _saved(self) -> NodeState | None:
-        """Raises StateDamaged, OSError."""
-        file = self.directory / STATE_FILE
-        return NodeState.from_json(file.read_text(errors="replace")) if file.exists() else None
-
-    def _lost_id(self) -> str:
-        """ID of the node that lived here, from whatever of it can be read; empty when nothing can."""
-        with contextlib.suppress(CertsError, OSError):
-            return identity_of((self.directory / "certificates" / CERTIFICATE_FILE).read_bytes()).node_id
-        return ""
-
-    def _save_state(self, state: NodeState) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        file = self.directory / STATE_FILE
-        temporary = file.with_suffix(".new")
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as writing:
-            writing.write(state.to_json())
-            writing.flush()
-            os.fsync(writing.fileno())
-        temporary.replace(file)
-
-    def _drop_state(self) -> None:
-        (self.directory / STATE_FILE).unlink(missing_ok=True)
-
-    def _save_root(self, root_pem: bytes) -> None:
-        self._keys.save_root(root_pem)
-        self._root_pem = root_pem
-
     async def _erase(self) -> None:
-        await asyncio.to_thread(self._drop_state)
+        await asyncio.to_thread(self._file.drop)
         await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
-        self._keys, self.autolock = self._fresh_keys()
-
-    def _fresh_keys(self) -> tuple[KeyStore, Autolock]:
-        """Nothing that was known of one swarm's keys may count in the next."""
-        keys = KeyStore(self.directory / "certificates")
-        renew = partial(self._inbox.put, events.RenewCertificateNow())
-        return keys, Autolock(keys, self.directory / LOG_FILE, self._rng, renew)
-
-    # --- identity --------------------------------------------------------------------------------------------------
-
-    async def _make_identity(self, effect: events.MakeIdentity) -> events.Identity:
-        state, now = effect.state, self._clock.now()
-        root = await asyncio.to_thread(RootCA.create, now)
-        key = new_private_key()
-        csr = new_csr(key)
-        expiry_s = cluster.complete_spec(effect.spec).ca_config.node_cert_expiry.ToSeconds()
-        certificate = root.sign(csr, state.node_id, MANAGER_ROLE, state.cluster_id, now, expiry_s)
-        self._first = root, csr, certificate
-        self._save_root(root.bundle_pem)
-        self._keys.save(Credentials(certificate, private_key_pem(key)), Kek(effect.unlock_key))
-        return self._use(Credentials(certificate, private_key_pem(key)))
-
-    async def _request_identity(self, effect: events.RequestIdentity) -> events.Identity:
-        issued = await bootstrap.join(effect.managers, effect.token, effect.availability, self._rng, REAL)
-        self._save_root(issued.root_pem)
-        self._keys.save(issued.credentials, issued.kek)
-        return self._use(issued.credentials)
-
-    async def _open_identity(self, effect: events.OpenIdentity) -> events.Identity:
-        unlock_key = self._keys.kek.key if effect.reuse_key else effect.unlock_key
-        self._keys, self.autolock = self._fresh_keys()
-        found = self._keys.load()
-        await asyncio.to_thread(self.autolock.recover, isinstance(found, Locked))
-        if isinstance(found, Locked):
-            if not unlock_key:
-                raise NodeLocked("the key of this node is encrypted")
-            found = self._keys.load(unlock_key)
-        if not isinstance(found, Present):
-            raise SwarmError("the node's key or certificate is missing")
-        self._root_pem = found.root_pem
-        return self._use(found.credentials)
-
-    async def _renew_certificate(self, effect: events.RenewCertificate) -> events.Identity:
-        try:
-            identity = await self._replace_certificate(effect)
-        except BaseException:
-            self.counts.renewals["failed"] += 1
-            raise
-        self.counts.renewals["renewed"] += 1
-        return identity
-
-    async def _replace_certificate(self, effect: events.RenewCertificate) -> events.Identity:
-        own, root_pem = self._credentials, effect.root_pem
-        assert own is not None
-        manager = _OwnManager(self.manager) if self.manager is not None else None
-        issued = await own_certificate.renew(manager, effect.managers, root_pem, own, self._rng, REAL)
-        if issued.root_pem != root_pem:
-            self._save_root(issued.root_pem)
-        async with self.autolock.writing:
-            if identity_of(issued.credentials.certificate_pem).role == MANAGER_ROLE:
-                await self.autolock.take(issued.kek)
-                self._keys.save(issued.credentials)
-            else:
-                self.autolock.attach(None)
-                self._keys.save(issued.credentials, Kek(), forget_raft_keys=True)
-        self._use(issued.credentials)
-        return events.Identity(issued.credentials.certificate_pem, issued.root_pem)
-
-    def _use(self, credentials: Credentials) -> events.Identity:
-        """From now on, also for connections to come of a running server."""
-        self._credentials = credentials
-        return events.Identity(credentials.certificate_pem, self._root_pem)
-
-    def _tls_context(self) -> SSLContext:
-        """For the server: who connects may come from the old or the new root of a rotation, before we follow it."""
-        assert self._credentials is not None
-        found = next(self.manager.store.all(api.Cluster), None) if self.manager is not None else None
-        trusted = trusted_roots(self._root_pem, found.root_ca if found is not None else api.RootCA())
-        if self._context is None or self._context[:2] != (trusted, self._credentials):
-            self._context = (trusted, self._credentials, member_context(self._credentials, trusted))
-        return self._context[2]
-
-    def _client_tls(self) -> ClientTls:
-        return ClientTls("swarm-manager", self._root_pem, self._credentials)
+        self._identity.forget()
 
     # --- the manager -----------------------------------------------------------------------------------------------
 
@@ -385,13 +265,13 @@ class NodeProcess:
             past_raft_ids=state.past_raft_ids,
             mixed_leadership=self._hooks.mixed_leadership,
         )
-        tls = self._tls_context, self._client_tls
-        sealer = await self.autolock.sealer()
+        tls = (lambda: self._identity.server_context(self.manager)), self._identity.client_tls
+        sealer = await self._identity.autolock.sealer()
         manager = ManagerProcess(self.directory, settings, *tls, self._clock, self._rng, sealer, self.counts)
         manager.watchers.append(self._hooks.on_changes)
         await manager.start(effect.create, state.other_managers(), effect.force_new_cluster)
         self.manager = manager
-        self.autolock.attach(manager)
+        self._identity.autolock.attach(manager)
         self._supervise(self._watch_manager(manager, effect.tag))
         return events.ManagerUp(manager.raft_id)
 
@@ -411,7 +291,7 @@ class NodeProcess:
 
     async def _stop_manager(self) -> events.ManagerDown:
         manager, self.manager = self._running_manager(), None
-        self.autolock.attach(None)
+        self._identity.autolock.attach(None)
         await manager.close()
         return events.ManagerDown(manager.raft_id, manager.others(), manager.removed.is_set())
 
@@ -421,8 +301,9 @@ class NodeProcess:
         return self.manager
 
     async def _write_first_objects(self, effect: events.WriteFirstObjects) -> None:
-        assert self._first is not None
-        root, csr, certificate = self._first
+        first = self._identity.first
+        assert first is not None
+        root, csr, certificate = first
         state, spec, details = effect.state, effect.spec, effect.details
         manager = self._running_manager()
         await manager.wait_leader(defaults.JOIN_WAIT_S)
@@ -430,7 +311,7 @@ class NodeProcess:
             lambda tx: cluster.bootstrap(tx, state.cluster_id, state.node_id, spec, root, csr, certificate, details),
             defaults.JOIN_WAIT_S,
         )
-        self._first = None
+        self._identity.first = None
 
     # --- agent and executor ----------------------------------------------------------------------------------------
 
@@ -442,7 +323,7 @@ class NodeProcess:
         agent = self._agent = AgentProcess(make, journal, hooks, self._clock)
         agent.runner = self._runner = await self._hooks.make_runner(node_id, agent)
         await agent.start()
-        self._supervise(self.autolock.run())
+        self._supervise(self._identity.autolock.run())
 
     async def _describe(self) -> api.NodeDescription:
         if self._runner is None:
@@ -466,7 +347,7 @@ class NodeProcess:
             addr = join_host_port(state.advertise_host, state.advertise_port)
             peer = Peer(state.node_id, self._node.record.role, state.cluster_id, addr)
             return LocalLink(self._running_manager().local, peer)
-        connection = await client.connect(effect.manager_addr, self._client_tls(), defaults.RPC_DIAL_TIMEOUT_S)
+        connection = await client.connect(effect.manager_addr, self._identity.client_tls(), defaults.RPC_DIAL_TIMEOUT_S)
         link = RemoteLink(connection)
         connection.closed.add_done_callback(lambda _: self._lost(link))
         return link
@@ -474,23 +355,3 @@ class NodeProcess:
     def _lost(self, link: RemoteLink) -> None:
         if self._agent is not None:
             self._agent.connection_lost(link, "the connection to the manager broke")
-
-
-class _OwnManager:
-    """The manager of this process, for own_certificate.renew."""
-
-    def __init__(self, manager: ManagerProcess) -> None:
-        self._manager = manager
-
-    @property
-    def leads(self) -> bool:
-        """See OwnManager."""
-        return self._manager.leadership.leading
-
-    async def wait_leader(self, timeout_s: float) -> None:
-        """See OwnManager."""
-        await self._manager.wait_leader(timeout_s)
-
-    async def ask(self, method: str, request: Message, timeout_s: float, peer: Peer) -> Message:
-        """See OwnManager."""
-        return await self._manager.local.unary(method, request, timeout_s, peer)

@@ -12,7 +12,8 @@ from swarm import api
 from swarm.io.node.agent_process import AgentProcess, TaskEffect
 from swarm.io.node.hooks import NodeHooks
 from swarm.io.node.manager_process import LOG_FILE
-from swarm.io.node.node_process import STATE_FILE, NodeProcess
+from swarm.io.node.node_process import NodeProcess
+from swarm.io.node.state_file import STATE_FILE
 from swarm.io.process import Clock
 from swarm.node.state import NodeState
 from swarm.store.store import Change
