@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any
 
 from certs.errors import InvalidUnlockKey
 from certs.keys import identity_of
@@ -394,8 +393,7 @@ def check(daemon: Daemon, effect: events.TaggedEffect) -> None:
             assert not daemon.agent, "one agent at a time"
 
 
-def _role(name: str) -> Any:
-    """As messages have it."""
+def _role(name: str) -> api.NodeRole:
     return api.MANAGER if name == MANAGER_ROLE else api.WORKER
 
 
