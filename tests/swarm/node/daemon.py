@@ -112,9 +112,9 @@ class Daemon:
         self._outstanding: dict[int, None] = {}
         self._renewals = itertools.count(1)
         self._raft_ids = itertools.count(100)
-        self._left_swarm = False
+        self.left_swarm = False
         self._session = False
-        self._removed_with = b""
+        self.removed_with = b""
 
     # --- what tests do ---------------------------------------------------------------------------------------------
 
@@ -253,7 +253,7 @@ class Daemon:
         assert effect.tag not in self._outstanding, "tags are unique"
         self._outstanding[effect.tag] = None
         self.performed.append(effect)
-        self._check(effect)
+        check(self, effect)
         late = 0 <= self.hold_after < len(self.performed)
         if isinstance(effect, events.StopRoles):
             self._cut_off()
@@ -261,26 +261,6 @@ class Daemon:
             self.held.append(effect)
         else:
             self._finish(effect)
-
-    def _check(self, effect: events.TaggedEffect) -> None:
-        """What the machine must never want."""
-        match effect:
-            case events.SaveState():
-                assert not self._left_swarm, "state.json is not written again after a leave"
-            case events.MakeIdentity() | events.RequestIdentity():
-                self._left_swarm = False
-            case events.StartManager():
-                assert not self.manager, "one manager at a time"
-                assert not any(isinstance(held, events.StartManager) for held in self.held), "one start at a time"
-                assert identity_of(self.disk.certificate_pem).role == MANAGER_ROLE, "a manager needs its certificate"
-                assert self.disk.certificate_pem != self._removed_with, "who was removed needs another certificate"
-            case events.StopManager():
-                assert self.manager, "only a manager that runs is stopped"
-            case events.ForgetLog():
-                assert not self.manager, "a log is not taken from a manager that runs"
-                assert self.disk.state is None or not self.disk.state.raft_id, "state.json gives the log up first"
-            case events.StartAgent():
-                assert not self.agent, "one agent at a time"
 
     def _finish(self, effect: events.TaggedEffect) -> None:
         errors = self.fail.get(type(effect))
@@ -299,8 +279,8 @@ class Daemon:
 
     def kill(self) -> None:
         """SIGKILL: only the disk stays."""
-        self.alive = self.agent = self.removed = self._left_swarm = False
-        self.manager, self._removed_with = 0, b""
+        self.alive = self.agent = self.removed = self.left_swarm = False
+        self.manager, self.removed_with = 0, b""
         self.held.clear()
         self._inbox.clear()
         self._outstanding.clear()
@@ -335,7 +315,7 @@ class Daemon:
             case events.SaveState(state=state):
                 disk.state = state
             case events.DropState():
-                disk.state, self._left_swarm = None, True
+                disk.state, self.left_swarm = None, True
             case events.SaveRoot(root_pem=root_pem):
                 disk.root_pem = root_pem
             case events.ForgetLog():
@@ -360,7 +340,7 @@ class Daemon:
             case events.Describe():
                 return api.NodeDescription(hostname=NODE)
             case events.StopRoles():
-                self.agent, self.manager, self._removed_with = False, 0, b""
+                self.agent, self.manager, self.removed_with = False, 0, b""
         return None
 
     def _take(self, role: str, number: int = 0, root_pem: bytes = b"") -> events.Identity:
@@ -388,8 +368,29 @@ class Daemon:
 
     def _stop_manager(self) -> events.ManagerDown:
         self.manager = 0
-        self._removed_with = self.disk.certificate_pem if self.removed else b""
+        self.removed_with = self.disk.certificate_pem if self.removed else b""
         return events.ManagerDown(self.disk.log, OTHERS, self.removed)
+
+
+def check(daemon: Daemon, effect: events.TaggedEffect) -> None:
+    """What a machine must never want of its daemon."""
+    match effect:
+        case events.SaveState():
+            assert not daemon.left_swarm, "state.json is not written again after a leave"
+        case events.MakeIdentity() | events.RequestIdentity():
+            daemon.left_swarm = False
+        case events.StartManager():
+            assert not daemon.manager, "one manager at a time"
+            assert not any(isinstance(held, events.StartManager) for held in daemon.held), "one start at a time"
+            assert identity_of(daemon.disk.certificate_pem).role == MANAGER_ROLE, "a manager needs its certificate"
+            assert daemon.disk.certificate_pem != daemon.removed_with, "who was removed needs another certificate"
+        case events.StopManager():
+            assert daemon.manager, "only a manager that runs is stopped"
+        case events.ForgetLog():
+            assert not daemon.manager, "a log is not taken from a manager that runs"
+            assert daemon.disk.state is None or not daemon.disk.state.raft_id, "state.json gives the log up first"
+        case events.StartAgent():
+            assert not daemon.agent, "one agent at a time"
 
 
 def _role(name: str) -> api.NodeRole:

@@ -69,6 +69,7 @@ def test_a_role_that_managers_want_is_asked_for_and_in_use_once_it_is_there(issu
 def test_a_role_that_is_only_desired_yet_changes_nothing(issuer: Issuer) -> None:
     daemon = worker(issuer)
     daemon.hear(WORKER_ROLE, wanted=MANAGER_ROLE)
+    daemon.hear(MANAGER_ROLE, wanted=WORKER_ROLE)
     daemon.advance(60.0)
     assert daemon.count(events.RenewCertificate) == 0
 
@@ -183,6 +184,16 @@ def test_an_engine_that_does_not_say_what_there_is_is_asked_again_soon(issuer: I
     daemon.advance(2 * defaults.DESCRIPTION_RETRY_S)
     assert described(daemon) == [issuer.authority.pem]
     assert daemon.status.ready
+
+
+def test_the_next_agent_is_told_although_the_last_description_never_came(issuer: Issuer) -> None:
+    daemon = Daemon(issuer, worker_disk(issuer))
+    daemon.hold = (events.Describe,)
+    daemon.boot()
+    daemon.leave()
+    daemon.hold = ()
+    assert daemon.answers[daemon.join()] is None
+    assert described(daemon) == [issuer.authority.pem]
 
 
 @pytest.mark.parametrize("ends", [Daemon.leave, Daemon.stop])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,6 +120,7 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
 )
 
 
+@pytest.mark.timeout(300)  # who searches looks at more of them
 @given(st.sampled_from([Daemon.init, Daemon.join]), ROLES, st.lists(STEPS, max_size=25))
 def test_whatever_happens_no_rule_is_broken_and_the_node_comes_to_rest(
     issuer: Issuer, first: Step, role: str, steps: list[Step]
