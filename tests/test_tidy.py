@@ -32,7 +32,6 @@ LARGE_CLASSES = {
     "swarm/agent/agent.py Agent": (355, 30),
     "swarm/io/grpc/client_calls.py ClientProtocol": (395, 35),
     "swarm/io/grpc/server_connection.py ServerConnection": (345, 32),
-    "tests/swarm/node/daemon.py Daemon": (295, 31),
     "swarm/io/node/manager_process.py ManagerProcess": (385, 34),
     "swarm/manager/dispatcher/dispatcher.py Dispatcher": (413, 28),
     "tests/sim/process.py Process": (326, 36),
