@@ -10,6 +10,7 @@ Nothing is decided here. What is learnt is on disk before the machine hears of i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import shutil
 from collections.abc import Awaitable, Callable
@@ -235,15 +236,17 @@ class NodeProcess:
             supervisor.cancel()
         await asyncio.gather(*self._supervisors, return_exceptions=True)
         self._supervisors.clear()
-        if self._agent is not None:
-            await self._agent.close()
-        if self._runner is not None:
-            await self._runner.close()
-        if self._journal is not None:
-            await asyncio.to_thread(self._journal.close)
+        agent, runner, journal = self._agent, self._runner, self._journal
         self._agent = self._runner = self._journal = None
-        if self.manager is not None:
-            await self._stop_manager()
+        async with contextlib.AsyncExitStack() as last_first:  # one that fails does not keep the others
+            if self.manager is not None:
+                last_first.push_async_callback(self._stop_manager)
+            if journal is not None:
+                last_first.push_async_callback(asyncio.to_thread, journal.close)
+            if runner is not None:
+                last_first.push_async_callback(runner.close)
+            if agent is not None:
+                last_first.push_async_callback(agent.close)
 
     async def _erase(self) -> None:
         await asyncio.to_thread(self._file.drop)
