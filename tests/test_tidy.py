@@ -54,9 +54,10 @@ INHERITING_CLASSES = (
     "tests.sim.raft_story.Story <- tests.sim.raft_world.World",
     "tests.swarm.io.node.test_lapsed.Old <- tests.swarm.node.test_bootstrap.Manager",
     "tests.swarm.io.test_process.CountingInbox <- swarm.io.process.Inbox",
-    "tests.swarm.manager.dispatcher.test_dispatcher.Cluster <- tests.swarm.manager.harness.Harness",
-    "tests.swarm.manager.test_logbroker.Broker <- tests.swarm.manager.harness.Harness",
-    "tests.swarm.manager.trust.test_external_ca.Outside <- integration.cfssl.Authority",
+    "tests.swarm.manager.dispatcher.test_dispatcher.DispatcherHarness <- "
+    "tests.swarm.manager.service_harness.ServiceHarness",
+    "tests.swarm.manager.test_logbroker.LogBrokerHarness <- tests.swarm.manager.service_harness.ServiceHarness",
+    "tests.swarm.manager.trust.test_external_ca.InMemoryAuthority <- integration.cfssl.Authority",
 )
 
 # written so that this file does not contain them

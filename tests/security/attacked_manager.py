@@ -1,7 +1,7 @@
 """A real manager under attack: its machine and services behind real TLS on loopback, and clients that obey no rules.
 
-AttackedManager is one ManagerProcess that leads a cluster with a few nodes, tasks and secrets. Intruder is a client that
-writes whatever bytes it is told to, and understands the answers.
+AttackedManager is one ManagerProcess that leads a cluster with a few nodes, tasks and secrets. Intruder is a client
+that writes whatever bytes it is told to, and understands the answers.
 """
 
 from __future__ import annotations
