@@ -48,6 +48,7 @@ from swarm.api import rpc
 from swarm.api.methods import Method, Req, Res
 from swarm.errors import DeadlineExceeded, NoLeader, SwarmError, Unavailable
 from swarm.ids import new_id
+from swarm.io.counts import Counts
 from swarm.io.node.agent_process import AgentProcess, LogSink
 from swarm.io.node.hooks import NodeHooks, Runner
 from swarm.io.node.manager_process import ManagerProcess
@@ -85,6 +86,11 @@ class Cluster:
         )
         self._node = NodeProcess(config.data_root / "swarm", hooks, self._clock, self._rng)
         self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def counts(self) -> Counts:
+        """What this node counts, for /metrics."""
+        return self._node.counts
 
     # --- life cycle ------------------------------------------------------------------------------------------------
 

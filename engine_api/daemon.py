@@ -38,7 +38,7 @@ from engine_api.front.paths import IsLocal, local_requests
 from engine_api.front.policy import Policy
 from engine_api.front.tls import Tls, TlsError
 from engine_api.routes.system import System
-from engine_api.server.metrics import serve_metrics
+from engine_api.server.metrics import registry_of, serve_metrics
 from swarm import defaults
 
 log = structlog.get_logger()
@@ -71,6 +71,7 @@ class Daemon:
         self.ready = asyncio.Event()
         self.system = System(self._engine, insecure_warnings(config), time.time)
         self.cluster = Cluster(config, self._engine, self.system.publish)
+        self._registry = registry_of(self.cluster.counts, time.time())
 
     async def run(self) -> None:
         """Start, serve until a signal, stop. Raises StartError."""
@@ -130,7 +131,7 @@ class Daemon:
         await self._listen(runner.server, local_requests(routes))
         if self._config.metrics_addr:
             try:
-                self._metrics = await serve_metrics(self._config.metrics_addr)
+                self._metrics = await serve_metrics(self._config.metrics_addr, self._registry)
             except OSError as error:
                 raise StartError(f"cannot listen on {self._config.metrics_addr}: {error.strerror or error}") from error
 

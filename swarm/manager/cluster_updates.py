@@ -20,10 +20,12 @@ from swarm import api
 from swarm.api import rpc
 from swarm.errors import NotTaken, SwarmError
 from swarm.manager.controlapi.clusters import update_cluster
+from swarm.manager.controlapi.common import require_known_values
 from swarm.manager.external_ca import Answers, Outcome, Unanswered
 from swarm.manager.service import Ask, Effect, Event, Write
 from swarm.rpc import Call, Reply, StreamEnd
 from swarm.store.store import Change
+from swarm.store.tx import Tx
 
 
 class ClusterUpdates:
@@ -59,7 +61,11 @@ class ClusterUpdates:
                 return (StreamEnd(stream, error),)
             return (Reply(stream, message),)
 
-        return Write(lambda tx: update_cluster(tx, request, answers), done=done)
+        def update(tx: Tx) -> Message:
+            require_known_values(request)
+            return update_cluster(tx, request, answers)
+
+        return Write(update, done=done)
 
     def committed(self, changes: Sequence[Change], now: float) -> Sequence[Effect]:
         """Does nothing: changes do not concern this service."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -50,11 +51,12 @@ class RpcServer:
         authorizer: Authorizer,
         next_stream: Iterator[int],
         hosts_of_members: Callable[[], Iterable[str]] = tuple,
+        lapsed: Counter[bool] | None = None,
     ) -> None:
         """handler takes events and must not block; authorizer is usually a ClusterAuthorizer.
 
         tls_context is asked for each connection. None: no TLS, for sockets that guard themselves and for tests.
-        hosts_of_members: IP addresses of nodes, which a crowd of strangers does not keep out.
+        hosts_of_members: IP addresses of nodes, which a crowd of strangers does not keep out. lapsed: see LapseReports.
         """
         self._handler = handler
         self._tls_context = tls_context
@@ -67,7 +69,7 @@ class RpcServer:
         self._calls: dict[int, ServerCall] = {}
         self._incomplete: dict[int, ServerCall] = {}
         self._dirty: list[ServerConnection] = []
-        self._lapses = LapseReports()
+        self._lapses = LapseReports(Counter() if lapsed is None else lapsed)
         self._stalled: dict[ServerConnection, tuple[int, float]] = {}
         self._unread: dict[ServerConnection, tuple[int, float]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None

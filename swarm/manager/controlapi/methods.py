@@ -16,11 +16,9 @@ from functools import partial
 from google.protobuf.message import Message
 
 from swarm.api import rpc
-from swarm.api.enums import unknown_value
 from swarm.api.methods import Method, Req, Res
-from swarm.errors import InvalidArgument
 from swarm.manager.controlapi import clusters, networks, nodes, resources, secrets, services, tasks
-from swarm.manager.controlapi.common import MALFORMED
+from swarm.manager.controlapi.common import require_known_values
 from swarm.manager.controlapi.nodes import Members
 from swarm.store.store import View
 from swarm.store.tx import Tx
@@ -124,9 +122,7 @@ def _understood(function: Callable[[Tx, Req], Res]) -> Callable[[Tx, Req], Res]:
     """The same function, which refuses requests with enumeration values that this version does not know."""
 
     def run(tx: Tx, request: Req) -> Res:
-        field = unknown_value(request)
-        if field is not None:
-            raise InvalidArgument(f"{MALFORMED}: {field} has a value that this manager does not know")
+        require_known_values(request)
         return function(tx, request)
 
     return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from random import Random
@@ -64,7 +65,8 @@ class Manager:
         self.credentials = Credentials(certificate, keys.private_key_pem(key))
         self.context = server_context(self.credentials, self.root.bundle_pem)
         authorizer = ClusterAuthorizer(CLUSTER, lambda node_id: is_blacklisted(self.lab.store, CLUSTER, node_id))
-        self.server = RpcServer(self._handle, lambda: self.context, authorizer, itertools.count(1))
+        self.lapsed: Counter[bool] = Counter()
+        self.server = RpcServer(self._handle, lambda: self.context, authorizer, itertools.count(1), lapsed=self.lapsed)
 
     def _handle(self, event: Call | StreamData | StreamEnd) -> None:
         assert isinstance(event, Call)
