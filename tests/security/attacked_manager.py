@@ -1,7 +1,7 @@
 """A real manager under attack: its machine and services behind real TLS on loopback, and clients that obey no rules.
 
-Fort is what is attacked: one ManagerProcess that leads a cluster with a few nodes, tasks and secrets. Intruder is a
-client that writes whatever bytes it is told to and understands what comes back.
+AttackedManager is one ManagerProcess that leads a cluster with a few nodes, tasks and secrets. Intruder is a client
+that writes whatever bytes it is told to, and understands the answers.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def data_frames(stream: int, body: bytes, *, end: bool = True, size: int = h2.DE
     return b"".join([*frames, h2.frame(h2.DATA, h2.END_STREAM if end else 0, stream, parts[-1])])
 
 
-class Fort:
+class AttackedManager:
     """Drives the ManagerProcess that is attacked; has what it takes to be one of its nodes."""
 
     def __init__(self, directory: Path) -> None:
