@@ -41,7 +41,7 @@ fuzz: setup ## fuzz all parsers of outside bytes with atheris: SECONDS=600 each,
 integration: setup ## run the tests with real engines in network namespaces
 	@$(PY) -m pytest -q integration
 
-proto: setup ## generate swarm/api/*_pb2.py from the .proto files
+proto: setup ## generate swarm/api/*_pb2.py and rpc.py from the .proto files
 	@scripts/proto
 
 lock: setup ## renew requirements/*.lock from pyproject.toml

@@ -95,7 +95,7 @@ class Renewal:
             case Renewed(valid_from_s, valid_until_s, role):
                 self._renewing = False
                 self._due_s = self._planned_s = self._planned(valid_from_s, valid_until_s)
-                self._judge(role, now)
+                self._judge_after(self._failures, role, now)
             case None:
                 pass
         if self._renewing or now < self._due_s:
@@ -118,6 +118,13 @@ class Renewal:
             self._failures = 0
             if not self._again:
                 self._due_s = self._planned_s
+
+    def _judge_after(self, failures: int, role: str, now: float) -> None:
+        """Clocks may differ by so much that the new certificate is due at once; so would be the next one, and so on."""
+        self._judge(role, now)
+        if self._due_s <= now:
+            self._failures = failures
+            self._back_off(now)
 
     def _judge(self, role: str, now: float) -> None:
         """Check whether the new certificate is what was requested; a request that came meanwhile needs another one."""

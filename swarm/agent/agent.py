@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
-from google.protobuf.message import Message
-
 from swarm import api, defaults
 from swarm.agent.events import (
     CancelStep,
@@ -45,8 +43,9 @@ from swarm.agent.events import (
 )
 from swarm.agent.reporter import Reporter
 from swarm.agent.worker import Worker, selects
-from swarm.api import extensions
+from swarm.api import extensions, rpc
 from swarm.api.equality import same_description
+from swarm.api.methods import AnyMethod, Method, Req
 from swarm.api.timestamps import seconds
 from swarm.errors import Aborted, Code, DeadlineExceeded, SwarmError, Unavailable
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
@@ -84,11 +83,7 @@ AgentEffect = (
     | Left
 )
 
-_SESSION = "Dispatcher/Session"
-_HEARTBEAT = "Dispatcher/Heartbeat"
-_ASSIGNMENTS = "Dispatcher/Assignments"
-_SUBSCRIPTIONS = "LogBroker/ListenSubscriptions"
-_STATUSES = ("Dispatcher/UpdateTaskStatus", "Dispatcher/UpdateVolumeStatus")
+_STATUSES = (rpc.UPDATE_TASK_STATUS, rpc.UPDATE_VOLUME_STATUS)
 
 
 class Remotes(Protocol):
@@ -124,7 +119,7 @@ class _Link:
     description: api.NodeDescription
     open_by: float | None
     registered: bool = False
-    streams: dict[int, str] = field(default_factory=dict)
+    streams: dict[int, AnyMethod] = field(default_factory=dict)
     first_message_by: float | None = None
     heartbeat_at: float | None = None
     call_by: dict[int, float] = field(default_factory=dict)
@@ -232,12 +227,12 @@ class Agent:
             raise DeadlineExceeded("session initiation timed out")
         for stream, by in link.call_by.items():
             if now >= by:
-                raise DeadlineExceeded(f"the manager did not answer {link.streams[stream]} in time")
+                raise DeadlineExceeded(f"the manager did not answer {link.streams[stream].name} in time")
         effects: list[AgentEffect] = []
         if link.heartbeat_at is not None and now >= link.heartbeat_at:
             link.heartbeat_at = None
             request = api.HeartbeatRequest(session_id=self._session_id)
-            effects.append(self._call(link, _HEARTBEAT, request, now + defaults.RPC_DIAL_TIMEOUT_S))
+            effects.append(self._call(link, rpc.HEARTBEAT, request, now + defaults.RPC_DIAL_TIMEOUT_S))
         if link.registered and (call := self._reporter.take(self._session_id, now)) is not None:
             effects.append(self._call(link, *call, now + defaults.STATUS_CALL_TIMEOUT_S))
         return effects
@@ -260,7 +255,7 @@ class Agent:
         link.open_by = None
         link.first_message_by = now + defaults.SESSION_FIRST_MESSAGE_S
         request = api.SessionRequest(description=link.description, session_id=self._session_id)
-        return [self._call(link, _SESSION, request)]
+        return [self._call(link, rpc.SESSION, request)]
 
     def _connection_lost(self, event: ConnectionLost, now: float) -> list[AgentEffect]:
         if self._link is None or event.connection != self._link.number:
@@ -296,17 +291,17 @@ class Agent:
             effects.append(Disconnect())
         return effects
 
-    def _call(self, link: _Link, method: str, request: Message, by: float | None = None) -> Call:
+    def _call(self, link: _Link, method: Method[Req, Any], request: Req, by: float | None = None) -> Call:
         self._streams += 1
         link.streams[self._streams] = method
         if by is not None:
             link.call_by[self._streams] = by
-        return Call(self._streams, method, request)
+        return Call(self._streams, method.name, request)
 
     # --- the session -----------------------------------------------------------------------------------------------
 
-    def _role(self, stream: int) -> tuple[_Link, str] | None:
-        """The current connection and the role of one of its streams; None for a stream of an earlier connection."""
+    def _role(self, stream: int) -> tuple[_Link, AnyMethod] | None:
+        """The current connection and the method of one of its streams; None for a stream of an earlier connection."""
         if self._link is None or stream not in self._link.streams:
             return None
         return self._link, self._link.streams[stream]
@@ -318,13 +313,12 @@ class Agent:
         link, method = found
         del link.streams[event.stream]
         link.call_by.pop(event.stream, None)
-        if method == _HEARTBEAT:
-            assert isinstance(event.message, api.HeartbeatResponse)
+        if method is rpc.HEARTBEAT:
             if link.farewell:
                 if event.stream == link.farewell:
                     raise Unavailable(self._unable)
                 return []
-            period_s = seconds(event.message.period)
+            period_s = seconds(rpc.HEARTBEAT.checked_response(event.message).period)
             link.heartbeat_at = now + max(period_s, defaults.HEARTBEAT_PERIOD_MIN_S)
         elif method in _STATUSES:
             self._reporter.acknowledged(now)
@@ -337,8 +331,8 @@ class Agent:
         link, method = found
         del link.streams[event.stream]
         link.call_by.pop(event.stream, None)
-        error = event.error or Aborted(f"the manager ended {method}")
-        if method == _SUBSCRIPTIONS and error.code == Code.UNIMPLEMENTED:
+        error = event.error or Aborted(f"the manager ended {method.name}")
+        if method is rpc.LISTEN_SUBSCRIPTIONS and error.code == Code.UNIMPLEMENTED:
             return []
         if method in _STATUSES and self._reporter.refused(error, now):
             return []
@@ -367,8 +361,8 @@ class Agent:
             self._session_id = message.session_id
             self._reporter.restart(self._worker.assigned(), now)
             effects.append(SessionState(self._session_id))
-            effects.append(self._call(link, _ASSIGNMENTS, api.AssignmentsRequest(session_id=self._session_id)))
-            effects.append(self._call(link, _SUBSCRIPTIONS, api.ListenSubscriptionsRequest()))
+            effects.append(self._call(link, rpc.ASSIGNMENTS, api.AssignmentsRequest(session_id=self._session_id)))
+            effects.append(self._call(link, rpc.LISTEN_SUBSCRIPTIONS, api.ListenSubscriptionsRequest()))
         managers = tuple((m.peer.node_id, m.peer.addr) for m in message.managers if m.peer.addr)
         for weighted in message.managers:
             if weighted.peer.addr:
@@ -394,7 +388,7 @@ class Agent:
         if not complete and message.applies_to != link.reference:
             del link.streams[stream]
             link.reference = ""
-            again = self._call(link, _ASSIGNMENTS, api.AssignmentsRequest(session_id=self._session_id))
+            again = self._call(link, rpc.ASSIGNMENTS, api.AssignmentsRequest(session_id=self._session_id))
             return [StreamEnd(stream, Aborted("an assignments message is missing")), again]
         link.reference = message.results_in
         self._worker.apply(message)
@@ -431,7 +425,7 @@ class Agent:
             raise Unavailable(event.error)
         link.heartbeat_at = None
         request = extensions.marked(api.HeartbeatRequest(session_id=self._session_id), extensions.ENGINE_GONE)
-        call = self._call(link, _HEARTBEAT, request, now + defaults.FAREWELL_TIMEOUT_S)
+        call = self._call(link, rpc.HEARTBEAT, request, now + defaults.FAREWELL_TIMEOUT_S)
         link.farewell = call.stream
         return [call]
 

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from google.protobuf.message import Message
+
 from swarm import api, defaults
+from swarm.api import rpc
+from swarm.api.methods import AnyMethod
 from swarm.errors import Code, SwarmError
 
 
@@ -50,10 +54,8 @@ class Reporter:
         """When take() has something to send; None while a call is running or nothing is pending."""
         return None if self._sent or self._sent_volumes else self._due
 
-    def take(
-        self, session_id: str, now: float
-    ) -> tuple[str, api.UpdateTaskStatusRequest | api.UpdateVolumeStatusRequest] | None:
-        """The next call (method and request), if one is due."""
+    def take(self, session_id: str, now: float) -> tuple[AnyMethod, Message] | None:
+        """The next call (its method and request) if one is due."""
         due = self.deadline()
         if due is None or now < due:
             return None
@@ -68,7 +70,7 @@ class Reporter:
             if len(request.updates) == self._updates_max:
                 break
         if self._sent:
-            return "Dispatcher/UpdateTaskStatus", request
+            return rpc.UPDATE_TASK_STATUS, request
         if not self._volumes:
             self._due = None
             return None
@@ -76,7 +78,7 @@ class Reporter:
         volumes = api.UpdateVolumeStatusRequest(session_id=session_id)
         for volume_id in self._sent_volumes:
             volumes.updates.add(id=volume_id, unpublished=True)
-        return "Dispatcher/UpdateVolumeStatus", volumes
+        return rpc.UPDATE_VOLUME_STATUS, volumes
 
     def acknowledged(self, now: float) -> None:
         """The running call succeeded. What changed since it was sent stays pending."""

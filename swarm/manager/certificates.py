@@ -26,6 +26,7 @@ from certs.keys import MANAGER_ROLE, WORKER_ROLE, load_csr
 from certs.root import RootCA
 from certs.tokens import same_token
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.api.timestamps import seconds
 from swarm.errors import (
     Aborted,
@@ -87,10 +88,10 @@ class CertificateAuthority:
 
     methods = frozenset(
         {
-            "CA/GetRootCACertificate",
-            "CA/GetUnlockKey",
-            "NodeCA/IssueNodeCertificate",
-            "NodeCA/NodeCertificateStatus",
+            rpc.GET_ROOT_CA_CERTIFICATE.name,
+            rpc.GET_UNLOCK_KEY.name,
+            rpc.ISSUE_NODE_CERTIFICATE.name,
+            rpc.NODE_CERTIFICATE_STATUS.name,
         }
     )
 

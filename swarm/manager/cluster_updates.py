@@ -17,18 +17,21 @@ from collections.abc import Sequence
 from google.protobuf.message import Message
 
 from swarm import api
+from swarm.api import rpc
 from swarm.errors import NotTaken, SwarmError
-from swarm.manager.controlapi.clusters import UPDATE_CLUSTER, update_cluster
+from swarm.manager.controlapi.clusters import update_cluster
+from swarm.manager.controlapi.common import require_known_values
 from swarm.manager.external_ca import Answers, Outcome, Unanswered
 from swarm.manager.service import Ask, Effect, Event, Write
 from swarm.rpc import Call, Reply, StreamEnd
 from swarm.store.store import Change
+from swarm.store.tx import Tx
 
 
 class ClusterUpdates:
     """A Service: Control/UpdateCluster."""
 
-    methods = frozenset({UPDATE_CLUSTER})
+    methods = frozenset({rpc.UPDATE_CLUSTER.name})
 
     def __init__(self) -> None:
         self._asking: dict[int, None] = {}
@@ -39,8 +42,7 @@ class ClusterUpdates:
             self._asking.pop(event.stream, None)
         if not isinstance(event, Call):
             return ()
-        assert isinstance(event.request, api.UpdateClusterRequest)
-        return (self._attempt(event.stream, event.request, Answers()),)
+        return (self._attempt(event.stream, rpc.UPDATE_CLUSTER.checked_request(event.request), Answers()),)
 
     def _attempt(self, stream: int, request: api.UpdateClusterRequest, answers: Answers) -> Write:
         def done(message: Message | None, error: SwarmError | None) -> Sequence[Effect]:
@@ -59,7 +61,11 @@ class ClusterUpdates:
                 return (StreamEnd(stream, error),)
             return (Reply(stream, message),)
 
-        return Write(lambda tx: update_cluster(tx, request, answers), done=done)
+        def update(tx: Tx) -> Message:
+            require_known_values(request)
+            return update_cluster(tx, request, answers)
+
+        return Write(update, done=done)
 
     def committed(self, changes: Sequence[Change], now: float) -> Sequence[Effect]:
         """Does nothing: changes do not concern this service."""

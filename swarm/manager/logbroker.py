@@ -20,6 +20,7 @@ from random import Random
 from typing import TypeVar
 
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.api.timestamps import is_valid, nanoseconds
 from swarm.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted, SwarmError
 from swarm.ids import new_id
@@ -72,7 +73,7 @@ class _Publication:
 class LogBroker:
     """A Service of the leader (swarm/manager/service.py). It buffers nothing; the transport handles slow readers."""
 
-    methods = frozenset({"Logs/SubscribeLogs", "LogBroker/ListenSubscriptions", "LogBroker/PublishLogs"})
+    methods = frozenset({rpc.SUBSCRIBE_LOGS.name, rpc.LISTEN_SUBSCRIPTIONS.name, rpc.PUBLISH_LOGS.name})
 
     def __init__(self, store: Store, now: float, rng: Random, own_node_id: str = "") -> None:
         self._store = store
@@ -88,9 +89,9 @@ class LogBroker:
         self._publications: dict[int, _Publication] = {}
         self._stopped = False
         self._calls: dict[str, Callable[[Call], list[Effect]]] = {
-            "Logs/SubscribeLogs": self._subscribe,
-            "LogBroker/ListenSubscriptions": self._listen,
-            "LogBroker/PublishLogs": self._publish,
+            rpc.SUBSCRIBE_LOGS.name: self._subscribe,
+            rpc.LISTEN_SUBSCRIPTIONS.name: self._listen,
+            rpc.PUBLISH_LOGS.name: self._publish,
         }
 
     # --- Service ---------------------------------------------------------------------------------------------------
@@ -153,8 +154,7 @@ class LogBroker:
     # --- readers ---------------------------------------------------------------------------------------------------
 
     def _subscribe(self, call: Call) -> list[Effect]:
-        request = call.request
-        assert isinstance(request, api.SubscribeLogsRequest)
+        request = rpc.SUBSCRIBE_LOGS.checked_request(call.request)
         if not request.HasField("selector"):
             raise InvalidArgument("log selector must be provided")
         selector = request.selector

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from certs.tls import Credentials
 from swarm import api, defaults
-from swarm.api.methods import METHODS, Method
+from swarm.api.methods import METHODS, AnyMethod
 from swarm.errors import Code
 from swarm.grpc import frames as h2
 from tests.security.absurd import fill
@@ -74,19 +74,19 @@ async def test_a_request_that_is_broken_ends_its_call_on_every_method(fort: Fort
     assert len([entry for entry in logs if entry["event"].startswith("rpc.")]) == 0
 
 
-def batches() -> list[list[Method]]:
+def batches() -> list[list[AnyMethod]]:
     methods = list(METHODS.values())
     return [methods[start : start + _AT_ONCE] for start in range(0, len(methods), _AT_ONCE)]
 
 
-def caller(fort: Fort, method: Method) -> Credentials | None:
+def caller(fort: Fort, method: AnyMethod) -> Credentials | None:
     """The least that opens a method."""
     if method.insecure:
         return None
     return fort.worker() if "swarm-worker" in method.roles else fort.manager()
 
 
-async def tried(fort: Fort, methods: list[Method], body: bytes) -> None:
+async def tried(fort: Fort, methods: list[AnyMethod], body: bytes) -> None:
     """Each call must come to an end and leave its connection alone."""
     intruders: dict[Credentials | None, Intruder] = {}
     for number, method in enumerate(methods):
@@ -196,7 +196,7 @@ def rss_bytes() -> int:
 
 
 async def test_the_memory_of_the_manager_stays_bounded_under_all_of_it(fort: Fort) -> None:
-    """A worker and strangers send for as much memory as they can get."""
+    """A worker and clients without a certificate make the manager keep as much as they can."""
     async with fort.served_meanwhile():
         before = rss_bytes()
         intruders = [await filled(fort, number) for number in range(12)]

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from certs.tls import Credentials
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.api.methods import METHODS
 from swarm.errors import Code
 from swarm.grpc import frames as h2
@@ -285,13 +286,13 @@ async def test_a_flood_of_small_messages_waits_at_the_door(fort: Fort) -> None:
 async def publishing(fort: Fort) -> tuple[Intruder, str]:
     """A worker that was asked for logs, and the subscription it was asked under."""
     reader, worker = await fort.connect(fort.manager()), await fort.connect(fort.worker())
-    listening = worker.stream("LogBroker/ListenSubscriptions", api.ListenSubscriptionsRequest())
+    listening = worker.stream(rpc.LISTEN_SUBSCRIPTIONS, api.ListenSubscriptionsRequest())
     asked = asyncio.ensure_future(anext(listening))
     await settled(lambda: bool(fort.server._calls))
     request = api.SubscribeLogsRequest()
     request.selector.task_ids.append("task-mine")
     request.options.follow = True
-    reading = reader.stream("Logs/SubscribeLogs", request)
+    reading = reader.stream(rpc.SUBSCRIBE_LOGS, request)
     lines = asyncio.ensure_future(anext(reading))
     message = await asked
     assert isinstance(message, api.SubscriptionMessage)

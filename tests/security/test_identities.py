@@ -15,7 +15,7 @@ import swarm.api
 from certs.keys import new_csr, new_private_key
 from certs.tls import Credentials
 from swarm import api
-from swarm.api import authorization_pb2
+from swarm.api import authorization_pb2, rpc
 from swarm.api.methods import BY_PATH, METHODS
 from swarm.errors import Code
 from swarm.store.tx import Tx
@@ -212,7 +212,7 @@ async def test_a_forwarded_call_that_is_replayed_by_a_worker_is_refused(fort: Fo
     for credentials in (fort.worker(), None):
         thief = await fort.intrude(credentials)
         thief.request(1, ISSUE, ask, forwarded(OTHER_WORKER, WORKER_ROLE))
-        assert (await thief.answer())[0] == Code.INVALID_ARGUMENT  # taken for a stranger, who needs a token
+        assert (await thief.answer())[0] == Code.INVALID_ARGUMENT  # as without a certificate: a token is missing
         thief.request(3, "Dispatcher/Heartbeat", PROBE, forwarded(OTHER_WORKER, WORKER_ROLE))
         assert (await thief.answer(3))[1].startswith(FALSE_FORWARDER)
     assert fort.process.store.get(api.Node, WORKER).certificate.csr == b""  # type: ignore[union-attr]
@@ -257,7 +257,7 @@ async def test_an_expired_certificate_and_one_of_the_future_get_nothing(fort: Fo
 
 
 async def test_a_certificate_signed_by_a_nodes_own_key_is_refused(fort: Fort) -> None:
-    """A node certificate is no authority: what its key signs does not lead to the root."""
+    """A node certificate is not a CA: what its key signs does not chain to the root."""
     forged = Pki()
     leaf = forged.issue(MANAGER, MANAGER_ROLE)
     chain = Credentials(leaf.certificate_pem + fort.worker().certificate_pem, leaf.key_pem)
@@ -292,10 +292,10 @@ async def test_a_node_that_is_removed_loses_its_open_connections_at_once(fort: F
 async def test_a_worker_that_asks_for_a_managers_certificate_gets_a_workers(fort: Fort) -> None:
     connection = await fort.connect(fort.worker())
     request = api.IssueNodeCertificateRequest(csr=new_csr(new_private_key()), role=api.MANAGER)
-    answer = await connection.unary("NodeCA/IssueNodeCertificate", request)
+    answer = await connection.unary(rpc.ISSUE_NODE_CERTIFICATE, request)
     assert isinstance(answer, api.IssueNodeCertificateResponse)
     assert answer.node_id == WORKER
-    status = await connection.unary("NodeCA/NodeCertificateStatus", api.NodeCertificateStatusRequest(node_id=WORKER))
+    status = await connection.unary(rpc.NODE_CERTIFICATE_STATUS, api.NodeCertificateStatusRequest(node_id=WORKER))
     assert isinstance(status, api.NodeCertificateStatusResponse)
     assert status.certificate.role == api.WORKER
     assert b"CERTIFICATE" in status.certificate.certificate

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from certs.tls import client_context
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.grpc import frames as h2
 from swarm.store.tx import Tx
 from tests.security.fort import OTHER_WORKER, WORKER, Fort, framed, settled
@@ -28,8 +29,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "RPC_STRANGERS_PER_S_MAX", 20)
 
 
-class Crowd:
-    """Connections from all of the addresses, again and again: whoever is thrown out comes back."""
+class ConnectionFlood:
+    """Connections from all of the addresses, again and again: an address whose connection is closed comes back."""
 
     def __init__(self, fort: Fort, hello: bytes, context: ssl.SSLContext | None, requests: bytes = b"") -> None:
         self.came = 0
@@ -73,9 +74,9 @@ class Crowd:
 
 
 @contextlib.asynccontextmanager
-async def crowd(fort: Fort, hello: bytes, tls: bool, requests: bytes = b"") -> AsyncIterator[Crowd]:
-    """It is there when all of the addresses have come once, and goes on until the end."""
-    made = Crowd(fort, hello, client_context(fort.client_tls(None)) if tls else None, requests)
+async def flood(fort: Fort, hello: bytes, tls: bool, requests: bytes = b"") -> AsyncIterator[ConnectionFlood]:
+    """Begins when every address has connected once, and continues until the block ends."""
+    made = ConnectionFlood(fort, hello, client_context(fort.client_tls(None)) if tls else None, requests)
     try:
         await settled(lambda: made.came > len(ADDRESSES))
         yield made
@@ -92,7 +93,7 @@ async def crowd(fort: Fort, hello: bytes, tls: bool, requests: bytes = b"") -> A
         pytest.param(h2.PREFACE + h2.settings_frame({}), True, id="strangers"),
     ],
 )
-async def test_members_are_served_and_let_in_while_strangers_crowd_in_from_everywhere(
+async def test_members_are_served_and_let_in_while_strangers_connect_from_everywhere(
     fort: Fort, hello: bytes, tls: bool
 ) -> None:
     def move(tx: Tx) -> None:
@@ -100,10 +101,10 @@ async def test_members_are_served_and_let_in_while_strangers_crowd_in_from_every
 
     await fort.write(move)  # it was never here since the manager started, the store knows where it lives
     with capture_logs() as logs:
-        async with fort.served_meanwhile(), crowd(fort, hello, tls) as strangers:
+        async with fort.served_meanwhile(), flood(fort, hello, tls) as strangers:
             for _ in range(20):
                 member = await fort.connect(fort.worker(OTHER_WORKER))
-                await member.unary("CA/GetRootCACertificate", api.GetRootCACertificateRequest())
+                await member.unary(rpc.GET_ROOT_CA_CERTIFICATE, api.GetRootCACertificateRequest())
                 member.close()
                 await fort.intrude(fort.worker(), source=HOME)  # at the first try
     assert strangers.most <= PLACES

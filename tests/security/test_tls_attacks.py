@@ -1,4 +1,4 @@
-"""Attacks on the cluster port before the first request: TLS of yesterday, half handshakes, and places that are held."""
+"""Attacks on the cluster port before the first request: old TLS, half handshakes, and connections held open."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from certs.records import USELESS_RECORDS_MAX
 from certs.tls import client_context
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc import frames as h2
 from swarm.grpc.frames import ErrorCode
@@ -144,7 +145,7 @@ async def test_one_certificate_gets_only_so_many_connections(fort: Fort, monkeyp
                 await fort.connect(fort.worker())
     assert [entry["event"] for entry in logs] == ["rpc.not_admitted"]
     async with fort.served_meanwhile():
-        await connections[0].unary("CA/GetRootCACertificate", ROOT)
+        await connections[0].unary(rpc.GET_ROOT_CA_CERTIFICATE, ROOT)
     assert not any(connection.closed.done() for connection in connections)
 
 
@@ -235,7 +236,7 @@ def tls_1_2_context() -> ssl.SSLContext:
 
 
 async def test_tls_1_2_is_not_negotiated_again(fort: Fort) -> None:
-    """A client could make the server sign as often as it likes; and who it is must not change in the middle."""
+    """A client could make the server sign as often as it likes, or change its identity in mid-connection."""
     session = Session(fort, tls_1_2_context())
     await session.connect()
     assert session.tls.version() == "TLSv1.2"
@@ -305,8 +306,8 @@ async def test_a_member_behind_the_address_of_a_flood_is_let_in(fort: Fort, monk
     for _ in range(12):
         flood.append(await fort.intrude())
         member = await fort.connect(fort.worker())
-        await member.unary("CA/GetRootCACertificate", ROOT)
+        await member.unary(rpc.GET_ROOT_CA_CERTIFICATE, ROOT)
         member.close()
     assert sum(intruder.outcome.closed for intruder in flood) >= 4
-    with pytest.raises(SwarmError):  # who is displaced can only come again
-        await (await fort.connect()).unary("Dispatcher/Heartbeat", api.HeartbeatRequest())
+    with pytest.raises(SwarmError):  # a displaced connection can only try again
+        await (await fort.connect()).unary(rpc.HEARTBEAT, api.HeartbeatRequest())

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from certs import tokens
 from certs.keys import new_csr, new_private_key
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.errors import Code, SwarmError
 from swarm.grpc import frames as h2
 from swarm.manager import certificates
@@ -25,9 +26,9 @@ def issue(token: str) -> api.IssueNodeCertificateRequest:
 
 
 async def ask(fort: Fort, token: str) -> tuple[int, str]:
-    """What a stranger with this token is told; (0, node ID) when it is let in."""
+    """The answer to a newcomer with this token: (code, text), or (0, node ID) when it is admitted."""
     try:
-        answer = await (await fort.connect()).unary("NodeCA/IssueNodeCertificate", issue(token))
+        answer = await (await fort.connect()).unary(rpc.ISSUE_NODE_CERTIFICATE, issue(token))
     except SwarmError as error:
         return int(error.code), error.message
     assert isinstance(answer, api.IssueNodeCertificateResponse)
@@ -77,7 +78,7 @@ def test_tokens_are_compared_in_constant_time_whatever_is_given(monkeypatch: pyt
         compared.append((left, right))
         return real(left, right)
 
-    monkeypatch.setattr(tokens.hmac, "compare_digest", watch)
+    monkeypatch.setattr(hmac, "compare_digest", watch)
     for given in ("", "x", "SWMTKN-1-abc", "a-token", "a-tokem"):
         assert tokens.same_token("a-token", given) is (given == "a-token")
     assert [right for _, right in compared] == [b"", b"x", b"SWMTKN-1-abc", b"a-token", b"a-tokem"]
@@ -149,7 +150,7 @@ async def test_a_rotated_token_counts_at_once_and_the_old_one_no_more(fort: Fort
     request = api.UpdateClusterRequest(cluster_id=fort.cluster.id, cluster_version=fort.cluster.meta.version)
     request.spec.CopyFrom(fort.cluster.spec)
     setattr(request.rotation, f"{role}_join_token", True)
-    answer = await manager.unary("Control/UpdateCluster", request)
+    answer = await manager.unary(rpc.UPDATE_CLUSTER, request)
     assert isinstance(answer, api.UpdateClusterResponse)
     after = answer.cluster.root_ca.join_tokens
     other = "manager" if role == "worker" else "worker"

@@ -25,6 +25,7 @@ from swarm.address import join_host_port
 from swarm.agent import events as agent_events
 from swarm.agent.agent import Agent
 from swarm.errors import SwarmError, Unavailable
+from swarm.io.counts import Counts
 from swarm.io.disk.raft_disk import TaskJournal
 from swarm.io.grpc import client
 from swarm.io.node.agent_process import AgentHooks, AgentProcess, Link, LocalLink, RemoteLink
@@ -55,11 +56,12 @@ _CANCELLED_AT_STOP = (
 
 
 class NodeProcess:
-    """See the module. manager: while it runs."""
+    """See the module. manager: while it runs. counts: since the daemon started."""
 
     def __init__(self, directory: Path, hooks: NodeHooks, clock: Clock, rng: Random) -> None:
         self.directory = directory
         self.manager: ManagerProcess | None = None
+        self.counts = Counts()
         self._hooks = hooks
         self._clock = clock
         self._rng = rng
@@ -69,7 +71,7 @@ class NodeProcess:
         self._requests: dict[int, asyncio.Future[None]] = {}
         renew = partial(self._inbox.put, events.RenewCertificateNow())
         self._file = StateFile(directory)
-        self._identity = NodeIdentity(directory, rng, clock.now, renew)
+        self._identity = NodeIdentity(directory, rng, clock.now, renew, self.counts)
         self._agent: AgentProcess | None = None
         self._runner: Runner | None = None
         self._journal: TaskJournal | None = None
@@ -265,7 +267,7 @@ class NodeProcess:
         )
         tls = (lambda: self._identity.server_context(self.manager)), self._identity.client_tls
         sealer = await self._identity.autolock.sealer()
-        manager = ManagerProcess(self.directory, settings, *tls, self._clock, self._rng, sealer)
+        manager = ManagerProcess(self.directory, settings, *tls, self._clock, self._rng, sealer, self.counts)
         manager.watchers.append(self._hooks.on_changes)
         await manager.start(effect.create, state.other_managers(), effect.force_new_cluster)
         self.manager = manager

@@ -1,4 +1,4 @@
-"""A leader reduced to its store: writes of a service are applied at once, or when the test says so."""
+"""Drives one swarm.manager.service.Service on a store: its writes are applied at once, or when the test says so."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from swarm.errors import NotLeader, SwarmError
-from swarm.manager.service import Effect, Service, Write
+from swarm.manager.service import Ask, Effect, Service, Write
 from swarm.rpc import WORKER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
 from swarm.store.store import Store
 from swarm.store.tx import Tx
@@ -17,8 +17,11 @@ from swarm.store.tx import Tx
 M = TypeVar("M", bound=Message)
 
 
-class Harness:
-    """Owns store and clock. ``out`` collects what goes to clients; ``held`` what waits for its commit."""
+class ServiceHarness:
+    """Drives one Service.
+
+    It owns the store and the clock. ``out`` collects what goes to clients; ``held`` what waits for its commit.
+    """
 
     def __init__(self) -> None:
         self.store = Store()
@@ -87,6 +90,7 @@ class Harness:
     def perform(self, effects: Sequence[Effect]) -> None:
         """Do what the service wants."""
         for effect in effects:
+            assert not isinstance(effect, Ask), "nothing that runs here asks another machine"
             if not isinstance(effect, Write):
                 self.out.append(effect)
             elif self.hold:
