@@ -47,12 +47,6 @@ class Group:
         manager = self._manager()
         return manager is not None and manager.group.can_remove(node_id)
 
-    def remove(self, node_id: str) -> None:
-        """Ask for the removal of a member; it may take some time, and asking again does no harm."""
-        manager = self._manager()
-        if manager is not None:
-            manager.group.remove(node_id)
-
     def member_of(self, node_id: str) -> api.ManagerStatus | None:
         """See Members."""
         manager = self._manager()

@@ -9,6 +9,7 @@ from random import Random
 from google.protobuf.message import Message
 
 from swarm import api
+from swarm.errors import SwarmError
 from swarm.manager.external_ca import Outcome, Question
 from swarm.manager.service import Service, Write
 from swarm.manager.stage import Stage
@@ -39,10 +40,46 @@ class Leadership:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Effect: this member does not lead; give the call to the leader, and its answers to the caller."""
+    """Effect: open this call on the connection to the leader; what becomes of it is told under the tag.
 
+    ForwardAnswered tells each answer, and how the connection ended. ForwardOpened tells that a client stream is open:
+    what its client sends may follow. ForwardFailed tells that the connection could not be made.
+    """
+
+    tag: int
     call: Call
     leader: api.RaftMember
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardMore:
+    """Effect: what else the client of this call sends; an end with an error cancels it, whether it is open or not."""
+
+    tag: int
+    word: StreamData | StreamEnd
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardOpened:
+    """Event: see Forward."""
+
+    tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardFailed:
+    """Event: see Forward."""
+
+    tag: int
+    error: SwarmError
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardAnswered:
+    """Event: see Forward."""
+
+    tag: int
+    answer: Reply | StreamData | StreamEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +164,7 @@ ManagerEffect = (
     | Changed
     | Leadership
     | Forward
+    | ForwardMore
     | CheckPeer
     | DialPeer
     | AskAuthority
@@ -140,6 +178,9 @@ ManagerEvent = (
     Call
     | StreamData
     | StreamEnd
+    | ForwardOpened
+    | ForwardFailed
+    | ForwardAnswered
     | PeerChecked
     | PeerDialled
     | PeerKnown

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from swarm import api, defaults
 from swarm.errors import Internal, NotLeader, NotTaken, ResourceExhausted, SwarmError
-from swarm.manager.service import Effect, Write
+from swarm.manager.service import Effect, RemoveMember, Write
 from swarm.manager.stage import DUE_NOW, Stage
 from swarm.rpc import Reply, StreamEnd
 from swarm.store.store import Store
@@ -69,6 +69,7 @@ class Leader:
         self._strict = strict
         self._inbox: deque[Write] = deque()
         self._answers: list[_Answer] | None = None
+        self._after_commit: list[Effect] = []
         self._now = now
         self._feeds = [_Feed(name, stage) for name, stage in stages]
         for feed in self._feeds:
@@ -112,16 +113,17 @@ class Leader:
         actions = tx.actions()
         self._forget_unchanged(tx, actions)
         if not actions:
-            return None, [effect for answer in answers for effect in self._answer(answer)]
-        self._answers = answers
+            return None, [*self._answer_all(answers), *_effects(tx)]
+        self._answers, self._after_commit = answers, _effects(tx)
         request = api.InternalRaftRequest(id=self._rng.getrandbits(63) | 1)
         request.action.extend(actions)
         return request.SerializeToString(), []
 
     def committed(self) -> list[Effect]:
-        """The pass in flight is applied: answer its writes."""
+        """The pass in flight is applied: answer its writes, and do what was to be done after the commit."""
         answers, self._answers = self._answers or [], None
-        return [effect for answer in answers for effect in self._answer(answer)]
+        effects, self._after_commit = self._after_commit, []
+        return [*self._answer_all(answers), *effects]
 
     def wake(self) -> None:
         """Something outside the store changed (the Raft group): run a pass."""
@@ -129,19 +131,19 @@ class Leader:
 
     def refused(self, error: SwarmError) -> list[Effect]:
         """The log did not take the pass in flight: its writes fail, and every stage starts over."""
-        answers, self._answers = self._answers or [], None
+        answers, self._answers, self._after_commit = self._answers or [], None, []
         for feed in self._feeds:
             feed.stage.rebuild(self._store, self._now)
         self._fresh = True
-        return [effect for answer in answers for effect in self._answer(_Answer(answer.write, error=error))]
+        return self._answer_all([_Answer(answer.write, error=error) for answer in answers])
 
     def stop(self) -> list[Effect]:
         """Leadership is lost: nobody can say what becomes of what was proposed; the rest was not taken."""
         ended = [_Answer(answer.write, error=NotLeader()) for answer in self._answers or ()]
         ended += [_Answer(write, error=NotTaken()) for write in self._inbox]
-        self._answers = None
+        self._answers, self._after_commit = None, []
         self._inbox.clear()
-        return [effect for answer in ended for effect in self._answer(answer)]
+        return self._answer_all(ended)
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
@@ -181,6 +183,9 @@ class Leader:
             log.exception("stage.failed", stage=feed.name, retry_s=STAGE_PARK_S)
             feed.parked_until = tx.now + STAGE_PARK_S
 
+    def _answer_all(self, answers: Sequence[_Answer]) -> list[Effect]:
+        return [effect for answer in answers for effect in self._answer(answer)]
+
     def _answer(self, answer: _Answer) -> list[Effect]:
         write = answer.write
         if write.done is not None:
@@ -212,3 +217,9 @@ class Leader:
             if key not in changed:
                 for feed in self._feeds:
                     feed.pending.pop(key, None)
+
+
+def _effects(tx: Tx) -> list[Effect]:
+    """What the writes and stages of a pass want done outside the store."""
+    assert all(isinstance(effect, RemoveMember) for effect in tx.effects), tx.effects
+    return [effect for effect in tx.effects if isinstance(effect, RemoveMember)]

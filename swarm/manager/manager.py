@@ -6,27 +6,38 @@ Calls come in (from peers or from this process), effects go out; between them th
          -> store.apply -> Reply to the callers, committed(changes) to every service -> StreamData to the agents
 
 Reads of the control API wait for a read barrier of the log, so that no deposed leader answers from an old store.
+The manager gives events to its parts and collects their effects:
+
+    Consensus   drives the Raft core, applies what commits
+    Messages    what other members send
+    Changes     members join and leave, leadership is handed over
+    Calls       where each open call is
+    Leading     passes and services, while this manager leads
 
 (swarmkit: manager/manager.go, manager/state/raft/raft.go)
 """
 
 from __future__ import annotations
 
-import heapq
-from dataclasses import replace
+import itertools
+from collections.abc import Sequence
 from random import Random
 
 import structlog
 
-from swarm import api, defaults
-from swarm.api.methods import METHODS
-from swarm.errors import Internal, NoLeader, NotTaken, ResourceExhausted, SwarmError, Unimplemented
-from swarm.manager import health
+from swarm.api import raftpb
+from swarm.errors import Internal, NoLeader, NotTaken, SwarmError, Unavailable, Unimplemented
+from swarm.manager.calls import Calls
+from swarm.manager.certificates import is_demoted
 from swarm.manager.events import (
     AuthorityAnswered,
+    Changed,
     DialPeer,
-    Forward,
+    ForwardAnswered,
+    ForwardFailed,
+    ForwardOpened,
     FoundAt,
+    Leadership,
     ManagerEffect,
     ManagerEvent,
     Parts,
@@ -35,94 +46,117 @@ from swarm.manager.events import (
     PeerDialled,
     PeerKnown,
 )
-from swarm.manager.member import GroupMember
-from swarm.manager.service import Service, Write
+from swarm.manager.group import health
+from swarm.manager.group.changes import Changes
+from swarm.manager.group.consensus import Consensus
+from swarm.manager.group.members import RaftGroup
+from swarm.manager.group.messages import Messages
+from swarm.manager.leading import LOG_SAYS_WHY, Leading
+from swarm.manager.service import Write
 from swarm.raft import events
 from swarm.raft.raft import Raft
-from swarm.rpc import Call, Reply, StreamData, StreamEnd
-from swarm.store.store import Store
+from swarm.rpc import MANAGER_ROLE, Call, Reply, StreamData, StreamEnd
+from swarm.store.store import Change, Store
 
 log = structlog.get_logger()
 
-_LOG_SAYS_WHY = "the manager could not carry out this request; its log says why"
 
-
-class Manager(GroupMember):
+class Manager:
     """One manager. store: as restored from the snapshot that ``raft`` was started with.
 
     strict: an exception inside a stage, a write or a read ends the machine, as tests want it.
     """
 
     def __init__(self, raft: Raft, store: Store, parts: Parts, rng: Random, strict: bool = False) -> None:
-        super().__init__(raft, store, parts, rng, strict)
+        self.raft = raft
+        self.store = store
+        self.group = RaftGroup(raft.config.raft_id)
+        self._parts = parts
+        self._strict = strict
+        out: list[ManagerEffect] = []
+        tags = itertools.count(1)
+        self._out = out
+        self._calls = Calls(raft, self.group, parts.reads, out, tags)
+        self._leading = Leading(store, parts, self.group, self._calls, out, tags, rng, strict)
+        self._consensus = Consensus(raft, store, self.group, self, out, parts.mixed_leadership, strict)
+        self._messages = Messages(self.group, self._consensus, out)
+        self._changes = Changes(raft, store, self.group, self._consensus, self._calls, out, tags, rng)
 
     # --- machine ---------------------------------------------------------------------------------------------------
 
     def handle(self, event: ManagerEvent | None, now: float) -> list[ManagerEffect]:
         """See Machine.handle."""
-        self._now = now
         match event:
             case Call():
                 self._call(event, now)
-            case StreamData(stream=stream) | StreamEnd(stream=stream):
-                self._more(stream, event, now)
+            case StreamData() | StreamEnd():
+                self._more(event, now)
             case Write():
-                self._submit(event)
+                self._leading.submit(event, now)
+            case ForwardOpened():
+                self._calls.forward_opened(event)
+            case ForwardFailed():
+                self._calls.forward_failed(event, now)
+            case ForwardAnswered():
+                self._calls.forward_answered(event, now)
             case PeerChecked():
-                self._joiner_checked(event)
-            case AuthorityAnswered(tag=tag, outcome=outcome):
-                done = self._asked.pop(tag, None)
-                if done is not None:
-                    self._perform(done(outcome, now))
+                self._changes.joiner_checked(event, self.leading)
+            case AuthorityAnswered():
+                self._leading.answered(event, now)
             case PeerKnown(raft_id=raft_id, ours=ours):
                 self.group.known(raft_id, ours)
-                self._set_pace(now)
+                self._consensus.configure(now)
             case PeerDialled():
                 self._dialled(event)
             case FoundAt(addr=addr, moved=moved):
-                if self.leader is not None:
+                if self.leading:
                     self.group.found_at(addr, moved)
             case PeerAnswered(raft_id=raft_id, round_trip_s=round_trip_s):
-                self.pace.measured(raft_id, round_trip_s)
-                self._set_pace(now)
+                self._consensus.round_trips.measured(raft_id, round_trip_s)
+                self._consensus.configure(now)
             case None:
-                self._raft(None, now)
-                for service in self._services:
-                    due = service.deadline()
-                    if due is not None and due <= now:
-                        self._perform(service.wake(now))
+                self._consensus.step(None, now)
+                self._leading.wake(now)
                 self._expire(now)
             case events.TransferLeadership(to=to):
-                self._heir = to
+                self._changes.heir = to
             case events.Unreachable(raft_id=raft_id) | events.Gone(raft_id=raft_id):
                 self.group.lost(raft_id)
-                self._raft(event, now)
+                self._consensus.step(event, now)
             case _:
-                self._raft(event, now)
-        self._yield_leadership(now)
-        self._change_group(now)
-        self._hand_over(now)
-        self._pass(now)
+                self._consensus.step(event, now)
+        self._decide(now)
+        out = list(self._out)
+        self._out.clear()
+        return out
+
+    def _decide(self, now: float) -> None:
+        """What follows from any event."""
+        changes, leading = self._changes, self._leading
+        if leading.leader is not None:
+            changes.yield_leadership(now)
+            changes.propose(now)
+        if leading.leader is None or not leading.leader.in_flight:
+            changes.hand_over(now)
+        if not self.raft.transferring and (entry := leading.next_pass(now)) is not None:
+            self._consensus.step(events.Propose(leading.pass_tag, entry), now)
         for member in self.group.dials(now):
             self._out.append(DialPeer(member.raft_id, member.node_id, member.addr))
-        out, self._out = self._out, []
-        return out
 
     def deadline(self) -> float | None:
         """See Machine.deadline."""
-        candidates = [self.raft.deadline()]
-        if self.leader is not None:
-            if not self.raft.transferring:
-                candidates.append(self.leader.deadline())
-            candidates.extend(service.deadline() for service in self._services)
-        if self._waiting:
-            candidates.append(self._waiting[0][0])
+        leading = self._leading.deadline(passes=not self.raft.transferring)
+        candidates = (self.raft.deadline(), leading, self._calls.deadline())
         return min((due for due in candidates if due is not None), default=None)
+
+    def restore(self, snapshot: raftpb.Snapshot) -> None:
+        """Begin with a snapshot's store and membership."""
+        self._consensus.restore(snapshot)
 
     @property
     def leading(self) -> bool:
         """Whether this manager leads and its leader is at work."""
-        return self.leader is not None
+        return self._leading.leader is not None
 
     def _dialled(self, event: PeerDialled) -> None:
         """It was seen whether a member is where it seems to be."""
@@ -136,100 +170,79 @@ class Manager(GroupMember):
     # --- calls -----------------------------------------------------------------------------------------------------
 
     def _call(self, call: Call, now: float) -> None:
-        if call.method == "Health/Check":
+        method = call.method
+        if method == "Health/Check":
             self._out.append(health.answer(call))
-        elif call.method == "Raft/ProcessRaftMessage":
-            assert isinstance(call.request, api.ProcessRaftMessageRequest)
-            if self._receive(call.stream, call.request.message, call.peer, now):
-                self._out.append(Reply(call.stream, api.ProcessRaftMessageResponse()))
-        elif call.method == "Raft/StreamRaftMessage":
-            self._out += self._incoming.begin(call, now)
-        elif call.method == "Raft/ResolveAddress":
-            assert isinstance(call.request, api.ResolveAddressRequest)
-            self._resolve(call, call.request.raft_id)
-        elif call.method == "RaftMembership/Join" and (answer := self._known_joiner(call)) is not None:
+        elif method == "Raft/ProcessRaftMessage":
+            self._messages.process(call, now)
+        elif method == "Raft/StreamRaftMessage":
+            self._messages.begin(call, now)
+        elif method == "Raft/ResolveAddress":
+            self._messages.resolve(call)
+        elif method == "RaftMembership/Join" and (answer := self._changes.known_joiner(call)) is not None:
             self._out.append(answer)
-        elif self.leader is not None:
+        elif self.leading:
             self._lead_call(call, now)
         else:
-            self._pass_on(call, now)
+            self._calls.pass_on(call, now)
 
     def _lead_call(self, call: Call, now: float) -> None:
         method = call.method
         if method == "RaftMembership/Join":
-            self._join(call)
+            self._changes.join(call)
         elif method == "RaftMembership/Leave":
-            self._leave(call)
-        elif (service := self._routes.get(method)) is not None:
-            self._streams[call.stream] = service
-            self._remember(call)
-            self._serve(service, call, now)
+            self._changes.leave(call)
+        elif (service := self._leading.service_of(method)) is not None:
+            self._calls.at_service(call, service)
+            self._leading.serve(service, call, now)
         elif (write := self._parts.writes.get(method)) is not None and call.request is not None:
             request = call.request
-            self._remember(call)
-            self._submit(Write(lambda tx: write(tx, request), call.stream))
+            self._calls.at_write(call)
+            self._leading.submit(Write(lambda tx: write(tx, request), call.stream), now)
         elif method in self._parts.reads:
-            self._tag += 1
-            self._reads[self._tag] = call
-            self._raft(events.ReadBarrier(self._tag), now)
+            self._consensus.step(events.ReadBarrier(self._calls.at_barrier(call)), now)
         else:
             self._out.append(StreamEnd(call.stream, Unimplemented(f"{method} is not available in this version")))
 
-    def _serve(self, service: Service, event: Call | StreamData | StreamEnd, now: float) -> None:
-        """A service that fails costs the call that it failed on; whatever a node sends must not stop the manager."""
-        try:
-            effects = service.handle(event, now)
-        except Exception:
-            if self._strict:
-                raise
-            log.exception("service.failed", service=type(service).__name__, word=type(event).__name__)
-            effects = [StreamEnd(event.stream, Internal(_LOG_SAYS_WHY))]
-        self._perform(effects)
-
-    def _remember(self, call: Call) -> None:
-        """Until a call with one request and one answer is answered, another leader could take it as well."""
-        if call.request is not None and not METHODS[call.method].server_streaming:
-            self._open[call.stream] = call
-
-    def _pass_on(self, call: Call, now: float) -> None:
-        """This manager does not lead: the leader answers, and while there is none the call waits for an election."""
-        leader = self.group.peers.get(self.raft.leader)
-        if call.peer.forwarder or (not call.peer.local and call.method.startswith("Control/")):
-            self._out.append(StreamEnd(call.stream, NotTaken()))
-        elif call.since is not None and now >= call.since + self._patience_s:
-            self._out.append(StreamEnd(call.stream, NoLeader()))
-        elif leader is not None and leader.raft_id != self.group.raft_id:
-            self._out.append(Forward(replace(call, since=call.since or now), leader))
-        elif len(self._waiting) >= defaults.INBOX_CALLS_MAX:
-            self._out.append(StreamEnd(call.stream, ResourceExhausted("too many calls wait for a leader")))
-        else:
-            self._wait_for_leader(call, now)
+    def _more(self, event: StreamData | StreamEnd, now: float) -> None:
+        if event.stream in self._messages.streams:
+            self._messages.more(event, now)
+        elif (service := self._calls.more(event)) is not None:
+            self._leading.serve(service, event, now)
 
     def _expire(self, now: float) -> None:
-        while self._waiting and self._waiting[0][0] <= now:
-            _, _, call = heapq.heappop(self._waiting)
-            self._out.append(StreamEnd(call.stream, NoLeader()))
+        for call, words in self._calls.expire(now):
+            self._call(call, now)
+            for word in words:
+                self._more(word, now)
 
-    def _more(self, stream: int, event: StreamData | StreamEnd, now: float) -> None:
-        if stream in self._incoming:
-            self._more_of_messages(stream, event, now)
-            return
-        service = self._streams.get(stream)
-        if service is not None:
-            if isinstance(event, StreamEnd) and event.error is not None:
-                self._streams.pop(stream, None)
-                self._open.pop(stream, None)
-            self._serve(service, event, now)
-            return
-        if isinstance(event, StreamEnd):
-            if self._waiting:
-                self._waiting = [item for item in self._waiting if item[1] != stream]
-                heapq.heapify(self._waiting)
-            self._open.pop(stream, None)
-            self._reads = {tag: call for tag, call in self._reads.items() if call.stream != stream}
+    def waiting_bytes(self, stream: int) -> int:
+        """What a client stream sent that waits here until the leader can be given it."""
+        return self._calls.waiting_bytes(stream)
 
-    def _read(self, tag: int) -> None:
-        call = self._reads.pop(tag, None)
+    # --- what the group decides (Above) ----------------------------------------------------------------------------
+
+    def applied(self, changes: Sequence[Change], now: float) -> None:
+        """See Above."""
+        if self._leading.leader is not None:
+            self._leading.perform(self._leading.leader.committed(), now)
+        self._out.append(Changed(changes))
+        self._leading.tell(changes, now)
+
+    def membership_applied(self, change: raftpb.ConfChange | None, index: int, now: float) -> None:
+        """See Above."""
+        self._changes.applied(change, index)
+        self._leading.tell((), now)
+        if self._leading.leader is not None:
+            self._leading.leader.wake()
+
+    def accepted(self, tag: int, index: int) -> None:
+        """See Above."""
+        self._changes.accepted(tag, index)
+
+    def read_ready(self, tag: int) -> None:
+        """See Above."""
+        call = self._calls.take_barrier(tag)
         if call is None or call.request is None:
             return
         try:
@@ -240,4 +253,40 @@ class Manager(GroupMember):
             if self._strict:
                 raise
             log.exception("read.failed", method=call.method)
-            self._out.append(StreamEnd(call.stream, Internal(_LOG_SAYS_WHY)))
+            self._out.append(StreamEnd(call.stream, Internal(LOG_SAYS_WHY)))
+
+    def refused(self, tag: int, reason: events.Reason, now: float) -> None:
+        """See Above."""
+        call = self._calls.take_barrier(tag)
+        if call is not None:
+            self._calls.ask_again(call, now)
+            return
+        log.warning("raft.refused", reason=reason.value)
+        leading = self._leading
+        if not self._changes.refused(tag, reason) and leading.leader is not None and tag == leading.pass_tag:
+            moves = reason in (events.Reason.NOT_LEADER, events.Reason.TRANSFERRING)
+            error = NotTaken() if moves else Unavailable(f"raft: {reason.value}")
+            leading.perform(leading.leader.refused(error), now)
+
+    def leads(self, term: int, now: float) -> None:
+        """See Above: the leader can start."""
+        self._calls.leader_is(self.group.raft_id, now)
+        self._leading.begin(now)
+        self._out.append(Leadership(True, self.group.raft_id, term))
+        for call in self._calls.take_waiting():
+            if call.peer.role == MANAGER_ROLE and is_demoted(self.store, call.peer.node_id):
+                self._out.append(StreamEnd(call.stream, NoLeader()))  # nobody who knew let it in; it may ask again
+            else:
+                self._lead_call(call, now)
+
+    def follows(self, term: int, leader: int, now: float) -> None:
+        """See Above."""
+        self._calls.leader_is(leader, now)
+        if self._leading.leader is not None:
+            self._leading.stop(now)
+            self._calls.deposed(now)
+            self._changes.deposed()
+        self._out.append(Leadership(False, leader, term))
+        if leader in self.group.members:
+            for call in self._calls.take_waiting():
+                self._calls.pass_on(call, now)

@@ -18,6 +18,7 @@ import structlog
 
 from swarm import api, defaults
 from swarm.api.enums import word
+from swarm.manager.service import RemoveMember
 from swarm.manager.stage import DUE_NOW
 from swarm.store.store import View
 from swarm.store.tx import Tx
@@ -38,10 +39,6 @@ class Members(Protocol):
 
     def can_remove(self, node_id: str) -> bool:
         """Whether the group keeps its quorum without this node."""
-        ...
-
-    def remove(self, node_id: str) -> None:
-        """Ask for its removal."""
         ...
 
 
@@ -90,7 +87,7 @@ class RolesStage:
         if not _manages(node) and self._members.is_member(node_id):
             self._stepping_down[node_id] = None
             if self._members.can_remove(node_id):
-                self._members.remove(node_id)
+                tx.after_commit(RemoveMember(node_id))
             else:
                 log.warning("role.demotion_waits", node=node_id, reason="the group would lose its quorum")
         elif node is not None and node.role != node.spec.desired_role:

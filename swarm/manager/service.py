@@ -43,7 +43,17 @@ class Ask:
     done: Callable[[Outcome, float], Sequence[Effect]]
 
 
-Effect = Reply | StreamData | StreamEnd | Write | Ask
+@dataclass(frozen=True, slots=True)
+class RemoveMember:
+    """The manager on this node is to leave the Raft group. It may take some time, and asking again does no harm.
+
+    Stages and writes ask for it with ``tx.after_commit``.
+    """
+
+    node_id: str
+
+
+Effect = Reply | StreamData | StreamEnd | Write | Ask | RemoveMember
 Event = Call | StreamData | StreamEnd
 
 

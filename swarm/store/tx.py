@@ -34,6 +34,8 @@ class Tx:
         self.now = now
         self.rng = rng
         self.log: list[tuple[str, str]] = []
+        self.effects: list[object] = []
+        """What is to be done outside the store once this is committed; see after_commit."""
         self._store = store
         self._staged: dict[type[Message], dict[str, Message | None]] = {cls: {} for cls in KIND_OF}
         self._undo: list[dict[_Key, Message | bool | None]] = []
@@ -125,6 +127,13 @@ class Tx:
         self.need(cls, object_id)
         self._stage(cls, object_id, None)
 
+    def after_commit(self, effect: object) -> None:
+        """Have something done outside the store when this is committed, and not at all if it is not.
+
+        Who runs the transaction says what effects there may be.
+        """
+        self.effects.append(effect)
+
     def check_name(self, cls: type[Message], obj: Message) -> None:
         """Raises AlreadyExists when another object of the same kind has the (unique) name of ``obj``."""
         kind = KIND_OF[cls]
@@ -150,7 +159,7 @@ class Tx:
     def savepoint(self) -> Iterator[None]:
         """When the block raises, undo what was staged inside it; the exception propagates."""
         undo: dict[_Key, Message | bool | None] = {}
-        mark, size = len(self.log), self._bytes
+        mark, size, effects = len(self.log), self._bytes, len(self.effects)
         self._undo.append(undo)
         try:
             yield
@@ -163,6 +172,7 @@ class Tx:
                 else:
                     self._staged[cls][object_id] = before  # type: ignore[assignment]
             del self.log[mark:]
+            del self.effects[effects:]
             self._bytes = size
             raise
         self._undo.pop()

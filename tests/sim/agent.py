@@ -16,6 +16,7 @@ from swarm.io.node.agent_process import LocalLink
 from swarm.rpc import Call, Peer, StreamData, StreamEnd
 from tests.sim.driver import Driver
 from tests.sim.kernel import Script
+from tests.sim.logs import Publisher
 from tests.sim.network import Connection
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class SimAgent:
         self.driver: Driver[AgentEvent, AgentEffect] = Driver(process, "agent", agent, self._perform, lambda: None)
         self._process = process
         self._connection: ManagerConnection[Link] = ManagerConnection(self.put)
+        self._publisher = Publisher(process, self.put)
         self._present: dict[str, None] = {}
         process.node.engine.listener = self.put
 
@@ -71,8 +73,10 @@ class SimAgent:
                 self._process.driver.put(effect)
             case agent_events.SessionUpdate() | agent_events.Left():
                 self._process.driver.put(effect)
-            case agent_events.PublishLogs() | agent_events.StopLogs():
-                pass
+            case agent_events.PublishLogs():
+                self._publisher.publish(self._connection.link, effect)
+            case agent_events.StopLogs(subscription_id=subscription_id):
+                self._publisher.stop(subscription_id)
 
     def _sweep(self, known: tuple[str, ...]) -> Script:
         """See Executor.sweep: containers of tasks that begin meanwhile are spared."""

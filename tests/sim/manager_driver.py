@@ -15,7 +15,7 @@ from swarm.errors import JoinUndecided, SwarmError, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer
 from swarm.io.disk.raft_disk import Loaded
 from swarm.io.node.local_calls import LocalCalls
-from swarm.manager import assemble, health
+from swarm.manager import assemble
 from swarm.manager.assemble import Group
 from swarm.manager.certificates import is_blacklisted, is_demoted
 from swarm.manager.events import (
@@ -25,6 +25,7 @@ from swarm.manager.events import (
     CheckPeer,
     DialPeer,
     Forward,
+    ForwardMore,
     Leadership,
     ManagerEffect,
     ManagerEvent,
@@ -33,7 +34,8 @@ from swarm.manager.events import (
     PeerKnown,
 )
 from swarm.manager.external_ca import Question
-from swarm.manager.group import is_join_undecided
+from swarm.manager.group import health
+from swarm.manager.group.members import is_join_undecided
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
 from swarm.raft import events
@@ -169,7 +171,7 @@ class ManagerDriver:
         for member in self._joined:
             self.manager.group.members.setdefault(member.raft_id, member)
         self.driver = Driver(process, "manager", self.manager, self._perform, raft.check)
-        self.peers = Peers(self, self._report, real.reads, managers)
+        self.peers = Peers(self, self._report, managers)
         self.driver.start()
         self.peers.run(self._watch_peers())
 
@@ -223,7 +225,7 @@ class ManagerDriver:
         if self.driver is None:
             if isinstance(word, Call):
                 self._answer_early(word)
-        elif isinstance(word, Call) or self.peers is None or not self.peers.more(word):
+        else:
             self.driver.put(word)
 
     def _answer_early(self, call: Call) -> None:
@@ -294,7 +296,7 @@ class ManagerDriver:
         members = self.manager.group.members
         match effect:
             case StreamData(stream=stream, message=message):
-                if stream in self.routes:
+                if stream in self.routes and self.manager.leading:  # others pass on what their leader says
                     self.checkers.sent(self.store, self.routes[stream][2], message)
                 self.deliver(effect)
             case Reply() | StreamEnd():
@@ -305,7 +307,9 @@ class ManagerDriver:
                     self.checkers.sends_to(peers[message.to])
                 self.peers.send(message, peers, self.manager.group.callers)
             case Forward():
-                self.peers.forward(effect, self.deliver, self.put)
+                self.peers.forward(effect)
+            case ForwardMore():
+                self.peers.more(effect)
             case CheckPeer():
                 self.peers.run(self._check_joiner(effect))
             case DialPeer():
@@ -321,9 +325,8 @@ class ManagerDriver:
                 assert self.writing is None, "two writes at a time"
                 self.writing = effect
                 self._persist(effect)
-            case Leadership(leading=leading, leader=leader, term=term):
+            case Leadership(leading=leading, term=term):
                 self.leadership = effect
-                self.peers.leader_is(leader)
                 if leading:
                     self.kernel.say(self.process.name, "leads", term)
             case Changed(changes=changes):

@@ -10,7 +10,7 @@ class Outcome:
     """virtual_s: how long it took in the simulated world. converged_s: of that, after the last fault.
 
     The rare things: lost: disks. forced: clusters made anew from one member. moved: machines that got another address.
-    mixed: whether some members were of another make, or only followed.
+    mixed: whether some members were of another make, or only followed. logs: how many readers of logs got all lines.
     """
 
     seed: int
@@ -25,3 +25,4 @@ class Outcome:
     forced: int
     moved: int
     mixed: bool
+    logs: int

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from swarm import api, defaults
 from swarm.api import extensions, raftpb
-from swarm.errors import Code, NotTaken, SwarmError, Unavailable
+from swarm.errors import SwarmError
 from swarm.grpc.authorize import forwarding_metadata
-from swarm.manager import health
-from swarm.manager.events import Forward, FoundAt, PeerAnswered
-from swarm.manager.group import REMOVED_TEXT
+from swarm.manager.events import (
+    Forward,
+    ForwardAnswered,
+    ForwardFailed,
+    ForwardMore,
+    ForwardOpened,
+    FoundAt,
+    PeerAnswered,
+)
+from swarm.manager.group import health
+from swarm.manager.group.members import REMOVED_TEXT
 from swarm.raft import events
 from swarm.rpc import Call, StreamData, StreamEnd
 from tests.sim.kernel import Future, Kernel, Runnable, Scope, Script
@@ -23,29 +31,35 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 3000
 
-News = events.Unreachable | events.Gone | events.SnapshotSent | events.Removed | PeerAnswered | FoundAt
+News = (
+    events.Unreachable
+    | events.Gone
+    | events.SnapshotSent
+    | events.Removed
+    | PeerAnswered
+    | FoundAt
+    | ForwardOpened
+    | ForwardFailed
+    | ForwardAnswered
+)
 Report = Callable[[News], None]
 
 
 class Peers:
     """See swarm.io.node.peers.Peers."""
 
-    def __init__(self, owner: ManagerDriver, report: Report, reads: Container[str], managers: Sequence[str]) -> None:
+    def __init__(self, owner: ManagerDriver, report: Report, managers: Sequence[str]) -> None:
         self._owner = owner
         self._process = owner.process
         self._kernel: Kernel = owner.process.kernel
         self._network: Network = owner.process.world.network
         self._report = report
-        self._reads = reads
         self._managers = list(managers)
         self._scope = Scope()
         self._links: dict[tuple[str, str], Connection] = {}
         self._strangers: dict[int, api.RaftMember] = {}
         self._searches: dict[int, None] = {}
-        self._forwarded: dict[int, _Forwarded] = {}
-        self._again: dict[int, int] = {}
-        self._tokens = itertools.count(1)
-        self._leadership = 0
+        self._forwarded: dict[int, Connection | None] = {}  # by tag; None: it is being connected
         self._streams = itertools.count(1 << 40)
         self._measured: dict[int, float] = {}  # when the round trip to a member was measured last
 
@@ -192,102 +206,38 @@ class Peers:
 
     # --- calls that the leader answers -------------------------------------------------------------------------------
 
-    def forward(self, effect: Forward, deliver: Listener, again: Callable[[Call], None]) -> None:
+    def forward(self, effect: Forward) -> None:
         """See Peers.forward."""
-        forwarded = _Forwarded(effect.call, effect.leader.raft_id, deliver, again)
-        self._forwarded[effect.call.stream] = forwarded
-        self.run(self._forward(effect.leader, forwarded))
+        self._forwarded[effect.tag] = None
+        self.run(self._forward(effect))
 
-    def _forward(self, leader: api.RaftMember, forwarded: _Forwarded) -> Script:
-        call = forwarded.call
+    def _forward(self, effect: Forward) -> Script:
+        call, tag = effect.call, effect.tag
         try:
-            metadata = () if call.peer.local else forwarding_metadata(call.peer)
-            connection: Connection = yield from self._link(leader)
+            connection: Connection = yield from self._link(effect.leader)
         except SwarmError as error:
-            if error.code not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
-                self._answered(forwarded, StreamEnd(call.stream, error))
-            elif self._forwarded.get(call.stream) is forwarded:
-                del self._forwarded[call.stream]
-                self._retry(forwarded)
+            if tag in self._forwarded:
+                del self._forwarded[tag]
+                self._report(ForwardFailed(tag, error))
             return
-        if self._forwarded.get(call.stream) is forwarded:
-            connection.open(call, lambda answer: self._answered(forwarded, answer), metadata)
-            forwarded.connection = connection
-            for word in forwarded.early:
-                connection.send(word)
+        if tag in self._forwarded:
+            self._forwarded[tag] = connection
+            metadata = () if call.peer.local else forwarding_metadata(call.peer)
+            connection.open(call, lambda answer: self._answered(tag, answer), metadata)
+            if call.request is None:
+                self._report(ForwardOpened(tag))
 
-    def _answered(self, forwarded: _Forwarded, answer: Answer) -> None:
-        call = forwarded.call
-        if self._scope.closed or self._forwarded.get(call.stream) is not forwarded:
+    def _answered(self, tag: int, answer: Answer) -> None:
+        if self._scope.closed or tag not in self._forwarded:
             return
-        if isinstance(answer, StreamData):
-            forwarded.deliver(answer)
-            return
-        del self._forwarded[call.stream]
-        error = answer.error if isinstance(answer, StreamEnd) else None
-        if _not_taken(error) or (isinstance(error, Unavailable) and call.method in self._reads):
-            self._retry(forwarded)
-        else:
-            forwarded.deliver(answer)
+        if not isinstance(answer, StreamData):
+            del self._forwarded[tag]
+        self._report(ForwardAnswered(tag, answer))
 
-    def _retry(self, forwarded: _Forwarded) -> None:
-        stream, token = forwarded.call.stream, next(self._tokens)
-        self._again[stream] = token
-
-        def again() -> None:
-            if not self._scope.closed and self._again.get(stream) == token:
-                del self._again[stream]
-                forwarded.again(forwarded.call)
-
-        self._kernel.at(defaults.FORWARD_RETRY_S, again)
-
-    def leader_is(self, raft_id: int) -> None:
-        """See Peers.leader_is."""
-        self._leadership += 1
-        leadership = self._leadership
-        if raft_id:
-            self._abandon(raft_id)
-        else:
-            later = defaults.LEADER_GONE_S
-            self._kernel.at(later, lambda: self._abandon(0) if leadership == self._leadership else None)
-
-    def _abandon(self, leader: int) -> None:
-        if self._scope.closed:
-            return
-        for forwarded in [item for item in self._forwarded.values() if item.leader != leader]:
-            call = forwarded.call
-            error = Unavailable("the leader of the swarm was lost before it answered")
-            if forwarded.connection is not None:
-                forwarded.connection.send(StreamEnd(call.stream, error))
-            self._answered(forwarded, StreamEnd(call.stream, error))
-
-    def more(self, word: StreamData | StreamEnd) -> bool:
+    def more(self, effect: ForwardMore) -> None:
         """See Peers.more."""
-        if isinstance(word, StreamEnd) and self._again.pop(word.stream, None) is not None:
-            return True
-        forwarded = self._forwarded.get(word.stream)
-        if forwarded is None:
-            return False
-        if isinstance(word, StreamEnd) and word.error is not None:
-            del self._forwarded[word.stream]
-        if forwarded.connection is None:
-            forwarded.early.append(word)
-        else:
-            forwarded.connection.send(word)
-        return True
-
-
-class _Forwarded:
-    """See peers._Forwarded."""
-
-    def __init__(self, call: Call, leader: int, deliver: Listener, again: Callable[[Call], None]) -> None:
-        self.call = call
-        self.leader = leader
-        self.deliver = deliver
-        self.again = again
-        self.connection: Connection | None = None
-        self.early: list[StreamData | StreamEnd] = []
-
-
-def _not_taken(error: SwarmError | None) -> bool:
-    return error is not None and error.code == Code.FAILED_PRECONDITION and error.message == NotTaken().message
+        connection = self._forwarded.get(effect.tag)
+        if isinstance(effect.word, StreamEnd) and effect.word.error is not None:
+            self._forwarded.pop(effect.tag, None)
+        if connection is not None:
+            connection.send(effect.word)

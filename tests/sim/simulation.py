@@ -48,4 +48,5 @@ def simulate(seed: int, faults_s: float = FAULTS_S, echo: Callable[[str], None] 
         world.nature.catastrophes,
         world.nature.moved,
         world.mixed,
+        workload.readers.complete,
     )

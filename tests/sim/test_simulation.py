@@ -41,6 +41,7 @@ def _drop(*_: object) -> structlog.typing.EventDict:
 def test_clusters_survive_faults_and_converge(group: int) -> None:
     outcomes = [simulate(seed) for seed in SEEDS[group::GROUPS]]
     assert all(outcome.decided and outcome.acknowledged and outcome.reads for outcome in outcomes)
+    assert sum(outcome.logs for outcome in outcomes)
 
 
 def test_rare_things_happen() -> None:

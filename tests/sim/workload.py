@@ -11,6 +11,7 @@ from swarm.errors import NotFound, SwarmError
 from tests.sim.checkers import OP_LABEL
 from tests.sim.history import History, Known
 from tests.sim.kernel import Script
+from tests.sim.logs import Readers
 from tests.sim.operators import Operators
 from tests.sim.world import Node, World
 
@@ -28,6 +29,7 @@ class Workload:
         self.kernel = world.kernel
         self.history = History(world.checkers)
         self.operators = Operators(world, self.call)
+        self.readers = Readers(world)
         self.open = 0
         self._names = 0
         self._rate = self.rng.choice((1.0, 3.0, 6.0))
@@ -35,6 +37,7 @@ class Workload:
 
     def start(self) -> None:
         """From now on."""
+        self.readers.start()
         self.kernel.at(0.1, self._act)
 
     def _act(self) -> None:

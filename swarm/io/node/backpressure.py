@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Callable
 
 from swarm import defaults
-from swarm.io.node.peers import Peers
 from swarm.manager.events import ManagerEffect, ManagerEvent
 from swarm.manager.manager import Manager
 from swarm.rpc import StreamData, StreamEnd
@@ -24,7 +23,7 @@ class Backpressure:
     def __init__(
         self, pause: Callable[[int], None], resume: Callable[[int], None], waiting_bytes: Callable[[int], int]
     ) -> None:
-        """waiting_bytes: what the leader has not taken yet of a stream that is passed on to it, else 0."""
+        """waiting_bytes: what the leader has not taken yet of a stream that is forwarded to it, else 0."""
         self._pause = pause
         self._resume = resume
         self._waiting_bytes = waiting_bytes
@@ -48,7 +47,13 @@ class Backpressure:
         self._messages.pop(stream, None)
         if stream in self._paused:
             self._look(stream)
-        elif self._waiting_bytes(stream) > defaults.RPC_STREAM_FORWARDED_BYTES_MAX:
+        else:
+            self.forwarded(stream)
+
+    def forwarded(self, stream: int) -> None:
+        """Some of it waits for the leader."""
+        waits = self._waiting_bytes(stream) > defaults.RPC_STREAM_FORWARDED_BYTES_MAX
+        if waits and stream not in self._paused:
             self._paused[stream] = None
             self._pause(stream)
             self._look_later()
@@ -82,22 +87,19 @@ class Backpressure:
             self._look(stream)
 
 
-class Router:
-    """The manager as a machine, but what belongs to a call that was passed on goes after it, to the leader."""
+class Flow:
+    """The manager as a machine, which tells when it has taken what a client stream brought."""
 
-    def __init__(self, manager: Manager, peers: Peers, flow: Backpressure) -> None:
+    def __init__(self, manager: Manager, flow: Backpressure) -> None:
         self._manager = manager
-        self._peers = peers
         self._flow = flow
 
     def handle(self, event: ManagerEvent | None, now: float) -> list[ManagerEffect]:
         """See Machine.handle."""
-        if not isinstance(event, StreamData | StreamEnd):
-            return self._manager.handle(event, now)
-        effects = [] if self._peers.more(event) else self._manager.handle(event, now)
+        effects = self._manager.handle(event, now)
         if isinstance(event, StreamData):
             self._flow.taken(event.stream)
-        else:
+        elif isinstance(event, StreamEnd):
             self._flow.ended(event.stream)
         return effects
 

@@ -14,7 +14,7 @@ from certs.tls import ClientTls
 from swarm import api, defaults
 from swarm.errors import JoinUndecided, SwarmError, Unavailable
 from swarm.io.grpc import client
-from swarm.manager.group import is_join_undecided
+from swarm.manager.group.members import is_join_undecided
 
 NOT_REMOVED_TEXT = "the group has not removed the member yet that this node was"
 

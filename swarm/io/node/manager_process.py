@@ -29,13 +29,13 @@ from swarm.io.disk import replaced_file
 from swarm.io.disk.raft_disk import Loaded, RaftDisk
 from swarm.io.grpc.server import RpcServer
 from swarm.io.node import joining
-from swarm.io.node.backpressure import Backpressure, Router
+from swarm.io.node.backpressure import Backpressure, Flow
 from swarm.io.node.external_authority import ask_authority
 from swarm.io.node.local_calls import LocalCalls
 from swarm.io.node.peer_link import News
 from swarm.io.node.peers import Peers
 from swarm.io.process import Clock, Inbox, drive
-from swarm.manager import assemble, health
+from swarm.manager import assemble
 from swarm.manager.assemble import Group
 from swarm.manager.certificates import is_blacklisted, is_demoted
 from swarm.manager.events import (
@@ -45,6 +45,7 @@ from swarm.manager.events import (
     CheckPeer,
     DialPeer,
     Forward,
+    ForwardMore,
     Leadership,
     ManagerEffect,
     ManagerEvent,
@@ -53,6 +54,7 @@ from swarm.manager.events import (
     PeerKnown,
 )
 from swarm.manager.external_ca import Outcome
+from swarm.manager.group import health
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
 from swarm.raft import events, membership
@@ -167,7 +169,7 @@ class ManagerProcess:
             await self._server.close(0)
             await asyncio.to_thread(self._disk.close)
             raise
-        self.peers = Peers(self._client_tls, self._report, self._parts.reads, self._is_ours, join)
+        self.peers = Peers(self._client_tls, self._report, self._is_ours, join)
         self.manager = manager
         self._task = asyncio.create_task(self._run(), name="manager")
         self._watch = asyncio.create_task(self._watch_peers(), name="peers")
@@ -262,7 +264,9 @@ class ManagerProcess:
             self._answer_early(word)
 
     def _waiting_bytes(self, stream: int) -> int:
-        return 0 if self.peers is None else self.peers.waiting_bytes(stream)
+        if self.manager is None or self.peers is None:
+            return 0
+        return self.manager.waiting_bytes(stream) + self.peers.waiting_bytes(stream)
 
     def _answer_early(self, call: Call) -> None:
         """While the group takes us in, it asks whether we serve."""
@@ -275,7 +279,7 @@ class ManagerProcess:
         assert self.manager is not None
         assert self.peers is not None
         try:
-            await drive(Router(self.manager, self.peers, self._flow), self._inbox, self._perform, self._clock)
+            await drive(Flow(self.manager, self._flow), self._inbox, self._perform, self._clock)
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -374,7 +378,12 @@ class ManagerProcess:
                 self.peers.send(message, self.manager.group.peers, self.manager.group.callers)
             case Forward():
                 assert self.peers is not None
-                self.peers.forward(effect, self._deliver, self._inbox.put)
+                self.peers.forward(effect)
+            case ForwardMore(word=word):
+                assert self.peers is not None
+                self.peers.more(effect)
+                if isinstance(word, StreamData):
+                    self._flow.forwarded(word.stream)
             case CheckPeer() | DialPeer():
                 task = asyncio.create_task(self._check(effect))
                 self._checks.add(task)
@@ -400,10 +409,8 @@ class ManagerProcess:
                 self._persist(effect)
             case Changed(changes=changes):
                 self._changed(changes)
-            case Leadership(leading=leading, leader=leader):
+            case Leadership(leading=leading):
                 self.leadership = effect
-                if self.peers is not None:
-                    self.peers.leader_is(leader)
                 if leading:
                     log.info("manager.leading", term=effect.term)
                     self._leading.set()

@@ -24,14 +24,24 @@ from swarm import api, defaults
 from swarm.api import extensions, raftpb
 from swarm.errors import SwarmError, Unavailable
 from swarm.io.grpc import client
-from swarm.manager.events import FoundAt, PeerAnswered
-from swarm.manager.group import REMOVED_TEXT
+from swarm.manager.events import ForwardAnswered, ForwardFailed, ForwardOpened, FoundAt, PeerAnswered
+from swarm.manager.group.members import REMOVED_TEXT
 from swarm.raft import events
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 
 log = structlog.get_logger()
 
-News = events.Unreachable | events.Gone | events.SnapshotSent | events.Removed | PeerAnswered | FoundAt
+News = (
+    events.Unreachable
+    | events.Gone
+    | events.SnapshotSent
+    | events.Removed
+    | PeerAnswered
+    | FoundAt
+    | ForwardOpened
+    | ForwardFailed
+    | ForwardAnswered
+)
 Report = Callable[[News], None]
 
 _FLOW = 0  # the number of the flow's call: forwarded calls have numbers from 1 on

@@ -9,8 +9,8 @@ told of yet; the address of such a stranger is asked of the managers that are kn
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -19,15 +19,15 @@ from certs.errors import CertsError
 from certs.tls import ClientTls
 from swarm import api, defaults
 from swarm.api import extensions, raftpb
-from swarm.errors import Code, NotTaken, SwarmError, Unavailable
+from swarm.errors import SwarmError, Unavailable
 from swarm.grpc.authorize import forwarding_metadata
 from swarm.io.grpc import client
 from swarm.io.node.peer_link import News, PeerLink, Report
-from swarm.manager.events import Forward, FoundAt
-from swarm.manager.group import REMOVED_TEXT
-from swarm.manager.health import is_ours
+from swarm.manager.events import Forward, ForwardAnswered, ForwardFailed, ForwardMore, ForwardOpened, FoundAt
+from swarm.manager.group.health import is_ours
+from swarm.manager.group.members import REMOVED_TEXT
 from swarm.raft import events
-from swarm.rpc import Call, Reply, StreamData, StreamEnd
+from swarm.rpc import Reply, StreamData, StreamEnd
 
 log = structlog.get_logger()
 
@@ -41,14 +41,13 @@ class Peers:
         self,
         tls: Callable[[], ClientTls],
         report: Report,
-        reads: Container[str],
         is_ours: Callable[[int], bool],
         managers: Sequence[str] = (),
     ) -> None:
         """report: hears of what was not delivered, and Removed when another member says that we are none any more.
 
-        reads: names of the calls that change nothing, so that another leader may be asked again. is_ours: whether
-        a member is known to be a manager of ours. managers: addresses of managers that this node has heard of.
+        is_ours: whether a member is known to be a manager of ours. managers: addresses of managers that this node has
+        heard of.
         """
         self._tls = tls
         self._is_ours = is_ours
@@ -56,11 +55,9 @@ class Peers:
         self._strangers: dict[int, api.RaftMember] = {}
         self._searches: dict[int, asyncio.Task[None]] = {}
         self._report = report
-        self._reads = reads
-        self._leaderless: asyncio.TimerHandle | None = None
-        self._again: dict[int, asyncio.TimerHandle] = {}
         self._links: dict[int, PeerLink] = {}
-        self._forwarded: dict[int, _Forwarded] = {}
+        self._forwarded: dict[int, _Forwarded] = {}  # by tag
+        self._uploads: dict[int, client.ClientConnection] = {}  # of client streams
         self._tasks: set[asyncio.Task[None]] = set()
 
     def send(
@@ -148,8 +145,6 @@ class Peers:
 
     async def close(self) -> None:
         """Drop everything."""
-        for timer in (*self._again.values(), *((self._leaderless,) if self._leaderless else ())):
-            timer.cancel()
         for link in list(self._links.values()):
             await link.close()
         tasks = [*self._tasks, *self._searches.values()]
@@ -164,114 +159,62 @@ class Peers:
 
     # --- calls that the leader answers -----------------------------------------------------------------------------
 
-    def forward(self, effect: Forward, deliver: Callable[[Answer], None], again: Callable[[Call], None]) -> None:
-        """Give a call to the leader and its answers to ``deliver``.
-
-        again: takes a call back that may go to another leader: this one certainly did not take it (it could not be
-        reached, or leads no more), or the call changes nothing.
-        """
-        call = effect.call
-        forwarded = _Forwarded(call, effect.leader.raft_id, deliver, again)
-        self._forwarded[call.stream] = forwarded
+    def forward(self, effect: Forward) -> None:
+        """Open a call on the connection to the leader."""
         link = self._link(effect.leader)
+        self._forwarded[effect.tag] = forwarded = _Forwarded(effect)
         if (connection := link.open_connection) is not None:
-            self._begin(forwarded, connection)
+            self._open(forwarded, connection)
         else:
-            self._spawn(self._forward(link, forwarded))
+            self._spawn(self._dial(link, forwarded))
 
-    async def _forward(self, link: PeerLink, forwarded: _Forwarded) -> None:
-        call = forwarded.call
+    async def _dial(self, link: PeerLink, forwarded: _Forwarded) -> None:
+        tag = forwarded.effect.tag
         try:
             connection = await link.connection()
-        except (CertsError, OSError, TimeoutError, Unavailable):
-            if self._forwarded.pop(call.stream, None) is not None:
-                self._retry(forwarded)
+        except (SwarmError, CertsError, OSError, TimeoutError) as error:
+            if self._forwarded.pop(tag, None) is not None:
+                failure = error if isinstance(error, SwarmError) else Unavailable(str(error))
+                self._report(ForwardFailed(tag, failure))
             return
-        except SwarmError as error:
-            self._answered(forwarded, StreamEnd(call.stream, error))
-            return
-        if self._forwarded.get(call.stream) is forwarded:
-            self._begin(forwarded, connection)
+        if tag in self._forwarded:
+            self._open(forwarded, connection)
 
-    def _begin(self, forwarded: _Forwarded, connection: client.ClientConnection) -> None:
-        call = forwarded.call
+    def _open(self, forwarded: _Forwarded, connection: client.ClientConnection) -> None:
+        call, tag = forwarded.effect.call, forwarded.effect.tag
         metadata = () if call.peer.local else forwarding_metadata(call.peer)
-        connection.open(call, lambda answer: self._answered(forwarded, answer), metadata=metadata)
         forwarded.connection = connection
-        for word in forwarded.early:
-            connection.send(word)
-        forwarded.early.clear()
+        connection.open(call, lambda answer: self._answered(tag, answer), metadata=metadata)
+        if call.request is None:
+            self._uploads[call.stream] = connection
+            self._report(ForwardOpened(tag))
 
-    def _answered(self, forwarded: _Forwarded, answer: Answer) -> None:
+    def _answered(self, tag: int, answer: Answer) -> None:
         """The leader's answer, or the end of the connection to it."""
-        call = forwarded.call
-        if self._forwarded.get(call.stream) is not forwarded:
+        if tag not in self._forwarded:
             return
-        if isinstance(answer, StreamData):
-            forwarded.deliver(answer)
-            return
-        del self._forwarded[call.stream]
-        error = answer.error if isinstance(answer, StreamEnd) else None
-        if _not_taken(error) or (isinstance(error, Unavailable) and call.method in self._reads):
-            self._retry(forwarded)
-        else:
-            forwarded.deliver(answer)
+        if not isinstance(answer, StreamData):
+            self._forget(tag)
+        self._report(ForwardAnswered(tag, answer))
 
-    def _retry(self, forwarded: _Forwarded) -> None:
-        """Hand a call back in a moment."""
-        stream = forwarded.call.stream
-
-        def again() -> None:
-            del self._again[stream]
-            forwarded.again(forwarded.call)
-
-        self._again[stream] = asyncio.get_running_loop().call_later(defaults.FORWARD_RETRY_S, again)
-
-    def leader_is(self, raft_id: int) -> None:
-        """This member leads now (0: nobody is known to). Who waits for the answer of another one waits in vain."""
-        if self._leaderless is not None:
-            self._leaderless.cancel()
-            self._leaderless = None
-        if raft_id:
-            self._abandon(raft_id)
-        else:
-            loop = asyncio.get_running_loop()
-            self._leaderless = loop.call_later(defaults.LEADER_GONE_S, self._abandon, 0)
-
-    def _abandon(self, leader: int) -> None:
-        """End the calls that went to any other member."""
-        text = "the leader of the swarm was lost before it answered; the request may have been carried out"
-        for forwarded in [item for item in self._forwarded.values() if item.leader != leader]:
-            call = forwarded.call
-            error = Unavailable(text)
-            if forwarded.connection is not None:
-                forwarded.connection.send(StreamEnd(call.stream, error))
-            self._answered(forwarded, StreamEnd(call.stream, error))
-
-    def more(self, word: StreamData | StreamEnd) -> bool:
-        """What else the caller sends; False when the call is not one that was forwarded."""
-        if isinstance(word, StreamEnd) and (timer := self._again.pop(word.stream, None)) is not None:
-            timer.cancel()
-            return True
-        forwarded = self._forwarded.get(word.stream)
+    def more(self, effect: ForwardMore) -> None:
+        """What else the client of a forwarded call sends."""
+        forwarded = self._forwarded.get(effect.tag)
         if forwarded is None:
-            return False
-        if isinstance(word, StreamEnd) and word.error is not None:
-            del self._forwarded[word.stream]
-        if forwarded.connection is None:
-            forwarded.early.append(word)
-        else:
-            forwarded.connection.send(word)
-        return True
+            return
+        if isinstance(effect.word, StreamEnd) and effect.word.error is not None:
+            self._forget(effect.tag)
+        if forwarded.connection is not None:
+            forwarded.connection.send(effect.word)
+
+    def _forget(self, tag: int) -> None:
+        stream = self._forwarded.pop(tag).effect.call.stream
+        self._uploads.pop(stream, None)
 
     def waiting_bytes(self, stream: int) -> int:
-        """What the leader has not taken yet of a call that was passed on to it; 0 for any other call."""
-        forwarded = self._forwarded.get(stream)
-        if forwarded is None:
-            return 0
-        if forwarded.connection is None:
-            return sum(word.message.ByteSize() for word in forwarded.early if isinstance(word, StreamData))
-        return forwarded.connection.buffered(stream)
+        """What the leader has not taken yet of a client stream that was passed on to it; 0 for any other call."""
+        connection = self._uploads.get(stream)
+        return 0 if connection is None else connection.buffered(stream)
 
     # --- health ----------------------------------------------------------------------------------------------------
 
@@ -296,20 +239,9 @@ class Peers:
         return "", is_ours(answer)
 
 
+@dataclass(slots=True)
 class _Forwarded:
-    """One forwarded call; what comes before its connection is open waits."""
+    """connection: None while it is being made."""
 
-    def __init__(
-        self, call: Call, leader: int, deliver: Callable[[Answer], None], again: Callable[[Call], None]
-    ) -> None:
-        self.call = call
-        self.leader = leader
-        self.deliver = deliver
-        self.again = again
-        self.connection: client.ClientConnection | None = None
-        self.early: list[StreamData | StreamEnd] = []
-
-
-def _not_taken(error: SwarmError | None) -> bool:
-    """Whether the other manager says that it did nothing, since it does not lead."""
-    return error is not None and error.code == Code.FAILED_PRECONDITION and error.message == NotTaken().message
+    effect: Forward
+    connection: client.ClientConnection | None = None

@@ -9,7 +9,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from swarm.errors import NotLeader, SwarmError
-from swarm.manager.service import Ask, Effect, Service, Write
+from swarm.manager.service import Ask, Effect, RemoveMember, Service, Write
 from swarm.rpc import WORKER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
 from swarm.store.store import Store
 from swarm.store.tx import Tx
@@ -90,7 +90,7 @@ class ServiceHarness:
     def perform(self, effects: Sequence[Effect]) -> None:
         """Do what the service wants."""
         for effect in effects:
-            assert not isinstance(effect, Ask), "nothing that runs here asks another machine"
+            assert not isinstance(effect, Ask | RemoveMember), "no service here asks anybody else"
             if not isinstance(effect, Write):
                 self.out.append(effect)
             elif self.hold:

@@ -392,7 +392,7 @@ class Daemon:
         return events.ManagerDown(self.disk.log, OTHERS, self.removed)
 
 
-def _role(name: str) -> api.NodeRole.ValueType:
+def _role(name: str) -> api.NodeRole:
     return api.MANAGER if name == MANAGER_ROLE else api.WORKER
 
 

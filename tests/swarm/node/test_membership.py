@@ -14,8 +14,8 @@ from swarm.agent.events import EngineBack, EngineGone
 from swarm.errors import JoinUndecided, PermissionDenied, SwarmError, Unavailable
 from swarm.node import events
 from swarm.node.events import Refusal, Refused
-from swarm.node.membership import Phase
 from swarm.node.state import StateDamaged
+from swarm.node.steps import Phase
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE
 from tests.swarm.node.daemon import NODE, Daemon, Disk, Issuer, manager_disk, worker_disk
 
@@ -91,7 +91,8 @@ def test_a_disk_that_cannot_be_erased_is_an_error_of_the_node_and_leave_tries_ag
     assert daemon.status.error is FULL
     assert refusal_of(daemon, daemon.init()) is Refusal.IN_SWARM
     assert daemon.answers[daemon.leave()] is None
-    assert daemon.status.phase is Phase.INACTIVE
+    status = daemon.status
+    assert status.phase is Phase.INACTIVE
     assert daemon.disk == Disk()
 
 

@@ -6,7 +6,7 @@ from swarm import api
 from swarm.agent.events import Connect, EngineBack, EngineGone, LocalManager
 from swarm.errors import Unavailable
 from swarm.node import events
-from swarm.node.membership import Phase
+from swarm.node.steps import Phase
 from swarm.rpc import WORKER_ROLE
 from tests.swarm.node.daemon import NODE, OTHERS, Daemon, Disk, Issuer, manager_disk, worker_disk
 
@@ -90,7 +90,8 @@ def test_the_status_names_the_managers_that_the_agent_knows(issuer: Issuer) -> N
     assert daemon.status.managers == OTHERS
     more = ("node3", "10.0.0.3:2377")
     daemon.node.record.remotes.learn([more])
-    assert daemon.status.managers == (*OTHERS, more)
+    status = daemon.status
+    assert status.managers == (*OTHERS, more)
 
 
 def test_a_node_in_no_swarm_has_nothing_to_do(issuer: Issuer) -> None:

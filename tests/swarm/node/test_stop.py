@@ -9,7 +9,7 @@ import pytest
 
 from swarm.node import events
 from swarm.node.events import Refusal, Refused
-from swarm.node.membership import Phase
+from swarm.node.steps import Phase
 from swarm.rpc import MANAGER_ROLE
 from tests.swarm.node.daemon import Daemon, Disk, Issuer, manager_disk, worker_disk
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from swarm.agent.events import EngineBack, EngineGone
 from swarm.errors import JoinUndecided, PermissionDenied, Unavailable
 from swarm.node import events
-from swarm.node.membership import Phase
+from swarm.node.steps import Phase
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE
 from tests.swarm.node.daemon import Daemon, Disk, Issuer
 

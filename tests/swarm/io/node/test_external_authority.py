@@ -11,17 +11,17 @@ from certs import cfssl
 from integration.cfssl import serving
 from swarm.io.node.external_authority import ask_authority
 from swarm.manager.external_ca import FindReachable, Sign
-from tests.certs.test_external import MANAGER, NODE, ORG, WORKER, Setting, unused_url
+from tests.certs.test_external import MANAGER, NODE, ORG, WORKER, ExternalCa, unused_url
 
 
 @pytest.fixture
-def outside() -> Iterator[Setting]:
-    setting = Setting()
+def outside() -> Iterator[ExternalCa]:
+    setting = ExternalCa()
     with serving(setting.authority) as setting.url:
         yield setting
 
 
-async def test_questions_are_counted_as_answered_refused_or_failed(outside: Setting) -> None:
+async def test_questions_are_counted_as_answered_refused_or_failed(outside: ExternalCa) -> None:
     counted: Counter[str] = Counter()
     roots = outside.root.bundle_pem
     sign = Sign((outside.url,), roots, "node1", cfssl.node_request(outside.csr, NODE, WORKER, ORG))

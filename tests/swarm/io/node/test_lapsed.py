@@ -83,13 +83,14 @@ async def node(old: Old) -> str:
 async def test_an_expired_node_renews_and_nothing_else(old: Old, node: str) -> None:
     expired = old.issue(node, ended_s=5 * DAY_S)
     with structlog.testing.capture_logs() as lines:
-        for method, request in (
-            (rpc.HEARTBEAT, api.HeartbeatRequest()),
-            (rpc.GET_UNLOCK_KEY, api.GetUnlockKeyRequest()),
-            (rpc.LIST_NODES, api.ListNodesRequest()),
-        ):
+        calls = (
+            old.call(expired, rpc.HEARTBEAT, api.HeartbeatRequest()),
+            old.call(expired, rpc.GET_UNLOCK_KEY, api.GetUnlockKeyRequest()),
+            old.call(expired, rpc.LIST_NODES, api.ListNodesRequest()),
+        )
+        for call in calls:
             with pytest.raises(SwarmError, match=f"Permission denied: x509: .* of node {node} expired at .* renewed"):
-                await old.call(expired, method, request)
+                await call
         renewed = await bootstrap.renew(old.addresses, old.root.bundle_pem, expired, Random(1), REAL)
     assert identity_of(renewed.credentials.certificate_pem) == identity_of(expired.certificate_pem)
     assert own_trouble(renewed.credentials.certificate_pem, time.time()) == ""

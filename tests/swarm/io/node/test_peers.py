@@ -15,7 +15,7 @@ from swarm.errors import NotFound, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer
 from swarm.io.node.peers import Peers
 from swarm.manager.events import FoundAt, PeerAnswered
-from swarm.manager.group import REMOVED_TEXT
+from swarm.manager.group.members import REMOVED_TEXT
 from swarm.raft import events
 from swarm.rpc import Call, Reply, StreamEnd
 from tests.swarm.io.conftest import MakeServed, Served
@@ -40,7 +40,7 @@ class Members:
         self.messages: asyncio.Queue[raftpb.Message] = asyncio.Queue()
         credentials = authority.issue("manager2")
         managers = [first.address]
-        self.peers = Peers(lambda: authority.client(credentials), self.report, (), lambda peer: peer == OURS, managers)
+        self.peers = Peers(lambda: authority.client(credentials), self.report, lambda peer: peer == OURS, managers)
         for served in (first, second):
             served.call = lambda call, served=served: self.answer(served, call)  # type: ignore[method-assign,misc]
 

@@ -203,16 +203,16 @@ def test_the_authority_is_asked_with_the_roots_that_its_server_may_have(
     assert load_certificates(ask.question.roots_pem) == [ROOT.roots[0], outside.root]
 
 
-def test_an_update_with_an_enumeration_value_that_nobody_knows_is_refused(desk: Desk) -> None:
-    before = copy_of(desk.lab.cluster)
+def test_an_update_with_an_enumeration_value_that_nobody_knows_is_refused(desk: SigningHarness) -> None:
+    before = copy_of(desk.trust.cluster)
     request = api.UpdateClusterRequest(cluster_id=CLUSTER, cluster_version=before.meta.version, spec=before.spec)
     request.spec.acceptance_policy.policies.add(role=77)
-    desk.perform(desk.updates.handle(Call(1, "Control/UpdateCluster", request), desk.lab.now))
+    desk.perform(desk.updates.handle(Call(1, "Control/UpdateCluster", request), desk.trust.now))
     with pytest.raises(InvalidArgument) as refusal:
         desk.outcome()
     text = "invalid argument: spec.acceptance_policy.policies.role has a value that this manager does not know"
     assert str(refusal.value) == text
-    assert desk.lab.cluster == before
+    assert desk.trust.cluster == before
 
 
 @pytest.mark.parametrize("cas", [(), [(URL, b"")], [(URL, ROOT.bundle_pem)]])

@@ -17,7 +17,7 @@ from swarm import defaults
 from swarm.raft.progress import quorum
 
 
-class Pace:
+class RoundTrips:
     """Round trips as they were measured, by Raft id, and the tick that follows from them."""
 
     def __init__(self) -> None:

@@ -37,7 +37,7 @@ class _Stream:
         return self.whole is not None and self.whole.type == raftpb.MsgSnap
 
 
-class Incoming:
+class MessageStreams:
     """The open streams, by their numbers. now: seconds since the epoch."""
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """The Raft group as a manager knows it: members and their addresses, who was removed, and changes under way.
 
 Changes of the group are proposed one at a time, each when the one before is applied; a joiner is checked first (it must
-answer on its advertised address, since the group will count on it), and so is the new address of a member (claims.py).
+answer on its advertised address, since the group will count on it), and so is a member's new address (addresses.py).
 
 (swarmkit: manager/state/raft/membership/cluster.go; raft.go Join, Leave)
 """
@@ -19,7 +19,7 @@ from swarm import api, defaults
 from swarm.address import at_host, host_of
 from swarm.api import raftpb
 from swarm.errors import Code, NotFound, NotLeader, PermissionDenied, SwarmError
-from swarm.manager.claims import Claims, moved_to
+from swarm.manager.group.addresses import Claims, moved_to
 from swarm.raft.progress import quorum
 from swarm.rpc import Peer
 

@@ -9,7 +9,7 @@ import pytest
 from swarm import api, defaults
 from swarm.api import extensions, raftpb
 from swarm.errors import Aborted, InvalidArgument, ResourceExhausted
-from swarm.manager.incoming import Incoming
+from swarm.manager.group.streams import MessageStreams
 from swarm.rpc import MANAGER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
 from tests.fuzz.house import CLUSTER, House, furnish
 
@@ -31,7 +31,7 @@ class Streams:
     """Streams of members, as a manager serves them."""
 
     def __init__(self) -> None:
-        self.incoming = Incoming()
+        self.incoming = MessageStreams()
         self.now = NOW
         self.ended: dict[int, type] = {}
         self._numbers = count(1)

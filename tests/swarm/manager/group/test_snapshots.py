@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from swarm import api
 from swarm.api import raftpb
 from swarm.manager import assemble
-from swarm.manager.group import RaftGroup
+from swarm.manager.group.members import RaftGroup
 from swarm.manager.manager import Manager
 from swarm.raft import events
 from swarm.raft.raft import Raft

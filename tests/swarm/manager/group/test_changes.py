@@ -20,9 +20,9 @@ from swarm.errors import (
 )
 from swarm.manager import assemble
 from swarm.manager.events import CheckPeer, ManagerEffect, PeerChecked
-from swarm.manager.group import UNREACHABLE_TEXT, RaftGroup, is_join_undecided
+from swarm.manager.group.changes import NO_STOCK_FOLLOWERS
+from swarm.manager.group.members import UNREACHABLE_TEXT, RaftGroup, is_join_undecided
 from swarm.manager.manager import Manager
-from swarm.manager.member import NO_STOCK_FOLLOWERS
 from swarm.manager.service import Write
 from swarm.raft import events
 from swarm.raft.membership import bootstrap_entries, force_new_cluster

@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from swarm import defaults
 from swarm.manager.events import PeerAnswered, PeerKnown
-from swarm.manager.pace import Pace
-from tests.swarm.manager.test_join import Lab
+from swarm.manager.group.tick import RoundTrips
+from tests.swarm.manager.group.test_changes import Lab
 
 NOBODY = 0
 
 
 def tick_s(ways: dict[int, float], leader: int = NOBODY) -> float:
     """Of a member whose ways to the others are known."""
-    pace = Pace()
+    pace = RoundTrips()
     for raft_id, way_s in ways.items():
         pace.measured(raft_id, way_s)
     return pace.tick_s(ways, leader)
@@ -40,21 +40,21 @@ def test_the_way_to_the_leader_always_counts() -> None:
 
 
 def test_a_single_late_answer_is_no_distance() -> None:
-    pace = Pace()
+    pace = RoundTrips()
     for way_s in (0.01, 0.01, 0.9, 0.01):
         pace.measured(2, way_s)
     assert pace.tick_s([2], 2) == defaults.RAFT_FAST_TICK_S
 
 
 def test_who_left_the_group_is_forgotten() -> None:
-    pace = Pace()
+    pace = RoundTrips()
     pace.measured(2, 0.9)
     assert pace.tick_s([2], 2) == pytest.approx(0.9)
     assert pace.tick_s([3], 3) == defaults.RAFT_FAST_TICK_S
 
 
 def test_the_tick_shrinks_only_when_half_of_it_would_do() -> None:
-    pace = Pace()
+    pace = RoundTrips()
     for way_s, wanted in ((0.55, 0.6), (0.35, 0.6), (0.25, 0.3)):
         for _ in range(defaults.RAFT_ROUND_TRIP_SAMPLES):
             pace.measured(2, way_s)

@@ -7,7 +7,7 @@ import pytest
 from swarm import api, defaults
 from swarm.api import extensions, raftpb
 from swarm.manager.events import DialPeer, FoundAt
-from swarm.manager.group import RaftGroup
+from swarm.manager.group.members import RaftGroup
 from swarm.raft import events
 from swarm.rpc import MANAGER_ROLE, Peer, Reply
 from tests.fuzz.house import CLUSTER, House

@@ -1,0 +1,1 @@
+"""The Raft group of the managers: who is a member, where, and what the group decides."""

@@ -1,0 +1,88 @@
+"""What other members send and ask: messages of the log, alone or as streams, and where a member is to be found.
+
+(swarmkit: manager/state/raft/raft.go ProcessRaftMessage, StreamRaftMessage, ResolveAddress)
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from swarm import api
+from swarm.api import extensions, raftpb
+from swarm.errors import InvalidArgument, NotFound, SwarmError
+from swarm.manager.events import ManagerEffect
+from swarm.manager.group.consensus import Consensus
+from swarm.manager.group.members import RaftGroup
+from swarm.manager.group.streams import MessageStreams, is_readable
+from swarm.raft import events
+from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
+
+log = structlog.get_logger()
+
+
+class Messages:
+    """See the module. now: seconds since the epoch."""
+
+    def __init__(self, group: RaftGroup, consensus: Consensus, out: list[ManagerEffect]) -> None:
+        self.streams = MessageStreams()
+        self._group = group
+        self._consensus = consensus
+        self._out = out
+
+    def process(self, call: Call, now: float) -> None:
+        """Raft/ProcessRaftMessage: one message."""
+        assert isinstance(call.request, api.ProcessRaftMessageRequest)
+        if self._receive(call.stream, call.request.message, call.peer, now):
+            self._out.append(Reply(call.stream, api.ProcessRaftMessageResponse()))
+
+    def begin(self, call: Call, now: float) -> None:
+        """Raft/StreamRaftMessage: a message in pieces, or a flow of messages."""
+        self._out += self.streams.begin(call, now)
+
+    def more(self, event: StreamData | StreamEnd, now: float) -> None:
+        """A word of a stream of messages."""
+        stream, streams = event.stream, self.streams
+        sender = streams.sender(stream)
+        try:
+            message = streams.take(stream, event, now)
+        except SwarmError as error:
+            streams.end(stream)
+            self._refuse(stream, sender, error, now)
+            return
+        self._out += streams.supersede(stream)
+        taken = message is None or self._receive(stream, message, sender, now)
+        if not taken or isinstance(event, StreamEnd):
+            streams.end(stream)
+            if taken:
+                self._out.append(Reply(stream, api.StreamRaftMessageResponse()))
+
+    def resolve(self, call: Call) -> None:
+        """Raft/ResolveAddress: where a member is."""
+        assert isinstance(call.request, api.ResolveAddressRequest)
+        raft_id = call.request.raft_id
+        member = self._group.resolve(raft_id, call.peer)
+        if member is None:
+            unknown = self._group.refusal(raft_id, call.peer) or NotFound(f"member {raft_id:x} not found")
+            self._out.append(StreamEnd(call.stream, unknown))
+        else:
+            answer, moved = api.ResolveAddressResponse(addr=member.addr), member != self._group.members[raft_id]
+            self._out.append(Reply(call.stream, extensions.marked(answer, extensions.MOVED) if moved else answer))
+
+    def _receive(self, stream: int, message: raftpb.Message, sender: Peer, now: float) -> bool:
+        """Take a message, unless its sender is not, or no more, the member that it says."""
+        raft_id = events.sender(message)
+        refusal: SwarmError | None = self._group.refusal(raft_id, sender)
+        if refusal is None and message.type == raftpb.MsgSnap and not is_readable(message.snapshot):
+            refusal = InvalidArgument("raft: the snapshot cannot be read")
+        if refusal is not None:
+            self._refuse(stream, sender, refusal, now)
+            return False
+        self._group.heard(raft_id, sender)
+        if message.to == self._group.raft_id and message.type != raftpb.MsgProp:
+            self._consensus.step(events.Received(message), now)
+        return True
+
+    def _refuse(self, stream: int, sender: Peer, error: SwarmError, now: float) -> None:
+        self._out.append(StreamEnd(stream, error))
+        if not isinstance(error, NotFound) and (times := self.streams.refused.times(sender.node_id, now)):
+            log.warning("raft.message_refused", node=sender.node_id, error=str(error), times=times)
