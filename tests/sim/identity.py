@@ -5,7 +5,7 @@ Drives swarm/node/bootstrap.py, swarm/node/own_certificate.py and, through lock.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from certs.keys import identity_of
 from certs.keystore import Kek
@@ -92,7 +92,7 @@ class SimIdentity:
 
         return bootstrap.World(self._dial, sleep, self._process.clock, self._process.world.requests.new)
 
-    async def _dial(self, addr: str, tls: ClientTls, timeout_s: float) -> Connection:
+    async def _dial(self, addr: str, tls: ClientTls, timeout_s: float) -> bootstrap.Connection:
         """With the certificate that is shown there, which need not be the one in use."""
         shown = Peer(addr=f"{self._process.host}:40000")
         if tls.credentials is not None:
@@ -101,7 +101,7 @@ class SimIdentity:
         connection: Connection = await self._process.world.network.dial(
             Guise(self._process, shown), addr, timeout_s, tls.node_id
         )
-        return connection
+        return cast(bootstrap.Connection, connection)
 
 
 class Guise:
@@ -137,5 +137,5 @@ class _OwnManager:
     async def ask(self, method: Method[Req, Res], request: Req, timeout_s: float, peer: Peer) -> Res:
         """A unary call."""
         assert self._process.manager is not None
-        answer: Res = await self._process.run(self._process.manager.call(method, request, timeout_s, peer))
+        answer: Res = await self._process.run(self._process.manager.call(method.name, request, timeout_s, peer))
         return answer

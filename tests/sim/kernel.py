@@ -74,10 +74,10 @@ class Kernel:
         self.story: deque[str] = deque(maxlen=STORY_LINES)
         self.echo: Callable[[str], None] | None = None
         self._trace = hashlib.blake2b(digest_size=16)
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._heap: list[tuple[float, int, Callable[[], object]]] = []
         self._sequence = 0
 
-    def at(self, delay_s: float, call: Callable[[], None]) -> None:
+    def at(self, delay_s: float, call: Callable[[], object]) -> None:
         """Call it later."""
         self._sequence += 1
         heapq.heappush(self._heap, (self.now + delay_s, self._sequence, call))

@@ -38,7 +38,11 @@ class Caller(Protocol):
     """Who connects: a process, or a client that a process starts."""
 
     host: str
-    alive: bool
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        ...
 
     @property
     def identity(self) -> Peer:

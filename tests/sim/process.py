@@ -66,7 +66,7 @@ class Process:
         self._requests: dict[int, Future] = {}
         self._works: dict[int, tuple[events.TaggedEffect, Scope, Future]] = {}
         self.agent: SimAgent | None = None
-        self.machine = NodeMachine(self.random("node"))
+        self.machine: NodeMachine = NodeMachine(self.random("node"))
         self.driver: Driver[events.Event, events.Effect] = Driver(
             self, "node", self.machine, self._perform, lambda: None
         )
@@ -256,8 +256,8 @@ class Process:
     def _worked(self, effect: events.TaggedEffect, future: Future, running: Future) -> None:
         self._works.pop(effect.tag, None)
         future.resolve()
-        failed = running.error is not None
-        self.driver.put(events.Failed(effect.tag, running.error) if failed else events.Done(effect.tag, running.value))
+        error = running.error
+        self.driver.put(events.Done(effect.tag, running.value) if error is None else events.Failed(effect.tag, error))
 
     async def _work(self, effect: events.TaggedEffect) -> object:
         match effect:
