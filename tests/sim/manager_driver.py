@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from swarm import api, defaults
 from swarm.api import raftpb
 from swarm.api.methods import METHODS
-from swarm.errors import JoinUndecided, SwarmError, Unavailable
+from swarm.errors import SwarmError, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer
 from swarm.io.disk.raft_disk import Loaded
 from swarm.io.node.local_calls import LocalCalls
@@ -34,8 +34,7 @@ from swarm.manager.events import (
     PeerKnown,
 )
 from swarm.manager.external_ca import Question
-from swarm.manager.group import health
-from swarm.manager.group.members import is_join_undecided
+from swarm.manager.group import dialogues, health
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
 from swarm.raft import events
@@ -47,7 +46,7 @@ from tests.sim.checkers import CheckedParts, CheckedRaft, CheckedStore
 from tests.sim.driver import Driver
 from tests.sim.kernel import Future, Script
 from tests.sim.network import Answer, Connection, Listener, settle
-from tests.sim.peers import News, Peers
+from tests.sim.peers import News, Peers, dial
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
@@ -103,7 +102,9 @@ class ManagerDriver:
             elif image.raft_id:
                 entries = loaded.entries
             else:
-                image.raft_id = yield from self._join(join)
+                answer: api.JoinResponse = yield self.process.run(self._join(join))
+                self._joined = list(answer.members)
+                image.raft_id = answer.raft_id
                 yield self.kernel.sleep(0.002)  # a crash here leaves a log of nothing, that nobody expects
         except SwarmError:
             self.close()
@@ -121,40 +122,13 @@ class ManagerDriver:
         image.write(events.Persist(0, hard_state, entries))
         return image.load()
 
-    def _join(self, managers: Sequence[str]) -> Script:
-        error: SwarmError = Unavailable("no manager is known to join the group through")
-        undecided = False
-        for addr in managers:
-            asked = False
-            try:
-                connection: Connection = yield self.network.dial(self.process, addr, defaults.RPC_DIAL_TIMEOUT_S)
-                try:
-                    asked = True
-                    answer = yield from self._ask_in(connection)
-                finally:
-                    connection.close()
-            except SwarmError as problem:
-                error = problem
-                undecided = undecided or (asked and is_join_undecided(error))
-                continue
-            if answer.raft_id in self.process.disk.past_raft_ids:
-                error = Unavailable("the group has not removed the member yet that this node was")
-                continue
-            self._joined = list(answer.members)
-            return answer.raft_id
-        raise JoinUndecided(error.message) if undecided else error
+    async def _join(self, managers: Sequence[str]) -> api.JoinResponse:
+        """See ManagerProcess._join."""
 
-    def _ask_in(self, connection: Connection) -> Script:
-        """See ManagerProcess._ask_in."""
-        request, limit_s = api.JoinRequest(addr=self.addr), defaults.RAFT_JOIN_TIMEOUT_S
-        answer = yield from connection.unary("RaftMembership/Join", request, limit_s)
-        assert isinstance(answer, api.JoinResponse)
-        if answer.raft_id in self.process.disk.past_raft_ids:
-            was = api.RaftMember(raft_id=answer.raft_id, node_id=self.process.node_id, addr=self.addr)
-            yield from connection.unary("RaftMembership/Leave", api.LeaveRequest(node=was), limit_s)
-            answer = yield from connection.unary("RaftMembership/Join", request, limit_s)
-            assert isinstance(answer, api.JoinResponse)
-        return answer
+        async def reach(addr: str, node_id: str, timeout_s: float) -> Connection:
+            return await dial(self.network, self.process, addr, node_id, timeout_s)
+
+        return await dialogues.join(managers, self.process.node_id, self.addr, self.process.disk.past_raft_ids, reach)
 
     def _make(self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...], managers: Sequence[str]) -> None:
         process, config = self.process, events.Config(raft_id=raft_id)
@@ -391,7 +365,7 @@ class ManagerDriver:
             self._members_changed = Future()
             for raft_id, member in list(group.peers.items()):
                 if raft_id != group.raft_id:
-                    error, ours = yield from self.peers.check(member.addr, member.node_id)
+                    error, ours = yield self.peers.run(self.peers.check(member.addr, member.node_id))
                     if not error:
                         self._kinds[raft_id] = ours
                         self.put(PeerKnown(raft_id, ours))
@@ -406,11 +380,11 @@ class ManagerDriver:
 
     def _check_joiner(self, effect: CheckPeer) -> Script:
         assert self.peers is not None
-        error, ours = yield from self.peers.check(effect.addr)
+        error, ours = yield self.peers.run(self.peers.check(effect.addr))
         self.put(PeerChecked(effect.stream, error, ours))
 
     def _dial(self, effect: DialPeer) -> Script:
         assert self.peers is not None
-        error, _ = yield from self.peers.check(effect.addr, effect.node_id)
+        error, _ = yield self.peers.run(self.peers.check(effect.addr, effect.node_id))
         self.kernel.say(self.process.name, "dialled", effect.addr, error or "found")
         self.put(PeerDialled(effect.raft_id, effect.addr, error))

@@ -26,12 +26,11 @@ from swarm.grpc.authorize import ClusterAuthorizer, overstays
 from swarm.io.disk import replaced_file
 from swarm.io.disk.raft_disk import Loaded, RaftDisk
 from swarm.io.grpc.server import RpcServer
-from swarm.io.node import joining
 from swarm.io.node.backpressure import Backpressure, Flow
 from swarm.io.node.external_authority import ask_authority
 from swarm.io.node.local_calls import LocalCalls
 from swarm.io.node.peer_link import News
-from swarm.io.node.peers import Peers
+from swarm.io.node.peers import Peers, dialler
 from swarm.io.process import Clock, Inbox, drive
 from swarm.manager import assemble
 from swarm.manager.assemble import Group
@@ -52,7 +51,7 @@ from swarm.manager.events import (
     PeerKnown,
 )
 from swarm.manager.external_ca import Outcome
-from swarm.manager.group import health
+from swarm.manager.group import dialogues, health
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
 from swarm.raft import events, membership
@@ -189,11 +188,10 @@ class ManagerProcess:
         return self._disk.load()
 
     async def _join(self, managers: Sequence[str]) -> int:
-        """Become a member through any of the managers. Raises SwarmError; see joining.join."""
+        """Become a member through any of the managers. Raises SwarmError; see dialogues.join."""
         settings = self.settings
-        answer = await joining.join(
-            managers, settings.node_id, settings.address, settings.past_raft_ids, self._client_tls()
-        )
+        dial = dialler(self._client_tls)
+        answer = await dialogues.join(managers, settings.node_id, settings.address, settings.past_raft_ids, dial)
         await asyncio.to_thread(self._disk.initialize, answer.raft_id, settings.node_id, settings.cluster_id)
         self._joined = list(answer.members)
         return answer.raft_id
