@@ -30,6 +30,16 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
+class DisconnectRemovedNodes:
+    """Effect: nodes may have been removed from the cluster; drop the connections of all that are."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndCallsOfDemoted:
+    """Effect: a manager became a worker; end the open calls that only managers may have (authorize.overstays)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Leadership:
     """Effect: who leads now. leading: this manager does, and its leader is up. leader: raft ID, 0 for nobody."""
 
@@ -162,6 +172,8 @@ ManagerEffect = (
     | StreamData
     | StreamEnd
     | Changed
+    | DisconnectRemovedNodes
+    | EndCallsOfDemoted
     | Leadership
     | Forward
     | ForwardMore

@@ -25,6 +25,7 @@ from random import Random
 
 import structlog
 
+from swarm import api
 from swarm.api import raftpb
 from swarm.errors import Internal, NoLeader, NotTaken, SwarmError, Unavailable, Unimplemented
 from swarm.manager.calls import Calls
@@ -33,6 +34,8 @@ from swarm.manager.events import (
     AuthorityAnswered,
     Changed,
     DialPeer,
+    DisconnectRemovedNodes,
+    EndCallsOfDemoted,
     ForwardAnswered,
     ForwardFailed,
     ForwardOpened,
@@ -227,7 +230,11 @@ class Manager:
         if self._leading.leader is not None:
             self._leading.perform(self._leading.leader.committed(), now)
         self._out.append(Changed(changes))
+        if self.leading and any(map(_steps_down, changes)):
+            self._out.append(EndCallsOfDemoted())
         self._leading.tell(changes, now)
+        if any(change.kind == "cluster" for change in changes):
+            self._out.append(DisconnectRemovedNodes())  # after the dispatcher's own last word to them
 
     def membership_applied(self, change: raftpb.ConfChange | None, index: int, now: float) -> None:
         """See Above."""
@@ -290,3 +297,11 @@ class Manager:
         if leader in self.group.members:
             for call in self._calls.take_waiting():
                 self._calls.pass_on(call, now)
+
+
+def _steps_down(change: Change) -> bool:
+    """Whether a manager became a worker."""
+    before, after = change.before, change.after
+    if not (isinstance(before, api.Node) and isinstance(after, api.Node)):
+        return False
+    return (before.role, after.role) == (api.MANAGER, api.WORKER)

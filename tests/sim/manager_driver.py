@@ -11,8 +11,8 @@ from google.protobuf.message import Message
 from swarm import api, defaults
 from swarm.api import raftpb
 from swarm.api.methods import METHODS
-from swarm.errors import SwarmError, Unavailable
-from swarm.grpc.authorize import ClusterAuthorizer
+from swarm.errors import PermissionDenied, SwarmError, Unavailable
+from swarm.grpc.authorize import ClusterAuthorizer, overstays
 from swarm.io.disk.raft_disk import Loaded
 from swarm.io.node.local_calls import LocalCalls
 from swarm.manager import assemble
@@ -24,6 +24,8 @@ from swarm.manager.events import (
     Changed,
     CheckPeer,
     DialPeer,
+    DisconnectRemovedNodes,
+    EndCallsOfDemoted,
     Forward,
     ForwardMore,
     Leadership,
@@ -157,13 +159,16 @@ class ManagerDriver:
         self.local.fail_all(Unavailable("the manager is stopping"))
         if self.network.listeners.get(self.addr) is self:
             del self.network.listeners[self.addr]
-        for connection in list(self.process.connections.values()):
-            if connection.server is self:
-                connection.shut()
+        for connection in self._connections():
+            connection.shut()
         if self.peers is not None:
             self.peers.close()
         if self.driver is not None:
             self.driver.close()
+
+    def _connections(self) -> list[Connection]:
+        """Those that others have to this manager."""
+        return [connection for connection in self.process.connections.values() if connection.server is self]
 
     def others(self) -> tuple[tuple[str, str], ...]:
         """See ManagerProcess.others."""
@@ -303,6 +308,14 @@ class ManagerDriver:
                 self.leadership = effect
                 if leading:
                     self.kernel.say(self.process.name, "leads", term)
+            case DisconnectRemovedNodes():
+                for connection in self._connections():
+                    if self._is_blacklisted(node_id := connection.peer.node_id):
+                        self.kernel.say(self.process.name, "drops", node_id)
+                        connection.drop(PermissionDenied(f"Permission denied: node {node_id} was removed from swarm"))
+            case EndCallsOfDemoted():
+                for connection in self._connections():
+                    connection.end_calls(lambda method, peer: overstays(method, peer, self._is_demoted))
             case Changed(changes=changes):
                 self._changed(changes)
             case events.Restore():

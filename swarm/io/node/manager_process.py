@@ -41,6 +41,8 @@ from swarm.manager.events import (
     Changed,
     CheckPeer,
     DialPeer,
+    DisconnectRemovedNodes,
+    EndCallsOfDemoted,
     Forward,
     ForwardMore,
     Leadership,
@@ -392,35 +394,34 @@ class ManagerProcess:
                 log.info("raft.removed")
                 self.removed.set()
             case events.Restore():
-                self._changed(None)  # the manager has taken it in; nobody knows what is different
-            case events.Persist() if self.leadership.leading:
-                # the way to the followers' disks is longer than the one to ours, and threads share the interpreter
-                loop = asyncio.get_running_loop()
-                loop.call_soon(loop.call_soon, self._persist, effect)
+                self._changed(())  # the manager has taken it in; nobody knows what is different
             case events.Persist():
-                self._persist(effect)
+                self._write_log(effect)
             case Changed(changes=changes):
                 self._changed(changes)
-            case Leadership(leading=leading):
-                self.leadership = effect
-                if leading:
-                    log.info("manager.leading", term=effect.term)
-                    self._leading.set()
-                    self._deposed.clear()
-                else:
-                    self._leading.clear()
-                    self._deposed.set()
+            case DisconnectRemovedNodes():
+                self._server.drop_nodes(self._is_blacklisted)
+            case EndCallsOfDemoted():
+                self._server.end_calls(lambda method, peer: overstays(method, peer, self._is_demoted))
+            case Leadership():
+                self._lead(effect)
             case _:
                 log.warning("manager.effect_without_effect", effect=type(effect).__name__)
 
-    def _changed(self, changes: Sequence[Change] | None) -> None:
+    def _lead(self, leadership: Leadership) -> None:
+        self.leadership = leadership
+        if leadership.leading:
+            log.info("manager.leading", term=leadership.term)
+            self._leading.set()
+            self._deposed.clear()
+        else:
+            self._leading.clear()
+            self._deposed.set()
+
+    def _changed(self, changes: Sequence[Change]) -> None:
+        """Without changes everything was replaced."""
         for watcher in self.watchers:
-            watcher(changes or ())
-        if changes is None or any(change.kind == "cluster" for change in changes):
-            # later, so that the dispatcher's own last word to a node that was removed comes first
-            asyncio.get_running_loop().call_soon(self._server.drop_nodes, self._is_blacklisted)
-        if self.leadership.leading and any(map(_steps_down, changes or ())):
-            self._server.end_calls(lambda method, peer: overstays(method, peer, self._is_demoted))
+            watcher(changes)
 
     def _deliver(self, answer: Reply | StreamData | StreamEnd) -> None:
         if not self.local.deliver(answer):
@@ -441,6 +442,14 @@ class ManagerProcess:
         if credentials is not None:
             outcome = await ask_authority(effect.question, credentials)
         self._inbox.put(AuthorityAnswered(effect.tag, outcome))
+
+    def _write_log(self, effect: events.Persist) -> None:
+        if self.leadership.leading:
+            # the way to the followers' disks is longer than the one to ours, and threads share the interpreter
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._persist, effect)
+        else:
+            self._persist(effect)
 
     def _persist(self, effect: events.Persist) -> None:
         self._disk.submit(effect, lambda error: self._persisted(effect, error))
@@ -470,14 +479,6 @@ class ManagerProcess:
         managers = () if self.manager is None else self.manager.group.peers.values()
         hosts = [Peer(addr=member.addr).host for member in managers]
         return hosts + [node.status.addr for node in self.store.all(api.Node)]
-
-
-def _steps_down(change: Change) -> bool:
-    """Whether a manager became a worker."""
-    before, after = change.before, change.after
-    if not (isinstance(before, api.Node) and isinstance(after, api.Node)):
-        return False
-    return (before.role, after.role) == (api.MANAGER, api.WORKER)
 
 
 def erase_log(directory: Path) -> None:

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from swarm import api, defaults
 from swarm.api import encoding, raftpb
 from swarm.errors import SwarmError
-from swarm.manager.events import ManagerEffect
+from swarm.manager.events import DisconnectRemovedNodes, ManagerEffect
 from swarm.manager.group.members import RaftGroup
 from swarm.manager.group.tick import RoundTrips
 from swarm.raft import events
@@ -100,7 +100,7 @@ class Consensus:
                     self._snapshot_in_turn(now)
                 case events.Restore(snapshot=snapshot):
                     self.restore(snapshot)
-                    self._out.append(effect)
+                    self._out += [effect, DisconnectRemovedNodes()]
                 case events.ReadReady(tag=tag):
                     above.read_ready(tag)
                 case events.BecameLeader(term=term):

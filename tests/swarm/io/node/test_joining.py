@@ -1,4 +1,4 @@
-"""Asking a manager to become a member (swarm/manager/group/dialogues.py), against a server with its own list of members."""
+"""Asking a manager to become a member (swarm.manager.group.dialogues), against a server that keeps its own list."""
 
 from __future__ import annotations
 
