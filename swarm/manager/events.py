@@ -40,6 +40,21 @@ class EndCallsOfDemoted:
 
 
 @dataclass(frozen=True, slots=True)
+class PersistFailed:
+    """Event: this write of the log failed, instead of Persisted; nothing of it is on the disk."""
+
+    write: events.Persist
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailLocalCalls:
+    """Effect: end every open call of this process with this error."""
+
+    error: SwarmError
+
+
+@dataclass(frozen=True, slots=True)
 class Leadership:
     """Effect: who leads now. leading: this manager does, and its leader is up. leader: raft ID, 0 for nobody."""
 
@@ -174,6 +189,7 @@ ManagerEffect = (
     | Changed
     | DisconnectRemovedNodes
     | EndCallsOfDemoted
+    | FailLocalCalls
     | Leadership
     | Forward
     | ForwardMore
@@ -200,6 +216,7 @@ ManagerEvent = (
     | PeerAnswered
     | FoundAt
     | events.Persisted
+    | PersistFailed
     | events.Received
     | events.Unreachable
     | events.Gone

@@ -26,6 +26,7 @@ from swarm.manager.events import (
     DialPeer,
     DisconnectRemovedNodes,
     EndCallsOfDemoted,
+    FailLocalCalls,
     Forward,
     ForwardMore,
     Leadership,
@@ -34,6 +35,7 @@ from swarm.manager.events import (
     PeerChecked,
     PeerDialled,
     PeerKnown,
+    PersistFailed,
 )
 from swarm.manager.external_ca import Question
 from swarm.manager.group import dialogues, health
@@ -144,8 +146,7 @@ class ManagerDriver:
         self.manager = Manager(raft, self.store, parts.parts(), self._rng, strict=True)
         if loaded.snapshot is not None:
             self.manager.restore(loaded.snapshot)
-        for member in self._joined:
-            self.manager.group.members.setdefault(member.raft_id, member)
+        self.manager.recall({}, self._joined)
         self.driver = Driver(process, "manager", self.manager, self._perform, raft.check)
         self.peers = Peers(self, self._report, managers)
         self.driver.start()
@@ -173,13 +174,11 @@ class ManagerDriver:
     def others(self) -> tuple[tuple[str, str], ...]:
         """See ManagerProcess.others."""
         assert self.manager is not None
-        group = self.manager.group
-        members = [member for key, member in group.members.items() if key != group.raft_id]
-        return tuple((member.node_id, member.addr) for member in members)
+        return tuple((member.node_id, member.addr) for member in self.manager.status().others)
 
     def hand_over(self) -> Script:
         """A leader that stops waits for the next one first."""
-        if self.leadership.leading and self.manager is not None and len(self.manager.group.members) > 1:
+        if self.leadership.leading and self.manager is not None and self.manager.status().others:
             self.put(events.TransferLeadership())
             end = self.kernel.now + defaults.HANDOVER_WAIT_S
             while self.leadership.leading and self.kernel.now < end and not self.closed:
@@ -308,6 +307,8 @@ class ManagerDriver:
                 self.leadership = effect
                 if leading:
                     self.kernel.say(self.process.name, "leads", term)
+            case FailLocalCalls(error=error):
+                self.local.fail_all(error)
             case DisconnectRemovedNodes():
                 for connection in self._connections():
                     if self._is_blacklisted(node_id := connection.peer.node_id):
@@ -349,8 +350,8 @@ class ManagerDriver:
         if self.closed:
             return
         if self.disk_fails:
-            self.local.fail_all(Unavailable("the manager cannot write its log: disk full"))
-            self.kernel.at(defaults.DISK_RETRY_S, lambda: self._persist(effect))
+            self.writing = None
+            self.put(PersistFailed(effect, "disk full"))
             return
         self.process.disk.raft.write(effect)
         self.writing = None
@@ -373,18 +374,17 @@ class ManagerDriver:
         manager = self.manager
         assert manager is not None
         assert self.peers is not None
-        group = manager.group
         while True:
             self._members_changed = Future()
-            for raft_id, member in list(group.peers.items()):
-                if raft_id != group.raft_id:
-                    error, ours = yield self.peers.run(self.peers.check(member.addr, member.node_id))
-                    if not error:
-                        self._kinds[raft_id] = ours
-                        self.put(PeerKnown(raft_id, ours))
-            pause_s = defaults.PEER_CHECK_SOON_S if group.undetermined() else defaults.PEER_CHECK_S
-            others = [member.addr for raft_id, member in group.peers.items() if raft_id != group.raft_id]
-            self.peers.ask_for_us(group.raft_id, others)
+            others = manager.status().others
+            for member in others:
+                error, ours = yield self.peers.run(self.peers.check(member.found_at, member.node_id))
+                if not error and self._kinds.get(member.raft_id) is not ours:
+                    self._kinds[member.raft_id] = ours
+                    self.put(PeerKnown(member.raft_id, ours))
+            status = manager.status()
+            pause_s = defaults.PEER_CHECK_SOON_S if status.undetermined else defaults.PEER_CHECK_S
+            self.peers.ask_for_us(status.raft_id, [member.found_at for member in others])
             if not (self.leadership.leading or self.leadership.leader):
                 pause_s = min(pause_s, defaults.PEER_CHECK_LEADERLESS_S)
             changed = self._members_changed

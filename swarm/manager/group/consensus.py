@@ -76,6 +76,8 @@ class Consensus:
     ) -> None:
         """mixed_leadership: this member may lead stock managers."""
         self.round_trips = RoundTrips()
+        self.entries_applied = 0
+        """Since the start."""
         self._raft = raft
         self._store = store
         self._group = group
@@ -119,6 +121,7 @@ class Consensus:
     # --- the log ---------------------------------------------------------------------------------------------------
 
     def _apply(self, entry: raftpb.Entry, now: float) -> None:
+        self.entries_applied += 1
         if entry.Type == raftpb.EntryConfChange:
             self._store.index = entry.Index
             self._apply_membership(parse_change(entry), entry.Index, now)
