@@ -5,8 +5,8 @@
 #     -v /run:/run -v /var/lib/sideswarm:/var/lib/sideswarm sideswarm --engine unix:///run/docker.sock
 #   export DOCKER_HOST=unix:///run/sideswarm/docker.sock
 #
-# The host's network and name are the node's. /run is shared because the secrets of tasks are files there that the engine
-# mounts into their containers. BASE may be any image with Python 3.11 or newer and its venv module.
+# The node uses the host's network and host name. /run is shared because the secrets of tasks are files there, which the
+# engine mounts into their containers. BASE may be any image with Python 3.11 or newer and its venv module.
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build

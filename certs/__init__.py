@@ -1,1 +1,1 @@
-"""Who you are: keys, certificates, join tokens and TLS (swarmkit: ca/). Knows neither swarm nor overlay."""
+"""Node identity: keys, certificates, join tokens and TLS (swarmkit: ca/). Imports neither swarm nor overlay."""

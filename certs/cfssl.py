@@ -1,11 +1,12 @@
-"""What is said to an external certificate authority, and what its answers mean: CFSSL's JSON, as values.
+"""Requests to an external certificate authority and its answers: CFSSL's JSON, as values.
 
-A cluster may leave signing to servers that keep its root's key. They are asked by POST with a certificate request and
-the names that the certificate is to have (CFSSL's `sign`), and know who asks by the manager's own certificate. For a
-rotation away from an external authority the new root asks for a certificate in the profile "CA" (cross-signing).
+A cluster may leave signing to servers that hold its root's key. A manager sends them a POST with a certificate request
+and the names that the certificate should have (CFSSL's `sign`). The servers know the manager by its own certificate.
+During a rotation away from an external authority, the new root requests a certificate in the profile "CA"
+(cross-signing).
 
-Failures are of two kinds, as in SwarmKit: the server cannot be used now (ExternalUnusable: it is asked again), or it
-read the request and refused it (ExternalRefused: the same request will be refused again).
+There are two kinds of failure, as in SwarmKit: the server cannot be used now (ExternalUnusable: we ask it again), or it
+read the request and refused it (ExternalRefused: it would refuse the same request again).
 
 (swarmkit: ca/external.go, ca/certificates.go PrepareCSR; cfssl: signer/signer.go, api/api.go)
 """
@@ -43,9 +44,9 @@ def node_request(csr_pem: bytes, node_id: str, role: str, org: str) -> bytes:
 
 
 def cross_sign_request(root: RootCA) -> bytes:
-    """The body of a request for an intermediate: ``root``'s name and key, signed by the authority that is asked.
+    """The body of a request for an intermediate: ``root``'s name and key, to be signed by the external authority.
 
-    Raises NoSigningKey: the request is signed by the root's own key.
+    Raises NoSigningKey when ``root`` has no key, because the request is signed with it.
     """
     certificate = root.roots[0]
     columns = {key: certificate.subject.get_attributes_for_oid(oid) for key, oid in _NAMES}
@@ -116,40 +117,40 @@ def _refusal(errors: object) -> str:
 def check_node_certificate(
     chain_pem: bytes, csr_pem: bytes, node_id: str, role: str, org: str, trust: RootCA, now: float
 ) -> None:
-    """Whether a chain that somebody else signed is what was asked for. Raises CertsError with the reason."""
+    """Check that a chain from an external authority is what was requested. Raises CertsError with the reason."""
     certificates = load_certificates(chain_pem)
     if not certificates:
         raise ExternalRefused("the external CA's answer holds no certificate")
     identity = identity_of(certificates[0])
     if (identity.node_id, identity.role, identity.org) != (node_id, role, org):
-        raise ExternalRefused("the external CA's certificate names another node, role or cluster than was asked for")
+        raise ExternalRefused("the external CA's certificate names another node, role or cluster than requested")
     if _key_of(certificates[0]) != load_csr(csr_pem).public_key():
-        raise ExternalRefused("the external CA's certificate is for another key than was asked for")
+        raise ExternalRefused("the external CA's certificate is for another key than requested")
     trust.verify(chain_pem, now)
 
 
 def check_cross_signed(chain_pem: bytes, new: RootCA, old: RootCA) -> None:
-    """Whether ``chain_pem`` begins with new's name and key under old's signature. Raises CertsError with the reason."""
+    """Check that ``chain_pem`` begins with new's name and key, signed by old. Raises CertsError with the reason."""
     certificates = load_certificates(chain_pem)
     if not certificates:
         raise ExternalRefused("the external CA's answer holds no certificate")
     wanted = new.roots[0]
-    # byte for byte: peers look for the issuer of a certificate by the encoding of its name
+    # byte for byte: peers find the issuer of a certificate by the encoding of its name
     if certificates[0].subject.public_bytes() != wanted.subject.public_bytes():
         raise ExternalRefused("the external CA's certificate does not have the new root's name")
     if public_key_der(certificates[0]) != public_key_der(wanted):
         raise ExternalRefused("the external CA's certificate is for another key than the new root's")
-    RootCA(old.bundle_pem, None, chain_pem)  # it verifies under the old root
+    RootCA(old.bundle_pem, None, chain_pem)  # raises unless it verifies under the old root
     try:
         constraints = certificates[0].extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
         constraints = None
     if constraints is None or not constraints.ca:
-        raise ExternalRefused("the external CA's certificate is not one of an authority")
+        raise ExternalRefused("the external CA's certificate is not a CA certificate")
 
 
 def _key_of(certificate: x509.Certificate) -> object:
     try:
         return certificate.public_key()
     except ValueError as error:
-        raise CertsError("the external CA's certificate has a key of an unknown kind") from error
+        raise CertsError("the external CA's certificate has a key of an unknown type") from error

@@ -1,4 +1,4 @@
-"""Errors of trust: one exception per cause, each with the gRPC code that peers see and the text that users know.
+"""Errors of this package: one exception per cause, each with the gRPC code that peers see and a text for users.
 
 (swarmkit: ca/certificates.go, ca/config.go, ca/keyreadwriter.go, manager/controlapi/ca_rotation.go)
 """
@@ -12,7 +12,7 @@ UNAUTHENTICATED = 16
 
 
 class CertsError(Exception):
-    """An operating error of this package. ``code`` is a gRPC status code; the text carries no secret."""
+    """An operating error of this package. ``code`` is a gRPC status code; the text contains no secret."""
 
     code: int = UNKNOWN
 
@@ -25,11 +25,11 @@ class CertsError(Exception):
 
 
 class InvalidCertificate(CertsError):
-    """Bytes that are no certificate, or one without the names that a node certificate needs."""
+    """Bytes that are not a certificate, or a certificate without the names that a node certificate needs."""
 
 
 class InvalidKey(CertsError):
-    """Bytes that are no private key, or one of a kind or size that is not supported."""
+    """Bytes that are not a private key, or a key of an unsupported type or size."""
 
     code = INVALID_ARGUMENT
 
@@ -47,14 +47,14 @@ class InvalidCsr(CertsError):
 
 
 class InvalidJoinToken(CertsError):
-    """A join token of no known form."""
+    """A join token in an unknown format."""
 
     def __init__(self) -> None:
         super().__init__("invalid join token")
 
 
 class InvalidUnlockKeyText(CertsError):
-    """An unlock key as typed by a user that is of no known form."""
+    """An unlock key, as typed by a user, in an unknown format."""
 
     code = INVALID_ARGUMENT
 
@@ -66,29 +66,29 @@ class InvalidUnlockKeyText(CertsError):
 
 
 class UntrustedChain(CertsError):
-    """A chain of certificates that does not lead to a trusted root, or one with a broken link."""
+    """A certificate chain that does not lead to a trusted root, or that has a broken link."""
 
 
 class UnknownAuthority(UntrustedChain):
-    """No trusted root signed the chain; during a root rotation the root may simply be newer than ours."""
+    """No trusted root signed the chain. During a root rotation, its root may simply be newer than ours."""
 
     def __init__(self) -> None:
         super().__init__("x509: certificate signed by unknown authority")
 
 
 class CertificateExpired(UntrustedChain):
-    """A certificate of the chain is outside its validity."""
+    """A certificate of the chain is outside its validity period."""
 
 
 class FingerprintMismatch(CertsError):
-    """A manager sent a root certificate other than the one that the join token names."""
+    """A manager sent a different root certificate from the one that the join token names."""
 
     def __init__(self, expected_digest: str) -> None:
         super().__init__(f"remote CA does not match fingerprint. Expected: {expected_digest}")
 
 
 class FipsRequired(CertsError):
-    """The cluster accepts nodes in FIPS mode only, and this one is not."""
+    """The cluster accepts only nodes in FIPS mode, and this node is not in it."""
 
     code = FAILED_PRECONDITION
 
@@ -106,18 +106,18 @@ class InvalidRoot(CertsError):
 
 
 class NoSigningKey(CertsError):
-    """This root certificate is here without its key, so it cannot sign."""
+    """This process has the root certificate without its key, so it cannot sign."""
 
     def __init__(self) -> None:
         super().__init__("no valid signer found")
 
 
 class ExternalUnusable(CertsError):
-    """An external authority could not be asked, or gave no sensible answer; it may later."""
+    """An external authority could not be reached, or gave no sensible answer. It may do so later."""
 
 
 class ExternalRefused(CertsError):
-    """An external authority read the request and refused it, or signed something else than it was asked for."""
+    """An external authority read the request and refused it, or signed something other than what was requested."""
 
 
 # --- key files -----------------------------------------------------------------------------------------------------
@@ -133,4 +133,4 @@ class InvalidUnlockKey(CertsError):
 
 
 class StoredKeyDamaged(CertsError):
-    """Key or certificate files that nobody wrote this way."""
+    """Key or certificate files whose content is damaged or contradictory."""

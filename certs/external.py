@@ -1,8 +1,8 @@
-"""HTTPS to an external certificate authority: is it there, and one request that several servers may answer.
+"""HTTPS to an external certificate authority: checks that it is reachable, and sends it signing requests.
 
-The servers are trusted by the root that they sign for, and know us by our node's certificate. They are tried in their
-order, each for a limited time, until one answers; what an earlier one was asked must not be done twice, and need not
-be: a certificate that nobody uses does no harm. Connections are not kept, as certificates on both sides change.
+We trust the servers by the root that they sign for; they know us by our node's certificate. We try them in order, each
+for a limited time, until one answers. An earlier server may have signed the request too: that does no harm, because
+nobody uses that certificate. Connections are not reused, because the certificates on both sides change.
 
 (swarmkit: ca/external.go, manager/controlapi/ca_rotation.go validateExternalCAURL)
 """
@@ -29,9 +29,9 @@ HTTPS_PORT = 443
 
 
 async def find_reachable(urls: Sequence[str], roots_pem: bytes, credentials: Credentials, timeout_s: float) -> None:
-    """Return once one of the servers shook hands with a certificate of ``roots_pem``.
+    """Return once a TLS handshake with one server succeeded; its certificate must lead to a root of ``roots_pem``.
 
-    Raises ExternalUnusable when none did within ``timeout_s`` seconds each; the log says why each did not.
+    Each server has ``timeout_s`` seconds. Raises ExternalUnusable when all failed; the log says why each did.
     """
     for number, url in enumerate(urls, 1):
         try:
@@ -46,9 +46,9 @@ async def find_reachable(urls: Sequence[str], roots_pem: bytes, credentials: Cre
 
 
 async def sign(urls: Sequence[str], body: bytes, roots_pem: bytes, credentials: Credentials, timeout_s: float) -> bytes:
-    """The certificate (PEM) that the first server gives that gives any.
+    """The certificate (PEM) from the first server that returns one.
 
-    Raises ExternalUnusable or ExternalRefused with the last server's reason, after its name.
+    Raises ExternalUnusable or ExternalRefused with the last server's URL and reason.
     """
     failure: CertsError = ExternalUnusable("no external CA URLs")
     for url in urls:
@@ -92,7 +92,7 @@ def _parse(url: str) -> SplitResult:
 
 
 def shown(url: str) -> str:
-    """A URL as it may be logged: without what may be a password."""
+    """A URL in a form that is safe to log: without the parts that may contain a password."""
     try:
         parts = urlsplit(url)
     except ValueError:

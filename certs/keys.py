@@ -1,8 +1,8 @@
-"""Private keys, certificate requests and PEM; who a certificate says its owner is.
+"""Private keys, certificate requests (CSRs) and PEM; the identity that a certificate names.
 
-A node's key is ECDSA on P-256, kept as PKCS#8; its request (CSR) has an empty subject, because only the public key in
-it counts: names are given by the certificate authority. PEM blocks are read and written here rather than by OpenSSL,
-which refuses the extra headers that SwarmKit puts into key files.
+A node's key is ECDSA on P-256, kept as PKCS#8. Its CSR has an empty subject, because only the public key in it counts:
+the certificate authority chooses the names. This module reads and writes PEM blocks itself, because OpenSSL refuses the
+extra headers that SwarmKit puts into key files.
 
 (swarmkit: ca/certificates.go, GenerateNewCSR; ca/pkcs8; ca/auth.go)
 """
@@ -37,7 +37,7 @@ _PEM_LINE_CHARS = 64
 
 @dataclass(frozen=True)
 class Identity:
-    """Whom a node certificate names: node ID (CN), role (OU) and cluster ID (O)."""
+    """The identity that a node certificate names: node ID (CN), role (OU) and cluster ID (O)."""
 
     node_id: str
     role: str
@@ -67,7 +67,7 @@ class PemBlock:
 def pem_blocks(data: bytes) -> list[PemBlock]:
     """All well-formed PEM blocks in ``data``; text around them and malformed blocks are skipped.
 
-    A block begins at the last BEGIN before its END, so that each byte is looked at once, whatever is in them.
+    A block begins at the last BEGIN before its END, so each byte is read only once, whatever the input.
     """
     blocks = []
     start = 0
@@ -93,7 +93,7 @@ def pem_blocks(data: bytes) -> list[PemBlock]:
 
 
 def normalize_pem(data: bytes) -> bytes:
-    """The same blocks with one spelling of white space and without headers, for comparison and storage."""
+    """The same blocks with uniform white space and without headers, for comparison and storage."""
     return b"".join(PemBlock(block.label, block.body).encode() for block in pem_blocks(data))
 
 
@@ -117,7 +117,7 @@ def root_key_pem(key: PrivateKey) -> bytes:
 
 
 def load_private_key(pem: bytes) -> PrivateKey:
-    """Read an unencrypted private key; PEM headers do not matter. Raises InvalidKey."""
+    """Read an unencrypted private key; PEM headers are ignored. Raises InvalidKey."""
     for block in pem_blocks(pem):
         if not block.label.endswith("PRIVATE KEY"):
             continue
@@ -158,14 +158,14 @@ def load_csr(pem: bytes) -> x509.CertificateSigningRequest:
 
 
 def load_certificates(pem: bytes) -> list[x509.Certificate]:
-    """All certificates of a bundle in their order; an empty list for none. Raises InvalidCertificate."""
+    """All certificates of a bundle, in order; an empty list if there are none. Raises InvalidCertificate."""
     return [load_certificate(block.body) for block in pem_blocks(pem) if block.label == "CERTIFICATE"]
 
 
 def load_certificate(der: bytes) -> x509.Certificate:
-    """A certificate all of whose parts can be read. Raises InvalidCertificate.
+    """A certificate whose parts can all be read. Raises InvalidCertificate.
 
-    The library reads most of them only when they are asked for, and raises what it likes then.
+    The library parses most parts only on access, and may raise any exception then. So all are read here.
     """
     try:
         certificate = x509.load_der_x509_certificate(der)

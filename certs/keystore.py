@@ -1,18 +1,18 @@
-"""Key and certificate files of a node: read, replaced atomically, and encrypted when the cluster is autolocked.
+"""Key and certificate files of a node: reads them, replaces them atomically, encrypts them under autolock.
 
-The directory (0700) is laid out as SwarmKit's, its files (0600) can be read by either:
+The directory (0700) has SwarmKit's layout, and SwarmKit can read its files (0600) and we can read SwarmKit's:
 
     swarm-root-ca.crt   the trusted root bundle, byte for byte
     swarm-node.crt      the node's certificate, then intermediates
     swarm-node.key      its key in PKCS#8; PEM headers: kek-version, and on managers the keys of the Raft log
 
-The *key encryption key* (KEK) is the cluster's unlock key; with one, the private key is PBES2-encrypted and the Raft
-keys are Fernet tokens under it, and without it the node is *locked*: it cannot start.
+The *key encryption key* (KEK) is the cluster's unlock key. When there is one, the private key is encrypted with PBES2
+and the Raft keys are Fernet tokens under the KEK. A node that does not have the KEK is *locked*: it cannot start.
 
-Theory of operation. There is one key file and it is replaced in one step, so key, headers and encryption never
+Theory of operation. There is one key file, and it is replaced in one step, so key, headers and encryption never
 disagree. A new certificate is first written beside the old one (.swarm-node.crt), then the key is replaced, then the
-certificate is renamed. A crash in between leaves a key that fits either the old certificate or the one beside it;
-load() looks at both. Nothing here blocks for long, but all of it blocks: call it from a thread.
+certificate is renamed. After a crash in between, the key fits either the old certificate or the one beside it; load()
+looks at both. All functions block, though not for long: call them from a thread.
 
 (swarmkit: ca/keyreadwriter.go, manager/deks.go)
 """
@@ -64,7 +64,7 @@ class Kek:
 
 @dataclass(frozen=True)
 class RaftKeys:
-    """Keys of a manager's Raft log; pending is the next one while a rotation is under way, else empty."""
+    """Keys of a manager's Raft log. pending is the next key while a rotation is in progress, else empty."""
 
     current: bytes = field(repr=False)
     pending: bytes = field(default=b"", repr=False)
@@ -73,7 +73,7 @@ class RaftKeys:
 
 @dataclass(frozen=True)
 class Absent:
-    """This node has no key and certificate; perhaps it already trusts a root."""
+    """This node has no key and certificate. It may already trust a root."""
 
     root_pem: bytes | None
 
@@ -87,7 +87,7 @@ class Locked:
 
 @dataclass(frozen=True)
 class Present:
-    """All that a node needs to prove who it is. The certificate may have expired."""
+    """Everything that a node needs to prove its identity. The certificate may have expired."""
 
     root_pem: bytes
     credentials: Credentials
@@ -96,7 +96,7 @@ class Present:
 
 
 class KeyStore:
-    """The files of one directory; the only writer of them. Methods raise OSError when the disk fails."""
+    """The files of one directory, and their only writer. Methods raise OSError when the disk fails."""
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
@@ -105,18 +105,18 @@ class KeyStore:
 
     @property
     def kek(self) -> Kek:
-        """The KEK in use since the last load or save."""
+        """The KEK as of the last load or save."""
         return self._kek
 
     @property
     def raft_keys(self) -> RaftKeys | None:
-        """The Raft keys since the last load or save."""
+        """The Raft keys as of the last load or save."""
         return self._raft_keys
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def load(self, unlock_key: bytes = b"") -> Absent | Locked | Present:
-        """What is there. Raises InvalidUnlockKey for a wrong key, StoredKeyDamaged for files that make no sense."""
+        """The state of the files. Raises InvalidUnlockKey for a wrong key, StoredKeyDamaged for damaged files."""
         root_pem = self._read(ROOT_FILE)
         key_file = self._read(KEY_FILE)
         if root_pem is None or key_file is None:
@@ -138,7 +138,7 @@ class KeyStore:
         return self._read(ROOT_FILE)
 
     def _matching_certificate(self, key_pem: bytes) -> bytes | None:
-        """The certificate of this key: the one in place, or the one beside it, which then takes its place."""
+        """The certificate that fits this key: the current one, or the new one beside it, which then replaces it."""
         placed, beside = self._read(CERTIFICATE_FILE), self._read(_hidden(CERTIFICATE_FILE))
         if placed is not None and _belong_together(placed, key_pem):
             return placed
@@ -156,9 +156,9 @@ class KeyStore:
         self._write(ROOT_FILE, bundle_pem)
 
     def save(self, credentials: Credentials, kek: Kek | None = None, forget_raft_keys: bool = False) -> None:
-        """Replace key and certificate; with ``kek`` encrypt by it from now on (an empty key: no more).
+        """Replace key and certificate. With ``kek``, encrypt with it from now on (an empty key: stop encrypting).
 
-        forget_raft_keys: this node is a manager no more. Raises InvalidKey or InvalidCertificate before anything is
+        forget_raft_keys: this node is no longer a manager. Raises InvalidKey or InvalidCertificate before anything is
         written.
         """
         if not _belong_together(credentials.certificate_pem, credentials.key_pem):
@@ -172,16 +172,16 @@ class KeyStore:
         self._rename(_hidden(CERTIFICATE_FILE), CERTIFICATE_FILE)
 
     def save_raft_keys(self, raft_keys: RaftKeys | None) -> None:
-        """Replace the Raft keys; None forgets them, when a manager becomes a worker. A key file must be there."""
+        """Replace the Raft keys. None removes them, when a manager becomes a worker. There must be a key file."""
         self._write(KEY_FILE, _seal_key(self._current_key_pem(), self._kek, raft_keys))
         self._raft_keys = raft_keys
 
     def rotate_kek(self, kek: Kek, raft_keys: RaftKeys | None = None) -> bool:
-        """Encrypt by a new KEK if it is newer and different; whether that happened.
+        """Encrypt with a new KEK if it is newer and different. Returns whether that happened.
 
-        raft_keys: the ones that the log is sealed with from now on, if they change in the same step. Otherwise locking
-        an unlocked manager marks its Raft keys for rotation, as they were on disk in the clear. Raises StoredKeyDamaged
-        when the same version comes with another key.
+        raft_keys: the keys that seal the log from now on, if they change in the same step. Otherwise, locking an
+        unlocked manager marks its Raft keys for rotation, because they were on disk in the clear. Raises
+        StoredKeyDamaged when the same version comes with another key.
         """
         if kek.key == self._kek.key:
             return False
@@ -195,7 +195,7 @@ class KeyStore:
         return True
 
     def erase(self) -> None:
-        """Forget everything: files first, then what is in memory."""
+        """Forget everything: first the files, then the copies in memory."""
         for name in (KEY_FILE, CERTIFICATE_FILE, ROOT_FILE):
             for path in (self.directory / name, self.directory / _hidden(name), self.directory / _temporary(name)):
                 path.unlink(missing_ok=True)
@@ -221,7 +221,7 @@ class KeyStore:
             return None
 
     def _write(self, name: str, data: bytes) -> None:
-        """Replace a file so that after a crash it has either the old or the new content, all of it."""
+        """Replace a file so that after a crash it has either the whole old or the whole new content."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = self.directory / _temporary(name)
         temporary.unlink(missing_ok=True)
@@ -309,7 +309,7 @@ def _read_raft_keys(block: PemBlock, kek: bytes) -> RaftKeys | None:
 
 
 def _seal_record(key: bytes, kek: bytes) -> str:
-    """base64 of SwarmKit's MaybeEncryptedRecord{1 algorithm, 2 data}, by hand: this package has no protobuf."""
+    """base64 of SwarmKit's MaybeEncryptedRecord{1 algorithm, 2 data}. Encoded by hand: this package has no protobuf."""
     if kek:
         algorithm, data = bytes([0x08, _RECORD_FERNET]), _fernet(kek).encrypt(key)
     else:

@@ -1,8 +1,8 @@
-"""Cuts what a TLS peer sends into records, and counts those that bring no data.
+"""Splits the bytes from a TLS peer into records, and counts the records without data.
 
-A key update, an alert or an empty record costs a server as much as a call does and may have to be answered, while
-thousands of them fit into one packet, also from a stranger. So OpenSSL gets one record at a time, and a connection only
-a few that bring nothing.
+A key update, an alert or an empty record costs the server as much as a call does, and may need an answer. Anybody can
+send thousands of them in one packet, even before authentication. So OpenSSL gets one record at a time, and a connection
+may send only a few records without data.
 
 (RFC 8446, 5.1; go: crypto/tls maxUselessRecords)
 """
@@ -27,15 +27,15 @@ class Records:
         self._since = 0.0
 
     def feed(self, data: bytes) -> None:
-        """More from the network."""
+        """Add bytes from the network."""
         self._input += data
 
     def clear(self) -> None:
-        """Forget what is left."""
+        """Drop the bytes that are left."""
         self._input.clear()
 
     def next(self) -> bytes:
-        """One whole record, empty when none is complete; of what is no TLS all there is, for OpenSSL to explain."""
+        """One whole record; empty when none is complete. If the bytes are not TLS: all of them, so OpenSSL says why."""
         available = self._input
         size = len(available)
         if size and available[0] in _TYPES:
@@ -51,7 +51,7 @@ class Records:
         return record
 
     def useless(self, now: float) -> bool:
-        """The last record brought no data; whether there were too many of the kind. now: any clock in seconds."""
+        """Count a record without data; True when there were too many. now: any clock in seconds."""
         if now - self._since >= USELESS_RECORDS_PERIOD_S:
             self._useless, self._since = 0, now
         self._useless += 1

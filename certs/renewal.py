@@ -1,10 +1,10 @@
-"""When a node renews its certificate, and how it backs off when that fails.
+"""When a node renews its certificate, and how it backs off after a failure.
 
-Theory of operation. A certificate is renewed at a random moment between 50 and 80 % of its life, so that nodes which
-joined together do not come back together. A manager can ask for it at once (Session: another role, root rotation).
-One attempt runs at a time: Renew goes out, Renewed or Failed comes back. After a failure, and when the new
-certificate has another role than the one that was asked for, the next attempt comes after a random delay that grows
-to an hour, unless the managers meanwhile want what the certificate says already.
+Theory of operation. A node renews its certificate at a random moment between 50 and 80 % of its lifetime, so that nodes
+that joined together do not renew together. A manager can request renewal at once (Session: another role, root
+rotation). One attempt runs at a time: Renew goes out, Renewed or Failed comes back. After a failure, or when the new
+certificate has another role than requested, the next attempt follows after a random delay that grows to an hour. It is
+dropped if the managers meanwhile want the role that the certificate already has.
 
     waiting --due or RenewNow--> renewing --Renewed--> waiting
                                     └------Failed----> backing off --due--> renewing
@@ -27,19 +27,19 @@ BACKOFF_MAX_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class RenewNow:
-    """A manager, or the user, wants a new certificate; role: the one it must have, empty for any."""
+    """A manager or the user wants a new certificate. role: the role that it must have; empty for any."""
 
     role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RightRole:
-    """The role of the certificate in use is the one that managers want: nothing else is expected any more."""
+    """The current certificate has the role that the managers want: stop waiting for another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """A new certificate is in use: its validity in seconds since the epoch, and its role."""
+    """A new certificate is in use: its validity period (seconds since the epoch) and its role."""
 
     valid_from_s: float
     valid_until_s: float
@@ -48,7 +48,7 @@ class Renewed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The attempt came to nothing."""
+    """The attempt failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ Event = RenewNow | RightRole | Renewed | Failed
 
 
 def backoff_s(failures: int, base_s: float, factor_s: float, max_s: float, rng: Random) -> float:
-    """A random delay below base + factor * 2 ** (failures - 1) seconds, at most ``max_s``; none without failures."""
+    """A random delay below base + factor * 2 ** (failures - 1) seconds, at most ``max_s``; 0 without failures."""
     if failures <= 0:
         return 0.0
     doublings = min(failures - 1, 60)
@@ -68,7 +68,7 @@ def backoff_s(failures: int, base_s: float, factor_s: float, max_s: float, rng: 
 
 
 class Renewal:
-    """A Machine: Event in, Renew out. Made with the validity (seconds since the epoch) of the certificate in use."""
+    """A Machine: Event in, Renew out. It starts from the current certificate's validity (seconds since the epoch)."""
 
     def __init__(self, valid_from_s: float, valid_until_s: float, rng: Random) -> None:
         self._rng = rng
@@ -80,7 +80,7 @@ class Renewal:
         self._due_s = self._planned_s
 
     def handle(self, event: Event | None, now: float) -> list[Renew]:
-        """Take one event; None means that the deadline passed."""
+        """Handle one event; None means that the deadline has passed."""
         match event:
             case RenewNow(role):
                 self._role = role or self._role
@@ -95,7 +95,7 @@ class Renewal:
             case Renewed(valid_from_s, valid_until_s, role):
                 self._renewing = False
                 self._due_s = self._planned_s = self._planned(valid_from_s, valid_until_s)
-                self._judge(role, now)
+                self._judge_after(self._failures, role, now)
             case None:
                 pass
         if self._renewing or now < self._due_s:
@@ -112,19 +112,24 @@ class Renewal:
         return valid_from_s + (valid_until_s - valid_from_s) * share
 
     def _expect_nothing(self) -> None:
-        """Give up waiting for another role, and the attempts that it would take."""
+        """Stop waiting for another role, and drop the attempts planned for it."""
         if self._role:
             self._role = ""
             self._failures = 0
             if not self._again:
                 self._due_s = self._planned_s
 
+    def _judge_after(self, failures: int, role: str, now: float) -> None:
+        """Clocks may differ by so much that the new certificate is due at once; so would be the next one, and so on."""
+        self._judge(role, now)
+        if self._due_s <= now:
+            self._failures = failures
+            self._back_off(now)
+
     def _judge(self, role: str, now: float) -> None:
-        """Whether the new certificate is what was asked for; a request that came meanwhile wants another one."""
+        """Check whether the new certificate is what was requested; a request that came meanwhile needs another one."""
         if self._role and role != self._role:
-            if (
-                self._again
-            ):  # this certificate was asked for before that role was wanted: it says nothing about the next
+            if self._again:  # this certificate was requested before that role was: it says nothing about the next one
                 self._due_s = min(self._due_s, now + RENEW_NOW_DELAY_S)
             else:
                 self._back_off(now)

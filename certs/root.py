@@ -1,16 +1,16 @@
-"""The certificate authority of a cluster: roots of trust, signing, cross-signing, and whom a chain leads to.
+"""The certificate authority of a cluster: trusted roots, signing, cross-signing, and verification of chains.
 
 Theory of operation. Nodes trust a *bundle* of root certificates. A cluster signs with the first certificate of the
-bundle, except during a root rotation: then the key is the new root's, and an *intermediate* (the new root, signed by
-the old key) is appended to each node certificate, so that nodes which know only the old root accept it:
+bundle, except during a root rotation: then it signs with the new root's key, and appends an *intermediate* (the new
+root, signed by the old key) to each node certificate, so that nodes that know only the old root accept it:
 
     before     bundle [root 1]   signs with key 1   issues [leaf by 1]
     during     bundle [root 1]   signs with key 2   issues [leaf by 2][root 2 signed by 1]
     after      bundle [root 2]   signs with key 2   issues [leaf by 2]
 
-Old and new root have the same subject (CN=swarm-ca), so an intermediate names itself as issuer. OpenSSL takes such a
-certificate for self-signed unless it says by key identifier who signed it; ours do, SwarmKit's do not. verify_chain
-needs neither: it follows signatures.
+The old and the new root have the same subject (CN=swarm-ca), so an intermediate names itself as its issuer. OpenSSL
+takes such a certificate for self-signed unless it has the key identifier of its signer. Ours have one, SwarmKit's do
+not. verify_chain does not need it: it follows signatures.
 
 (swarmkit: ca/certificates.go)
 """
@@ -64,7 +64,7 @@ DESIRED_ROOT_LIFE_MIN_S = 365 * 24 * 3600.0
 RSA_KEY_BITS_MIN = 2048
 
 _MINUTE_S = 60
-_END_OF_TIME = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)  # the last moment that X.509 can name
+_END_OF_TIME = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)  # the last moment that X.509 can express
 _SERIAL_BYTES = 19
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _Hash = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
@@ -94,23 +94,23 @@ _E = TypeVar("_E", bound=x509.ExtensionType)
 
 @dataclass(frozen=True)
 class Issuer:
-    """Who signs: subject and SubjectPublicKeyInfo in DER, as nodes report them (NodeTLSInfo)."""
+    """The signer of a certificate: subject and SubjectPublicKeyInfo in DER, as nodes report them (NodeTLSInfo)."""
 
     subject_der: bytes
     public_key_der: bytes
 
     @classmethod
     def of(cls, certificate: x509.Certificate) -> Issuer:
-        """The issuer that ``certificate`` is for those signed with its key."""
+        """``certificate`` as the issuer of the certificates that its key signs."""
         return cls(certificate.subject.public_bytes(), public_key_der(certificate))
 
 
 class RootCA:
-    """A bundle of trusted roots, with the signing key where this process may sign.
+    """A bundle of trusted roots, with the signing key if this process may sign.
 
-    bundle_pem is kept byte for byte: join tokens name its SHA-256. ``deterministic`` makes signatures and serial
-    numbers a function of their inputs, for simulation. Raises InvalidRoot or InvalidKey with the texts that users
-    know; no time is checked here, see desired_root and verify.
+    bundle_pem is kept byte for byte, because join tokens name its SHA-256. ``deterministic`` makes signatures and
+    serial numbers a function of their inputs, for simulation. Raises InvalidRoot or InvalidKey with SwarmKit's texts.
+    Validity periods are not checked here; see desired_root and verify.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class RootCA:
 
     @classmethod
     def create(cls, now: float, key: ec.EllipticCurvePrivateKey | None = None, deterministic: bool = False) -> RootCA:
-        """A new authority with a self-signed root that lives 20 years; ``key`` is made when not given."""
+        """A new authority with a self-signed root that is valid for 20 years. Without ``key`` a new key is made."""
         key = key or new_private_key()
         name = _name((NameOID.COMMON_NAME, ROOT_NAME))
         start = _minute(now) - timedelta(seconds=ROOT_BACKDATE_S)
@@ -151,18 +151,19 @@ class RootCA:
 
     @property
     def can_sign(self) -> bool:
-        """Whether the signing key is here."""
+        """Whether this process has the signing key."""
         return self._key is not None
 
     @property
     def issuer(self) -> Issuer:
-        """Whom certificates signed here name as their issuer."""
+        """The issuer of the certificates that are signed here."""
         return Issuer.of(self._signer)
 
     def sign(self, csr_pem: bytes, node_id: str, role: str, org: str, now: float, expiry_s: float) -> bytes:
-        """A node certificate in PEM, intermediates appended; of the request only the public key counts.
+        """A node certificate in PEM, intermediates appended. Only the public key of the request is used.
 
-        Valid from an hour ago for ``expiry_s`` seconds from now; less than an hour means the default of 90 days.
+        It is valid from one hour ago until ``expiry_s`` seconds from now; below one hour, the default of 90 days
+        applies.
         Raises InvalidCsr, NoSigningKey.
         """
         if self._key is None:
@@ -203,9 +204,9 @@ class RootCA:
         )
 
     def cross_sign(self, other_pem: bytes) -> bytes:
-        """The first certificate of ``other_pem``, its names, key, validity and extensions kept, signed by our key.
+        """The first certificate of ``other_pem`` with the same names, key, validity and extensions, signed by our key.
 
-        Raises NoSigningKey; InvalidRoot when it is no certificate of an authority.
+        Raises NoSigningKey; InvalidRoot when it is not a CA certificate.
         """
         if self._key is None:
             raise NoSigningKey
@@ -238,7 +239,7 @@ class RootCA:
         return _sign(builder, self._key, self._deterministic)
 
     def request(self) -> bytes:
-        """A certificate request (PEM) for the first root's own name, key and extensions, for others to sign.
+        """A certificate request (PEM) with the first root's name, key and extensions, for another CA to sign.
 
         Raises NoSigningKey.
         """
@@ -256,14 +257,14 @@ class RootCA:
         return request.public_bytes(serialization.Encoding.PEM)
 
     def verify(self, chain_pem: bytes, now: float, allow_expired: bool = False) -> Issuer:
-        """Check a node's chain against this bundle; return who issued its first certificate. See verify_chain."""
+        """Check a node's chain against this bundle; return the issuer of its first certificate. See verify_chain."""
         return Issuer.of(verify_chain(load_certificates(chain_pem), self.roots, now, allow_expired))
 
 
 def desired_root(certificate_pem: bytes, key_pem: bytes, now: float, deterministic: bool = False) -> RootCA:
-    """The authority that a user wants (one certificate, its key or b""), checked as strictly as SwarmKit does.
+    """The authority that a user requests (one certificate, and its key or b""), checked as strictly as in SwarmKit.
 
-    Raises InvalidRoot or InvalidKey with the texts that users know.
+    Raises InvalidRoot or InvalidKey with SwarmKit's texts.
     """
     root = RootCA(normalize_pem(certificate_pem), key_pem, deterministic=deterministic)
     if len(root.roots) != 1:
@@ -283,10 +284,11 @@ _EXPIRED = "x509: certificate has expired or is not yet valid: "
 def verify_chain(
     chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate], now: float | None, allow_expired: bool = False
 ) -> x509.Certificate:
-    """Check that each certificate is signed by the next and one of them by a root; return the issuer of the first.
+    """Check that each certificate is signed by the next, and one of them by a root; return the issuer of the first.
 
-    Every certificate must be valid at ``now`` (None: whenever); with ``allow_expired`` it is enough that there was a
-    moment at which all, including a root, were. Raises CertificateExpired, UnknownAuthority, UntrustedChain.
+    Every certificate must be valid at ``now`` (None: at any time). With ``allow_expired`` it is enough that all of
+    them, including a root, were valid at one common moment. Raises CertificateExpired, UnknownAuthority,
+    UntrustedChain.
     """
     if not chain:
         raise UntrustedChain("no certificates to validate")
@@ -406,7 +408,7 @@ def _common_name(certificate: x509.Certificate) -> str:
 
 
 def _name(*parts: tuple[x509.ObjectIdentifier, str]) -> x509.Name:
-    """A name in PrintableString where that can spell it, as Go encodes it: others compare these bytes."""
+    """A name in PrintableString where its characters allow it, as Go encodes it: peers compare these bytes."""
     return x509.Name([x509.NameAttribute(oid, value, _type=_string_type(value)) for oid, value in parts])
 
 

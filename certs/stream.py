@@ -1,15 +1,15 @@
-"""TLS over an asyncio transport that survives a half-close: ports 2376 and 2377, both sides of a connection.
+"""TLS over an asyncio transport that survives a half-close: for ports 2376 and 2377, server and client side.
 
-asyncio's and uvloop's own TLS drop a connection when the peer ends its sending direction, which is how the docker CLI
-says "no more standard input" while it still waits for output. Here a peer's close_notify is an ordinary end of file:
-the application may go on writing until it closes. The application is any asyncio.Protocol; it sees connection_made
-only after the handshake (and, on clients, after ``verify`` accepted the peer's chain).
+asyncio's and uvloop's own TLS drop a connection when the peer closes its sending direction. The docker CLI does that to
+say "no more standard input" while it still waits for output. Here a peer's close_notify is an ordinary end of file: the
+application may go on writing until it closes. The application is any asyncio.Protocol. It sees connection_made only
+after the handshake (and, on clients, after ``verify`` accepted the peer's chain).
 
-Everything that arrives is decrypted at once, whether the application reads or not: what it does not want yet is held
-as plain text (at most what the raw transport delivers after pause_reading, one chunk), because ending our direction
-makes OpenSSL look for the peer's end and it would throw away data that it finds instead.
+Everything that arrives is decrypted at once, even while the application has paused reading. Plain text that it does not
+want yet is held here (at most one chunk: what the raw transport still delivers after pause_reading). The reason: when
+we end our direction, OpenSSL looks for the peer's close_notify, and would throw away data that it finds instead.
 
-OpenSSL is handed one record at a time, and of those without data only a few a minute (certs/records.py).
+OpenSSL gets one record at a time, and only a few records without data per minute (certs/records.py).
 
 (moby: api/server on tls.Listener; go: crypto/tls Conn.CloseWrite)
 """
@@ -36,7 +36,7 @@ Explain = Callable[[Exception], bytes]
 
 
 class TlsStream(asyncio.Protocol):
-    """The raw protocol: bytes of the network on one side, an application protocol on the other."""
+    """The raw protocol: network bytes on one side, an application protocol on the other."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class TlsStream(asyncio.Protocol):
         on_failed: HandshakeFailed | None = None,
         explain: Explain | None = None,
     ) -> None:
-        """verify is given the peer's chain after the handshake and raises to refuse it.
+        """verify gets the peer's chain after the handshake, and raises to refuse it.
 
-        admit is asked with the peername before the handshake; False drops the connection. on_failed is told
-        (peername, error), once, when the handshake of an admitted connection does not succeed. explain gives what a
-        peer whose bytes are not TLS is told, in plain text.
+        admit gets the peername before the handshake; False drops the connection. on_failed is called once with
+        (peername, error) when the handshake of an admitted connection fails. explain returns the plain-text answer for
+        a peer whose bytes are not TLS.
         """
         self._factory = factory
         self._context = context
@@ -89,8 +89,8 @@ class TlsStream(asyncio.Protocol):
     # --- the raw transport's side ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """TCP is there: start the handshake."""
-        self._raw = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        """TCP is connected: start the handshake."""
+        self._raw = cast(asyncio.Transport, transport)  # uvloop's class does not inherit from it
         if self._admit is not None and not self._admit(transport.get_extra_info("peername")):
             self._failed = True
             self._raw.abort()
@@ -134,13 +134,13 @@ class TlsStream(asyncio.Protocol):
             self.application.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The kernel does not keep up."""
+        """The kernel's buffer is full."""
         self._writing_paused = True
         if self.application is not None:
             self.application.pause_writing()
 
     def resume_writing(self) -> None:
-        """The kernel has caught up."""
+        """The kernel's buffer has room again."""
         self._writing_paused = False
         if self.application is not None:
             self.application.resume_writing()
@@ -195,7 +195,7 @@ class TlsStream(asyncio.Protocol):
     # --- reading ---
 
     def _decrypt(self) -> bool:
-        """Deliver what can be decrypted; whether there was any, or the end."""
+        """Deliver what can be decrypted. Returns whether there was any data, or the end of file."""
         found = False
         while not self._eof and not self.closing:
             try:
@@ -239,7 +239,7 @@ class TlsStream(asyncio.Protocol):
             self._raw.pause_reading()
 
     def resume_reading(self) -> None:
-        """See TlsTransport. What is held is delivered in a later turn of the loop, never inside this call."""
+        """See TlsTransport. Held data is delivered in a later turn of the loop, never inside this call."""
         if not self.paused:
             return
         self.paused = False
@@ -259,7 +259,7 @@ class TlsStream(asyncio.Protocol):
 
     @property
     def backlog_bytes(self) -> int:
-        """Plain text that TLS could not take yet."""
+        """Bytes of plain text that TLS could not take yet."""
         return sum(len(data) for data in self._backlog)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -295,7 +295,7 @@ class TlsStream(asyncio.Protocol):
         if self._eof_written or self.closing:
             return
         self._eof_written = True
-        # SSL_shutdown sends close_notify first; that the peer's has not come yet is no error here.
+        # SSL_shutdown sends close_notify first. It is not an error that the peer's has not arrived yet.
         with contextlib.suppress(ssl.SSLError, OSError):
             self._tls.unwrap()
         self._flush()
@@ -331,7 +331,7 @@ class TlsStream(asyncio.Protocol):
             self._raw.abort()
 
     def _break(self, error: Exception) -> None:
-        """TLS failed: drop the connection and tell the application why (asyncio would tell it nothing)."""
+        """TLS failed: drop the connection and tell the application why (asyncio would not)."""
         application, self.application = self.application, None
         self.closing = True
         assert self._raw is not None
@@ -350,7 +350,7 @@ class TlsStream(asyncio.Protocol):
     def _peer_chain(self) -> list[bytes]:
         inner: Any = self._tls._sslobj  # type: ignore[attr-defined]  # public only from Python 3.13
         chain = inner.get_unverified_chain() or ()
-        # OpenSSL counts the leaf apart on the server side: without a client certificate it is there as None
+        # on the server side OpenSSL keeps the leaf apart from the chain; without a client certificate it is None
         return [certificate.public_bytes(_DER) for certificate in chain if certificate is not None]
 
     def extra_info(self, name: str, default: Any = None) -> Any:
@@ -379,10 +379,10 @@ async def open_tls(
     verify: Verify | None = None,
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
 ) -> asyncio.BaseProtocol:
-    """Connect, shake hands, verify; returns the application protocol, connected.
+    """Connect, shake hands and verify; return the connected application protocol.
 
-    Raises OSError when TCP fails, ssl.SSLError, TimeoutError or ConnectionResetError when the handshake does, and what
-    verify raises.
+    Raises OSError when TCP fails; ssl.SSLError, TimeoutError or ConnectionResetError when the handshake fails; and
+    whatever verify raises.
     """
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[asyncio.BaseProtocol] = loop.create_future()
@@ -422,7 +422,7 @@ def serve_tls(
     admit: Admit | None = None,
     on_failed: HandshakeFailed | None = None,
 ) -> Callable[[], TlsStream]:
-    """A protocol factory for loop.create_server; ``context`` is asked anew for each connection (live reload)."""
+    """A protocol factory for loop.create_server. ``context`` is called for each connection (live reload)."""
     return lambda: TlsStream(
         factory,
         context(),

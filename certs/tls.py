@@ -1,12 +1,12 @@
 """TLS contexts of a node, and the verification of a server's certificate chain as Go does it.
 
-Servers ask for a client certificate and verify it if one is given, because one port serves joiners (who have none yet)
-and members. Clients do not let OpenSSL verify: during a root rotation a peer presents a root that is cross-signed by
-the old one, whose issuer and subject are equal, and OpenSSL takes that for the end of the chain. They call
-verify_chain with what the peer presented, before the first byte. Neither side insists on ALPN: stock peers stop
-offering and selecting "h2" after their first certificate renewal.
+Servers ask for a client certificate and verify it if the client has one, because one port serves both joining nodes
+(which have none yet) and members. Clients do not let OpenSSL verify: during a root rotation a peer presents a root that
+is cross-signed by the old one. Its issuer and subject are equal, so OpenSSL takes it for the end of the chain. Instead,
+clients call verify_chain with the presented chain before they send the first byte. Neither side insists on ALPN,
+because stock peers stop offering and selecting "h2" after their first certificate renewal.
 
-A context is made anew for new credentials and never changed; servers ask for the current one at each connection.
+New credentials get a new context; a context never changes. Servers look up the current one for each connection.
 
 (swarmkit: ca/transport.go, ca/config.go)
 """
@@ -29,8 +29,8 @@ from certs.keys import identity_of, load_certificate, load_certificates
 
 CHAIN_CERTIFICATES_MAX = 10
 HTTP2 = "h2"
-TLS_1_2_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # as newer stock managers; older ones prefer these too
-_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which Python has no name for
+TLS_1_2_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # the list of newer stock managers; older ones prefer these too
+_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME; Python does not define it
 
 
 class UntrustedCertificate(CertsError):
@@ -38,7 +38,7 @@ class UntrustedCertificate(CertsError):
 
 
 class OutsideValidity(UntrustedCertificate):
-    """The peer's certificate has expired or is not valid yet; or a clock is wrong."""
+    """The peer's certificate has expired or is not valid yet, or a clock is wrong."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Credentials:
 
 @dataclass(frozen=True)
 class ClientTls:
-    """How to connect to a manager. roots_pem None skips verification: only for fetching the root certificate.
+    """How to connect to a manager. roots_pem None skips verification: use it only to fetch the root certificate.
 
-    node_id: of the only node that may answer; empty: any may.
+    node_id: the only node that may answer; empty: any node may.
     """
 
     server_name: str
@@ -65,9 +65,9 @@ class ClientTls:
 def server_context(
     credentials: Credentials, roots_pem: bytes | None, alpn: Sequence[str] = (HTTP2,), *, require_client: bool = False
 ) -> ssl.SSLContext:
-    """A context for servers that verifies a client certificate if one is given, or requires one.
+    """A context for servers that verifies a client certificate if there is one, or requires one.
 
-    roots_pem holds every root that is trusted at the moment: both of them during a rotation; None: no client is asked.
+    roots_pem holds all roots that are trusted now (both of them during a rotation). None: do not ask for a certificate.
     Raises InvalidKey, UntrustedCertificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -75,7 +75,7 @@ def server_context(
     _load(context, credentials)
     context.num_tickets = 0
     if roots_pem is None:
-        assert not require_client, "a client that is required must be verified"
+        assert not require_client, "a required client certificate needs roots to verify it"
         return context
     _trust(context, roots_pem)
     context.verify_mode = ssl.CERT_REQUIRED if require_client else ssl.CERT_OPTIONAL
@@ -83,9 +83,10 @@ def server_context(
 
 
 def member_context(credentials: Credentials, roots_pem: bytes) -> ssl.SSLContext:
-    """A server_context that leaves it to the caller whether certificates count at this moment (certs/validity.py).
+    """A server_context that ignores validity periods; the caller checks them (certs/validity.py).
 
-    OpenSSL would refuse an expired one with an alert that says little, and so a node that only wants another one.
+    OpenSSL would refuse an expired certificate with an alert that says little, and with it a node that only wants to
+    renew it.
     """
     context = server_context(credentials, roots_pem)
     context.verify_flags = ssl.VerifyFlags(context.verify_flags | _NO_CHECK_TIME)
@@ -93,7 +94,7 @@ def member_context(credentials: Credentials, roots_pem: bytes) -> ssl.SSLContext
 
 
 def client_context(tls: ClientTls, alpn: Sequence[str] = (HTTP2,)) -> ssl.SSLContext:
-    """A context for clients that presents the credentials, if any, and verifies nothing: call verify_chain.
+    """A context for clients that presents the credentials, if any, but verifies nothing: call verify_chain.
 
     Raises InvalidKey.
     """
@@ -131,12 +132,12 @@ def _trust(context: ssl.SSLContext, roots_pem: bytes) -> None:
         context.load_verify_locations(cadata=roots_pem.decode("ascii"))
     except (ssl.SSLError, ValueError) as error:
         raise UntrustedCertificate("malformed root certificates") from error
-    # a root that the user chose may be signed by another one, which nobody needs to know
+    # the user's root may be signed by another root, which need not be known here
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
 
 
 def _load(context: ssl.SSLContext, credentials: Credentials) -> None:
-    """OpenSSL takes keys from files only: hand it one that lives in memory and vanishes when closed."""
+    """OpenSSL reads keys only from files: give it one that lives in memory and vanishes when closed."""
     descriptor = _anonymous_file()
     try:
         with os.fdopen(os.dup(descriptor), "wb") as file:
@@ -161,10 +162,10 @@ def _anonymous_file() -> int:
 
 
 def verify_chain(chain_der: Sequence[bytes], roots_pem: bytes, server_name: str, now: float) -> None:
-    """Check that a presented chain (leaf first) is good for a server of that name at ``now`` (seconds since the epoch).
+    """Check that a chain (leaf first) is valid for a server of that name at ``now`` (seconds since the epoch).
 
-    Every way from the leaf through presented intermediates to a root is tried, so neither the order of the chain nor
-    roots that share a name matter. Raises UntrustedCertificate.
+    All paths from the leaf through presented intermediates to a root are tried, so neither the order of the chain nor
+    roots with equal names matter. Raises UntrustedCertificate.
     """
     if not chain_der:
         raise UntrustedCertificate("tls: server presented no certificate")
@@ -185,7 +186,7 @@ def verify_chain(chain_der: Sequence[bytes], roots_pem: bytes, server_name: str,
 
 
 def verify_node(chain_der: Sequence[bytes], node_id: str) -> None:
-    """Check that a chain that is verified already is this node's. Raises UntrustedCertificate."""
+    """Check that an already verified chain belongs to this node. Raises UntrustedCertificate."""
     try:
         found = identity_of(chain_der[0]).node_id
     except InvalidCertificate as error:
@@ -197,7 +198,7 @@ def verify_node(chain_der: Sequence[bytes], node_id: str) -> None:
 def _reaches_root(
     leaf: x509.Certificate, intermediates: list[x509.Certificate], roots: list[x509.Certificate], at: datetime
 ) -> bool:
-    """Search from the leaf up; each intermediate is looked at once, however they sign each other."""
+    """Search from the leaf up. Each intermediate is visited once, even if they sign each other in circles."""
     pool = list(intermediates)
     frontier = [leaf]
     while frontier:

@@ -1,8 +1,7 @@
 """Join tokens (SWMTKN) and unlock keys (SWMKEY): what users copy from one terminal to the next.
 
-A join token names the root certificate (SHA-256 of its PEM bytes) and carries a secret that decides the role; both are
-numbers in base 36, padded with zeros. Version 2 exists for clusters that demand FIPS mode. An unlock key is 32 bytes
-in base64.
+A join token holds the SHA-256 of the root certificate's PEM bytes and a secret that decides the role. Both are numbers
+in base 36, padded with zeros. Version 2 is for clusters that require FIPS mode. An unlock key is 32 bytes in base64.
 
 (swarmkit: ca/config.go, GenerateJoinToken, ParseJoinToken; manager/encryption/encryption.go, HumanReadableKey)
 """
@@ -40,12 +39,12 @@ class JoinToken:
 
 
 def root_digest(bundle_pem: bytes) -> str:
-    """SHA-256 of a root bundle exactly as it is kept and sent, in hexadecimal."""
+    """SHA-256 in hexadecimal of a root bundle, exactly as it is stored and sent."""
     return hashlib.sha256(bundle_pem).hexdigest()
 
 
 def new_join_token(bundle_pem: bytes, rng: Random, fips: bool = False) -> str:
-    """A token for this root bundle with a fresh secret from ``rng``."""
+    """A token for this root bundle with a new secret from ``rng``."""
     return join_token(root_digest(bundle_pem), rng.getrandbits(_SECRET_BITS), fips)
 
 
@@ -57,7 +56,7 @@ def join_token(digest: str, secret: int, fips: bool = False) -> str:
 
 
 def parse_join_token(token: str) -> JoinToken:
-    """Read a token. Raises InvalidJoinToken, whose text does not repeat it."""
+    """Read a token. Raises InvalidJoinToken, whose text does not contain the token."""
     parts = token.split("-")
     if parts[0] != "SWMTKN":
         raise InvalidJoinToken
@@ -79,22 +78,22 @@ def parse_join_token(token: str) -> JoinToken:
 
 
 def same_token(expected: str, given: str) -> bool:
-    """Whether two tokens are equal, in a time that does not tell where they differ. Nothing equals an empty one."""
+    """Whether two tokens are equal, compared in constant time. An empty token equals nothing."""
     return hmac.compare_digest(expected.encode(), given.encode()) and expected != ""
 
 
 def new_unlock_key(rng: Random) -> bytes:
-    """A fresh unlock key: 32 bytes."""
+    """A new unlock key: 32 bytes."""
     return rng.randbytes(UNLOCK_KEY_BYTES)
 
 
 def unlock_key_text(key: bytes) -> str:
-    """The form in which users see and type an unlock key; empty for an empty key."""
+    """An unlock key as users see and type it; empty for an empty key."""
     return _UNLOCK_PREFIX + base64.b64encode(key).decode().rstrip("=") if key else ""
 
 
 def parse_unlock_key(text: str) -> bytes:
-    """Bytes of an unlock key as typed. Raises InvalidUnlockKeyText, whose text does not repeat it."""
+    """The bytes of an unlock key as typed. Raises InvalidUnlockKeyText, whose text does not contain the key."""
     if not text.startswith(_UNLOCK_PREFIX):
         raise InvalidUnlockKeyText
     encoded = text.removeprefix(_UNLOCK_PREFIX)

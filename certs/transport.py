@@ -1,4 +1,4 @@
-"""The transport that an application on top of our TLS sees (certs/stream.py)."""
+"""The transport that an application on top of our TLS (certs/stream.py) uses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Stream(Protocol):
 
     @property
     def backlog_bytes(self) -> int:
-        """Plain text that TLS could not take yet."""
+        """Bytes of plain text that TLS could not take yet."""
         ...
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -49,7 +49,7 @@ class Stream(Protocol):
 
 
 class TlsTransport(asyncio.Transport):
-    """What the application sees: a transport whose reading end may close before its writing end does."""
+    """The application's transport. Its reading end may close before its writing end does."""
 
     def __init__(self, stream: Stream, raw: asyncio.Transport) -> None:
         super().__init__()
@@ -65,19 +65,19 @@ class TlsTransport(asyncio.Transport):
         self._stream.write(b"".join(list_of_data))
 
     def write_eof(self) -> None:
-        """End our direction with close_notify; reading goes on."""
+        """End our direction with close_notify; reading continues."""
         self._stream.write_eof()
 
     def can_write_eof(self) -> bool:
-        """Always, that is what this class is for."""
+        """Always True: this class exists for that."""
         return True
 
     def close(self) -> None:
-        """Send what is buffered and close_notify, then close; gives up when the peer takes nothing for 30 s."""
+        """Send buffered data and close_notify, then close. Gives up when the peer reads nothing for 30 s."""
         self._stream.close()
 
     def abort(self) -> None:
-        """Close now, losing what is buffered."""
+        """Close now and drop buffered data."""
         self._stream.abort()
 
     def is_closing(self) -> bool:
@@ -85,7 +85,7 @@ class TlsTransport(asyncio.Transport):
         return self._stream.closing or self._raw.is_closing()
 
     def pause_reading(self) -> None:
-        """No more data_received until resume_reading; the peer is slowed down by TCP."""
+        """No data_received until resume_reading; TCP slows the peer down."""
         self._stream.pause_reading()
 
     def resume_reading(self) -> None:
@@ -109,7 +109,7 @@ class TlsTransport(asyncio.Transport):
         return self._raw.get_write_buffer_limits()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Hand the connection to another application protocol (which gets no connection_made)."""
+        """Give the connection to another application protocol (which gets no connection_made)."""
         self._stream.application = as_protocol(protocol)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
@@ -124,6 +124,6 @@ class TlsTransport(asyncio.Transport):
 
 
 def as_protocol(protocol: asyncio.BaseProtocol) -> asyncio.Protocol:
-    """The protocol itself, which must be one of streams."""
+    """``protocol`` itself, which must be an asyncio.Protocol."""
     assert isinstance(protocol, asyncio.Protocol), "BufferedProtocol is not supported"
     return protocol

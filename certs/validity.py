@@ -1,12 +1,13 @@
-"""Whether a certificate counts at this moment, and what to say when clocks or certificates are wrong.
+"""Whether a certificate is valid now, and the error texts for wrong clocks and certificates.
 
-A node that was off while its certificate expired may come back: for a while its old certificate is good for one thing,
-to get a new one. The while is as long as the certificate lived, and limited; short-lived certificates are wanted by
-those who want lost keys to be useless soon. Everything but the time of such a certificate must be right.
+A node that was off while its certificate expired may come back. For a limited time, its old certificate may still be
+used for one purpose: to get a new one. This window is as long as the certificate's lifetime, up to a maximum, because
+users choose short lifetimes so that lost keys soon become useless. Everything but the time of such a certificate must
+be valid.
 
-Texts begin as Go's do, name both clocks where both are known, and say how far they are apart.
+The texts begin like Go's, name both clocks where both are known, and say how far apart they are.
 
-(swarmkit: ca/certificates.go ValidateCertChain, which allows expired certificates to nobody that calls from outside)
+(swarmkit: ca/certificates.go ValidateCertChain, which never accepts an expired certificate from a remote caller)
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ SKEW_WORTH_TELLING_S = 60.0
 
 @dataclass(frozen=True)
 class Standing:
-    """reason: why a certificate does not count now, empty when it does. renewable: it may be exchanged all the same."""
+    """reason: why a certificate is not valid now; empty when it is. renewable: it may be renewed nevertheless."""
 
     reason: str = ""
     renewable: bool = False
 
 
 def standing(chain_der: Sequence[bytes], context: ssl.SSLContext, now: float, window_max_s: float) -> Standing:
-    """The standing of a client whose chain (leaf first) ``context`` has verified but for times.
+    """The validity of a client's chain (leaf first) that ``context`` has verified except for its times.
 
-    now: this side's clock, seconds since the epoch. window_max_s: for how many seconds at most after its end a
-    certificate may be renewed.
+    now: this side's clock, seconds since the epoch. window_max_s: the longest time after its end, in seconds, in which
+    a certificate may be renewed.
     """
     try:
         chain = [load_certificate(der) for der in chain_der]
@@ -65,8 +66,8 @@ def standing(chain_der: Sequence[bytes], context: ssl.SSLContext, now: float, wi
         expired = f"{NOT_NOW}: the certificate of {_owner(leaf)} expired at {end}, {span(late_s)} before {clock}"
         if late_s > window_s:
             return Standing(
-                f"{expired}, and it could be renewed for {span(window_s)} after its end only: let that node leave the "
-                "swarm and join again, unless one of the clocks is wrong"
+                f"{expired}, and it could only be renewed within {span(window_s)} after that: unless one of the clocks "
+                "is wrong, that node must leave the swarm and join again"
             )
     try:
         verify_chain(chain, roots, now, allow_expired=bool(expired))
@@ -76,7 +77,7 @@ def standing(chain_der: Sequence[bytes], context: ssl.SSLContext, now: float, wi
 
 
 def own_trouble(certificate_pem: bytes, now: float) -> str:
-    """What is wrong with the time of a node's own certificate by its own clock; empty: nothing."""
+    """Why a node's own certificate is not valid now by the node's own clock; empty when it is valid."""
     leaf = load_certificates(certificate_pem)[0]
     start, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
     if now > end:
@@ -93,18 +94,18 @@ def own_trouble(certificate_pem: bytes, now: float) -> str:
 
 
 def apart(own_s: float, other_s: float, other: str) -> str:
-    """How far this node's clock is from the ``other`` one's (seconds since the epoch each); empty when they agree."""
+    """How far this node's clock is from that of ``other`` (both in seconds since the epoch); empty when they agree."""
     ahead_s = other_s - own_s
     if abs(ahead_s) < SKEW_WORTH_TELLING_S:
         return ""
     return (
-        f"the clocks differ: this node's says {_shown(own_s)}, that of {other} {_shown(other_s)}, "
+        f"the clocks differ: this node's says {_shown(own_s)}, that of {other} says {_shown(other_s)}, "
         f"{span(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'}"
     )
 
 
 def span(seconds: float) -> str:
-    """A length of time as people say it, in its two largest units: ``3d4h``, ``2h5m``, ``1m10s``, ``0s``."""
+    """A duration for people, in its two largest units: ``3d4h``, ``2h5m``, ``1m10s``, ``0s``."""
     left, parts = round(seconds), []
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         amount, left = divmod(left, size)

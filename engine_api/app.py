@@ -55,8 +55,8 @@ def build_app(
 ) -> web.Application:
     """The HTTP side of swarm mode over a backend.
 
-    engine_api_version: the highest API version to serve, "1.41": the lower one of ours and of the engine beside us.
-    server_header: value of ``Server``, the engine's own. routes: these, or more than these, such as networks.
+    engine_api_version: the highest API version to serve, such as "1.41": the lower one of ours and the engine's.
+    server_header: value of ``Server``, the engine's own. routes: what is served, ROUTES unless more is wanted.
     """
     api = Api(backend, engine_api_version, server_header, hooks or EngineHooks(), rng or SystemRandom())
     app = web.Application(middlewares=[_answer_errors], client_max_size=defaults.API_BODY_BYTES_MAX)
@@ -128,7 +128,7 @@ async def _answer_errors(
     except asyncio.CancelledError:
         raise
     except Exception as error:
-        # the text and the variables of a bug may hold what a user sent; where it happened is enough to find it
+        # the text of the exception may contain what a user sent, so only the place is logged
         where = "".join(traceback.format_tb(error.__traceback__))
         _LOG.error("api.bug", method=request.method, path=request.path, error=type(error).__name__, where=where)
         return _message(request, 500, "internal error, see the log of the daemon")
@@ -140,7 +140,7 @@ def status_of(error: ApiError | SwarmError) -> int:
 
 
 def error_answer(http: web.Request, error: ApiError | SwarmError) -> web.Response:
-    """An error as stock engines send it: the cluster's with the text of Go's status errors, our own bare."""
+    """An error as stock engines send it: errors of the cluster with gRPC's prefix, our own without."""
     return _message(http, status_of(error), error.message if isinstance(error, ApiError) else error.rpc_text)
 
 

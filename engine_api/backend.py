@@ -12,20 +12,19 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from google.protobuf.message import Message
-
 from swarm import api
+from swarm.api.methods import Method, Req, Res
 
 _asked_at: ContextVar[float | None] = ContextVar("asked_at", default=None)
 
 
 def asked_now() -> None:
-    """A request of a client begins in this task; its calls share the time that a client is made to wait."""
+    """Note that a client's request begins in this task: all its calls together have one deadline."""
     _asked_at.set(time.monotonic())
 
 
 def waited_s() -> float:
-    """For how long the client of this task's request has been waiting, in seconds."""
+    """How long the client of this task's request has been waiting, in seconds."""
     asked_at = _asked_at.get()
     return 0.0 if asked_at is None else time.monotonic() - asked_at
 
@@ -42,7 +41,7 @@ class LocalNodeState(Enum):
 
 @dataclass(frozen=True)
 class LocalNode:
-    """This node's part in the swarm, for /info, /_ping and the manager gate.
+    """The state of this node in the swarm, for /info, /_ping and the check that it is a manager.
 
     remote_managers: (node ID, "ip:port") of the managers it knows. error: empty, or what is wrong, for the user.
     """
@@ -87,36 +86,36 @@ class SwarmBackend(Protocol):
     """Implemented by engine_api.cluster.Cluster; tests use a fake."""
 
     def local(self) -> LocalNode:
-        """The present state of this node."""
+        """The current state of this node."""
         ...
 
     def require_manager(self) -> None:
-        """Raises ServiceUnavailable with the text for the present state unless this node is a working manager."""
+        """Raises ServiceUnavailable, with a text for the current state, unless this node is a working manager."""
         ...
 
-    async def call(self, method: str, request: Message) -> Message:
-        """A unary RPC to the leader ("Control/CreateService") as this manager itself.
+    async def call(self, method: Method[Req, Res], request: Req) -> Res:
+        """A unary RPC to the leader (rpc.CREATE_SERVICE) as this manager itself.
 
         Raises ApiError (require_manager's, or the deadline) or SwarmError (the RPC's own).
         """
         ...
 
-    def stream(self, method: str, request: Message) -> AsyncIterator[Message]:
-        """A server-streaming RPC to the leader ("Logs/SubscribeLogs"); closing the iterator cancels it."""
+    def stream(self, method: Method[Req, Res], request: Req) -> AsyncIterator[Res]:
+        """A server-streaming RPC to the leader (rpc.SUBSCRIBE_LOGS); closing the iterator cancels it."""
         ...
 
     async def init(self, request: InitRequest) -> str:
-        """Make a new cluster with this node as its manager; returns the node ID. Raises ApiError."""
+        """Create a cluster with this node as its manager; returns the node ID. Raises ApiError."""
         ...
 
     async def join(self, request: JoinRequest) -> None:
-        """Join a cluster; returns when the node is ready, raises ApiError (also after 20 s, join then goes on)."""
+        """Join a cluster; returns when the node is ready. Raises ApiError, also after 20 s; the join then goes on."""
         ...
 
     async def leave(self, force: bool) -> None:
-        """Leave: stop roles, remove task containers, forget all state. Raises ApiError."""
+        """Leave the cluster: stop all roles, remove task containers, delete all state. Raises ApiError."""
         ...
 
     async def unlock(self, key: str) -> None:
-        """Open a locked manager with its SWMKEY. Raises ApiError."""
+        """Unlock a locked manager with its SWMKEY. Raises ApiError."""
         ...

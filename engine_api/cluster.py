@@ -14,7 +14,6 @@ from functools import partial
 from random import SystemRandom
 
 import structlog
-from google.protobuf.message import Message
 
 from certs.errors import InvalidUnlockKey, InvalidUnlockKeyText
 from certs.tokens import new_unlock_key, parse_unlock_key
@@ -45,8 +44,11 @@ from engine_api.host import (
     start_error,
 )
 from swarm import api, defaults
+from swarm.api import rpc
+from swarm.api.methods import Method, Req, Res
 from swarm.errors import DeadlineExceeded, NoLeader, SwarmError, Unavailable
 from swarm.ids import new_id
+from swarm.io.counts import Counts
 from swarm.io.node.agent_process import AgentProcess, LogSink
 from swarm.io.node.hooks import NodeHooks, Runner
 from swarm.io.node.manager_process import ManagerProcess
@@ -84,6 +86,11 @@ class Cluster:
         )
         self._node = NodeProcess(config.data_root / "swarm", hooks, self._clock, self._rng)
         self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def counts(self) -> Counts:
+        """What this node counts, for /metrics."""
+        return self._node.counts
 
     # --- life cycle ------------------------------------------------------------------------------------------------
 
@@ -163,7 +170,7 @@ class Cluster:
             raise ServiceUnavailable(PREPARING if status.role == MANAGER_ROLE else WORKER)
         return self._node.manager
 
-    async def call(self, method: str, request: Message) -> Message:
+    async def call(self, method: Method[Req, Res], request: Req) -> Res:
         """See SwarmBackend.call."""
         manager = self._manager()
         try:
@@ -171,7 +178,7 @@ class Cluster:
         except DeadlineExceeded as error:
             raise SwarmError(error.message) from error
 
-    def stream(self, method: str, request: Message) -> AsyncIterator[Message]:
+    def stream(self, method: Method[Req, Res], request: Req) -> AsyncIterator[Res]:
         """See SwarmBackend.stream."""
         return self._manager().stream(method, request)
 
@@ -295,8 +302,7 @@ class Cluster:
         manager = self._node.manager
         if manager is None or not manager.has_leader:
             return start + "Doing so may lose the consensus of your cluster. " + SUPPRESS
-        answer = await self.call("Control/ListNodes", api.ListNodesRequest())
-        assert isinstance(answer, api.ListNodesResponse)
+        answer = await self.call(rpc.LIST_NODES, api.ListNodesRequest())
         managers = [node.manager_status for node in answer.nodes if node.HasField("manager_status")]
         reachable = sum(status.reachability == api.RaftMemberStatus.REACHABLE for status in managers)
         if len(managers) <= 1:

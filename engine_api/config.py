@@ -1,7 +1,7 @@
-"""Flags and daemon.json become one frozen Config (names as dockerd's where dockerd has the option).
+"""Reads flags and daemon.json into one frozen Config; options that dockerd has keep dockerd's names.
 
-Precedence: command line, then the file, then the environment, then the defaults; an option may not be set in both of
-the first two (as dockerd has it). TLS follows dockerd's rules as well: --tlsverify, whatever its value, means TLS, and
+Precedence: command line, then the file, then the environment, then the defaults; as in dockerd, an option may not be
+set in both of the first two. TLS follows dockerd's rules as well: --tlsverify, whatever its value, means TLS, and
 --tls means verification too unless --tlsverify=false says otherwise. A tcp:// host that does not verify its clients is
 refused where dockerd only warns, unless --tls=false or --tlsverify=false asks for it.
 
@@ -35,14 +35,14 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True)
 class Config:
-    """Everything the daemon is told at its start.
+    """All settings of the daemon.
 
     hosts: where the API listens, complete with ports. engine: DOCKER_HOST of the stock engine. default_listen_addr:
     used for 2377 where the user does not say otherwise. tls: tcp hosts speak TLS; tlsverify: and verify their clients;
     the files as dockerd's options. event_loop: uvloop, asyncio, or empty for uvloop where it is installed.
     allow_mixed_leadership: this manager may lead a group in which stock managers follow. prefer_offline: use images
     that are present without asking a registry (DOCKER_SERVICE_PREFER_OFFLINE_IMAGE=1, as in dockerd). metrics_addr:
-    "ADDRESS:PORT" where /metrics is served, to everybody and without TLS; empty: nowhere.
+    "ADDRESS:PORT" where /metrics is served, to everybody and without TLS; empty: it is not served.
     """
 
     hosts: tuple[str, ...] = (DEFAULT_HOST,)
@@ -67,7 +67,7 @@ class Config:
 
     @property
     def tcp_hosts(self) -> tuple[str, ...]:
-        """Those hosts that listen on the network."""
+        """The hosts that listen on the network."""
         return tuple(host for host in self.hosts if host.startswith("tcp://"))
 
 
@@ -103,20 +103,20 @@ _PATHS = ("data_root", "exec_root", "pidfile", "tlscacert", "tlscert", "tlskey")
 _HELP = {
     "--host": "where the Engine API listens: unix:///path or tcp://address[:port]; may be repeated (ports: 2376 with "
     "TLS, 2375 without)",
-    "--engine": f"the Docker Engine to stand beside (default {DEFAULT_ENGINE})",
+    "--engine": f"the Docker Engine to use (default {DEFAULT_ENGINE})",
     "--data-root": "where the swarm's state is kept (default /var/lib/sideswarm)",
-    "--exec-root": "where run-time files and secrets in memory live (default /run/sideswarm)",
+    "--exec-root": "where run-time files and the secrets of running tasks are kept (default /run/sideswarm)",
     "--pidfile": "write the process ID here",
-    "--group": "group that owns the unix socket (default docker, where it exists)",
-    "--listen-addr": "ADDRESS:PORT or PORT for swarm traffic where the command does not say (default 0.0.0.0:2377)",
-    "--swarm-default-advertise-addr": "address or interface to advertise where the command does not say",
+    "--group": "group that owns the unix socket (default docker, if it exists)",
+    "--listen-addr": "ADDRESS:PORT or PORT for swarm traffic, unless the command says otherwise (default 0.0.0.0:2377)",
+    "--swarm-default-advertise-addr": "address or interface to advertise, unless the command says otherwise",
     "--log-level": "debug, info, warn or error (default info)",
     "--log-format": "text or json (default text)",
-    "--event-loop": "uvloop or asyncio (default uvloop, where it is installed)",
-    "--metrics-addr": "ADDRESS:PORT to serve Prometheus metrics on, without TLS (default: nowhere)",
-    "--allow-mixed-leadership": "lead stock managers as well, if elected (see docs/divergence.md)",
-    "--tls": "serve tcp:// hosts with TLS (implied by --tlsverify); --tls=false: without TLS, for everybody",
-    "--tlsverify": "require client certificates signed by --tlscacert (default with TLS); --tlsverify=false: none",
+    "--event-loop": "uvloop or asyncio (default uvloop, if it is installed)",
+    "--metrics-addr": "ADDRESS:PORT to serve Prometheus metrics on, without TLS (default: not served)",
+    "--allow-mixed-leadership": "lead a group in which stock managers follow (see docs/divergence.md)",
+    "--tls": "serve tcp:// hosts with TLS (implied by --tlsverify); --tls=false: no TLS, and no check of clients",
+    "--tlsverify": "require client certificates signed by --tlscacert (default with TLS); --tlsverify=false: no check",
     "--tlscacert": "trust client certificates signed by this CA (default ~/.docker/ca.pem or $DOCKER_CERT_PATH/ca.pem)",
     "--tlscert": "the server's certificate (default cert.pem in the same directory)",
     "--tlskey": "the server's key (default key.pem in the same directory)",
@@ -238,8 +238,8 @@ def _complete_tls(values: dict[str, Any], environment: dict[str, str]) -> None:
     for host in values.get("hosts", ()):
         if host.startswith("tcp://") and not values["tlsverify"] and not open_on_purpose:
             raise ConfigError(
-                f"{host} would make everybody who reaches it root on this host: use --tlsverify with certificates, or, "
-                "if that is what you want, --tls=false"
+                f"{host} would make everybody who reaches it root on this host: use --tlsverify with certificates, or "
+                "--tls=false if that is intended"
             )
 
 

@@ -1,4 +1,4 @@
-"""sideswarmd: builds the parts, joins them, and takes them down again.
+"""sideswarmd: creates the parts of the daemon, connects them, and shuts them down.
 
 Started: engine client -> cluster (manager, agent) -> HTTP application -> sockets. The sockets come last, so that
 /_ping answers only when the daemon is ready. SIGINT and SIGTERM end it within SHUTDOWN_S; SIGHUP makes it read the
@@ -17,7 +17,6 @@ import os
 import resource
 import signal
 import socket
-import stat
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -29,13 +28,17 @@ from aiohttp import web
 from engine_api import logs
 from engine_api.app import ROUTES, build_app
 from engine_api.cluster import Cluster
-from engine_api.config import Config, ConfigError, check_host, insecure_hosts, load
+from engine_api.config import Config, ConfigError, insecure_hosts, load
 from engine_api.engine.client import EngineClient
+from engine_api.front.admission import Admission
 from engine_api.front.backends import Backends, engine_connector, make_runner
 from engine_api.front.front import Front
-from engine_api.front.listener import Door, DoorError
+from engine_api.front.listener import Listener, ListenError
+from engine_api.front.paths import IsLocal, local_requests
+from engine_api.front.policy import Policy
+from engine_api.front.tls import Tls, TlsError
 from engine_api.routes.system import System
-from engine_api.server.metrics import serve_metrics
+from engine_api.server.metrics import registry_of, serve_metrics
 from swarm import defaults
 
 log = structlog.get_logger()
@@ -43,7 +46,6 @@ log = structlog.get_logger()
 SHUTDOWN_S = 8.0
 REQUESTS_END_S = 2.0
 START_ENDS_S = 2.0
-SOCKET_MODE = 0o660
 PR_SET_DUMPABLE = 4
 GC_ALLOCATIONS = 50_000
 THREAD_SWITCH_S = 0.0005
@@ -60,17 +62,16 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._engine = EngineClient(config.engine)
-        self._door = Door(config)
+        self._tls = tls_of(config)
         self._metrics: web.AppRunner | None = None
         self._fronts: set[Front] = set()
-        self._servers: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
         self._locks: list[int] = []
-        self._sockets: list[Path] = []
-        self._group: int | None = None
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()
         self.system = System(self._engine, insecure_warnings(config), time.time)
         self.cluster = Cluster(config, self._engine, self.system.publish)
+        self._registry = registry_of(self.cluster.counts, time.time())
 
     async def run(self) -> None:
         """Start, serve until a signal, stop. Raises StartError."""
@@ -81,7 +82,7 @@ class Daemon:
         try:
             self._prepare()
             if await self._unless_stopped(self._start()):
-                calm_collector()
+                tune_garbage_collector()
                 log.info("daemon.ready", hosts=",".join(self._config.hosts), engine=self._config.engine)
                 notify("READY=1")
                 self.ready.set()
@@ -95,18 +96,18 @@ class Daemon:
             self._forget_files()
 
     def stop(self) -> None:
-        """What a signal does: run() takes everything down and returns."""
+        """As a signal does: run() shuts everything down and returns."""
         self._stop.set()
 
     def _reload(self) -> None:
         try:
-            self._door.load()
+            self._load_tls()
             log.info("daemon.reloaded")
-        except DoorError as error:
+        except TlsError as error:
             log.error("daemon.reload_failed", error=str(error), kept="the TLS files as they were before")
 
     async def _unless_stopped(self, work: Coroutine[None, None, None]) -> bool:
-        """Do it, but leave off at a signal; whether it was done."""
+        """Run ``work`` until it is done or a signal comes; returns whether it was done."""
         task = asyncio.create_task(work)
         waiter = asyncio.create_task(self._stop.wait())
         await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
@@ -121,19 +122,16 @@ class Daemon:
     async def _start(self) -> None:
         await self.cluster.start()
         await self.system.attach(self.cluster)
+        routes = (*ROUTES, *self.system.routes)
         app = build_app(
-            self.cluster,
-            self.system.api_version,
-            self.system.server_header,
-            hooks=self.system.hooks,
-            routes=(*ROUTES, *self.system.routes),
+            self.cluster, self.system.api_version, self.system.server_header, hooks=self.system.hooks, routes=routes
         )
         runner = await make_runner(app)
-        await self._door.announce()
-        await self._listen(runner.server)
+        await warn_of_insecure_hosts(self._config)
+        await self._listen(runner.server, local_requests(routes))
         if self._config.metrics_addr:
             try:
-                self._metrics = await serve_metrics(self._config.metrics_addr)
+                self._metrics = await serve_metrics(self._config.metrics_addr, self._registry)
             except OSError as error:
                 raise StartError(f"cannot listen on {self._config.metrics_addr}: {error.strerror or error}") from error
 
@@ -141,10 +139,11 @@ class Daemon:
 
     def _prepare(self) -> None:
         try:
-            self._door.load()
-        except DoorError as error:
+            self._load_tls()
+        except TlsError as error:
             raise StartError(str(error)) from None
-        self._group = socket_group(self._config.group)
+        group = socket_group(self._config.group)
+        self._listeners = [listener_of(host, self._tls, group) for host in self._config.hosts]
         for directory in (self._config.data_root, self._config.exec_root):
             directory.mkdir(parents=True, exist_ok=True, mode=0o711)
         self._lock(self._config.data_root, "data root")
@@ -161,49 +160,29 @@ class Daemon:
         except BlockingIOError:
             raise StartError(f"another sideswarmd uses the {name} {directory}") from None
 
-    async def _listen(self, server: Callable[[], object] | None) -> None:
+    def _load_tls(self) -> None:
+        if self._tls is not None:
+            self._tls.load()
+
+    async def _listen(self, server: Callable[[], object] | None, is_local: IsLocal) -> None:
         assert server is not None
         connector = engine_connector(self._config.engine, defaults.ENGINE_CONNECT_TIMEOUT_S)
-        backends = Backends(server, connector, self._config.engine, self.system.quick_answer)
+        backends = Backends(server, is_local, connector, self._config.engine, self.system.quick_answer)
 
-        def front() -> Front:
-            return Front(backends, self._fronts)
+        def front(policy: Policy) -> Front:
+            return Front(backends, self._fronts, policy)
 
-        loop = asyncio.get_running_loop()
-        for host in self._config.hosts:
-            kind, name, port = check_host(host)
+        for listener in self._listeners:
             try:
-                if kind == "unix":
-                    self._servers.append(await loop.create_unix_server(front, sock=self._unix_socket(Path(name))))
-                else:
-                    self._servers.append(await loop.create_server(self._door.protocols(front), name, port))
-            except OSError as error:
-                raise StartError(f"cannot listen on {host}: {error.strerror or error}") from error
-
-    def _unix_socket(self, path: Path) -> socket.socket:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-            raise StartError(f"{path} exists and is no socket")
-        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError), socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(str(path))
-            raise StartError(f"another process listens on {path}")
-        path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX)
-        mask = os.umask(0o777 & ~SOCKET_MODE)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(mask)
-        self._sockets.append(path)
-        if self._group is not None:
-            os.chown(path, -1, self._group)
-        return listener
+                await listener.open(front)
+            except ListenError as error:
+                raise StartError(str(error)) from error
 
     # --- stop ------------------------------------------------------------------------------------------------------
 
     async def _shut_down(self) -> None:
-        for server in self._servers:
-            server.close()
+        for listener in self._listeners:
+            listener.close()
         self.system.stop()
         for front in list(self._fronts):
             front.close_when_idle()
@@ -219,8 +198,8 @@ class Daemon:
         await self._engine.close()
 
     def _forget_files(self) -> None:
-        for path in self._sockets:
-            path.unlink(missing_ok=True)
+        for listener in self._listeners:
+            listener.forget_file()
         pidfile = self._config.pidfile
         if pidfile is not None and pidfile.exists() and pidfile.read_text() == str(os.getpid()):
             pidfile.unlink()
@@ -228,10 +207,31 @@ class Daemon:
             os.close(handle)
 
 
-def socket_group(name: str) -> int | None:
-    """The group that may use the unix socket besides root; None: nobody else. Raises StartError.
+def tls_of(config: Config) -> Tls | None:
+    """The TLS that all tcp:// hosts share, with one admission; None: no host uses it."""
+    if not config.tls or not config.tcp_hosts:
+        return None
+    return Tls(config.tlscert, config.tlskey, config.tlscacert, verify=config.tlsverify, admission=Admission())
 
-    As in dockerd, the default group need not exist, but one that was asked for must; a number is taken as it is.
+
+def listener_of(host: str, tls: Tls | None, group: int | None) -> Listener:
+    """The listener of one -H value, with full access."""
+    return Listener(host, tls=tls) if host.startswith("tcp://") else Listener(host, group=group)
+
+
+async def warn_of_insecure_hosts(config: Config) -> None:
+    """Log the hosts whose API anyone can use, and delay the start so that somebody reads it."""
+    insecure = insecure_hosts(config)
+    for _, host, lack in insecure:
+        log.warning("api.insecure", host=host, lack=lack, meaning="anyone who reaches it is root on this host")
+    if insecure:
+        await asyncio.sleep(defaults.API_INSECURE_PAUSE_S)
+
+
+def socket_group(name: str) -> int | None:
+    """The group that may use the unix socket besides root; None: no group. Raises StartError.
+
+    As in dockerd, the default group need not exist, but a group that was asked for must. A number is used as it is.
     """
     try:
         return grp.getgrnam(name).gr_gid
@@ -244,31 +244,31 @@ def socket_group(name: str) -> int | None:
     return None
 
 
-def calm_collector() -> None:
-    """Everything made so far stays: never look at it again, and look less often at what comes.
+def tune_garbage_collector() -> None:
+    """Exempt all present objects from garbage collection, and collect less often from now on.
 
-    A store of 70,000 tasks otherwise costs pauses of 130 ms and more in the middle of passes.
+    With a store of 70,000 tasks, collections would otherwise interrupt passes for 130 ms and more.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, GC_YOUNG_PER_OLDER, GC_YOUNG_PER_OLDER)
 
 
-def share_the_interpreter() -> None:
-    """Let the threads of disks have the interpreter soon: each step of a commit would wait 5 ms for it under load."""
+def shorten_thread_switches() -> None:
+    """Let the disk threads run soon: under load, each step of a commit would wait 5 ms for the interpreter lock."""
     sys.setswitchinterval(THREAD_SWITCH_S)
 
 
 def forbid_core_dumps() -> None:
-    """What this process knows, keys and secrets among it, is never written to a disk because of a crash."""
+    """A crash must not write the memory of this process to disk: it holds keys and secrets."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # the limit does not count for a kernel that pipes its dumps; this does, and it keeps other users' debuggers out
+    # kernels that pipe core dumps ignore the limit; they respect this, which also keeps other users' debuggers out
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
 
 
 def open_many_files() -> None:
-    """As many connections as the limits of swarm/defaults.py allow: services start with 1024, as Go's ask for more."""
+    """Raise the limit of open files: services start with 1024, and swarm/defaults.py allows more connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -286,7 +286,7 @@ def insecure_warnings(config: Config) -> list[str]:
 
 
 def notify(state: str) -> None:
-    """Tell a service manager, if one started us (sd_notify(3))."""
+    """Report a state to the service manager that started this process, if any (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -299,7 +299,7 @@ def notify(state: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command sideswarmd; returns the exit code."""
     if not __debug__:
-        print("sideswarmd: python -O drops the assertions that this daemon relies on", file=sys.stderr)  # noqa: T201
+        print("sideswarmd: cannot run under python -O: it relies on assertions", file=sys.stderr)  # noqa: T201
         return 1
     try:
         config = load(argv)
@@ -308,7 +308,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     forbid_core_dumps()
     open_many_files()
-    share_the_interpreter()
+    shorten_thread_switches()
     logs.configure(config.log_level, config.log_format)
     with asyncio.Runner(loop_factory=loop_factory(config.event_loop)) as runner:
         try:
@@ -320,7 +320,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The event loop to use; None: asyncio's own. Without a name it is uvloop where that is installed."""
+    """The event loop to use; None: asyncio's own. Without a name: uvloop if it is installed."""
     if name == "asyncio":
         return None
     try:

@@ -45,7 +45,13 @@ class Conflict(ApiError):
     status = 409
 
 
+class NotAvailableYet(ApiError):
+    """501: stock engines can do that and this version of sideswarm cannot; the text says what to do instead."""
+
+    status = 501
+
+
 class ServiceUnavailable(ApiError):
-    """503: this node cannot do that in its present state (not a manager, already in a swarm, locked...)."""
+    """503: this node cannot do that in its current state (not a manager, already in a swarm, locked...)."""
 
     status = 503

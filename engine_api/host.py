@@ -1,4 +1,4 @@
-"""This host's place in a swarm: its addresses, and what is said when it cannot take it.
+"""This host's addresses, and the texts for requests that do not fit the state of its node.
 
 (moby: daemon/cluster/listen_addr.go, listen_addr_linux.go, noderunner.go)
 """
@@ -49,13 +49,13 @@ REFUSALS = {
     Refusal.LOCKED: LOCKED,
     Refusal.NOT_LOCKED: "swarm is not locked",
     Refusal.STILL_JOINING: TIMED_OUT,
-    Refusal.LEFT: "the attempt to join was ended by `docker swarm leave`",
+    Refusal.LEFT: "`docker swarm leave` ended the attempt to join",
     Refusal.STOPPING: "this daemon is being stopped",
 }
 """What users are told when a request does not fit the state of this node. Refusal.MANAGER needs the cluster for it."""
 LISTEN_FAILED = "failed to listen on remote API address: listen tcp"
 EXPECTED = (SwarmError, CertsError, OSError, TimeoutError)
-"""What may go wrong in the world; anything else is a mistake of ours."""
+"""Errors that can happen in operation; any other exception is a bug."""
 _BIND_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 AVAILABILITY = {
     "": api.NodeSpec.ACTIVE,
@@ -78,7 +78,7 @@ def interfaces() -> list[address.Interface]:
 
 
 def addresses_of(endpoints: address.Endpoints) -> Addresses:
-    """What a node remembers of them. Raises ApiError for a port that is a word."""
+    """The addresses that a node stores. Raises ApiError for a port that is not a number."""
     return Addresses(
         listen_host=endpoints.listen_host,
         listen_port=port_of(endpoints.listen_port),
@@ -90,7 +90,7 @@ def addresses_of(endpoints: address.Endpoints) -> Addresses:
 
 
 def address_towards(remote: str) -> str:
-    """This host's address on the way to ``remote`` ("host:port"), without sending anything; empty: no such way."""
+    """The address this host would call ``remote`` ("host:port") from; empty: no route. Nothing is sent."""
     try:
         host, port = parse_host_port(remote)
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -102,23 +102,23 @@ def address_towards(remote: str) -> str:
 
 
 def port_of(text: str) -> int:
-    """A port number; a word is what only binding refuses in stock engines, with this text."""
+    """A port number. Raises ApiError with stock's text, which stock engines give only when they bind."""
     if text.isdigit() and int(text) < 65536:
         return int(text)
     raise ApiError(f"manager stopped: {LISTEN_FAILED}: address tcp/{text}: unknown port")
 
 
 def availability_of(text: str) -> int:
-    """The availability a node asks for when it comes. Raises ApiError for an unknown word."""
+    """The availability that a node requests when it joins. Raises ApiError for an unknown word."""
     if text not in AVAILABILITY:
         raise ApiError(f'invalid Availability: "{text}"')
     return AVAILABILITY[text]
 
 
 def start_error(error: BaseException, state: NodeState | None) -> str:
-    """Why this node's roles did not start, as users know it. state: names the address that a manager listens at."""
+    """Why this node's roles did not start, in users' terms. state: has the address that a manager listens on."""
     if isinstance(error, TimeoutError):
-        return "manager stopped: it did not become the leader of its new cluster in time"
+        return "manager stopped: timed out waiting for it to become the leader of its new cluster"
     text = str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.errno in _BIND_ERRORS and state is not None:
         listen = join_host_port(state.listen_host, state.listen_port)

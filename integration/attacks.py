@@ -1,10 +1,10 @@
-"""An attacker in a host's network: run there as a process of its own, it says as JSON what it achieved.
+"""Attacks that run as a process of their own in a host's network; each prints as JSON what it achieved.
 
     python -m integration.attacks table IP:PORT DIRECTORY      every method with a node's certificate: {method: code}
     python -m integration.attacks call IP:PORT DIRECTORY NAME  one method: [code, text]
     python -m integration.attacks flood IP:PORT DIRECTORY      all floods, again and again: {flood: connections lost}
 
-DIRECTORY holds the certificates that were stolen from a node; "-" for somebody who has none.
+DIRECTORY holds the certificates that were stolen from a node; "-" for none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from google.protobuf.message import Message
 from certs.keys import load_private_key, private_key_pem
 from certs.tls import ClientTls, Credentials, client_context
 from swarm.address import parse_host_port
-from swarm.api.methods import METHODS, Method
+from swarm.api.methods import METHODS, AnyMethod
 from swarm.errors import SwarmError
 from swarm.grpc import frames as h2
 from swarm.grpc import wire
@@ -86,17 +86,17 @@ async def _connect(address: str, credentials: Credentials | None) -> client.Clie
     return await client.connect(address, ClientTls("swarm-manager", None, credentials), CALL_TIMEOUT_S)
 
 
-async def call(address: str, credentials: Credentials | None, method: Method) -> tuple[int, str]:
+async def call(address: str, credentials: Credentials | None, method: AnyMethod) -> tuple[int, str]:
     """(gRPC status, text) of a call with an empty message; (0, "") when it is let in."""
     connection = await _connect(address, credentials)
     try:
         if method.client_streaming:
-            await connection.client_stream(method.name, _nothing(), timeout_s=CALL_TIMEOUT_S)
+            await connection.client_stream(method, _nothing(), timeout_s=CALL_TIMEOUT_S)
         elif method.server_streaming:
-            stream = connection.stream(method.name, method.request(), timeout_s=1.0)
+            stream = connection.stream(method, method.request(), timeout_s=1.0)
             await anext(stream)
         else:
-            await connection.unary(method.name, method.request(), timeout_s=CALL_TIMEOUT_S)
+            await connection.unary(method, method.request(), timeout_s=CALL_TIMEOUT_S)
     except SwarmError as error:
         return int(error.code), error.message
     finally:

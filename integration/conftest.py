@@ -37,7 +37,7 @@ def _needs() -> None:
 
 @pytest.fixture(scope="session")
 def docker_compose_command() -> str:
-    """pytest-docker: the lab in the place of docker compose."""
+    """pytest-docker: use the lab instead of docker compose."""
     return f"{sys.executable} -m integration.compose"
 
 

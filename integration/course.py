@@ -54,7 +54,7 @@ class Course:
         self._stdin = ""
 
     def run(self, steps: Iterable[Step] = STEPS, tell: Callable[[str], None] = lambda _: None) -> list[Seen]:
-        """Run the steps in order; a wait that is not fulfilled shows as such and the course goes on."""
+        """Run the steps in order; a wait that times out is recorded, and the course continues."""
         seen = []
         for step in steps:
             started = time.monotonic()

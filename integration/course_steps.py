@@ -1,4 +1,4 @@
-"""The steps of the course: what every swarm tutorial types, and every mistake people make, in one story.
+"""The steps of the course: what every swarm tutorial types, and every mistake people make, one after the other.
 
 Words in at-signs (``@worker@``) stand for what an earlier step showed (``keep``).
 """

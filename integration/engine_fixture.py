@@ -55,11 +55,11 @@ class EngineProcess:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """SIGKILL; containers go on."""
+        """SIGKILL; containers keep running."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-        # its containerd dies with it; where nobody reaps orphans the next engine would take the zombie for alive
+        # its containerd dies with it; the next engine would take an unreaped zombie for a running process
         pid_file = self.directory / "exec/containerd/containerd.pid"
         if processes.wait_gone(int(pid_file.read_text()), _START_TIMEOUT_S):
             pid_file.unlink()

@@ -61,7 +61,7 @@ def run(
 
 
 def popen(host: Host, *args: str, **more: Any) -> subprocess.Popen[bytes]:
-    """A CLI command that goes on."""
+    """A CLI command that keeps running."""
     options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(["docker", *args], env=environment(host), **{**options, **more})
 

@@ -100,7 +100,7 @@ class Host:
 
 
 class Lab:
-    """One lab, found again by its name; every operation reads and writes ``lab.json`` in its directory."""
+    """Drives dockerd and sideswarmd on all hosts. A lab is found by its name, with ``lab.json`` in its directory."""
 
     def __init__(self, name: str = "lab") -> None:
         self.name = name

@@ -120,7 +120,7 @@ def _new_key() -> rsa.RSAPrivateKey:
 
 @functools.cache
 def _shared_key() -> rsa.RSAPrivateKey:
-    """For everybody who is no CA: making one may take a second."""
+    """A key shared by all certificates but the CA's: making one may take a second."""
     return _new_key()
 
 

@@ -18,7 +18,7 @@ _children: dict[int, None] = {}
 def adopt(process: subprocess.Popen[bytes]) -> None:
     """A daemon started by this process: it is reaped when it ends, and otherwise outlives us."""
     _children[process.pid] = None
-    process.returncode = 0  # Popen is not to wait for it, or to complain that nobody did
+    process.returncode = 0  # Popen must neither wait for it nor warn that nobody did
 
 
 def alive(pid: int) -> bool:

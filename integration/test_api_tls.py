@@ -1,4 +1,4 @@
-"""The API over TLS with Docker Machine's certificates and flags: everything for its user, nothing for strangers."""
+"""The API over TLS with Docker Machine's certificates and flags: its user may do everything, others nothing."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def machine(side: Host) -> Iterator[tuple[Host, Machine]]:
 
 
 def environment(host: Host, directory: Path | None) -> dict[str, str]:
-    """As `docker-machine env` prints it; None: as of somebody who has no certificates."""
+    """As `docker-machine env` prints it; None: without certificates."""
     found = {**os.environ, "DOCKER_HOST": f"tcp://{host.ip}:2376", "DOCKER_CONFIG": str(host.directory / "cli")}
     if directory is not None:
         found |= {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(directory)}

@@ -21,7 +21,7 @@ IDLE = ("sh", "-c", "trap exit TERM; while sleep 0.2; do :; done")
 GROWTH_MIB_MAX = (
     160  # of a manager that was never attacked; seven rounds took a fresh one from 73 to 166 and no further
 )
-LINES_PER_FLOOD_MAX = 4  # an event of a kind is told once a minute for each address
+LINES_PER_FLOOD_MAX = 4  # a kind of event is logged once a minute for each address
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_removed_node_is_refused_at_once_also_when_a_follower_passes_its_call_
         )
 
 
-def test_what_was_stolen_from_a_manager_is_worth_a_workers_once_it_is_demoted(
+def test_a_stolen_manager_certificate_counts_as_a_workers_after_the_demotion(
     managers: list[Host], tmp_path: Path
 ) -> None:
     leader, follower, third = managers

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from integration import calls
-from integration.crowd import NOWHERE, Crowd, Writer
+from integration.checked_writers import NOWHERE, CheckedWriters, Writer
 from integration.lab import Host, Lab
 from integration.waiting import until
 
@@ -197,7 +197,7 @@ def _port_taken(host: Host) -> Iterator[None]:
 
 
 def _broken(host: Host, error: str) -> None:
-    """State error: the engine's containers go on, the swarm's calls say no, and a plain leave ends it."""
+    """State error: the engine's containers keep running, swarm calls are refused, and a plain leave ends it."""
     before = calls.containers(host)
     assert len(before) == 1
     info = calls.swarm_info(host)
@@ -372,24 +372,26 @@ def test_ten_kills_of_the_manager_lose_no_acknowledged_write_and_double_no_slot(
     print(f"seed {seed} (SIDESWARM_SEED={seed} repeats the writers and the pauses)")
     rng, manager = random.Random(seed), swarm[0]
     places = (("node.role==worker", NOWHERE), ("node.role==worker", NOWHERE), (NOWHERE,) * 2, (NOWHERE,) * 2)
-    crowd = Crowd([Writer(manager, f"w{number}", f"{seed} {number}", where) for number, where in enumerate(places)])
+    clients = CheckedWriters(
+        [Writer(manager, f"w{number}", f"{seed} {number}", where) for number, where in enumerate(places)]
+    )
     for kill in range(1, 11):
-        before = crowd.acknowledged
-        crowd.start()
+        before = clients.acknowledged
+        clients.start()
         try:
-            until(partial(getattr, crowd, "acknowledged"), partial(operator.lt, before), what="writes")
+            until(partial(getattr, clients, "acknowledged"), partial(operator.lt, before), what="writes")
             time.sleep(rng.uniform(0.0, 1.0))
             lab.kill(manager)
         finally:
-            crowd.join()
+            clients.join()
         lab.start(manager)
         until(partial(_state, manager), lambda state: state == "active")
-        assert crowd.check(manager) == [], f"after kill {kill}, seed {seed}"
-    assert crowd.acknowledged > 50
+        assert clients.check(manager) == [], f"after kill {kill}, seed {seed}"
+    assert clients.acknowledged > 50
     _ready(manager, 3)
     tasks = set()
-    for writer in crowd.writers:
+    for writer in clients.writers:
         for name, replicas in writer.wanted().items():
             tasks |= _settled(manager, name, replicas)
     until(lambda: set(_on(swarm)), lambda found: found == tasks, what="exactly the containers of the running tasks")
-    assert crowd.check(manager) == [], f"at the end, seed {seed}"
+    assert clients.check(manager) == [], f"at the end, seed {seed}"

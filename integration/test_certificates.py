@@ -208,7 +208,7 @@ def test_an_authority_that_is_away_is_named_where_it_is_needed(lab: Lab, company
 
 
 def ending(host: Host, root: RootCA, ended_s: float) -> None:
-    """Put a certificate of 90 days in the place of a node's own that ended so long ago; its daemon does not run."""
+    """Replace a node's certificate by one of 90 days that expired so long ago; its daemon does not run."""
     own = directory_of(host)
     identity = keys.identity_of(certificate(host))
     key = keys.load_private_key((own / "swarm-node.key").read_bytes())
@@ -293,7 +293,7 @@ def test_a_rotation_waits_for_a_node_that_is_away_and_says_which(lab: Lab) -> No
     assert shown()["TLSInfo"]["TrustRoot"] != before["TLSInfo"]["TrustRoot"]
     assert all(shown()["JoinTokens"][part] != before["JoinTokens"][part] for part in ("Worker", "Manager"))
     ready(manager, manager, stock)
-    # who was removed comes back by the token of the day, with a certificate of the life of the day
+    # a removed node joins again with the present token, and gets a certificate of the present lifetime
     lab.start(away)
     replaced = manager.docker("swarm", "join-token", "-q", "worker").strip()
     manager.docker("swarm", "join-token", "--rotate", "worker")

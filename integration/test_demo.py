@@ -90,12 +90,12 @@ def test_the_demo_leaves_an_engine_of_yours_as_it_was(engine: EngineProcess) -> 
     assert not (ROOT / demo.NAME).exists()
 
 
-def test_an_engine_that_does_not_answer_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_engine_that_does_not_answer_is_reported_and_nothing_is_left_behind(tmp_path: Path) -> None:
     failed = _demo("up", "--engine", f"unix://{tmp_path}/nobody.sock")
     assert failed.returncode == 1
     assert "Cannot connect to the Docker daemon" in failed.stderr
     assert not (ROOT / demo.NAME).exists()
 
 
-def test_taking_down_what_is_not_up_is_no_error() -> None:
+def test_taking_down_a_demo_that_is_not_up_is_not_an_error() -> None:
     assert _demo("down").returncode == 0

@@ -35,7 +35,7 @@ SECOND_NS = 1_000_000_000
 
 
 class Story:
-    """What each call gave, in order; an error counts by its class and text."""
+    """Drives a swarm through docker-py, and keeps what each call gave; an error counts by its class and text."""
 
     def __init__(self, manager: Host, worker: Host) -> None:
         self.rows: list[tuple[str, str]] = []

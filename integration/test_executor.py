@@ -57,8 +57,8 @@ class Sink:
         assert self.closed.is_set()
 
 
-class Bench:
-    """An executor and what it told."""
+class ExecutorHarness:
+    """Drives an Executor on a stock engine, and keeps its events."""
 
     def __init__(self, client: EngineClient, directory: Path) -> None:
         self.events: asyncio.Queue[Event] = asyncio.Queue()
@@ -93,9 +93,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(engine: EngineProcess) -> AsyncIterator[Bench]:
+async def harness(engine: EngineProcess) -> AsyncIterator[ExecutorHarness]:
     client = EngineClient(engine.host)
-    made = Bench(client, engine.directory / "run")
+    made = ExecutorHarness(client, engine.directory / "run")
     try:
         yield made
     finally:
@@ -120,8 +120,8 @@ def name_of(task: api.Task) -> str:
     return f"{task.service_annotations.name}.1.{task.id}"
 
 
-async def test_a_task_lives_and_leaves_nothing(engine: EngineProcess) -> None:
-    async with bench(engine) as b:
+async def test_a_task_runs_and_leaves_nothing_behind(engine: EngineProcess) -> None:
+    async with harness(engine) as b:
         task = make_task()
         started = await b.run(task)
         assert started.error == ""
@@ -138,8 +138,8 @@ async def test_a_task_lives_and_leaves_nothing(engine: EngineProcess) -> None:
         assert name_of(task) not in engine.docker("ps", "-a", "--format", "{{.Names}}")
 
 
-async def test_exit_codes_are_reported_as_users_know_them(engine: EngineProcess) -> None:
-    async with bench(engine) as b:
+async def test_exit_codes_are_reported_as_stock_reports_them(engine: EngineProcess) -> None:
+    async with harness(engine) as b:
         good, bad = make_task("exit 0"), make_task("exit 7")
         for task in (good, bad):
             assert (await b.do(task, Step.PREPARE)).error == ""
@@ -153,7 +153,7 @@ async def test_exit_codes_are_reported_as_users_know_them(engine: EngineProcess)
 
 
 async def test_a_killed_container_is_seen_at_once(engine: EngineProcess) -> None:
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         task = make_task()
         started = await b.run(task)
         b.begin(task, Step.WAIT)
@@ -165,7 +165,7 @@ async def test_a_killed_container_is_seen_at_once(engine: EngineProcess) -> None
 
 
 async def test_a_removed_container_is_seen(engine: EngineProcess) -> None:
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         task = make_task()
         await b.run(task)
         b.begin(task, Step.WAIT)
@@ -174,7 +174,7 @@ async def test_a_removed_container_is_seen(engine: EngineProcess) -> None:
 
 
 async def test_a_wait_can_be_given_up_and_the_container_goes_on(engine: EngineProcess) -> None:
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         task = make_task()
         await b.run(task)
         b.begin(task, Step.WAIT)
@@ -185,10 +185,10 @@ async def test_a_wait_can_be_given_up_and_the_container_goes_on(engine: EnginePr
 
 async def test_another_process_goes_on_where_the_first_one_died(engine: EngineProcess) -> None:
     task = make_task()
-    async with bench(engine) as first:
+    async with harness(engine) as first:
         started = await first.run(task)
         first.begin(task, Step.WAIT)
-    async with bench(engine) as second:
+    async with harness(engine) as second:
         await second.executor.sweep([task.id])
         again = await second.do(task, Step.START)
         assert (again.error, again.container) == ("", started.container)
@@ -216,7 +216,7 @@ async def test_secrets_and_configs_live_in_memory_with_their_owner_and_mode(engi
     golang = api.Driver(name="golang")
     text = b'{{.Service.Name}} {{env "LEVEL"}} {{config "app.conf" | len}}'
     config = {"c1": api.Config(id="c1", spec=api.ConfigSpec(data=text, templating=golang))}
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         for step in (Step.PREPARE, Step.START):
             b.begin(task, step, secrets=payloads, configs=config)
             assert (await b.end(step)).error == ""
@@ -241,7 +241,7 @@ async def test_secrets_and_configs_live_in_memory_with_their_owner_and_mode(engi
 
 
 async def test_host_ports_are_bound_and_reported(engine: EngineProcess) -> None:
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         task = make_task("httpd -f -p 80 -h /")
         for target, published in ((80, 8080), (81, 0)):
             task.endpoint.ports.add(target_port=target, published_port=published, publish_mode=api.PortConfig.HOST)
@@ -262,7 +262,7 @@ def health(command: str, retries: int = 1) -> api.HealthConfig:
 
 
 async def test_a_task_is_started_when_it_is_healthy(engine: EngineProcess) -> None:
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         task = make_task(f"sleep 1; touch /ok; {LOOP}", healthcheck=health("test -e /ok", retries=100))
         await b.do(task, Step.PREPARE)
         b.begin(task, Step.START)
@@ -274,7 +274,7 @@ async def test_a_task_is_started_when_it_is_healthy(engine: EngineProcess) -> No
 
 
 async def test_an_unhealthy_task_is_stopped_and_fails(engine: EngineProcess) -> None:
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         task = make_task("while true; do sleep 0.1; done", healthcheck=health("false"))
         task.spec.container.stop_grace_period.FromSeconds(0)
         failed = await b.run(task)
@@ -284,7 +284,7 @@ async def test_an_unhealthy_task_is_stopped_and_fails(engine: EngineProcess) -> 
 
 
 async def test_a_task_that_becomes_unhealthy_fails(engine: EngineProcess) -> None:
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         task = make_task("touch /ok; while true; do sleep 0.1; done", healthcheck=health("test -e /ok"))
         task.spec.container.stop_grace_period.FromSeconds(0)
         assert (await b.run(task)).error == ""
@@ -317,7 +317,7 @@ REFUSED: list[tuple[str, Callable[[api.ContainerSpec], None], str]] = [
 async def test_what_cannot_be_prepared_is_refused_for_good(
     engine: EngineProcess, what: str, spoil: Callable[[api.ContainerSpec], None], text: str
 ) -> None:
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         task = make_task()
         spoil(task.spec.container)
         refused = await b.do(task, Step.PREPARE)
@@ -326,7 +326,7 @@ async def test_what_cannot_be_prepared_is_refused_for_good(
 
 
 async def test_a_program_that_does_not_exist_fails_at_start(engine: EngineProcess) -> None:
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         task = make_task()
         task.spec.container.command[:] = ["/no/such/program"]
         task.spec.container.secrets.add(secret_id="s").file.CopyFrom(api.FileTarget(name="s", uid="0", gid="0"))
@@ -367,7 +367,7 @@ async def test_the_whole_spec_reaches_the_container(engine: EngineProcess) -> No
     task.spec.container.init.value = True
     task.spec.resources.limits.memory_bytes = 64 << 20
     task.spec.container.pidsLimit = 50
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         assert (await b.run(task)).error == ""
         script = "hostname; echo $NODE; pwd; ulimit -Hn; "
         script += "cat /proc/sys/net/core/somaxconn; grep a.b /etc/hosts; id -G"
@@ -382,7 +382,7 @@ async def test_the_whole_spec_reaches_the_container(engine: EngineProcess) -> No
 
 
 async def test_a_container_of_another_owner_is_not_taken_over(engine: EngineProcess) -> None:
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         task = make_task()
         await asyncio.to_thread(engine.docker, "create", "--name", name_of(task), "busybox")
         assert "already in use" in (await b.do(task, Step.PREPARE)).error
@@ -390,7 +390,7 @@ async def test_a_container_of_another_owner_is_not_taken_over(engine: EngineProc
 
 
 async def test_an_engine_restart_loses_no_exit(engine: EngineProcess) -> None:
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         goes_on, ends = make_task(), make_task()
         for task in (goes_on, ends):
             started = await b.run(task)
@@ -401,7 +401,7 @@ async def test_an_engine_restart_loses_no_exit(engine: EngineProcess) -> None:
         b.begin(waiting, Step.PREPARE)
         assert (await refused).temporary
         assert started.container is not None
-        os.kill(started.container.pid, signal.SIGKILL)  # ends while nobody looks
+        os.kill(started.container.pid, signal.SIGKILL)  # ends while no daemon looks
         await asyncio.to_thread(engine.start)
         ended = await b.end(Step.WAIT)
         assert (ended.task_id, ended.error) == (ends.id, "task: non-zero exit (137)")
@@ -418,7 +418,7 @@ def subscription(task: api.Task, number: int, **options: object) -> PublishLogs:
 
 
 async def test_logs_are_published_with_context_and_streams(engine: EngineProcess) -> None:
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         task = make_task("echo out; echo err >&2; exec sleep 100")
         task.log_driver.name = "json-file"
         task.log_driver.options["labels"] = "com.docker.swarm.service.name"
@@ -449,7 +449,7 @@ async def test_logs_are_published_with_context_and_streams(engine: EngineProcess
 
 
 async def test_a_terminal_has_lines_too(engine: EngineProcess) -> None:
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         task = make_task("echo one; echo two >&2", tty=True)
         await b.run(task)
         await b.do(task, Step.WAIT)
@@ -459,7 +459,7 @@ async def test_a_terminal_has_lines_too(engine: EngineProcess) -> None:
 
 
 async def test_the_node_describes_itself(engine: EngineProcess) -> None:
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         description = await b.executor.describe()
         assert description.platform == api.Platform(architecture="x86_64", os="linux")
         assert description.resources.nano_cpus % 10**9 == 0
@@ -470,7 +470,7 @@ async def test_the_node_describes_itself(engine: EngineProcess) -> None:
 
 
 async def test_sweep_and_leave_remove_containers_and_secrets(engine: EngineProcess) -> None:
-    async with bench(engine) as b:
+    async with harness(engine) as b:
         keep, forget = make_task(), make_task()
         for task in (keep, forget):
             reference = api.SecretReference(
@@ -482,7 +482,7 @@ async def test_sweep_and_leave_remove_containers_and_secrets(engine: EngineProce
         names = engine.docker("ps", "-a", "--format", "{{.Names}}")
         assert name_of(keep) in names, "a task whose steps this executor has performed is no remnant"
         assert name_of(forget) in names
-    async with bench(engine) as b:  # the daemon was started again
+    async with harness(engine) as b:  # the daemon was started again
         await b.executor.sweep({keep.id})
         names = engine.docker("ps", "-a", "--format", "{{.Names}}")
         assert name_of(keep) in names

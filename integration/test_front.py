@@ -249,7 +249,7 @@ def test_files_are_copied_in_and_out(side: Host, container: Callable[..., str], 
     assert b"/tmp/none" in failed.stderr  # each CLI has words of its own
 
 
-def test_waiting_listing_and_looking_inside(side: Host, container: Callable[..., str]) -> None:
+def test_containers_are_waited_for_listed_and_inspected(side: Host, container: Callable[..., str]) -> None:
     name = container("sh", "-c", "touch /new; trap 'exit 3' TERM; while sleep 0.2; do :; done")
     waiter = popen(side, "wait", name)
     until(lambda: side.docker("diff", name), lambda text: "A /new" in text)

@@ -229,7 +229,7 @@ def test_plain_tcp_works_when_asked_for_and_is_warned_about(extra: Extra) -> Non
     with Raw.inside(daemon, "127.0.0.1", 3375) as raw:
         raw.send(b"PUT /containers/none/archive?path=/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n")
         raw.send(b"x" * 9_000_000)
-        assert raw.answer()[0] == 404  # no reset, although nobody wanted that body
+        assert raw.answer()[0] == 404  # no reset, although the body is not read
 
 
 def test_plain_tcp_that_nobody_asked_for_is_refused(extra: Extra) -> None:

@@ -1,4 +1,4 @@
-"""The front by hand: what clients other than the CLI send, and what nobody should."""
+"""The front by hand: what clients other than the CLI send, and what no client should send."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_answers_have_the_engines_headers(side: Host) -> None:
         assert heads[0] == heads[1], path
 
 
-def test_heads_of_64_kilobytes_are_welcome_on_both_sides(side: Host) -> None:
+def test_heads_of_64_kilobytes_are_accepted_on_both_sides(side: Host) -> None:
     big = f"X-Registry-Config: {'a' * (64 << 10)}"
     with Raw.to(side.api) as raw:
         assert raw.ask("GET", "/containers/json", big)[0] == 200
@@ -207,7 +207,7 @@ def test_half_sent_requests_harm_nobody(side: Host) -> None:
 
 
 def _send_until_answered(raw: Raw, piece: bytes) -> None:
-    """Send the same again and again, 4 GiB at most, until there is an answer or nobody reads any more."""
+    """Send the same again and again, 4 GiB at most, until there is an answer or the other side stops reading."""
     for _ in range((4 << 30) // len(piece)):
         if select.select([raw.socket], [], [], 0)[0]:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -25,8 +26,8 @@ NO_LEADER = (
 )
 
 
-class Group:
-    """node1 to node3 are managers, node4 is a worker."""
+class ThreeManagers:
+    """Drives a swarm of sideswarmd on real engines: node1 to node3 are managers, node4 is a worker."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -134,8 +135,8 @@ def lab_of_four() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def group(lab_of_four: Lab) -> Group:
-    found = Group(lab_of_four)
+def group(lab_of_four: Lab) -> ThreeManagers:
+    found = ThreeManagers(lab_of_four)
     found.gather()
     return found
 
@@ -143,7 +144,7 @@ def group(lab_of_four: Lab) -> Group:
 # --- any manager ---------------------------------------------------------------------------------------------------
 
 
-def test_every_manager_shows_the_same_swarm(group: Group) -> None:
+def test_every_manager_shows_the_same_swarm(group: ThreeManagers) -> None:
     seen = [statuses(host) for host in group.managers]
     assert seen[0] == seen[1] == seen[2]
     for host in group.managers:
@@ -154,9 +155,10 @@ def test_every_manager_shows_the_same_swarm(group: Group) -> None:
     assert len({calls.swarm_info(host)["Cluster"]["ID"] for host in group.managers}) == 1
 
 
-def test_followers_take_writes_and_tell_events_and_logs_of_everywhere(group: Group) -> None:
+def test_followers_take_writes_and_tell_events_and_logs_of_everywhere(group: ThreeManagers) -> None:
     leader = group.leader()
     followers = group.others(leader)
+    since = f"{time.time():.9f}"  # a listener that starts late is told what it missed
     listeners = [
         subprocess.Popen(
             [
@@ -164,6 +166,8 @@ def test_followers_take_writes_and_tell_events_and_logs_of_everywhere(group: Gro
                 "-H",
                 host.api,
                 "events",
+                "--since",
+                since,
                 "--filter",
                 "type=service",
                 "--format",
@@ -175,8 +179,6 @@ def test_followers_take_writes_and_tell_events_and_logs_of_everywhere(group: Gro
         for host in group.managers
     ]
     try:
-        for host in group.managers:  # the streams are open when something else of each daemon is answered
-            calls.get(host, "/info")
         group.create("talk", "--mode", "global", through=followers[0])
         group.running("talk", 4, followers[1])
         for listener in listeners:
@@ -201,7 +203,7 @@ def test_followers_take_writes_and_tell_events_and_logs_of_everywhere(group: Gro
 # --- roles ---------------------------------------------------------------------------------------------------------
 
 
-def test_managers_step_down_and_up_and_their_tasks_do_not_notice(group: Group) -> None:
+def test_managers_step_down_and_up_and_their_tasks_do_not_notice(group: ThreeManagers) -> None:
     group.create("talk", "--mode", "global")
     group.running("talk", 4)
     before = {host.name: calls.containers(host) for host in group.lab.hosts}
@@ -228,7 +230,7 @@ def test_managers_step_down_and_up_and_their_tasks_do_not_notice(group: Group) -
     assert {host.name: calls.containers(host) for host in group.lab.hosts} == before
 
 
-def test_a_manager_is_not_removed_and_does_not_leave_by_mistake(group: Group) -> None:
+def test_a_manager_is_not_removed_and_does_not_leave_by_mistake(group: ThreeManagers) -> None:
     first, second, third = group.managers
     node_id = calls.swarm_info(third)["NodeID"]
     wanted = (
@@ -255,7 +257,7 @@ def test_a_manager_is_not_removed_and_does_not_leave_by_mistake(group: Group) ->
     assert refusal(second, "node", "demote", third.name) == wanted
 
 
-def test_a_manager_that_left_is_demoted_and_removed_by_the_others(group: Group) -> None:
+def test_a_manager_that_left_is_demoted_and_removed_by_the_others(group: ThreeManagers) -> None:
     leader = group.leader()
     gone = group.others(leader)[0]
     assert gone.docker("swarm", "leave", "--force") == "Node left the swarm.\n"
@@ -273,7 +275,7 @@ def test_a_manager_that_left_is_demoted_and_removed_by_the_others(group: Group) 
 # --- engines -------------------------------------------------------------------------------------------------------
 
 
-def test_tasks_of_a_node_whose_engine_died_go_elsewhere_without_waiting_for_heartbeats(group: Group) -> None:
+def test_tasks_of_a_node_whose_engine_died_go_elsewhere_without_waiting_for_heartbeats(group: ThreeManagers) -> None:
     first, worker = group.managers[0], group.worker
     first.docker("swarm", "update", "--dispatcher-heartbeat", "1h")
     try:
@@ -297,19 +299,19 @@ def test_tasks_of_a_node_whose_engine_died_go_elsewhere_without_waiting_for_hear
 # --- faults --------------------------------------------------------------------------------------------------------
 
 
-def _kill(group: Group, victim: Host) -> None:
+def _kill(group: ThreeManagers, victim: Host) -> None:
     group.lab.kill(victim)
 
 
-def _stop(group: Group, victim: Host) -> None:
+def _stop(group: ThreeManagers, victim: Host) -> None:
     group.lab.stop(victim)
 
 
-def _cut(group: Group, victim: Host) -> None:
+def _cut(group: ThreeManagers, victim: Host) -> None:
     group.lab.cut(victim)
 
 
-def _restore(group: Group, victim: Host) -> None:
+def _restore(group: ThreeManagers, victim: Host) -> None:
     group.lab.heal()
     group.lab.ensure(victim, "daemon")
 
@@ -322,7 +324,7 @@ def _goes_on(record: Record, host: Host) -> None:
 
 @pytest.mark.parametrize("fault", [_kill, _stop, _cut])
 def test_faults_under_load_lose_nothing_that_was_acknowledged(
-    group: Group, fault: Callable[[Group, Host], None]
+    group: ThreeManagers, fault: Callable[[ThreeManagers, Host], None]
 ) -> None:
     with Load(group.managers) as record:
         for role in ("leader", "follower"):
@@ -342,7 +344,7 @@ def test_faults_under_load_lose_nothing_that_was_acknowledged(
         assert missing(host, record) == []
 
 
-def test_the_minority_answers_nothing_old_and_says_what_is_wrong(group: Group) -> None:
+def test_the_minority_gives_no_stale_answers_and_says_what_is_wrong(group: ThreeManagers) -> None:
     leader = group.leader()
     group.create("old", through=leader)
     rest = group.others(leader)
@@ -356,7 +358,7 @@ def test_the_minority_answers_nothing_old_and_says_what_is_wrong(group: Group) -
     until(lambda: calls.call(leader, "GET", "/services"), lambda answer: answer == (200, []), what="news after the cut")
 
 
-def test_a_lost_quorum_is_told_and_comes_back(group: Group) -> None:
+def test_a_lost_quorum_is_reported_and_can_be_restored(group: ThreeManagers) -> None:
     group.create("kept", "--replicas", "4")
     group.running("kept", 4)
     before = {host.name: calls.containers(host) for host in group.lab.hosts}
@@ -376,7 +378,7 @@ def test_a_lost_quorum_is_told_and_comes_back(group: Group) -> None:
     group.running("kept", 3)
 
 
-def test_all_managers_at_once_start_again_where_they_were(group: Group) -> None:
+def test_all_managers_at_once_start_again_where_they_were(group: ThreeManagers) -> None:
     group.create("kept", "--replicas", "4")
     group.running("kept", 4)
     before = {host.name: calls.containers(host) for host in group.lab.hosts}
@@ -390,7 +392,7 @@ def test_all_managers_at_once_start_again_where_they_were(group: Group) -> None:
     assert {host.name: calls.containers(host) for host in group.lab.hosts} == before
 
 
-def test_a_manager_whose_address_changed_is_found_where_it_calls_from(group: Group) -> None:
+def test_a_manager_whose_address_changed_is_found_where_it_calls_from(group: ThreeManagers) -> None:
     leader = group.leader()
     moved = group.others(leader)[0]
     elsewhere = moved.ip.rpartition(".")[0] + ".77"
@@ -407,7 +409,7 @@ def test_a_manager_whose_address_changed_is_found_where_it_calls_from(group: Gro
     assert len(leader.docker("config", "ls", "-q", "--filter", "label=at").split()) == 2
 
 
-def test_a_manager_is_not_looked_for_behind_nat_where_another_one_answers(group: Group) -> None:
+def test_a_manager_is_not_looked_for_behind_nat_where_another_one_answers(group: ThreeManagers) -> None:
     leader = group.leader()
     behind, other = group.others(leader)
     ids = {host.name: calls.node_of(leader, host)["ID"] for host in group.managers}
@@ -428,7 +430,7 @@ def _manager_address(through: Host, node_id: str) -> tuple[str, str]:
     return manager["Reachability"], manager["Addr"]
 
 
-def test_a_manager_without_its_log_does_not_come_back_as_the_member_it_was(group: Group) -> None:
+def test_a_manager_without_its_log_does_not_come_back_as_the_member_it_was(group: ThreeManagers) -> None:
     leader = group.leader()
     victim = group.others(leader)[0]
     group.lab.stop(victim)
@@ -447,7 +449,9 @@ def test_a_manager_without_its_log_does_not_come_back_as_the_member_it_was(group
     group.whole(victim)
 
 
-def test_a_new_cluster_is_forced_under_a_new_address_and_the_others_come_back_as_new_members(group: Group) -> None:
+def test_a_new_cluster_is_forced_under_a_new_address_and_the_others_come_back_as_new_members(
+    group: ThreeManagers,
+) -> None:
     group.create("kept", "--mode", "global")
     group.running("kept", 4)
     first, second, third = group.managers

@@ -141,7 +141,7 @@ def test_a_stock_manager_joins_ours_sees_another_root_and_takes_over_when_the_le
     becomes(stock, {stock.name: FOLLOW, ours.name: LEAD, follower.name: FOLLOW})
     create(stock, "kept", lab.hosts)
     rotate(follower, lab.hosts)
-    # whoever is asked first, node2 hands on to the stock member
+    # whichever member is asked first, node2 hands over to the stock one
     until(lambda: stock.docker_run("node", "demote", ours.name).returncode, lambda code: code == 0)
     becomes(follower, {stock.name: LEAD, follower.name: FOLLOW})
     assert len(calls.running(follower, "kept")) == 3
@@ -150,7 +150,7 @@ def test_a_stock_manager_joins_ours_sees_another_root_and_takes_over_when_the_le
     becomes(ours, {stock.name: LEAD, ours.name: FOLLOW, follower.name: FOLLOW})
 
 
-def test_a_leader_that_may_not_lead_stock_managers_takes_none_in(hosts: tuple[Lab, Host, Host, Host]) -> None:
+def test_a_leader_that_may_not_lead_stock_managers_admits_none(hosts: tuple[Lab, Host, Host, Host]) -> None:
     _, ours, alone, stock = hosts
     alone.docker("swarm", "init", "--advertise-addr", alone.ip)
     token = alone.docker("swarm", "join-token", "-q", "manager").strip()

@@ -105,7 +105,7 @@ def test_the_root_is_replaced_under_load_also_when_the_leader_dies_and_a_worker_
         second = turned(managers, worker, first)
         goes_on(record, managers)
 
-        # once more: one node is away, and the leader dies; who leads then waits for the same one, and ends it
+        # once more: one node is away, and the leader dies; the next leader continues the same rotation and ends it
         lab.stop(worker)
         dead = leader(managers)
         rest = [host for host in managers if host is not dead]

@@ -36,8 +36,8 @@ def pair() -> Iterator[Lab]:
     lab.down()
 
 
-class Mixed:
-    """A swarm of two: ``manager`` and ``worker``, one of them stock, and what is done with any such swarm."""
+class MixedSwarm:
+    """Drives a swarm of two, ``manager`` and ``worker``, one of them a stock engine and one sideswarmd."""
 
     def __init__(self, lab: Lab, manager: Host, worker: Host) -> None:
         self.lab = lab
@@ -128,7 +128,7 @@ class Mixed:
         assert set(calls.node_states(self.manager)) == {self.manager.name}
 
 
-def _everything_works(swarm: Mixed) -> None:
+def _everything_works(swarm: MixedSwarm) -> None:
     """A task with all that a stock task can have, and its logs."""
     swarm.manager.docker_run("secret", "create", "word", "-", stdin="s3cret\n")
     swarm.manager.docker_run("config", "create", "cfg", "-", stdin="settings\n")
@@ -144,7 +144,7 @@ def _everything_works(swarm: Mixed) -> None:
     _logs_follow(swarm)
 
 
-def _logs_follow(swarm: Mixed) -> None:
+def _logs_follow(swarm: MixedSwarm) -> None:
     """``docker service logs -f`` goes on with lines that were written after it began."""
     environment = {**os.environ, "DOCKER_HOST": swarm.manager.api}
     command = ["docker", "service", "logs", "--raw", "--follow", "--tail", "1", "talk"]
@@ -157,7 +157,7 @@ def _logs_follow(swarm: Mixed) -> None:
     assert numbers == list(range(numbers[0], numbers[0] + 8))
 
 
-def _drain_and_death(swarm: Mixed) -> None:
+def _drain_and_death(swarm: MixedSwarm) -> None:
     """Drained, the node has no tasks; active, it has them again; a container that dies is replaced."""
     first = swarm.create("web", replicas=2)
     swarm.manager.docker("node", "update", "--availability", "drain", swarm.worker.name)
@@ -174,7 +174,7 @@ def _drain_and_death(swarm: Mixed) -> None:
     assert (ended["Status"]["State"], ended["Status"]["ContainerStatus"]["ExitCode"]) == ("failed", 137)
 
 
-def _rotation(swarm: Mixed) -> None:
+def _rotation(swarm: MixedSwarm) -> None:
     """A new root for the swarm, in which the worker takes part while it works."""
     tasks = swarm.create("through")
     old_certificate, old_root = swarm.certificate(), calls.get(swarm.manager, "/swarm")
@@ -203,7 +203,7 @@ def _rotation(swarm: Mixed) -> None:
     swarm.create("after")
 
 
-def _promotion(swarm: Mixed) -> None:
+def _promotion(swarm: MixedSwarm) -> None:
     """Promoted, the worker shows the swarm as a manager does and stays one through a change of roots; then demoted."""
     tasks = swarm.create("web")
     swarm.manager.docker("node", "promote", swarm.worker.name)
@@ -225,12 +225,12 @@ def _promotion(swarm: Mixed) -> None:
     assert swarm.running("web") == tasks
 
 
-def _removal(swarm: Mixed) -> None:
+def _removal(swarm: MixedSwarm) -> None:
     """The worker is removed while it is up and joins again as another node; so again when it has left by itself."""
     # a stock engine that leaves while it makes a container forgets to remove it: let there be one that runs already
     swarm.manager.docker("service", "rm", "through", "after")
     tasks, before = swarm.running("web"), calls.swarm_info(swarm.worker)["NodeID"]
-    # who registers from now on is down three seconds after it has left
+    # a node that registers from now on is down three seconds after it has left
     swarm.manager.docker("swarm", "update", "--dispatcher-heartbeat", "1s")
     try:
         swarm.manager.docker("node", "rm", "--force", swarm.worker.name)
@@ -244,7 +244,7 @@ def _removal(swarm: Mixed) -> None:
         swarm.manager.docker("swarm", "update", "--dispatcher-heartbeat", "5s")
 
 
-def _again(swarm: Mixed, tasks: list[str], before: str) -> tuple[list[str], str]:
+def _again(swarm: MixedSwarm, tasks: list[str], before: str) -> tuple[list[str], str]:
     """The worker joins as another node and gets other tasks; which ones, and its ID."""
     swarm.join()
     swarm.ready()
@@ -254,7 +254,7 @@ def _again(swarm: Mixed, tasks: list[str], before: str) -> tuple[list[str], str]
 
 
 def _refused(host: Host, node_id: str) -> bool:
-    """Whether this host has been told that its node was removed."""
+    """Whether this host knows that its node was removed."""
     log = (host.directory / ("engine.log" if host.stock else "daemon.log")).read_text()
     return f"node {node_id} was removed from swarm" in log
 
@@ -291,23 +291,23 @@ class TestStockWorker:
     """Our manager, a stock worker."""
 
     @pytest.fixture
-    def swarm(self, pair: Lab) -> Iterator[Mixed]:
-        mixed = Mixed(pair, pair.hosts[0], pair.hosts[1])
+    def swarm(self, pair: Lab) -> Iterator[MixedSwarm]:
+        mixed = MixedSwarm(pair, pair.hosts[0], pair.hosts[1])
         mixed.gather()
         yield mixed
         mixed.clean()
 
-    def test_it_runs_tasks_with_all_they_can_have_and_shows_their_lines(self, swarm: Mixed) -> None:
+    def test_it_runs_tasks_with_all_they_can_have_and_shows_their_lines(self, swarm: MixedSwarm) -> None:
         _everything_works(swarm)
 
-    def test_it_is_drained_and_activated_and_its_dead_containers_are_replaced(self, swarm: Mixed) -> None:
+    def test_it_is_drained_and_activated_and_its_dead_containers_are_replaced(self, swarm: MixedSwarm) -> None:
         _drain_and_death(swarm)
 
-    def test_its_certificate_is_renewed_and_the_root_of_the_swarm_replaced(self, swarm: Mixed) -> None:
+    def test_its_certificate_is_renewed_and_the_root_of_the_swarm_replaced(self, swarm: MixedSwarm) -> None:
         _rotation(swarm)
 
     @pytest.mark.parametrize("end", ["stop", "kill"])
-    def test_it_keeps_its_tasks_while_our_manager_is_away(self, swarm: Mixed, end: str) -> None:
+    def test_it_keeps_its_tasks_while_our_manager_is_away(self, swarm: MixedSwarm, end: str) -> None:
         tasks, node = swarm.create("web", replicas=2), calls.swarm_info(swarm.worker)["NodeID"]
         containers = swarm.task_containers()
         getattr(swarm.lab, end)(swarm.manager)
@@ -320,18 +320,18 @@ class TestStockWorker:
         swarm.manager.docker("service", "scale", "--detach", "web=3")
         assert set(tasks) < set(swarm.running("web", 3))
 
-    def test_tasks_of_its_killed_engine_are_replaced_when_it_is_back(self, swarm: Mixed) -> None:
+    def test_tasks_of_its_killed_engine_are_replaced_when_it_is_back(self, swarm: MixedSwarm) -> None:
         tasks = swarm.create("web", replicas=2)
         swarm.lab.kill(swarm.worker, "engine")
         swarm.lab.start(swarm.worker, "engine")
         replaced = swarm.running("web", 2, besides=tasks)
         until(swarm.task_containers, lambda found: sorted(found) == sorted(replaced), what="only the new containers")
 
-    def test_it_is_promoted_and_demoted_removed_and_joins_again_leaves_and_joins_again(self, swarm: Mixed) -> None:
+    def test_it_is_promoted_and_demoted_removed_and_joins_again_leaves_and_joins_again(self, swarm: MixedSwarm) -> None:
         _promotion(swarm)
         _removal(swarm)
 
-    def test_it_takes_the_keys_of_the_networks_and_all_their_changes(self, swarm: Mixed) -> None:
+    def test_it_takes_the_keys_of_the_networks_and_all_their_changes(self, swarm: MixedSwarm) -> None:
         log = swarm.worker.directory / "engine.log"
         _debug(swarm.worker, True)
         try:
@@ -356,23 +356,23 @@ class TestOurWorker:
     """A stock manager, our worker."""
 
     @pytest.fixture
-    def swarm(self, pair: Lab) -> Iterator[Mixed]:
-        mixed = Mixed(pair, pair.hosts[1], pair.hosts[0])
+    def swarm(self, pair: Lab) -> Iterator[MixedSwarm]:
+        mixed = MixedSwarm(pair, pair.hosts[1], pair.hosts[0])
         mixed.gather()
         yield mixed
         mixed.clean()
 
-    def test_it_runs_tasks_with_all_they_can_have_and_shows_their_lines(self, swarm: Mixed) -> None:
+    def test_it_runs_tasks_with_all_they_can_have_and_shows_their_lines(self, swarm: MixedSwarm) -> None:
         _everything_works(swarm)
 
-    def test_it_is_drained_and_activated_and_its_dead_containers_are_replaced(self, swarm: Mixed) -> None:
+    def test_it_is_drained_and_activated_and_its_dead_containers_are_replaced(self, swarm: MixedSwarm) -> None:
         _drain_and_death(swarm)
 
-    def test_its_certificate_is_renewed_and_the_root_of_the_swarm_replaced(self, swarm: Mixed) -> None:
+    def test_its_certificate_is_renewed_and_the_root_of_the_swarm_replaced(self, swarm: MixedSwarm) -> None:
         _rotation(swarm)
 
     @pytest.mark.parametrize("end", ["stop", "kill"])
-    def test_its_containers_go_on_while_our_daemon_is_away(self, swarm: Mixed, end: str) -> None:
+    def test_its_containers_go_on_while_our_daemon_is_away(self, swarm: MixedSwarm, end: str) -> None:
         tasks = swarm.create("web", replicas=2)
         containers = swarm.task_containers()
         getattr(swarm.lab, end)(swarm.worker)
@@ -384,7 +384,7 @@ class TestOurWorker:
         assert set(tasks) < set(swarm.running("web", 3))
         assert containers.items() < swarm.task_containers().items()
 
-    def test_tasks_of_its_lost_engine_go_elsewhere_and_none_is_left_twice(self, swarm: Mixed) -> None:
+    def test_tasks_of_its_lost_engine_go_elsewhere_and_none_is_left_twice(self, swarm: MixedSwarm) -> None:
         swarm.manager.docker(
             "service",
             "create",
@@ -408,6 +408,6 @@ class TestOurWorker:
         until(swarm.task_containers, lambda found: not found, what="no container of the lost task")
         assert len(set(swarm.running("web", 2)) & set(before)) == 1
 
-    def test_it_is_promoted_and_demoted_removed_and_joins_again_leaves_and_joins_again(self, swarm: Mixed) -> None:
+    def test_it_is_promoted_and_demoted_removed_and_joins_again_leaves_and_joins_again(self, swarm: MixedSwarm) -> None:
         _promotion(swarm)
         _removal(swarm)

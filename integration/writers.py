@@ -130,7 +130,7 @@ class Load:
         path = f"/configs/{found['ID']}/update?version={version}"
         status, _ = self._call(host, "update", "POST", path, spec)
         if status == 200:
-            with self._lock:  # the new version is not told, but it is a newer one
+            with self._lock:  # the answer does not name the new version, but it is newer than this one
                 self.record.newest = max(self.record.newest, version + 1)
 
     def _seen(self, host: Host, version: int, known: int) -> None:

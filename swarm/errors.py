@@ -33,7 +33,7 @@ class Code(IntEnum):
 
 
 class SwarmError(Exception):
-    """An operating error with a gRPC code. Raise a subclass; construct directly only for a peer's answer."""
+    """An operating error with a gRPC code. Raise a subclass; construct this class only for a peer's answer."""
 
     code: Code = Code.UNKNOWN
 
@@ -48,12 +48,12 @@ class SwarmError(Exception):
 
     @property
     def rpc_text(self) -> str:
-        """The text that Go's status errors print; clients of the Engine API match on it."""
+        """The text that Go prints for a status error; clients of the Engine API match on it."""
         return f"rpc error: code = {self.code.label} desc = {self.message}"
 
 
 class InvalidArgument(SwarmError):
-    """The request can never be right, whatever the state of the cluster."""
+    """The request is invalid, whatever the state of the cluster."""
 
     code = Code.INVALID_ARGUMENT
 
@@ -65,67 +65,67 @@ class NotFound(SwarmError):
 
 
 class AlreadyExists(SwarmError):
-    """The ID or the name is taken."""
+    """The ID or the name is already in use."""
 
     code = Code.ALREADY_EXISTS
 
 
 class PermissionDenied(SwarmError):
-    """The caller is known and may not do this."""
+    """The caller is known, but may not do this."""
 
     code = Code.PERMISSION_DENIED
 
 
 class Unauthenticated(SwarmError):
-    """The caller did not prove who it is."""
+    """The caller did not prove its identity."""
 
     code = Code.UNAUTHENTICATED
 
 
 class FailedPrecondition(SwarmError):
-    """The cluster is not in a state that allows this; trying again without a change is useless."""
+    """The state of the cluster does not allow this. Trying again without a change is useless."""
 
     code = Code.FAILED_PRECONDITION
 
 
 class ResourceExhausted(SwarmError):
-    """A limit of swarm/defaults.py was reached; trying again later may work."""
+    """A limit of swarm/defaults.py was reached. Trying again later may work."""
 
     code = Code.RESOURCE_EXHAUSTED
 
 
 class Aborted(SwarmError):
-    """Overtaken by events (leadership, session); the caller should start over."""
+    """Leadership or the session changed meanwhile. The caller should start over."""
 
     code = Code.ABORTED
 
 
 class Unimplemented(SwarmError):
-    """This version does not do that."""
+    """This version does not implement that."""
 
     code = Code.UNIMPLEMENTED
 
 
 class Unavailable(SwarmError):
-    """Not now; nothing was changed."""
+    """Not possible now; nothing was changed."""
 
     code = Code.UNAVAILABLE
 
 
 class DeadlineExceeded(SwarmError):
-    """No answer in time; a write may or may not have happened."""
+    """There was no answer in time. A write may or may not have happened."""
 
     code = Code.DEADLINE_EXCEEDED
 
 
 class Internal(SwarmError):
-    """A bug of ours that was contained."""
+    """A bug in this program that was contained."""
 
     code = Code.INTERNAL
 
 
 class OutOfSequence(SwarmError):
-    """The object changed since the version that the caller saw (swarmkit: store.ErrSequenceConflict)."""
+    """The object changed after the version that the caller saw (swarmkit: store.ErrSequenceConflict)."""
 
     code = Code.UNKNOWN
 
@@ -143,7 +143,7 @@ class NotLeader(SwarmError):
 
 
 class NotTaken(SwarmError):
-    """This manager does not lead and did nothing about the request: it may be sent to the leader."""
+    """This manager is not the leader and did nothing with the request: it may be sent to the leader."""
 
     code = Code.FAILED_PRECONDITION
 
@@ -152,17 +152,17 @@ class NotTaken(SwarmError):
 
 
 class NodeLocked(FailedPrecondition):
-    """The key file of this node is encrypted, and the unlock key is not at hand."""
+    """The key file of this node is encrypted, and the node does not have the unlock key."""
 
 
 class JoinUndecided(SwarmError):
-    """The Raft group may have taken this node in, or may still do so: it must not go away, but ask again."""
+    """The Raft group may have added this node, or may still do so: it must not give up, but ask again."""
 
     code = Code.UNAVAILABLE
 
 
 class NoLeader(SwarmError):
-    """The group has no leader; text known to users (swarmkit: manager/state/raft.ErrLostQuorum)."""
+    """The group has no leader. Users know the text (swarmkit: manager/state/raft.ErrLostQuorum)."""
 
     code = Code.UNKNOWN
 

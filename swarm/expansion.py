@@ -1,6 +1,6 @@
-"""Templates of a task: what they may name, and the parts of a spec in which they are expanded.
+"""Templates of a task: the data that they may use, and the parts of a spec in which they are expanded.
 
-The manager expands them on trial when a service is created, the agent for real when a container is made.
+The manager expands them as a check when a service is created; the agent expands them when it creates the container.
 
 (swarmkit: template/context.go, template/expand.go)
 """
@@ -20,7 +20,7 @@ _TASK_TYPE = "struct { ID string; Name string; Slot string }"
 
 
 def context(node: api.NodeDescription | None, task: api.Task, type_name: str = "*template.Context") -> Record:
-    """The data of a task's templates. Without a description the node's host name and platform are empty."""
+    """The data of a task's templates. Without a node description, host name and platform are empty."""
     node = node if node is not None else api.NodeDescription()
     service = {
         "ID": task.service_id,
@@ -48,7 +48,7 @@ def context(node: api.NodeDescription | None, task: api.Task, type_name: str = "
 def expand_container(node: api.NodeDescription | None, task: api.Task) -> api.ContainerSpec:
     """A copy of the task's container with environment, mounts and host name expanded.
 
-    Raises TemplateError; its text says where in the spec the mistake is.
+    Raises TemplateError; its text says which part of the spec is wrong.
     """
     data = context(node, task)
     container = api.ContainerSpec()
@@ -100,7 +100,7 @@ def expand_payload(
 ) -> bytes:
     """Data of a secret or config whose templating driver is "golang".
 
-    functions: secret and config as the caller can serve them (see getter), env from env_function. Raises TemplateError.
+    functions: ``secret`` and ``config`` from the caller (see getter), ``env`` from env_function. Raises TemplateError.
     """
     text = data.decode("utf-8", "surrogateescape")
     expanded = expand(text, context(node, task, "*template.PayloadContext"), functions)
@@ -108,7 +108,7 @@ def expand_payload(
 
 
 def env_function(task: api.Task) -> Function:
-    """The function ``env`` of payloads: a variable of the task's container as its spec has it, or an empty string."""
+    """The function ``env`` of payloads: a variable from the spec of the task's container, or an empty string."""
 
     def value_of(variable: str) -> str:
         if task.spec.WhichOneof("runtime") != "container":

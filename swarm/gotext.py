@@ -1,4 +1,4 @@
-"""How Go prints values: texts that clients of SwarmKit match on contain its quoting, numbers and durations."""
+"""Formats values as Go does. Clients match on SwarmKit's texts, which contain Go's quoting, numbers and durations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNITS_NS = (("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_00
 
 
 def quote(text: str) -> str:
-    """``%q``: double quotes, backslash escapes, and numbers for what cannot be printed."""
+    """``%q``: double quotes, backslash escapes, and numeric escapes for unprintable characters."""
     return '"' + "".join(_escape(char) for char in text) + '"'
 
 
@@ -91,7 +91,7 @@ _UNESCAPES = {escape[1]: char for char, escape in _ESCAPES.items()}
 
 
 class NotQuotedError(ValueError):
-    """A text that is no double-quoted Go literal, or one of bytes that are no characters."""
+    """A text that is not a double-quoted Go literal, or whose bytes are not valid UTF-8."""
 
 
 def unquote(text: str) -> str:

@@ -10,7 +10,7 @@ _ID_LENGTH = 25
 
 
 def base36(number: int) -> str:
-    """Non-negative integer to lower-case base 36."""
+    """A non-negative integer in lower-case base 36."""
     digits = []
     while True:
         number, rest = divmod(number, 36)

@@ -1,4 +1,4 @@
-"""What happens again and again is said once in a while: a log must not grow with every try of an attacker."""
+"""Limits repeated log lines: each key is logged once per period, so that an attacker cannot make the log grow."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Repeats:
 
     def __init__(self, period_s: float = PERIOD_S) -> None:
         self._period_s = period_s
-        self._known: dict[Hashable, tuple[float, int]] = {}  # when it was said last, how often it happened since
+        self._known: dict[Hashable, tuple[float, int]] = {}  # when it was last logged, and how often it happened since
 
     def times(self, key: Hashable, now: float) -> int:
-        """How often this happened since it was said last, 0 if it was said within the period: then say nothing."""
+        """How often this happened since it was last logged. 0: it was logged within the period, so do not log it."""
         if key not in self._known and len(self._known) >= KEYS_MAX:
             self._forget(now)
             if len(self._known) >= KEYS_MAX:

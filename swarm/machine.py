@@ -1,4 +1,4 @@
-"""The one shape of every core: events and time in, effects out."""
+"""The interface of all cores: events and time in, effects out."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ X = TypeVar("X")
 
 
 class Machine(Protocol[E, X]):
-    """A pure state machine: no I/O, no clock, no chance of its own.
+    """A pure state machine: no I/O, no clock, no randomness of its own.
 
-    ``now`` is seconds since the epoch and never decreases. ``None`` as event means "your deadline passed".
+    ``now`` is seconds since the epoch and never decreases. ``None`` as the event means "your deadline has passed".
     """
 
     def handle(self, event: E | None, now: float) -> list[X]:
-        """Take one event; return what the world must do, in order."""
+        """Handle one event; return the effects that the driver must perform, in order."""
         ...
 
     def deadline(self) -> float | None:
-        """When to call handle(None) at the latest, in seconds since the epoch; None: not at all."""
+        """The latest time to call handle(None), in seconds since the epoch; None: no need to call it."""
         ...

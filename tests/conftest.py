@@ -16,7 +16,7 @@ from certs.tls import ClientTls, Credentials
 
 CLUSTER_ID = "cluster1"
 
-# a busy machine is no reason to fail, and a gate says the same of the same code; who searches draws anew each time
+# no deadlines, as machines may be busy; the same examples every time, unless the profile is "search"
 settings.register_profile("sideswarm", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=2000, suppress_health_check=list(HealthCheck))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "sideswarm"))

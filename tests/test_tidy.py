@@ -28,12 +28,12 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 LARGE_CLASSES = {
     "certs/stream.py TlsStream": (329, 29),
     "engine_api/engine/client.py EngineClient": (367, 39),
-    "engine_api/front/front.py Front": (407, 33),
-    "swarm/agent/agent.py Agent": (356, 30),
+    "engine_api/front/front.py Front": (409, 33),
+    "swarm/agent/agent.py Agent": (355, 30),
     "swarm/io/grpc/client_calls.py ClientProtocol": (395, 35),
     "swarm/io/grpc/server_connection.py ServerConnection": (345, 32),
-    "swarm/io/node/manager_process.py ManagerProcess": (360, 33),
-    "swarm/manager/dispatcher/dispatcher.py Dispatcher": (411, 28),
+    "swarm/io/node/manager_process.py ManagerProcess": (364, 33),
+    "swarm/manager/dispatcher/dispatcher.py Dispatcher": (413, 28),
     "tests/sim/process.py Process": (326, 36),
     "tests/sim/manager_driver.py ManagerDriver": (345, 29),
     "tests/sim/raft_story.py Story": (323, 28),
@@ -52,9 +52,10 @@ INHERITING_CLASSES = (
     "tests.sim.raft_story.Story <- tests.sim.raft_world.World",
     "tests.swarm.io.node.test_lapsed.Old <- tests.swarm.node.test_bootstrap.Manager",
     "tests.swarm.io.test_process.CountingInbox <- swarm.io.process.Inbox",
-    "tests.swarm.manager.dispatcher.test_dispatcher.Cluster <- tests.swarm.manager.harness.Harness",
-    "tests.swarm.manager.test_logbroker.Broker <- tests.swarm.manager.harness.Harness",
-    "tests.swarm.manager.trust.test_external_ca.Outside <- integration.cfssl.Authority",
+    "tests.swarm.manager.dispatcher.test_dispatcher.DispatcherHarness"
+    " <- tests.swarm.manager.service_harness.ServiceHarness",
+    "tests.swarm.manager.test_logbroker.LogBrokerHarness <- tests.swarm.manager.service_harness.ServiceHarness",
+    "tests.swarm.manager.trust.test_external_ca.InMemoryAuthority <- integration.cfssl.Authority",
 )
 
 # written so that this file does not contain them

@@ -1,9 +1,9 @@
-"""The few calls that this daemon makes to the real engine, over one small asynchronous HTTP client.
+"""The calls that this daemon makes to the real engine, over a small asynchronous HTTP client.
 
-The API version is agreed on before the first call and watched in every answer, so that an engine may be restarted with
-another version under a running daemon. Calls have time limits; only streams (events, logs) may stay open.
-A connection that turns out to be dead is replaced once before the call is given up: calls here are either idempotent
-or refused the second time with a conflict that the caller understands.
+The API version is negotiated before the first call and checked in every answer, so an engine may be restarted with
+another version while this daemon runs. Calls have time limits; only streams (events, logs) may stay open. When a
+connection turns out to be dead, the call is tried once more on a new one. That is safe, because calls here are either
+idempotent, or refused the second time with a conflict that the caller handles.
 
 (moby: client/, api/swagger.yaml)
 """
@@ -25,7 +25,7 @@ from yarl import URL
 from engine_api.engine.errors import EngineError, EngineUnavailable
 from swarm import defaults
 
-API_VERSION_MAX = (1, 51)  # the newest whose answers are known to be understood here
+API_VERSION_MAX = (1, 51)  # the newest version whose answers this client is known to parse
 API_VERSION_MIN = (1, 41)
 
 Json = dict[str, Any]
@@ -51,7 +51,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the engine said of itself when it last answered. api_version: the lower one of its and ours."""
+    """Facts about the engine from its last answer. api_version: the lower of its version and ours."""
 
     api_version: tuple[int, int] = API_VERSION_MIN
     server: str = "Docker (linux)"
@@ -60,10 +60,10 @@ class Seen:
 
 
 class EngineClient:
-    """A client of one engine, to be used in one event loop and closed at the end.
+    """A client of one engine. Use it in one event loop and close it at the end.
 
-    host: ``unix:///run/docker.sock`` or ``tcp://host:port``; with ``ssl_context`` the latter speaks TLS.
-    Methods raise EngineError (the engine refused) or EngineUnavailable (it could not be asked); ValueError for a bad
+    host: ``unix:///run/docker.sock`` or ``tcp://host:port``; with ``ssl_context`` the latter uses TLS. Methods raise
+    EngineError (the engine refused) or EngineUnavailable (it could not be reached). Raises ValueError for an invalid
     ``host``.
     """
 
@@ -82,7 +82,7 @@ class EngineClient:
         self._gate = asyncio.Semaphore(defaults.ENGINE_CALLS_MAX)
 
     async def close(self) -> None:
-        """Close all connections; calls under way fail."""
+        """Close all connections; running calls fail."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -101,9 +101,9 @@ class EngineClient:
         timeout_s: float | None = defaults.ENGINE_CALL_TIMEOUT_S,
         api_version: tuple[int, ...] | None = None,
     ) -> Answer:
-        """One call with its whole answer. ``path`` has no version; long calls (own time limit) are not queued.
+        """One call and its complete answer. ``path`` has no version. Long calls (with their own limit) are not queued.
 
-        api_version: ask in this version in the name of a client, not in the newest.
+        api_version: use this version, which a client asked for, instead of the newest.
         """
         ordinary = timeout_s is not None and timeout_s <= defaults.ENGINE_CALL_TIMEOUT_S
         async with self._gate if ordinary else nullcontext():
@@ -123,9 +123,9 @@ class EngineClient:
         silence_s: float | None = None,
         api_version: tuple[int, ...] | None = None,
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """A call whose answer is read as it comes; entered when the engine has accepted it.
+        """A call whose answer is read as it arrives. The context is entered when the engine has accepted the call.
 
-        silence_s: give up when nothing comes for so long; None waits for ever. api_version: as in request().
+        silence_s: give up when nothing arrives for this long; None: never. api_version: as in request().
         """
         limit = aiohttp.ClientTimeout(total=None, sock_connect=defaults.ENGINE_CONNECT_TIMEOUT_S, sock_read=silence_s)
         response = await self._open(method, path, params, None, None, headers, limit, api_version)
@@ -150,7 +150,7 @@ class EngineClient:
         limit: aiohttp.ClientTimeout,
         api_version: tuple[int, ...] | None = None,
     ) -> aiohttp.ClientResponse:
-        """Send a request; the answer's head has come and is no error. A dead connection is replaced once."""
+        """Send a request and wait for the head of a successful answer. A dead connection is replaced once."""
         sent = dict(headers or {})
         if json is not None:
             data = msgspec.json.encode(json)
@@ -169,7 +169,7 @@ class EngineClient:
                 raise self._unavailable(error, path) from None
             if self._agree(response) == version or response.status != 400:
                 break
-            response.release()  # another engine than before answered, and it does not speak that version
+            response.release()  # another engine answered, which does not support that version
         if response.status >= 300 and response.status != 304:
             with self._translated(path):
                 raise EngineError(response.status, _error_text(response.reason or "", await response.read()))
@@ -199,7 +199,7 @@ class EngineClient:
 
     @contextmanager
     def _translated(self, path: str) -> Iterator[None]:
-        """Errors of the connection while an answer is read."""
+        """Raise connection errors during the reading of an answer as EngineUnavailable."""
         try:
             yield
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -219,7 +219,7 @@ class EngineClient:
     # --- system ----------------------------------------------------------------------------------------------------
 
     async def api_version(self) -> tuple[int, int]:
-        """The version in use: the newest that both sides speak."""
+        """The version in use: the newest that both sides support."""
         if self._version is None:
             limit = aiohttp.ClientTimeout(
                 total=defaults.ENGINE_CALL_TIMEOUT_S, sock_connect=defaults.ENGINE_CONNECT_TIMEOUT_S
@@ -230,7 +230,7 @@ class EngineClient:
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise self._unavailable(error, "/_ping") from None
             if response.status != 200:
-                raise EngineUnavailable(f"the Docker Engine at {self.host} is not well: {_error_text('', body)}")
+                raise EngineUnavailable(f"the Docker Engine at {self.host} reports an error: {_error_text('', body)}")
             builder = response.headers.get("Builder-Version", "")
             experimental = response.headers.get("Docker-Experimental", "false")
             self.seen = replace(self.seen, builder=builder, experimental=experimental)
@@ -238,13 +238,13 @@ class EngineClient:
         return self._version
 
     def _agree(self, response: aiohttp.ClientResponse) -> tuple[int, int]:
-        """The version to use from now on: every answer of an engine says which it offers."""
+        """The version to use from now on; every answer of an engine names the version that it supports."""
         offered = _version(response.headers.get("Api-Version", ""))
         if offered < API_VERSION_MIN:
             response.release()
             theirs, ours = ".".join(map(str, offered)), ".".join(map(str, API_VERSION_MIN))
             raise EngineUnavailable(
-                f"the Docker Engine at {self.host} speaks API version {theirs}; at least {ours} is needed"
+                f"the Docker Engine at {self.host} supports API version {theirs}, but at least {ours} is required"
             )
         self._version = min(offered, API_VERSION_MAX)
         server = response.headers.get("Server", self.seen.server)
@@ -253,7 +253,7 @@ class EngineClient:
         return self._version
 
     async def ping(self) -> None:
-        """Ask for a sign of life."""
+        """Check that the engine answers. Raises EngineError, EngineUnavailable."""
         self._version = None
         await self.api_version()
 
@@ -271,7 +271,7 @@ class EngineClient:
 
     @asynccontextmanager
     async def events(self, filters: Filters, since: str = "") -> AsyncIterator[AsyncIterator[Json]]:
-        """GET /events as they happen; ends when the engine ends. since: seconds of the epoch, as decimal text."""
+        """GET /events as they happen, until the engine ends. since: seconds since the epoch, as decimal text."""
         params = {"filters": _filters(filters)}
         if since:
             params["since"] = since
@@ -281,7 +281,7 @@ class EngineClient:
     # --- containers ------------------------------------------------------------------------------------------------
 
     async def create_container(self, name: str, body: Json) -> str:
-        """Create a container; returns its ID. A taken name is EngineError 409, a missing image 404."""
+        """Create a container and return its ID. EngineError 409: the name is in use; 404: the image is missing."""
         answer = await self.request(
             "POST",
             "/containers/create",
@@ -292,12 +292,12 @@ class EngineClient:
         return str(answer.json()["Id"])
 
     async def start_container(self, container: str) -> None:
-        """Start it; fine when it runs already."""
+        """Start a container; succeeds if it already runs."""
         path = f"/containers/{_quote(container)}/start"
         await self.request("POST", path, timeout_s=defaults.ENGINE_CREATE_TIMEOUT_S)
 
     async def stop_container(self, container: str, grace_s: int | None = None) -> None:
-        """Stop it and wait until it is stopped; fine when it is not running. None: the container's own grace."""
+        """Stop a container and wait for its end; succeeds if it does not run. None: its own grace period."""
         wait_s = defaults.STOP_GRACE_PERIOD_S if grace_s is None else grace_s
         await self.request(
             "POST",
@@ -307,11 +307,11 @@ class EngineClient:
         )
 
     async def kill_container(self, container: str, signal: str = "SIGKILL") -> None:
-        """Send a signal; EngineError 409 when it is not running."""
+        """Send a signal to a container; EngineError 409 when it does not run."""
         await self.request("POST", f"/containers/{_quote(container)}/kill", params={"signal": signal})
 
     async def remove_container(self, container: str, *, force: bool = False, volumes: bool = False) -> None:
-        """Delete it, with force also while it runs, and with it its anonymous volumes on request."""
+        """Delete a container. force: even while it runs. volumes: with its anonymous volumes."""
         flags = {"force": str(int(force)), "v": str(int(volumes))}
         path = f"/containers/{_quote(container)}"
         await self.request("DELETE", path, params=flags, timeout_s=defaults.ENGINE_CREATE_TIMEOUT_S)
@@ -321,24 +321,24 @@ class EngineClient:
         return await self._get(f"/containers/{_quote(container)}/json")
 
     async def list_containers(self, filters: Filters, *, stopped: bool = True) -> list[Json]:
-        """Containers that match, by default also those that do not run."""
+        """The containers that match; by default including those that do not run."""
         return await self._list("/containers/json", {"all": str(int(stopped)), "filters": _filters(filters)})
 
     async def wait_container(
         self, container: str, condition: str = "not-running", timeout_s: float | None = None
     ) -> int:
-        """Wait for it; returns its exit code."""
+        """Wait for the end of a container and return its exit code."""
         path = f"/containers/{_quote(container)}/wait"
         answer = await self.request("POST", path, params={"condition": condition}, timeout_s=timeout_s)
         return int(answer.json()["StatusCode"])
 
     async def rename_container(self, container: str, name: str) -> None:
-        """Give it another name."""
+        """Rename a container."""
         await self.request("POST", f"/containers/{_quote(container)}/rename", params={"name": name})
 
     @asynccontextmanager
     async def logs(self, container: str, params: Mapping[str, str]) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Its output as the engine sends it: frames, or raw bytes where the container has a terminal."""
+        """A container's output as the engine sends it: frames, or raw bytes if the container has a terminal."""
         async with self.stream("GET", f"/containers/{_quote(container)}/logs", params=params) as chunks:
             yield chunks
 
@@ -356,13 +356,13 @@ class EngineClient:
     # --- images ----------------------------------------------------------------------------------------------------
 
     async def inspect_image(self, reference: str) -> Json:
-        """GET /images/{name}/json; EngineError 404 when it is not here."""
+        """GET /images/{name}/json; EngineError 404 when the image is not present."""
         return await self._get(f"/images/{quote(reference, safe='/:@')}/json")
 
     async def pull_image(self, reference: str, registry_auth: str = "") -> None:
         """Pull one image; ``reference`` has a tag or digest, registry_auth is an X-Registry-Auth value.
 
-        Errors that come inside the progress stream are EngineError 500 with the registry's text.
+        Errors inside the progress stream are raised as EngineError 500 with the registry's text.
         """
         headers = {"X-Registry-Auth": registry_auth} if registry_auth else {}
         call = self.stream(
@@ -382,7 +382,7 @@ class EngineClient:
     # --- networks and volumes --------------------------------------------------------------------------------------
 
     async def list_networks(self, filters: Filters) -> list[Json]:
-        """Networks that match."""
+        """The networks that match."""
         return await self._list("/networks", {"filters": _filters(filters)})
 
     async def inspect_network(self, network: str) -> Json:
@@ -390,7 +390,7 @@ class EngineClient:
         return await self._get(f"/networks/{_quote(network)}")
 
     async def create_network(self, body: Json) -> str:
-        """Create a network; returns its ID."""
+        """Create a network and return its ID."""
         answer = await self.request("POST", "/networks/create", json=body)
         return str(answer.json()["Id"])
 
@@ -408,7 +408,7 @@ class EngineClient:
         await self.request("POST", f"/networks/{_quote(network)}/disconnect", json=body)
 
     async def create_volume(self, body: Json) -> Json:
-        """Create a named volume; one that exists with the same driver is returned as it is."""
+        """Create a named volume. An existing one with the same driver is returned unchanged."""
         answer = await self.request("POST", "/volumes/create", json=body, timeout_s=defaults.ENGINE_CREATE_TIMEOUT_S)
         created: Json = answer.json()
         return created
@@ -442,7 +442,7 @@ def _version(text: str) -> tuple[int, int]:
 
 
 def _error_text(reason: str, body: bytes) -> str:
-    """The engine's text: ``{"message": ...}``, or whatever it sent instead."""
+    """The engine's error text: from ``{"message": ...}``, or else whatever it sent."""
     try:
         return msgspec.json.decode(body, type=dict[str, Any])["message"].strip()  # type: ignore[no-any-return]
     except (msgspec.MsgspecError, KeyError, AttributeError):
@@ -450,7 +450,7 @@ def _error_text(reason: str, body: bytes) -> str:
 
 
 async def _json_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[Json]:
-    """Objects from a stream with one object a line."""
+    """The objects of a stream with one JSON object per line."""
     pending = b""
     async for chunk in chunks:
         *lines, pending = (pending + chunk).split(b"\n")

@@ -1,10 +1,10 @@
-"""What can go wrong between this daemon and the engine: it refused, or it could not be asked."""
+"""Errors between this daemon and the engine: the engine refused, or it could not be reached."""
 
 from __future__ import annotations
 
 
 class EngineError(Exception):
-    """The engine answered with an error. ``status`` is HTTP's, ``message`` the engine's own text."""
+    """The engine answered with an error. ``status`` is the HTTP status, ``message`` the engine's text."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -18,7 +18,7 @@ class EngineError(Exception):
 class EngineUnavailable(Exception):
     """The engine did not answer: not running, restarting, too old, or too slow. Trying again later may work.
 
-    refused: nobody listens at its address, so it certainly does not run.
+    refused: no process listens at its address, so it certainly does not run.
     """
 
     def __init__(self, message: str, refused: bool = False) -> None:

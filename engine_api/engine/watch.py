@@ -1,7 +1,7 @@
-"""Whether the engine lives: a node without one must leave its session, so that its tasks go elsewhere.
+"""Checks that the engine is alive: a node without one must leave its session, so that its tasks move to other nodes.
 
-An engine whose socket refuses connections has certainly ended; one that does not answer may only be slow, and is given
-much more time. (moby: in stock engines the two live and die together)
+An engine whose socket refuses connections has certainly ended. An engine that does not answer may only be slow, and
+gets much more time. (moby: in stock engines the two are one process)
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from swarm import defaults
 
 
 async def watch_engine(engine: EngineClient, tell: Callable[[str, bool], None]) -> None:
-    """Ping the engine for ever. tell: why it cannot be used (empty: it can), and whether it has certainly ended.
+    """Ping the engine forever. tell gets why it cannot be used (empty: it can), and whether it has certainly ended.
 
-    It is called after each ping that was answered, and after each that makes the engine count as gone.
+    tell is called after each answered ping, and after each failed ping once the engine counts as gone.
     """
     loop = asyncio.get_running_loop()
     failures = 0

@@ -1,4 +1,4 @@
-"""From a task to what the engine must be asked for: container, volumes and mounted files. Pure: no I/O.
+"""Converts a task into requests to the engine: container, volumes and mounted files. Pure: no I/O.
 
 (moby: daemon/cluster/executor/container/container.go, validate.go)
 """
@@ -44,7 +44,7 @@ _CONFIGS_DIRECTORY = "/"
 
 @dataclass(frozen=True, slots=True)
 class PayloadFile:
-    """A secret or config as a file in the container. ``path`` is where the host has it, ``target`` where it appears."""
+    """A secret or config as a file. ``path`` is its path on the host, ``target`` its path in the container."""
 
     path: str
     target: str
@@ -56,7 +56,7 @@ class PayloadFile:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One network of a container: the engine's name for it, and EndpointSettings as the engine's API has them."""
+    """One network of a container: the engine's name for it, and its EndpointSettings as in the Engine API."""
 
     network: str
     settings: Json
@@ -66,13 +66,13 @@ class Endpoint:
 
 
 def container_name(task: api.Task) -> str:
-    """``web.1.<task id>``; tasks without a slot carry their node's ID instead."""
+    """``web.1.<task id>``; a task without a slot has its node's ID instead."""
     slot = str(task.slot) if task.slot else task.node_id
     return task.annotations.name or f"{task.service_annotations.name}.{slot}.{task.id}"
 
 
 def labels(task: api.Task, spec: api.ContainerSpec) -> dict[str, str]:
-    """Labels of the container: the user's, the task's own, then ours, which win."""
+    """Labels of the container: the user's, the task's, then ours. Later ones override earlier ones."""
     return {
         **spec.labels,
         **task.annotations.labels,
@@ -86,7 +86,7 @@ def labels(task: api.Task, spec: api.ContainerSpec) -> dict[str, str]:
 
 
 def service_networks(task: api.Task) -> list[api.NetworkAttachment]:
-    """Attachments to networks of the cluster; the engine's own (host, bridge, none) need nothing from us."""
+    """Attachments to cluster networks. The engine handles its own networks (host, bridge, none) itself."""
     return [attachment for attachment in task.networks if not _predefined(attachment.network)]
 
 
@@ -98,7 +98,7 @@ def _predefined(network: api.Network) -> bool:
 
 
 def check_runtime(task: api.Task) -> None:
-    """Only containers can be run. Raises TaskError."""
+    """Check that the task runs a container: no other runtime is supported. Raises TaskError."""
     runtime = task.spec.WhichOneof("runtime")
     if runtime == "generic":
         kind = task.spec.generic.kind.lower()
@@ -112,7 +112,7 @@ def check_runtime(task: api.Task) -> None:
 
 
 def check_mounts(mounts: Iterable[api.Mount]) -> None:
-    """Refuse mounts that the engine would understand as something else. Raises TaskError."""
+    """Refuse mounts that the engine would interpret differently. Raises TaskError."""
     for mount in mounts:
         if not mount.target.startswith("/") and mount.type != api.Mount.NPIPE:
             raise TaskError(f"invalid mount target, must be an absolute path: {mount.target}")
@@ -139,10 +139,10 @@ def payload_files(
     secret: Callable[[str], bytes],
     config: Callable[[str], bytes],
 ) -> list[PayloadFile]:
-    """Files for the secrets and configs of a task, to be kept in ``directory`` on the host.
+    """Files for the secrets and configs of a task, to be stored in ``directory`` on the host.
 
-    secret and config give the (expanded) data of an ID, or raise TaskError. References of other kinds, such as a
-    config that only holds a credential spec, are no files and are skipped.
+    secret and config return the (expanded) data for an ID, or raise TaskError. Other references, such as a config that
+    only contains a credential spec, are not files and are skipped.
     """
     files = []
     for number, secret_reference in enumerate(spec.secrets):
@@ -186,8 +186,8 @@ def create_body(
 ) -> Json:
     """Body of POST /containers/create for a task.
 
-    spec: the task's with templates expanded. files: what payload_files() gave. endpoints: networks of the cluster
-    that the container is created with; dns: servers that resolve names of the cluster, where the user named none.
+    spec: the task's spec with templates expanded. files: from payload_files(). endpoints: the cluster networks with
+    which the container is created. dns: servers that resolve names of the cluster; used if the user named none.
     """
     body: Json = {
         "Image": references.familiar(spec.image),
@@ -214,7 +214,7 @@ def create_body(
 
 
 def volume_requests(spec: api.ContainerSpec) -> list[Json]:
-    """Bodies of POST /volumes/create: volumes with a driver of their own must exist before the container."""
+    """Bodies of POST /volumes/create: volumes with a driver configuration must exist before the container."""
     return [
         {
             "Name": mount.source,
@@ -269,7 +269,7 @@ def _network_mode(task: api.Task, endpoints: Sequence[Endpoint]) -> str:
 
 
 def _resources(requirements: api.ResourceRequirements) -> Json:
-    """Limits; what is not limited is left to the engine's defaults. Swap counts only beside a memory limit."""
+    """Resource limits. Without a limit, the engine's default applies. Swap only counts together with a memory limit."""
     config: Json = {}
     limits = requirements.limits
     if limits.memory_bytes > 0:
@@ -296,7 +296,7 @@ def _resource_variables(resources: Iterable[api.GenericResource]) -> list[str]:
 
 
 def _port_bindings(task: api.Task) -> dict[str, list[Json]]:
-    """Only ports in host mode are the engine's business; port 0 lets the engine choose."""
+    """Bindings for ports in host mode; the engine does not handle others. With port 0 the engine chooses."""
     bindings: dict[str, list[Json]] = {}
     for port in task.endpoint.ports:
         if port.publish_mode == api.PortConfig.HOST and 0 < port.target_port <= _PORT_MAX:
@@ -334,7 +334,7 @@ def _mount(mount: api.Mount) -> Json:
 
 
 def _tmpfs_options(text: str) -> list[list[str]]:
-    """The cluster carries them as JSON in a string; anything else there counts as none, as upstream has it."""
+    """The cluster stores tmpfs options as JSON in a string. Anything else counts as no options, as upstream."""
     try:
         options = json.loads(text) if text else []
     except ValueError:
@@ -361,7 +361,7 @@ def _healthcheck(health: api.HealthConfig) -> Json:
 
 
 def _extra_hosts(hosts: Iterable[str]) -> list[str]:
-    """From a line of hosts(5), ``1.2.3.4 name``, to the engine's ``name:1.2.3.4``; aliases are dropped."""
+    """Convert lines of hosts(5), ``1.2.3.4 name``, to the engine's ``name:1.2.3.4``. Aliases are dropped."""
     entries = (entry.split() for entry in hosts)
     return [f"{words[1]}:{words[0]}" for words in entries if len(words) > 1]
 

@@ -1,7 +1,7 @@
-"""The steps of a task: from an image to a running container, and back to nothing.
+"""The steps of a task: from an image to a running container, to its removal.
 
-Each step looks at what is there before it acts, so it can be repeated after a crash at any point: the container is
-found by its name and known by its labels. The engine being away is a temporary error; what the engine refuses is final.
+Each step checks what exists before it acts, so it can be repeated after a crash at any point: it finds the container by
+its name and recognises it by its labels. An unreachable engine is a temporary error; a refusal by the engine is final.
 
 (moby: daemon/cluster/executor/container/controller.go, adapter.go)
 """
@@ -32,14 +32,14 @@ log = structlog.get_logger(__name__)
 
 UNHEALTHY = "dockerexec: unhealthy container"
 DESTROYED = "dockerexec: container destroyed"
-NEVER_STARTED = "dockerexec: container was never started"  # by an engine that died before it took note
+NEVER_STARTED = "dockerexec: container was never started"  # its engine died before it recorded the start
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A step succeeded; what is known of the container where the step is about it."""
+    """A step succeeded. container and ports: facts about the container, if the step concerns it."""
 
     container: api.ContainerStatus | None = None
     ports: api.PortStatus | None = None
@@ -75,7 +75,7 @@ class Controller:
         }
 
     async def perform(self, execute: Execute, node: api.NodeDescription, report: Report) -> Result:
-        """Perform one step. node: for templates. report: called with facts that come before the step has ended."""
+        """Perform one step. node: for templates. report: called with facts that are known before the step ends."""
         try:
             return await self._steps[execute.step](execute, node, report)
         except EngineError as error:
@@ -168,8 +168,8 @@ class Controller:
             container = await self._must_inspect(name)
             if status.is_created(container):
                 spec = templates.container_spec(task, node)
-                self._write_payloads(execute, node, spec)  # a reboot may have come between
-                await self._networks.prepare(task)  # and a prune
+                self._write_payloads(execute, node, spec)  # there may have been a reboot
+                await self._networks.prepare(task)  # or a prune
                 await self._start_container(name, spec)
                 container = await self._must_inspect(name)
                 log.info("container.started", task=task.id, container=container.get("Id"))
@@ -192,7 +192,7 @@ class Controller:
             raise TaskError(f"starting container failed: {error.message}", *await self._facts(name)) from None
 
     async def _healthy(self, task: api.Task, name: str, changes: Subscription) -> Json:
-        """Wait for the first verdict of the health check, or the end of the container."""
+        """Wait for the first result of the health check, or for the end of the container."""
         while True:
             changes.clear()
             container = await self._must_inspect(name)
@@ -219,7 +219,7 @@ class Controller:
                 changes.clear()
                 try:
                     container = await self._inspect(name)
-                except EngineUnavailable:  # the container may well go on without its engine
+                except EngineUnavailable:  # the container may continue to run without its engine
                     await changes.wait(defaults.EXECUTOR_RECONCILE_PERIOD_S)
                     continue
                 if container is None or not status.is_running(container):
@@ -262,7 +262,7 @@ class Controller:
         return Result()
 
     async def _stop(self, task: api.Task) -> None:
-        """Stop the container if it runs, after its services had time to hear of it; fine when it is gone."""
+        """Stop the container if it runs, after its services had time to withdraw it. Succeeds if it is gone."""
         name = convert.container_name(task)
         with self._watch.subscribe(task.id) as changes:
             container = await self._inspect(name)
@@ -280,7 +280,7 @@ class Controller:
                 raise
 
     async def _update(self, execute: Execute, _node: api.NodeDescription, _report: Report) -> Result:
-        """Nothing of a task can change while its container runs; stock nodes do nothing here either."""
+        """Do nothing: a task cannot change while its container runs. Stock nodes do nothing here either."""
         return Result()
 
     # --- inside ----------------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ class Controller:
 
 
 async def remove_container(engine: EngineClient, watch: ContainerWatch, task_id: str, container: str) -> None:
-    """Delete a container with its anonymous volumes; fine when it is gone. Raises TemporaryTaskError."""
+    """Delete a container with its anonymous volumes. Succeeds if it is gone. Raises TemporaryTaskError."""
     with watch.subscribe(task_id) as changes:
         try:
             await engine.remove_container(container, force=True, volumes=True)
@@ -316,7 +316,7 @@ async def remove_container(engine: EngineClient, watch: ContainerWatch, task_id:
                 return
             if error.status != 409:
                 raise
-            await changes.wait(defaults.EXECUTOR_RECHECK_S)  # somebody else is removing it
+            await changes.wait(defaults.EXECUTOR_RECHECK_S)  # another caller is removing it
             raise TemporaryTaskError(error.message) from None
 
 

@@ -1,4 +1,4 @@
-"""What a node says of itself to the managers, from what the engine says of itself. Pure: no I/O.
+"""The description of a node for the managers, from the engine's answers. Pure: no I/O.
 
 (moby: daemon/cluster/executor/container/executor.go, Describe)
 """
@@ -18,7 +18,7 @@ _NANO = 1_000_000_000
 
 
 def node_description(info: Json, managed_plugins: Iterable[Json]) -> api.NodeDescription:
-    """info: GET /info; managed_plugins: GET /plugins. TLS information is not the engine's to give."""
+    """info: from GET /info; managed_plugins: from GET /plugins. The caller adds the TLS information."""
     return api.NodeDescription(
         hostname=info.get("Name") or "",
         platform=api.Platform(architecture=info.get("Architecture") or "", os=info.get("OSType") or ""),
@@ -36,13 +36,13 @@ def node_description(info: Json, managed_plugins: Iterable[Json]) -> api.NodeDes
 
 
 def _labels(pairs: Iterable[str]) -> dict[str, str]:
-    """``key=value`` each; what has no value is no label."""
+    """Labels from ``key=value`` texts; texts without a value are skipped."""
     split = (pair.partition("=") for pair in pairs)
     return {key: value for key, equals, value in split if equals}
 
 
 def _plugins(builtin: Json, managed: Iterable[Json]) -> list[api.PluginDescription]:
-    """Sorted by type and name. The overlay driver is always there: it is ours, not the engine's."""
+    """Plugins sorted by type and name. The overlay driver is always included: it is ours, not the engine's."""
     found = {("Network", "overlay")}
     for kind in _PLUGIN_TYPES:
         found.update((kind, name) for name in builtin.get(kind) or ())
@@ -65,9 +65,9 @@ def _generic(resource: Json) -> api.GenericResource:
 
 
 def remapped_root(info: Json) -> tuple[int, int]:
-    """The owner that containers know as root: (0, 0) unless the engine maps user IDs.
+    """The owner (uid, gid) that containers see as root: (0, 0) unless the engine maps user IDs.
 
-    The engine tells that it does among its security options, and the IDs only in the name of its directory.
+    The engine lists the mapping among its security options, but the IDs are only in the name of its data directory.
     """
     remapped = any(str(option).startswith("name=userns") for option in info.get("SecurityOptions") or ())
     uid, _, gid = str(info.get("DockerRootDir") or "").rpartition("/")[2].partition(".")

@@ -1,4 +1,4 @@
-"""Why a step of a task failed, and whether trying the same step again makes sense."""
+"""Errors of a task's steps: final ones, and temporary ones after which the same step is tried again."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from swarm import api
 
 
 class TaskError(Exception):
-    """A step failed for good; the text is what users read in ``docker service ps``.
+    """A step failed permanently. Users read the text in ``docker service ps``.
 
-    container and ports: what is known of the container, where it matters for the task's status.
+    container and ports: facts about the container, if they matter for the task's status.
     """
 
     temporary = False
@@ -26,6 +26,6 @@ class TaskError(Exception):
 
 
 class TemporaryTaskError(TaskError):
-    """The step could not be done now; the task keeps its state and the step is tried again."""
+    """The step cannot be done now. The task keeps its state, and the step is tried again."""
 
     temporary = True

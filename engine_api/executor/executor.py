@@ -1,7 +1,7 @@
-"""Performs what the agent decides: steps of tasks on this node's engine, and the publication of their logs.
+"""Performs the agent's effects: steps of tasks on this node's engine, and the publication of their logs.
 
-Each step is an asyncio task; steps of the same task follow one another. close() ends all of them and leaves the
-containers alone: after a restart the agent asks for its steps again, and they find what is there.
+Each step is an asyncio task; steps of the same task run one after another. close() cancels all of them, but does not
+touch containers: after a restart the agent requests its steps again, and they find what exists.
 
 (moby: daemon/cluster/executor/container/executor.go)
 """
@@ -48,9 +48,9 @@ Event = Executed | Observed | LogsEnded
 class Executor:
     """The executor of one node.
 
-    engine: stays the caller's, who closes it. node_id: as in the labels of containers. emit: takes events for the
-    agent, is called in the event loop and must not block. directory: for secrets and configs (a tmpfs is mounted
-    there). prefer_offline: never pull images. open_sink: how logs reach the managers.
+    engine: owned and closed by the caller. node_id: as in the labels of containers. emit: takes events for the agent;
+    it is called in the event loop and must not block. directory: for secrets and configs (a tmpfs is mounted there).
+    prefer_offline: never pull images. open_sink: opens a call that publishes logs to a manager.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Executor:
         self._closed = False
 
     async def close(self) -> None:
-        """End everything that runs here; containers go on."""
+        """Cancel everything that runs here; containers continue to run."""
         self._closed = True
         jobs: list[asyncio.Task[Executed] | asyncio.Task[None]] = [*self._jobs]
         jobs += [job for job in (self._watching, self._sweeping) if job is not None]
@@ -94,7 +94,7 @@ class Executor:
     # --- effects ---------------------------------------------------------------------------------------------------
 
     def perform(self, effect: Effect) -> None:
-        """Start to perform an effect; events tell what comes of it."""
+        """Start to perform an effect; events report the outcome."""
         if self._closed:
             return
         self._watch_containers()
@@ -166,7 +166,7 @@ class Executor:
             self._watching.add_done_callback(self._watch_ended)
 
     def _watch_ended(self, job: asyncio.Task[None]) -> None:
-        """Only a bug ends the watch; without it no exit would be seen, so it is started again."""
+        """Start the watch again: only a bug ends it, and without it no exit would be noticed."""
         if job.cancelled() or self._closed:
             return
         log.error("executor.watch_crashed", exc_info=job.exception())
@@ -176,7 +176,7 @@ class Executor:
     # --- the node --------------------------------------------------------------------------------------------------
 
     async def describe(self) -> api.NodeDescription:
-        """What this node is and has; TLS information is the caller's to add. Raises EngineError, EngineUnavailable."""
+        """The description of this node; the caller adds the TLS information. Raises EngineError, EngineUnavailable."""
         info = await self._engine.info()
         try:
             plugins = await self._engine.plugins()
@@ -187,14 +187,14 @@ class Executor:
         return self._description
 
     async def sweep(self, known: Collection[str]) -> None:
-        """Remove what is left of tasks that are neither known nor seen here. Raises EngineError, EngineUnavailable."""
+        """Remove what is left of tasks that are neither known nor present. Raises EngineError, EngineUnavailable."""
         containers = await self._containers(self._node_id)
-        kept = {*known, *self._present}  # steps of tasks that came meanwhile have begun
+        kept = {*known, *self._present}  # includes tasks that came meanwhile and whose steps have begun
         await self._discard_all([row for row in containers if row["Labels"].get(LABEL_TASK_ID) not in kept])
         self._payloads.sweep({*known, *self._present})
 
     async def _sweep(self, known: Collection[str]) -> None:
-        """The same, as soon as the engine answers."""
+        """Call sweep() as soon as the engine answers."""
         while True:
             try:
                 await self.sweep(known)
@@ -204,7 +204,7 @@ class Executor:
             await asyncio.sleep(defaults.EXECUTOR_RECHECK_S)
 
     async def remove_all(self, node_id: str) -> None:
-        """Remove the containers of all tasks that this node ran under that ID (empty: any), all secrets and configs.
+        """Remove the containers of all tasks of this node ID (empty: any), and all secrets and configs.
 
         Raises EngineUnavailable, EngineError.
         """

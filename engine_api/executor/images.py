@@ -1,7 +1,7 @@
-"""Which images must be pulled, and pulling each of them once however many tasks wait for it.
+"""Decides which images to pull, and pulls each of them once, however many tasks wait for it.
 
-A pull refreshes mutable tags, so it is tried for every new task unless the image is pinned by digest and here. When
-it fails the image may still be here from before; only creating the container decides that.
+A pull refreshes mutable tags, so every new task tries one, unless the image is pinned by digest and present. If the
+pull fails, an earlier version may still be present; only creating the container shows that.
 
 (moby: daemon/cluster/executor/container/adapter.go, pullImage)
 """
@@ -28,7 +28,7 @@ class _Pull:
 
 
 class ImagePuller:
-    """Pulls for all tasks of this node, a few at a time. prefer_offline: never pull, use what is here."""
+    """Pulls images for all tasks of this node, a few at a time. prefer_offline: never pull, use present images."""
 
     def __init__(self, engine: EngineClient, prefer_offline: bool = False) -> None:
         self._engine = engine
@@ -37,16 +37,16 @@ class ImagePuller:
         self._pulls: dict[tuple[str, str], _Pull] = {}
 
     async def close(self) -> None:
-        """End all pulls."""
+        """Cancel all pulls."""
         jobs = [pull.job for pull in self._pulls.values()]
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
 
     async def ensure(self, image: str, registry_auth: str) -> str:
-        """Try to have the newest version of an image here; returns why the pull failed, or nothing.
+        """Try to pull the newest version of an image. Returns why the pull failed; empty when it did not.
 
-        Cancelling the last task that waits for a pull ends the pull. Raises EngineUnavailable.
+        Cancelling the last task that waits for a pull cancels the pull. Raises EngineUnavailable.
         """
         if self._prefer_offline or references.is_image_id(image):
             return ""
@@ -84,7 +84,7 @@ class ImagePuller:
         if (pull := self._pulls.get(key)) is not None and pull.job is job:
             del self._pulls[key]
         if not job.cancelled():
-            job.exception()  # those who wait have it
+            job.exception()  # the waiting tasks receive it
 
     async def _pull_one(self, image: str, registry_auth: str) -> None:
         async with self._slots:

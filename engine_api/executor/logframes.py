@@ -1,6 +1,6 @@
-"""From the bytes of the engine's log stream to log messages. Pure: no I/O.
+"""Parses the engine's log stream into log messages. Pure: no I/O.
 
-The engine sends a frame for each line: its stream, its length, then timestamp, details and text with a blank between.
+The engine sends a frame for each line: its stream, its length, then timestamp, details and text, separated by blanks.
 A container with a terminal has no frames, only lines, and all of them are standard output.
 
 (moby: api/pkg/stdcopy, daemon/server/httputils/write_log_stream.go)
@@ -24,7 +24,7 @@ _PREFIX = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{9})Z ([^ ]*) ")
 
 
 class LogParser:
-    """Takes chunks of one container's log, gives complete messages. context: goes into each of them."""
+    """Turns chunks of one container's log into complete messages. context: is added to each of them."""
 
     def __init__(self, context: api.LogContext, tty: bool) -> None:
         self._context = context
@@ -32,13 +32,13 @@ class LogParser:
         self._pending = b""
 
     def feed(self, chunk: bytes) -> Iterator[api.LogMessage]:
-        """Messages that are complete with this chunk. Raises EngineError for what the engine should not send."""
+        """The messages that this chunk completes. Raises EngineError for malformed input."""
         self._pending += chunk
         for stream, line in self._split():
             yield self._message(stream, line)
 
     def finish(self) -> Iterator[api.LogMessage]:
-        """What is left at the end of the stream: with a terminal, a last line that has no end."""
+        """The rest at the end of the stream: with a terminal, a last line without a line end."""
         rest, self._pending = self._pending, b""
         if rest and self._split == self._lines:
             yield self._message(1, rest)
@@ -56,7 +56,7 @@ class LogParser:
             stream = data[position]
             length = int.from_bytes(data[position + 4 : position + _HEADER_BYTES], "big")
             if stream > _SYSTEM_ERROR or length > defaults.LOG_LINE_BYTES_MAX:
-                raise EngineError(502, "the engine's log stream is not understood")
+                raise EngineError(502, "the engine's log stream is malformed")
             end = position + _HEADER_BYTES + length
             if len(data) < end:
                 break
@@ -92,7 +92,7 @@ def _epoch(text: bytes) -> int:
 
 
 def query(options: api.LogSubscriptionOptions) -> dict[str, str]:
-    """Parameters of GET /containers/{id}/logs. Raises EngineError 400 for what the engine cannot do."""
+    """Parameters of GET /containers/{id}/logs. Raises EngineError 400 for options that the engine does not support."""
     streams = options.streams or (api.LOG_STREAM_STDOUT, api.LOG_STREAM_STDERR)
     params = {
         "stdout": str(int(api.LOG_STREAM_STDOUT in streams)),

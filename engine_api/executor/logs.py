@@ -1,9 +1,9 @@
-"""Publishes the output of tasks to the managers that asked for it.
+"""Publishes the output of tasks to the managers that requested it.
 
-One publication per subscription, with a reader for each of its tasks. Readers end with their container's log, or when
-the container cannot be read; that concerns nobody else. With follow a publication stays open for tasks that come
-later, and a reader that lost the engine goes on after the last line it saw. However a publication ends, the manager
-is told.
+There is one publication per subscription, with a reader for each of its tasks. A reader ends with its container's log,
+or when the container cannot be read; the other readers continue. With follow, a publication stays open for later tasks,
+and a reader that lost the engine continues after the last line that it read. The manager is told about the end of a
+publication, whatever its reason.
 
 (swarmkit: agent/worker.go, Subscribe; moby: daemon/cluster/executor/container/controller.go, Logs)
 """
@@ -30,14 +30,14 @@ log = structlog.get_logger(__name__)
 
 
 class LogSink(Protocol):
-    """An open LogBroker/PublishLogs call. Both methods raise SwarmError when it is broken."""
+    """An open LogBroker/PublishLogs call. Both methods raise SwarmError when the call is broken."""
 
     async def send(self, message: api.PublishLogsMessage) -> None:
-        """Send one message; returns when there is room for the next."""
+        """Send one message; return when there is room for the next one."""
         ...
 
     async def close(self) -> None:
-        """No more messages: end our side and wait for the answer."""
+        """End our side of the call and wait for the answer."""
         ...
 
 
@@ -78,7 +78,7 @@ class LogPublisher:
         return publication
 
     def stop(self, subscription_id: str) -> None:
-        """End a publication; fine when there is none. The same subscription may be published anew at once."""
+        """End a publication, if there is one. The same subscription may be published again at once."""
         publication = self._publications.pop(subscription_id, None)
         if publication is not None and publication.job is not None:
             publication.job.cancel()
@@ -120,7 +120,7 @@ class _Publication:
                 self._added.put_nowait(task)
 
     async def run(self, open_sink: OpenSink) -> None:
-        """Until all logs were sent; with follow, until cancelled or the sink breaks."""
+        """Run until all logs are sent; with follow, until cancelled or the sink breaks."""
         try:
             sink = await open_sink(self._id)
         except SwarmError as error:
@@ -164,7 +164,7 @@ class _Publication:
                 await changes.wait(defaults.EXECUTOR_RECONNECT_MAX_S)
 
     async def _readable(self, task: api.Task, clear: Callable[[], None], wait: Callable[[], Awaitable[None]]) -> None:
-        """Wait until the container was started: before that it has no log to follow."""
+        """Wait until the container is started: before that it has no log to follow."""
         while True:
             clear()
             try:
@@ -194,7 +194,7 @@ class _Publication:
             await self._send(batch, options, sink, limit)
 
     async def _send(self, batch: _Batch, options: api.LogSubscriptionOptions, sink: LogSink, limit: RateLimit) -> None:
-        """Send a batch and remember how far we are, in case we have to start again."""
+        """Send a batch, and remember the position in case the reader must start again."""
         size, message = batch.take()
         if not message.messages:
             return
@@ -220,14 +220,14 @@ class _Batch:
         self.size += len(message.data)
 
     def take(self) -> tuple[int, api.PublishLogsMessage]:
-        """Size in bytes, and the message; starts a new one."""
+        """Return the size in bytes and the message; start a new batch."""
         size, message = self.size, self._message
         self.size, self._message = 0, api.PublishLogsMessage(subscription_id=self._id)
         return size, message
 
 
 class RateLimit:
-    """A token bucket that holds one second's worth and is full at the start."""
+    """A token bucket with a capacity of one second, full at the start."""
 
     def __init__(self, bytes_per_s: int) -> None:
         self._rate = bytes_per_s
@@ -235,7 +235,7 @@ class RateLimit:
         self._at = asyncio.get_running_loop().time()
 
     async def take(self, count: int) -> None:
-        """Wait until so many bytes may pass; a debt is paid by whoever comes next."""
+        """Wait until ``count`` bytes may pass. They may overdraw the bucket; then the next caller waits longer."""
         clock = asyncio.get_running_loop().time
         now = clock()
         self._tokens = min(self._rate, self._tokens + (now - self._at) * self._rate) - count

@@ -1,4 +1,4 @@
-"""What the executor needs from the overlay: networks of the cluster for the containers of tasks.
+"""The interface from the executor to the overlay: cluster networks for the containers of tasks.
 
 (moby: daemon/cluster/executor/container/adapter.go: createNetworks, activateServiceBinding, removeNetworks)
 """
@@ -16,7 +16,7 @@ from swarm import api
 
 @dataclass(frozen=True)
 class Attachment:
-    """How a container reaches its networks: endpoints in order of the task's attachments, and its DNS servers."""
+    """The network configuration of a container: endpoints in the order of the task's attachments, and DNS servers."""
 
     endpoints: Sequence[Endpoint] = ()
     dns: Sequence[str] = field(default=())
@@ -26,7 +26,7 @@ class TaskNetworks(Protocol):
     """Every method is idempotent and may raise TaskError or TemporaryTaskError."""
 
     async def prepare(self, task: api.Task) -> Attachment:
-        """Make sure that the engine has all networks of a task; called before its container is created."""
+        """Ensure that the engine has all networks of a task. Called before its container is created."""
         ...
 
     async def activate(self, task: api.Task) -> None:
@@ -34,11 +34,11 @@ class TaskNetworks(Protocol):
         ...
 
     async def deactivate(self, task: api.Task) -> None:
-        """The task is about to stop: no more new traffic."""
+        """The task is about to stop: its services must send no new traffic to it."""
         ...
 
     async def release(self, task: api.Task) -> None:
-        """The container has ended; networks that nobody uses any more may go."""
+        """The container has ended: networks that are not used any more may be removed."""
         ...
 
 
@@ -46,7 +46,7 @@ class NoNetworks:
     """A node without an overlay: tasks run on the engine's own networks only."""
 
     async def prepare(self, task: api.Task) -> Attachment:
-        """Refuses tasks that need a network of the cluster."""
+        """Refuse tasks that need a cluster network."""
         for attachment in service_networks(task):
             name = attachment.network.spec.annotations.name
             raise TaskError(f"network {name} cannot be attached: this node has no overlay networks")

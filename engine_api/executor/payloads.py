@@ -1,8 +1,8 @@
-"""Secrets and configs of tasks as files in memory, from where the engine mounts them into containers.
+"""Secrets and configs of tasks as files in memory, which the engine mounts into containers.
 
-One tmpfs for all tasks, a directory for each: it outlives this daemon, so that a restart changes nothing for running
-containers, and it never touches a disk: swapping is off where the kernel allows that. Files are written whole before
-the container is created and deleted when it has ended.
+There is one tmpfs for all tasks, with a directory for each. It outlives this daemon, so a restart changes nothing for
+running containers. It never touches a disk: swapping is off where the kernel supports that. Files are written
+completely before the container is created, and deleted when it has ended.
 
 (moby: daemon/container_operations_unix.go, setupSecretDir)
 """
@@ -26,9 +26,9 @@ _SELINUX_CONTEXT = "context=system_u:object_r:container_file_t:s0"
 
 
 class PayloadStore:
-    """The directory with the files of all tasks. ``directory`` must be on the file system that the engine sees.
+    """The directory with the files of all tasks. ``directory`` must be on a file system that the engine sees.
 
-    root: the owner that containers know as root; not (0, 0) where the engine maps user IDs.
+    root: the owner (uid, gid) that containers see as root; not (0, 0) if the engine maps user IDs.
     """
 
     def __init__(self, directory: Path, root: tuple[int, int] = (0, 0)) -> None:
@@ -36,13 +36,13 @@ class PayloadStore:
         self.root = root
 
     def directory(self, task_id: str) -> Path:
-        """Where the files of a task are, or will be."""
+        """The directory of a task's files, whether it exists yet or not."""
         return self._directory / task_id
 
     def write(self, task_id: str, files: Iterable[PayloadFile]) -> None:
-        """Write the files of a task; those that are there with the same content stay as they are.
+        """Write the files of a task. Existing files with the same content are left alone.
 
-        Raises TaskError when there is no room, or no right to mount.
+        Raises TaskError when there is no room, or no permission to mount.
         """
         wanted = list(files)
         if not wanted:
@@ -60,7 +60,7 @@ class PayloadStore:
     def _write(self, file: PayloadFile) -> None:
         path = Path(file.path)
         if path.exists() and path.read_bytes() == file.data:
-            return  # a running container may have it mounted: replacing the file would not reach it
+            return  # a running container may have mounted it, and would not see a replacement
         temporary = path.with_name(f".{path.name}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "wb") as out:
@@ -70,18 +70,18 @@ class PayloadStore:
         temporary.rename(path)
 
     def remove(self, task_id: str) -> None:
-        """Delete the files of a task; fine when there are none."""
+        """Delete the files of a task, if there are any."""
         shutil.rmtree(self.directory(task_id), ignore_errors=True)
 
     def sweep(self, known: Collection[str]) -> None:
-        """Delete the files of all tasks but these."""
+        """Delete the files of all other tasks."""
         with contextlib.suppress(FileNotFoundError):
             for entry in sorted(self._directory.iterdir()):
                 if entry.name not in known:
                     shutil.rmtree(entry, ignore_errors=True)
 
     def close(self) -> None:
-        """Delete everything and take the tmpfs away."""
+        """Delete everything and unmount the tmpfs."""
         self.sweep(())
         if self._directory.exists() and is_tmpfs(self._directory):
             _umount(self._directory)
@@ -105,7 +105,7 @@ class PayloadStore:
 
 
 def is_tmpfs(directory: Path) -> bool:
-    """Is a tmpfs mounted exactly there?"""
+    """Whether a tmpfs is mounted at exactly this directory."""
     wanted = os.path.realpath(directory)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
         for line in mounts:

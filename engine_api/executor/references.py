@@ -1,4 +1,4 @@
-"""Image references: the familiar form that engines show, always with a tag or a digest.
+"""Image references in the familiar form that engines show, always with a tag or a digest.
 
 (distribution: reference/normalize.go)
 """
@@ -20,7 +20,7 @@ _DEFAULT_DOMAINS = ("docker.io", "index.docker.io")
 
 
 def familiar(reference: str) -> str:
-    """``docker.io/library/busybox`` becomes ``busybox:latest``; what is no reference is returned as it is."""
+    """``docker.io/library/busybox`` becomes ``busybox:latest``. An invalid reference is returned unchanged."""
     parsed = _REFERENCE.fullmatch(reference)
     if parsed is None or _HEX_ID.fullmatch(reference):
         return reference
@@ -37,18 +37,18 @@ def familiar(reference: str) -> str:
 
 
 def is_pinned(reference: str) -> bool:
-    """Does it name one exact image by digest?"""
+    """Whether the reference names one exact image by digest."""
     parsed = _REFERENCE.fullmatch(reference)
     return parsed is not None and parsed["digest"] is not None
 
 
 def is_image_id(reference: str) -> bool:
-    """Is it the ID of an image, which no registry can be asked for?"""
+    """Whether the reference is an image ID, which cannot be pulled from a registry."""
     return _IMAGE_ID.fullmatch(reference) is not None
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Registry and path; without a registry it is Docker's own."""
+    """Registry and path; the default registry is Docker Hub."""
     first, slash, rest = name.partition("/")
     if not slash or not ("." in first or ":" in first or first == "localhost" or first.lower() != first):
         return "docker.io", name if slash else f"library/{name}"

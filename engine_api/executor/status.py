@@ -1,4 +1,4 @@
-"""From the engine's inspect answer to what a task reports about its container. Pure: no I/O.
+"""Converts the engine's inspect answer to a task's report about its container. Pure: no I/O.
 
 (moby: daemon/cluster/executor/container/controller.go, parseContainerStatus, parsePortStatus)
 """
@@ -13,27 +13,27 @@ Json = dict[str, Any]
 
 
 def state(container: Json) -> Json:
-    """Its State object."""
+    """The container's State object."""
     return container.get("State") or {}
 
 
 def is_created(container: Json) -> bool:
-    """Was it never started?"""
+    """Whether the container was never started."""
     return bool(state(container).get("Status") == "created")
 
 
 def is_running(container: Json) -> bool:
-    """Does it run (also when paused)?"""
+    """Whether the container runs (paused counts as running)."""
     return bool(state(container).get("Running"))
 
 
 def exit_code(container: Json) -> int:
-    """Of its last exit; 0 while it runs."""
+    """The exit code of the container's last exit; 0 while it runs."""
     return int(state(container).get("ExitCode") or 0)
 
 
 def health(container: Json) -> str:
-    """``starting``, ``healthy``, ``unhealthy``, or nothing where it has no health check."""
+    """``starting``, ``healthy``, ``unhealthy``, or empty without a health check."""
     status = (state(container).get("Health") or {}).get("Status") or ""
     return "" if status == "none" else str(status)
 
@@ -48,7 +48,7 @@ def container_status(container: Json) -> api.ContainerStatus:
 
 
 def port_status(container: Json) -> api.PortStatus:
-    """Published ports as the engine bound them; IPv4 and IPv6 bindings of the same port count once."""
+    """The published ports as the engine bound them. IPv4 and IPv6 bindings of the same port are listed once."""
     bound: dict[tuple[int, str, int], None] = {}
     ports = (container.get("NetworkSettings") or {}).get("Ports") or {}
     for port, bindings in sorted(ports.items()):

@@ -1,4 +1,4 @@
-"""Templates of one task: its container spec, and the data of its secrets and configs, as this node fills them in.
+"""Expands the templates of one task on this node: in its container spec and in its secrets and configs.
 
 (swarmkit: template/expand.go, template/getter.go)
 """
@@ -24,7 +24,7 @@ def container_spec(task: api.Task, node: api.NodeDescription) -> api.ContainerSp
 
 
 class Payloads:
-    """The secrets and configs that a task was given, ready to be written to files."""
+    """The secrets and configs of a task, with templates expanded, ready to be written to files."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
-"""What happens to the containers of tasks: one stream of engine events for all of them.
+"""Watches the containers of all tasks through one stream of engine events.
 
-Events only say *look again*: whoever waits inspects the container itself, so a repeated or stale event does no harm.
-A lost one does none either: after every (re)connection all waiters look again, and a periodic list of the containers
-wakes those whose container is no longer plainly running.
+An event only means *check again*: the waiter inspects the container itself, so a repeated or stale event does no harm.
+A lost event does no harm either: after every (re)connection all waiters check again, and a periodic list of the
+containers wakes those whose container no longer runs normally.
 
 (moby: daemon/cluster/executor/container/adapter.go has one subscription and one blocking wait per container)
 """
@@ -33,14 +33,14 @@ _NANOSECONDS = 1_000_000_000
 
 
 class Subscription:
-    """One waiter's view of one task's container. exit_code: of the last exit that was seen, if any."""
+    """One waiter for changes of one task's container. exit_code: that of the last exit seen, if any."""
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
         self._changed = asyncio.Event()
 
     def clear(self) -> None:
-        """Forget what happened so far; call it before inspecting."""
+        """Forget earlier events; call it before inspecting the container."""
         self._changed.clear()
 
     def notify(self) -> None:
@@ -49,11 +49,11 @@ class Subscription:
 
     @property
     def notified(self) -> bool:
-        """Has anything happened since clear()?"""
+        """Whether anything may have happened since clear()."""
         return self._changed.is_set()
 
     async def wait(self, timeout_s: float | None = None) -> None:
-        """Until something may have happened since clear(), or the time is over."""
+        """Wait until something may have happened since clear(), or until the timeout."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
@@ -61,7 +61,7 @@ class Subscription:
             return
 
     async def wait_for_exit(self, timeout_s: float) -> None:
-        """Until the container was seen to end, or the time is over."""
+        """Wait until the end of the container was seen, or until the timeout."""
         try:
             async with asyncio.timeout(timeout_s):
                 while self.exit_code is None:
@@ -72,7 +72,7 @@ class Subscription:
 
 
 class ContainerWatch:
-    """Follows the engine's events while ``run`` runs, and tells the subscriptions."""
+    """Follows the engine's events while ``run`` runs, and notifies the subscriptions."""
 
     def __init__(self, engine: EngineClient) -> None:
         self._engine = engine
@@ -81,7 +81,7 @@ class ContainerWatch:
 
     @contextmanager
     def subscribe(self, task_id: str) -> Iterator[Subscription]:
-        """A subscription to the container of a task, whether it exists already or not."""
+        """A subscription to the container of a task; the container need not exist yet."""
         subscription = Subscription()
         self._subscriptions.setdefault(task_id, []).append(subscription)
         try:
@@ -93,7 +93,7 @@ class ContainerWatch:
                 del self._subscriptions[task_id]
 
     async def run(self) -> None:
-        """Follow events until cancelled; an engine that is away is tried again and again."""
+        """Follow events until cancelled. While the engine is unreachable, keep trying to connect."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._reconcile_periodically())
             await self._follow()
@@ -101,7 +101,7 @@ class ContainerWatch:
     async def _follow(self) -> None:
         delay_s = defaults.EXECUTOR_RECONNECT_BASE_S
         while True:
-            # the engine accepts the call before it subscribes: "since" brings what happened in between
+            # the engine accepts the call before it subscribes; "since" adds the events in between
             since_ns = self._seen_ns or time.time_ns() - _NANOSECONDS
             since = f"{since_ns // _NANOSECONDS}.{since_ns % _NANOSECONDS:09d}"
             try:
@@ -125,7 +125,7 @@ class ContainerWatch:
             subscription.notify()
 
     def notify_all(self) -> None:
-        """Everybody looks again."""
+        """Wake all waiters, so that they check again."""
         for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
                 subscription.notify()
@@ -139,7 +139,7 @@ class ContainerWatch:
                 log.info("engine.list_failed", error=str(error))
 
     async def reconcile(self) -> None:
-        """Compare with a list of the containers: wake waiters whose container is not plainly running."""
+        """List the containers, and wake the waiters whose container does not run normally."""
         if not self._subscriptions:
             return
         plain = set()

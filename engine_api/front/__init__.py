@@ -1,1 +1,4 @@
-"""The byte-level front: who may connect, which requests are ours, and everything else passed to the engine."""
+"""The byte-level front: listeners, admission, policies, which requests are ours, and passing the rest to the engine.
+
+It knows HTTP/1.1 and nothing of the swarm: what requests mean belongs to engine_api/routes.
+"""

@@ -1,12 +1,11 @@
-"""The two sides that answer a client of the front: aiohttp's request handler in this process, and the engine.
+"""The two back ends that answer a client of the front: aiohttp's request handler in this process, and the engine.
 
-Both look the same to the front (Backend): bytes of the request in, bytes of the response out, flow control both ways.
+Both have the same interface (Backend): bytes of the request in, bytes of the response out, flow control both ways.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -14,6 +13,7 @@ from typing import Any, Protocol, cast
 from aiohttp import web
 
 from engine_api.front.http1 import HEAD_BYTES_MAX, Head
+from engine_api.front.paths import IsLocal
 from swarm import defaults
 from swarm.address import parse_host_port
 
@@ -21,29 +21,6 @@ WRITE_BUFFER_BYTES = 1 << 20
 READ_BUFFER_BYTES = 1 << 18
 WAITING_BYTES_MAX = 1 << 20
 HEADERS_MAX = 1 << 14
-
-_LOCAL_PATH = re.compile(
-    rb"/*(?:v[0-9.]+/)?(?:swarm|services|tasks|nodes|secrets|configs|_ping|info|version|events)(?:/.*)?", re.DOTALL
-)
-_NETWORK_PATH = re.compile(rb"/*(?:v[0-9.]+/)?networks/[^/]+")
-_OF_THE_SWARM = re.compile(rb"(?:.*&)?scope=swarm(?:&.*)?", re.DOTALL)
-_CONTAINERS_PATH = re.compile(rb"/*(?:v[0-9.]+/)?containers/json")
-
-
-def is_local(head: Head) -> bool:
-    """Whether a request is for us: the swarm's paths, and those where we add to the engine's answer.
-
-    Lists of containers go to the engine as they are, unless they ask for what only we know: what is a task.
-    Networks are the engine's, unless one of the swarm is asked for.
-    """
-    path, query = head.path_and_query
-    if _LOCAL_PATH.fullmatch(path):
-        return True
-    if head.method != b"GET":
-        return False
-    if b"task" in query and _CONTAINERS_PATH.fullmatch(path):
-        return True
-    return _OF_THE_SWARM.fullmatch(query) is not None and _NETWORK_PATH.fullmatch(path) is not None
 
 
 class FrontSide(Protocol):
@@ -56,7 +33,7 @@ class FrontSide(Protocol):
         ...
 
     def backend_eof(self, backend: Backend) -> bool:
-        """The engine half-closed; True keeps its connection open for what the client still sends."""
+        """The engine half-closed its side; True keeps the connection open for data that the client still sends."""
         ...
 
     def backend_lost(self, backend: Backend) -> None:
@@ -64,7 +41,7 @@ class FrontSide(Protocol):
         ...
 
     def pause(self, reason: object) -> None:
-        """Read no more from the client while any reason stands."""
+        """Stop reading from the client until every reason is withdrawn."""
         ...
 
     def resume(self, reason: object) -> None:
@@ -73,30 +50,30 @@ class FrontSide(Protocol):
 
 
 class Backend(Protocol):
-    """One side that answers."""
+    """What answers requests: the application or the engine."""
 
     def send(self, data: bytes) -> None:
         """Bytes of the request or of the tunnel."""
         ...
 
     def send_eof(self) -> None:
-        """The client will send no more."""
+        """The client has half-closed its side."""
         ...
 
     def stop(self) -> None:
-        """The client has gone."""
+        """The client has disconnected."""
         ...
 
     def hold(self) -> None:
-        """The client reads too slowly: send no more."""
+        """The client reads too slowly: pause."""
         ...
 
     def unhold(self) -> None:
-        """Go on."""
+        """Continue after hold()."""
         ...
 
     def is_closing(self) -> bool:
-        """Whether this back end can take no further request."""
+        """Whether this back end accepts no further request."""
         ...
 
 
@@ -172,9 +149,9 @@ class Local(asyncio.Transport):
 
 
 class Upstream(asyncio.BufferedProtocol):
-    """A connection to the engine; what is sent before it is open waits.
+    """A connection to the engine; data that is sent before it is open waits.
 
-    buffer: where reads go, shared by all connections, because each read is taken out before the next one begins.
+    buffer: where reads go. All connections share it, because each read is copied out before the next one begins.
     """
 
     def __init__(self, front: FrontSide, buffer: bytearray) -> None:
@@ -253,21 +230,24 @@ class Upstream(asyncio.BufferedProtocol):
 
 @dataclass
 class Load:
-    """What all clients together keep of our memory."""
+    """How much of our memory all clients together use."""
 
     unfinished_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Backends:
-    """Where requests go. server: aiohttp's; connect: opens a connection to the engine with the given protocol.
+    """Where requests go.
 
+    server: makes aiohttp's handler of one connection. is_local: whether a request goes there. connect: opens a
+    connection to the engine with the given protocol. engine_name: the engine's address in texts for users.
     quick_answer: a whole response for requests that need no back end (/_ping), else None.
-    silence_s, head_read_s, body_read_s: how long a client may take to begin, and to send the head of a request and the
-    body of one for us. linger_s: how long what a refused client still sends is read, so that it finds the answer.
+    silence_s, head_read_s, body_read_s: how long a client may take to begin, to send the head of a request, and to send
+    the body of a request to us. linger_s: how long a refused client is still read from, so that it gets the answer.
     """
 
     server: Callable[[], Any]
+    is_local: IsLocal
     connect: Callable[[Upstream], Awaitable[None]]
     engine_name: str
     quick_answer: Callable[[Head], bytes | None] = lambda head: None

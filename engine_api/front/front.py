@@ -1,4 +1,4 @@
-"""The front door: swarm paths go to aiohttp, everything else is spliced to the engine byte for byte.
+"""One client connection: swarm paths go to aiohttp, everything else is spliced to the engine byte for byte.
 
 One Front per client connection. It finds where requests and responses begin and end, nothing more, so that attach,
 exec, BuildKit's upgrades, early answers and pipelining are the engine's own. Per request one back end is chosen:
@@ -10,9 +10,9 @@ exec, BuildKit's upgrades, early answers and pipelining are the engine's own. Pe
 
 A client's half-close is passed on to the engine, which decides what it means, as it does without us.
 
-What a client leaves unfinished is limited in time and, for all clients together, in memory: heads, and bodies of
-requests to us. What goes to the engine or comes from it may take as long as it likes, and an answer that has begun is
-never cut. Beyond API_CONNECTIONS_MAX connections a new one takes the place of one that is idle, the longest one first.
+Unfinished heads, and unfinished bodies of requests to us, are limited in time and, for all clients together, in memory.
+Traffic to and from the engine may take as long as it likes, and an answer that has begun is never cut. Above
+API_CONNECTIONS_MAX connections, a new connection replaces the one that has been idle the longest.
 
 (moby: api/server; the reasons for not proxying in aiohttp are in docs/adr/0006)
 """
@@ -23,25 +23,19 @@ import asyncio
 import json
 import socket
 from enum import Enum
+from http import HTTPStatus
 from typing import cast
 
-from engine_api.front.backends import WRITE_BUFFER_BYTES, Backend, Backends, Local, Upstream, is_local
+from engine_api.front.backends import WRITE_BUFFER_BYTES, Backend, Backends, Local, Upstream
 from engine_api.front.http1 import HEAD_BYTES_MAX, BadMessage, Body, Head, parse_request, parse_response
+from engine_api.front.policy import Policy, Refused
 from swarm import defaults
 
 TCP_KEEPALIVE_S = 15
-_REASONS = {
-    400: "Bad Request",
-    408: "Request Timeout",
-    431: "Request Header Fields Too Large",
-    501: "Not Implemented",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-}
 
 
 class State(Enum):
-    """Where a client connection is."""
+    """The state of a client connection."""
 
     IDLE = "idle"
     BUSY = "busy"
@@ -50,12 +44,13 @@ class State(Enum):
 
 
 class Front(asyncio.Protocol):
-    """One client connection."""
+    """One client connection. policy: its listener's. open_fronts: all connections of the daemon, this one included."""
 
     transport: asyncio.Transport
 
-    def __init__(self, backends: Backends, open_fronts: set[Front]) -> None:
+    def __init__(self, backends: Backends, open_fronts: set[Front], policy: Policy) -> None:
         self._backends = backends
+        self._policy = policy
         self._open_fronts = open_fronts
         self._state = State.IDLE
         self._buffer = bytearray()
@@ -140,7 +135,7 @@ class Front(asyncio.Protocol):
             self._pump()
 
     def close_when_idle(self) -> None:
-        """The daemon stops: finish the request in progress, take no other. Tunnels are closed at once."""
+        """The daemon stops: finish the request in progress and accept no other. Tunnels are closed at once."""
         self._close_after = True
         if self._state is not State.BUSY:
             self.transport.close()
@@ -149,11 +144,11 @@ class Front(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way: nobody loses anything when the connection ends."""
+        """Whether the connection can end without loss, because no request has begun."""
         return self._state is State.IDLE and not self._buffer and not self.transport.is_closing()
 
     def _make_room(self) -> bool:
-        """End the connection that is idle for the longest time, if any is."""
+        """Close the connection that has been idle the longest; False when none is idle."""
         others = [front for front in self._open_fronts if front.idle and front is not self]
         if not others:
             return False
@@ -163,7 +158,7 @@ class Front(asyncio.Protocol):
         return True
 
     def _hold(self, held_bytes: int) -> None:
-        """Count what this client keeps of our memory. Raises BadMessage when it is too much with that of all others."""
+        """Set how much of our memory this client uses. Raises BadMessage when all clients together use too much."""
         load = self._backends.load
         more = held_bytes - self._held_bytes
         load.unfinished_bytes += more
@@ -178,7 +173,7 @@ class Front(asyncio.Protocol):
     # --- requests --------------------------------------------------------------------------------------------------
 
     def _request_open(self) -> bool:
-        """Whether a part of the current request has not come yet."""
+        """Whether a part of the current request has not arrived yet."""
         return self._request is not None and not self._request.done
 
     def _more_body(self, data: bytes) -> None:
@@ -202,7 +197,7 @@ class Front(asyncio.Protocol):
             self._finish()
 
     def _limit_buffer(self) -> None:
-        """Read no more of a client that sends requests faster than it takes answers."""
+        """Stop reading from a client that sends requests faster than it reads answers."""
         full = self._state is not State.TUNNEL and len(self._buffer) > HEAD_BYTES_MAX
         if full and (self._state is State.BUSY or self._client_slow):
             self.pause(self)
@@ -210,12 +205,12 @@ class Front(asyncio.Protocol):
             self.resume(self)
 
     def _pump(self) -> None:
-        """Begin requests from the buffer until one is under way."""
+        """Start requests from the buffer until one is in progress."""
         try:
             while self._state is State.IDLE and not self._client_slow and not self.transport.is_closing():
                 if not self._begin():
                     break
-        except BadMessage as error:
+        except (BadMessage, Refused) as error:
             self._fail(error.status, str(error))
             return
         if self._state is State.IDLE and self._client_eof and not self._client_slow:
@@ -245,6 +240,7 @@ class Front(asyncio.Protocol):
         self._request = Body(head.length, head.chunked)
         self._response, self._response_head = None, b""
         self._state = State.BUSY
+        self._policy.check(head)
         position = self._request.feed(self._buffer, end + 4)
         data = bytes(self._buffer[:position])
         del self._buffer[:position]
@@ -264,7 +260,7 @@ class Front(asyncio.Protocol):
         return True
 
     def _choose(self, head: Head) -> Backend:
-        if is_local(head):
+        if self._backends.is_local(head):
             if self._local is None or self._local.is_closing():
                 self._local = Local(self, self._backends.server)
             return self._local
@@ -283,7 +279,7 @@ class Front(asyncio.Protocol):
             self._fail(503, f"Cannot connect to the Docker Engine at {name}. Is it running? ({reason})")
 
     def _pass_eof(self) -> None:
-        """Tell the back end that nothing more comes, once that is so.
+        """Tell the back end that the client has sent everything, once that is so.
 
         A client that asked for another protocol is not done with its half-close: that one belongs to the tunnel.
         """
@@ -298,13 +294,13 @@ class Front(asyncio.Protocol):
         self._reading_head = False
 
     def _fail(self, status: int, message: str) -> None:
-        """Answer in the place of a back end, then close."""
+        """Answer instead of a back end, then close."""
         if self.transport.is_closing() or self._state is State.LINGER:
             return
         if self._state is State.BUSY and (self._response is not None or self._response_head):
             self._linger()  # another answer has begun
             return
-        body, reason = json.dumps({"message": message}).encode() + b"\n", _REASONS[status]
+        body, reason = json.dumps({"message": message}).encode() + b"\n", HTTPStatus(status).phrase
         headers = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         if self._request_head is not None and self._request_head.method == b"HEAD" and self._state is State.BUSY:
             body, reason = b"", " ".join(message.split())  # there is no body, and the CLI shows the reason instead
@@ -312,7 +308,7 @@ class Front(asyncio.Protocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Close, but read on for a while: closing on unread data would make the kernel drop the answer."""
+        """Close, but read on for a while: if unread data were left, the kernel would drop the answer."""
         self._state, self._current = State.LINGER, None
         self._stop_timer()
         self._buffer.clear()
@@ -341,11 +337,11 @@ class Front(asyncio.Protocol):
         try:
             self._track(data)
         except BadMessage:
-            # the engine's answer has gone out as it is; what follows cannot be told apart any more
+            # the engine's answer has gone out as it is, but its end cannot be found
             self.transport.close()
 
     def _track(self, data: bytes) -> None:
-        """Follow a response that has been passed on, to know where it ends."""
+        """Follow a response that has been passed on, to find its end."""
         position = 0
         while position < len(data):
             if self._response is not None:
@@ -367,7 +363,7 @@ class Front(asyncio.Protocol):
             self._finish()
 
     def _response_begins(self, head: Head) -> bool:
-        """A response's head has passed; False when there is nothing to follow any more."""
+        """The head of a response has passed; False when its end need not be found."""
         assert self._request_head is not None
         status = head.status
         self._close_after = self._close_after or head.close
@@ -426,7 +422,7 @@ class Front(asyncio.Protocol):
         return True
 
     def backend_lost(self, backend: Backend) -> None:
-        """See FrontSide; in the middle of an answer the client must see it."""
+        """See FrontSide. In the middle of an answer, the client must notice that it is incomplete."""
         self.resume(backend)
         if backend is self._local:
             self._local = None
@@ -459,7 +455,7 @@ class Front(asyncio.Protocol):
 
 
 def _keep_alive(connection: socket.socket | None) -> None:
-    """Notice TCP clients that vanished without a word, as Go's listeners do."""
+    """Detect TCP clients that disappeared without closing, as Go's listeners do."""
     if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
         return
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -1,7 +1,8 @@
-"""Just enough of HTTP/1.1 to know where messages begin and end: heads are parsed, bodies only counted.
+"""Just enough HTTP/1.1 to find where messages begin and end: heads are parsed, bodies are only counted.
 
-Strict where laxness allows request smuggling (RFC 9112 6.3): conflicting lengths, folded lines, bare line feeds,
-malformed chunks and unknown transfer codings are refused. Bodies pass through byte for byte, chunk framing included.
+It is strict where leniency would allow request smuggling (RFC 9112 6.3): conflicting lengths, folded lines, bare line
+feeds, malformed chunks and unknown transfer codings are refused. Bodies pass through byte for byte, with their chunk
+framing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,%d})[ \t]*(?:;.*)?" % CHUNK_DIGITS_MA
 
 
 class BadMessage(ValueError):
-    """The peer does not speak HTTP/1.1 as it should; the text is for a person, status for a client."""
+    """The peer's HTTP/1.1 is invalid or too large. The text is for the user, status for the client."""
 
     def __init__(self, text: str, status: int = 400) -> None:
         super().__init__(text)
@@ -32,7 +33,7 @@ class BadMessage(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What matters of a head. length: Content-Length or None. upgrade: asks to change protocols."""
+    """The relevant parts of a head. length: Content-Length or None. upgrade: it asks for another protocol."""
 
     first_line: bytes
     length: int | None
@@ -118,7 +119,7 @@ def _length(value: bytes, before: int | None) -> int:
 
 
 class Body:
-    """Counts a message body. feed() tells how many bytes of the data still belong to it."""
+    """Finds the end of a message body: feed() returns where in the data the body ends."""
 
     __slots__ = ("_line", "_part", "_rest", "chunked", "done")
 
@@ -127,7 +128,7 @@ class Body:
         self._rest = 0 if chunked else (length or 0)
         self.done = not chunked and self._rest == 0
         self._line = b""
-        self._part = "size"  # then "data", "end" of a chunk and so on; at last "trailer"
+        self._part = "size"  # then "data" and "end" of each chunk; finally "trailer"
 
     def feed(self, data: bytes | bytearray, start: int = 0) -> int:
         """Position in ``data`` after what belongs to this body. Raises BadMessage."""

@@ -1,168 +1,106 @@
-"""The API's doors on the network: who gets in over tcp://, and how loudly an open one is announced.
+"""An address where the API listens: a unix socket with its group, or TCP with or without TLS; and its policy.
 
-Whoever may use the API is root on its host. A tcp:// host therefore asks for a client certificate that --tlscacert
-signed, as dockerd does with --tlsverify; anything less has to be asked for in so many words (see config.py) and is
-warned about in the log, in `docker info`, and by a pause at the start.
+Whoever may use the API without restrictions is root on its host. That is why config.py refuses a tcp:// host that does
+not verify its clients, unless it is asked for explicitly.
 
-Strangers may connect and shake hands, no more: what they leave unfinished ends after API_HANDSHAKE_TIMEOUT_S, or
-when an address, or all of them together, have too many handshakes under way: then the oldest makes room. Arrivals
-that do not get in are limited in each second, for an address and for all; half of a second's are kept for addresses
-from which nobody came in it, and addresses from where a client got in are not held up by others. A refusal of a kind is
-logged once a minute for each address. The files are read again at SIGHUP; connections that are open stay, and files
-that cannot be used change nothing.
-
-(moby: daemon/command/daemon.go newAPIServerTLSConfig, loadListeners; go-connections: tlsconfig)
+(moby: daemon/command/daemon.go loadListeners, daemon/listeners)
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-import time
+import contextlib
+import os
+import socket
+import stat
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import structlog
+from engine_api.config import check_host
+from engine_api.front.policy import FullAccess, Policy
+from engine_api.front.tls import Tls
 
-from certs.errors import CertsError
-from certs.stream import TlsStream
-from certs.tls import Credentials, server_context
-from engine_api.config import Config, insecure_hosts
-from swarm import defaults
-from swarm.grpc.admission import place_of
-
-log = structlog.get_logger()
-
-HTTP = "http/1.1"
-_ADDRESSES_REMEMBERED = 1024
+SOCKET_MODE = 0o660
+MakeFront = Callable[[Policy], asyncio.BaseProtocol]
 
 
-class DoorError(Exception):
-    """The TLS files cannot be used; the text says which and why."""
+class ListenError(Exception):
+    """Nothing can listen at the address; the text says why."""
 
 
-class Door:
-    """All tcp:// hosts of one daemon: one set of TLS files, one count of handshakes."""
+class Listener:
+    """One address. It is given what is its own; listeners may share a Tls and with it one admission.
 
-    def __init__(self, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
-        self._config = config
-        self._clock = clock
-        self._context: ssl.SSLContext | None = None
-        self._shaking: dict[TlsStream, str] = {}  # with their addresses
-        self._arrivals: dict[str, int] = {}  # in this second, of those who have not got in
-        self._arrivals_of_strangers = 0
-        self._second = 0.0
-        self._known: dict[str, None] = {}  # addresses from where clients got in
-        self._told: dict[tuple[str, str], float] = {}
+    host: unix:///path or tcp://ADDRESS:PORT. policy: what its clients may ask for. tls: for tcp, None: plain HTTP.
+    group: ID of the group that may use a unix socket besides root, None: no other. mode: of the unix socket's file.
+    """
 
-    def load(self) -> None:
-        """Read the TLS files; connections from now on use them. Raises DoorError, and nothing has changed."""
-        config = self._config
-        if not config.tls or not config.tcp_hosts:
-            return
-        credentials = Credentials(_read("--tlscert", config.tlscert), _read("--tlskey", config.tlskey))
-        roots = _read("--tlscacert", config.tlscacert) if config.tlsverify else None
+    def __init__(
+        self,
+        host: str,
+        *,
+        policy: Policy | None = None,
+        tls: Tls | None = None,
+        group: int | None = None,
+        mode: int = SOCKET_MODE,
+    ) -> None:
+        self.host = host
+        self.policy: Policy = policy or FullAccess()
+        self._tls = tls
+        self._group = group
+        self._mode = mode
+        self._file: Path | None = None
+        self._server: asyncio.Server | None = None
+
+    async def open(self, make_front: MakeFront) -> None:
+        """Listen; each connection gets a front with this listener's policy. Raises ListenError."""
+        loop = asyncio.get_running_loop()
+        kind, name, port = check_host(self.host)
+
+        def front() -> asyncio.BaseProtocol:
+            return make_front(self.policy)
+
         try:
-            context = server_context(credentials, roots, (HTTP,), require_client=config.tlsverify)
-        except CertsError as error:
-            files = f"{config.tlscert} and {config.tlskey}" + (f" with {config.tlscacert}" if config.tlsverify else "")
-            raise DoorError(f"cannot use the TLS files {files}: {error}") from None
-        if config.tlsverify:
-            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # as Go: what is in the file is trusted, root or not
-        self._context = context
+            if kind == "unix":
+                self._server = await loop.create_unix_server(front, sock=self._unix_socket(Path(name)))
+            else:
+                factory = front if self._tls is None else self._tls.wrap(front)
+                self._server = await loop.create_server(factory, name, port)
+        except OSError as error:
+            raise ListenError(f"cannot listen on {self.host}: {error.strerror or error}") from error
 
-    async def announce(self) -> None:
-        """Warn about hosts that let everybody in, and make the start wait for it."""
-        for _, host, lack in insecure_hosts(self._config):
-            log.warning("api.insecure", host=host, lack=lack, meaning="anyone who reaches it is root on this host")
-        if insecure_hosts(self._config):
-            await asyncio.sleep(defaults.API_INSECURE_PAUSE_S)
+    @property
+    def port(self) -> int:
+        """The TCP port in use, which the kernel chose if the host says 0. The listener must be open."""
+        assert self._server is not None
+        return int(self._server.sockets[0].getsockname()[1])
 
-    def protocols(self, front: Callable[[], asyncio.BaseProtocol]) -> Callable[[], asyncio.BaseProtocol]:
-        """The protocol factory of a tcp:// host, with ``front`` behind the door."""
-        return partial(self._accept, front) if self._config.tls else front
+    def close(self) -> None:
+        """Accept no more connections; those that are open stay."""
+        if self._server is not None:
+            self._server.close()
 
-    def _accept(self, front: Callable[[], asyncio.BaseProtocol]) -> asyncio.BaseProtocol:
-        assert self._context is not None, "load() comes before the first connection"
+    def forget_file(self) -> None:
+        """Remove the file of a unix socket that this listener made."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+            self._file = None
 
-        def established() -> asyncio.BaseProtocol:
-            self._got_in(stream)
-            return front()
-
-        def failed(peername: Any, error: Exception) -> None:
-            reason = getattr(error, "reason", None) or str(error)
-            displaced = self._shaking.pop(stream, None) is None
-            self._tell("api.tls_refused", str(peername[0]), error="too many handshakes" if displaced else reason)
-
-        stream = TlsStream(
-            established,
-            self._context,
-            server_side=True,
-            handshake_timeout_s=defaults.API_HANDSHAKE_TIMEOUT_S,
-            admit=lambda peername: self._begin(stream, str(peername[0])),
-            on_failed=failed,
-            explain=_explanation,
-        )
-        return stream
-
-    def _begin(self, stream: TlsStream, host: str) -> bool:
-        """Count a handshake, or refuse it."""
-        address, now = place_of(host), self._clock()
-        if now - self._second >= 1.0:
-            self._second, self._arrivals_of_strangers = now, 0
-            self._arrivals.clear()
-        arrivals = self._arrivals.get(address, 0)
-        most = defaults.API_STRANGERS_PER_S_MAX // (2 if arrivals else 1)
-        crowded = address not in self._known and self._arrivals_of_strangers >= most
-        if crowded or arrivals >= defaults.API_STRANGERS_PER_ADDRESS_PER_S_MAX:
-            self._tell("api.too_many_handshakes", host, in_this_second=arrivals)
-            return False
-        own = [other for other, its in self._shaking.items() if its == address]
-        if len(own) >= defaults.API_HANDSHAKES_PER_ADDRESS_MAX:
-            self._displace(own[0])
-        elif len(self._shaking) >= defaults.API_HANDSHAKES_MAX:
-            self._displace(next(iter(self._shaking)))
-        self._arrivals[address] = arrivals + 1
-        self._arrivals_of_strangers += address not in self._known
-        self._shaking[stream] = address
-        return True
-
-    def _displace(self, stream: TlsStream) -> None:
-        del self._shaking[stream]
-        stream.abort()
-
-    def _got_in(self, stream: TlsStream) -> None:
-        address = self._shaking.pop(stream)
-        self._arrivals[address] = max(0, self._arrivals.get(address, 0) - 1)
-        if address not in self._known:
-            self._arrivals_of_strangers = max(0, self._arrivals_of_strangers - 1)
-        self._known.pop(address, None)
-        self._known[address] = None
-        if len(self._known) > defaults.API_KNOWN_ADDRESSES_MAX:
-            del self._known[next(iter(self._known))]
-
-    def _tell(self, event: str, address: str, **more: object) -> None:
-        now = self._clock()
-        if now < self._told.get((event, address), now):
-            return
-        if len(self._told) >= _ADDRESSES_REMEMBERED:
-            self._told.clear()
-        self._told[event, address] = now + defaults.API_REFUSAL_LOG_S
-        log.warning(event, peer=address, **more)
-
-
-def _explanation(error: Exception) -> bytes:
-    """For clients that speak plain HTTP: the words that Go's servers have for them, and that the CLI shows."""
-    if getattr(error, "reason", None) != "HTTP_REQUEST":
-        return b""
-    text = b"Client sent an HTTP request to an HTTPS server.\n"
-    return b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n" + text
-
-
-def _read(flag: str, path: Path | None) -> bytes:
-    try:
-        return b"" if path is None else path.read_bytes()
-    except OSError as error:
-        raise DoorError(f"cannot read {path} ({flag}): {error.strerror}") from None
+    def _unix_socket(self, path: Path) -> socket.socket:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
+            raise ListenError(f"{path} exists and is not a socket")
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError), socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(path))
+            raise ListenError(f"another process listens on {path}")
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        mask = os.umask(0o777 & ~self._mode)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        self._file = path
+        if self._group is not None:
+            os.chown(path, -1, self._group)
+        return listener

@@ -1,8 +1,8 @@
-"""GET /events: the engine's events as they come, the swarm's in between, one stream.
+"""GET /events: merges the engine's events and the swarm's into one stream.
 
-The engine sends what it remembers first and then goes on without a mark in between. Our own remembered events are put
-between its by time; when it has been quiet for a moment, or ends, or something new happens here, the rest of ours goes
-out.
+The engine first sends past events and then, without a separator, new ones. The swarm's past events are merged into the
+engine's by time. The rest of them is sent when the engine has been quiet for a moment, when its stream ends, or when
+there is a new event of the swarm.
 
 (moby: daemon/server/router/system, getEvents; daemon/events)
 """
@@ -33,7 +33,7 @@ _NANO = 1_000_000_000
 
 
 class Events:
-    """The swarm's recent events and everyone who listens."""
+    """The recent events of the swarm, and its listeners."""
 
     def __init__(self, engine: EngineClient, now: Callable[[], float]) -> None:
         self._engine = engine
@@ -43,7 +43,7 @@ class Events:
         self._stopped = False
 
     def publish(self, changes: Sequence[Change]) -> None:
-        """The store changed: tell everyone who listens. A listener that is too slow is cut off."""
+        """The store has changed: send events to all listeners. A listener that is too slow is cut off."""
         for event in swarm_events(changes, self._now()):
             self._kept.append(event)
             for queue in list(self._listeners):
@@ -53,7 +53,7 @@ class Events:
                     self._end(queue)
 
     def stop(self) -> None:
-        """End all streams, and each new one at once."""
+        """End all streams; from now on, new ones end at once."""
         self._stopped = True
         for queue in list(self._listeners):
             self._end(queue)
@@ -104,7 +104,7 @@ class _Merge:
         self._lock = asyncio.Lock()
 
     async def run(self, chunks: AsyncIterator[bytes], queue: asyncio.Queue[Event | None]) -> None:
-        """Until the engine ends its stream, or ours ends, or the reader is gone."""
+        """Run until the engine's stream ends, ours ends, or the reader disconnects."""
         parts = [self._theirs(chunks), self._ours(queue)]
         tasks = [asyncio.ensure_future(part) for part in parts]
         quiet = asyncio.ensure_future(self._quiet())
@@ -148,7 +148,7 @@ class _Merge:
                     await self._response.write(self._mixed(lines + separator))
 
     def _mixed(self, lines: bytes) -> bytes:
-        """Whole lines of the engine, with those of our past that were before them."""
+        """Whole lines of the engine, merged with our past events that happened before them."""
         if not self._past:
             return lines
         out = bytearray()
@@ -166,7 +166,7 @@ def _time(event: Event) -> int:
 
 
 def _time_of_line(line: bytes) -> int:
-    """The time of one of the engine's events; 0 when the line is something else."""
+    """The time of one of the engine's events; 0 when the line is not an event."""
     try:
         return int(json.loads(line)["timeNano"])
     except (ValueError, TypeError, KeyError):
@@ -174,7 +174,7 @@ def _time_of_line(line: bytes) -> int:
 
 
 def _filters(text: str) -> Mapping[str, Sequence[str]]:
-    """The filters of a request; the engine judges what is none, before the first of our events goes out."""
+    """The filters of a request. The engine refuses invalid ones before any event of ours is sent."""
     try:
         return filter_values(text)
     except JsonError:
@@ -182,7 +182,7 @@ def _filters(text: str) -> Mapping[str, Sequence[str]]:
 
 
 def _nanoseconds(text: str) -> int | None:
-    """A since or until of the query, "seconds[.fraction]"; None: not given. The engine judges what is no number."""
+    """A since or until of the query, "seconds[.fraction]"; None: not given, or invalid, which the engine refuses."""
     seconds, _, fraction = text.partition(".")
     if not seconds.isdecimal() or (fraction and not fraction.isdecimal()):
         return None

@@ -7,102 +7,98 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
 from engine_api.backend import SwarmBackend
 from engine_api.errors import ApiError, BadParameter, ObjectNotFound
 from swarm import api
+from swarm.api import rpc
+from swarm.api.methods import AnyMethod
 from swarm.errors import SwarmError
 
 ID_CHARS = 25
 
+Obj = TypeVar("Obj", bound=Message)
+
 
 @dataclass(frozen=True)
-class Kind:
+class Kind(Generic[Obj]):
     """One kind of object: its word in texts, the RPCs that read it and their fields. missing: the not-found error."""
 
     word: str
     plural: str
-    get: str
+    get: AnyMethod
     get_request: Callable[[str], Message]
-    list: str
-    list_request: Any
+    list: AnyMethod
     missing: type[ApiError] = ObjectNotFound
 
 
-SERVICE = Kind(
+SERVICE: Kind[api.Service] = Kind(
     "service",
     "services",
-    "Control/GetService",
+    rpc.GET_SERVICE,
     lambda object_id: api.GetServiceRequest(service_id=object_id),
-    "Control/ListServices",
-    api.ListServicesRequest,
+    rpc.LIST_SERVICES,
 )
-TASK = Kind(
+TASK: Kind[api.Task] = Kind(
     "task",
     "tasks",
-    "Control/GetTask",
+    rpc.GET_TASK,
     lambda object_id: api.GetTaskRequest(task_id=object_id),
-    "Control/ListTasks",
-    api.ListTasksRequest,
+    rpc.LIST_TASKS,
 )
-NODE = Kind(
+NODE: Kind[api.Node] = Kind(
     "node",
     "nodes",
-    "Control/GetNode",
+    rpc.GET_NODE,
     lambda object_id: api.GetNodeRequest(node_id=object_id),
-    "Control/ListNodes",
-    api.ListNodesRequest,
+    rpc.LIST_NODES,
 )
-SECRET = Kind(
+SECRET: Kind[api.Secret] = Kind(
     "secret",
     "secrets",
-    "Control/GetSecret",
+    rpc.GET_SECRET,
     lambda object_id: api.GetSecretRequest(secret_id=object_id),
-    "Control/ListSecrets",
-    api.ListSecretsRequest,
+    rpc.LIST_SECRETS,
 )
-CONFIG = Kind(
+CONFIG: Kind[api.Config] = Kind(
     "config",
     "configs",
-    "Control/GetConfig",
+    rpc.GET_CONFIG,
     lambda object_id: api.GetConfigRequest(config_id=object_id),
-    "Control/ListConfigs",
-    api.ListConfigsRequest,
+    rpc.LIST_CONFIGS,
 )
-NETWORK = Kind(
+NETWORK: Kind[api.Network] = Kind(
     "network",
     "networks",
-    "Control/GetNetwork",
+    rpc.GET_NETWORK,
     lambda object_id: api.GetNetworkRequest(network_id=object_id),
-    "Control/ListNetworks",
-    api.ListNetworksRequest,
+    rpc.LIST_NETWORKS,
     missing=ApiError,
 )
-"""A network that a service names and nobody knows is 500 in stock engines; clients rely on it."""
+"""An unknown network in a service spec is status 500 in stock engines, and clients rely on it."""
 
 
-async def find(backend: SwarmBackend, kind: Kind, word: str) -> Any:
+async def find(backend: SwarmBackend, kind: Kind[Obj], word: str) -> Obj:
     """The object. Raises ObjectNotFound (or ``kind.missing``), BadParameter when several match, or the RPC's error."""
     if len(word) == ID_CHARS:
         try:
-            answer: Any = await backend.call(kind.get, kind.get_request(word))
-            return getattr(answer, kind.word)
+            found: Obj = getattr(await backend.call(kind.get, kind.get_request(word)), kind.word)
+            return found
         except SwarmError:
-            pass  # as in stock engines: whatever it was, the lists below say it better
-    filters = kind.list_request.Filters
-    found = await _list(backend, kind, filters(names=[word]))
-    if not found:
-        found = await _list(backend, kind, filters(id_prefixes=[word]))
-    if not found:
+            pass  # as in stock engines, the lists below decide
+    matches = await _list(backend, kind, names=[word])
+    if not matches:
+        matches = await _list(backend, kind, id_prefixes=[word])
+    if not matches:
         raise kind.missing(f"{kind.word} {word} not found")
-    if len(found) > 1:
-        raise BadParameter(f"{kind.word} {word} is ambiguous ({len(found)} matches found)")
-    return found[0]
+    if len(matches) > 1:
+        raise BadParameter(f"{kind.word} {word} is ambiguous ({len(matches)} matches found)")
+    return matches[0]
 
 
-async def _list(backend: SwarmBackend, kind: Kind, filters: Message) -> list[Any]:
-    answer = await backend.call(kind.list, kind.list_request(filters=filters))
-    return list(getattr(answer, kind.plural))
+async def _list(backend: SwarmBackend, kind: Kind[Obj], **filters: list[str]) -> list[Obj]:
+    request = kind.list.request(filters=kind.list.request.Filters(**filters))
+    return list(getattr(await backend.call(kind.list, request), kind.plural))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from engine_api.server.dialect import ApiVersion
 from engine_api.server.request import ApiRequest, Route, empty_answer, json_answer, list_answer, raw_answer
 from engine_api.server.request import version_message as version
 from swarm import api
+from swarm.api import rpc
 
 _TEMPLATING_SINCE: ApiVersion = (1, 37)
 
@@ -28,19 +29,14 @@ _TEMPLATING_SINCE: ApiVersion = (1, 37)
 class Resource:
     """One kind of resource and how it is read and written. filters: accepted keys."""
 
-    kind: lookup.Kind
+    kind: lookup.Kind[Any]
     table: Table
     spec_table: Table
     spec: Callable[[], Any]
     filters: tuple[str, ...]
-    create: Callable[[Any], Message]
-    update: Callable[[str, api.Version, Any], Message]
-    remove: Callable[[str], Message]
-
-    @property
-    def rpc(self) -> str:
-        """The kind's name in RPCs."""
-        return self.kind.word.capitalize()
+    create: Callable[[ApiRequest, Any], Awaitable[api.CreateSecretResponse | api.CreateConfigResponse]]
+    update: Callable[[ApiRequest, str, api.Version, Any], Awaitable[Message]]
+    remove: Callable[[ApiRequest, str], Awaitable[Message]]
 
 
 SECRETS = Resource(
@@ -49,9 +45,11 @@ SECRETS = Resource(
     spec_table=SECRET_SPEC,
     spec=api.SecretSpec,
     filters=("names", "name", "id", "label"),
-    create=lambda spec: api.CreateSecretRequest(spec=spec),
-    update=lambda i, v, spec: api.UpdateSecretRequest(secret_id=i, secret_version=v, spec=spec),
-    remove=lambda i: api.RemoveSecretRequest(secret_id=i),
+    create=lambda request, spec: request.call(rpc.CREATE_SECRET, api.CreateSecretRequest(spec=spec)),
+    update=lambda request, i, v, spec: request.call(
+        rpc.UPDATE_SECRET, api.UpdateSecretRequest(secret_id=i, secret_version=v, spec=spec)
+    ),
+    remove=lambda request, i: request.call(rpc.REMOVE_SECRET, api.RemoveSecretRequest(secret_id=i)),
 )
 
 CONFIGS = Resource(
@@ -60,9 +58,11 @@ CONFIGS = Resource(
     spec_table=CONFIG_SPEC,
     spec=api.ConfigSpec,
     filters=("name", "id", "label"),
-    create=lambda spec: api.CreateConfigRequest(spec=spec),
-    update=lambda i, v, spec: api.UpdateConfigRequest(config_id=i, config_version=v, spec=spec),
-    remove=lambda i: api.RemoveConfigRequest(config_id=i),
+    create=lambda request, spec: request.call(rpc.CREATE_CONFIG, api.CreateConfigRequest(spec=spec)),
+    update=lambda request, i, v, spec: request.call(
+        rpc.UPDATE_CONFIG, api.UpdateConfigRequest(config_id=i, config_version=v, spec=spec)
+    ),
+    remove=lambda request, i: request.call(rpc.REMOVE_CONFIG, api.RemoveConfigRequest(config_id=i)),
 )
 
 
@@ -71,12 +71,13 @@ def _routes(resource: Resource, since: ApiVersion) -> tuple[Route, ...]:
 
     async def list_all(request: ApiRequest) -> web.StreamResponse:
         given = request.filters(*resource.filters)
-        filters = resource.kind.list_request.Filters(
+        method = resource.kind.list
+        filters = method.request.Filters(
             name_prefixes=given.get("name"), id_prefixes=given.get("id"), labels=given.labels("label")
         )
         if "names" in resource.filters:
             filters.names.extend(given.get("names"))
-        answer = await request.call(resource.kind.list, resource.kind.list_request(filters=filters))
+        answer = await request.call(method, method.request(filters=filters))
         return await list_answer(request, resource.table, getattr(answer, plural))
 
     async def create(request: ApiRequest) -> web.StreamResponse:
@@ -87,7 +88,7 @@ def _routes(resource: Resource, since: ApiVersion) -> tuple[Route, ...]:
         request.backend.require_manager()
         spec = resource.spec()
         resource.spec_table.fill(spec, parsed)
-        answer = await request.call(f"Control/Create{resource.rpc}", resource.create(spec))
+        answer = await resource.create(request, spec)
         return json_answer({"ID": getattr(answer, word).id}, 201)
 
     async def inspect(request: ApiRequest) -> web.StreamResponse:
@@ -100,12 +101,12 @@ def _routes(resource: Resource, since: ApiVersion) -> tuple[Route, ...]:
         found = await lookup.find(request.backend, resource.kind, request.id)
         spec = resource.spec()
         resource.spec_table.fill(spec, parsed)
-        await request.call(f"Control/Update{resource.rpc}", resource.update(found.id, version(index), spec))
+        await resource.update(request, found.id, version(index), spec)
         return empty_answer()
 
     async def remove(request: ApiRequest) -> web.StreamResponse:
         found = await lookup.find(request.backend, resource.kind, request.id)
-        await request.call(f"Control/Remove{resource.rpc}", resource.remove(found.id))
+        await resource.remove(request, found.id)
         return empty_answer(204)
 
     return (

@@ -29,6 +29,7 @@ from engine_api.server.request import (
     version_message,
 )
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.errors import AlreadyExists, Code, SwarmError
 
 _LOG = structlog.get_logger(__name__)
@@ -55,7 +56,7 @@ async def _resolve_networks(request: ApiRequest, parsed: dict[str, Any]) -> None
 
 
 async def _predefined_network(request: ApiRequest, target: str, error: ApiError | SwarmError) -> api.Network:
-    """The swarm's twin of the engine's bridge, host or none network; raises ``error`` when nothing has that name."""
+    """The swarm's object for the engine's bridge, host or none network; raises ``error`` when there is none."""
     find_local = request.api.hooks.find_local_network
     name = await find_local(target) if find_local else None
     if name is None:
@@ -66,11 +67,10 @@ async def _predefined_network(request: ApiRequest, target: str, error: ApiError 
             "such as those created with the overlay driver."
         )
     try:
-        network: api.Network = await lookup.find(request.backend, lookup.NETWORK, name)
+        return await lookup.find(request.backend, lookup.NETWORK, name)
     except ApiError as missing:
         text = f"could not find the corresponding predefined swarm network: {missing.message}"
         raise ObjectNotFound(text) from missing
-    return network
 
 
 async def _pin_image(request: ApiRequest, spec: api.ServiceSpec, auth: str) -> list[str] | None:
@@ -121,22 +121,22 @@ async def create_service(request: ApiRequest) -> web.StreamResponse:
 
 
 async def _create(request: ApiRequest, spec: api.ServiceSpec, named: bool) -> api.Service:
-    """Create; a name that we made up and that is taken is no reason to fail."""
+    """Create the service; when a generated name is taken, try others."""
     for _ in range(0 if named else defaults.API_NAME_TRIES - 1):
         try:
-            answer = await request.call("Control/CreateService", api.CreateServiceRequest(spec=spec))
+            answer = await request.call(rpc.CREATE_SERVICE, api.CreateServiceRequest(spec=spec))
         except SwarmError as error:
             if not isinstance(error, AlreadyExists) and error.code != Code.ALREADY_EXISTS:
                 raise
             spec.annotations.name = random_name(request.api.rng)
         else:
-            return answer.service  # type: ignore[no-any-return]
-    answer = await request.call("Control/CreateService", api.CreateServiceRequest(spec=spec))
-    return answer.service  # type: ignore[no-any-return]
+            return answer.service
+    answer = await request.call(rpc.CREATE_SERVICE, api.CreateServiceRequest(spec=spec))
+    return answer.service
 
 
 def _check_auth_from(request: ApiRequest) -> str:
-    """Where an update without credentials takes them from; the newer engines refuse unknown words at once."""
+    """Where an update without credentials takes them from. Newer engines refuse unknown values at once."""
     word = request.query("registryAuthFrom")
     if word not in ("", "spec", "previous-spec") and request.dialect.auth_from_early:
         raise BadParameter(f"invalid registryAuthFrom '{word}'")
@@ -144,7 +144,7 @@ def _check_auth_from(request: ApiRequest) -> str:
 
 
 def _keep_auth(spec: api.ServiceSpec, current: api.Service, source: str) -> str:
-    """Carry the credentials of the present (or previous) spec over to the new one; returns them."""
+    """Copy the credentials of the current (or previous) spec to the new one; returns them."""
     if source in ("", "spec"):
         known = current.spec
     elif source == "previous-spec":
@@ -182,7 +182,7 @@ async def update_service(request: ApiRequest) -> web.StreamResponse:
         auth = _keep_auth(spec, current, auth_from)
     warnings = await _pin_image(request, spec, auth)
     await request.call(
-        "Control/UpdateService",
+        rpc.UPDATE_SERVICE,
         api.UpdateServiceRequest(
             service_id=current.id,
             service_version=version_message(index),
@@ -203,7 +203,7 @@ async def list_services(request: ApiRequest) -> web.StreamResponse:
         labels=given.labels("label"),
         runtimes=given.get("runtime") or ["container"],
     )
-    answer = await request.call("Control/ListServices", api.ListServicesRequest(filters=filters))
+    answer = await request.call(rpc.LIST_SERVICES, api.ListServicesRequest(filters=filters))
     modes = given.get("mode")
     chosen = [
         service
@@ -218,9 +218,9 @@ async def list_services(request: ApiRequest) -> web.StreamResponse:
 
 
 async def _with_statuses(request: ApiRequest, services: list[api.Service]) -> list[bytes]:
-    """Services with their task counts, which are no part of the stored object and are put behind it."""
+    """Services with their task counts, which are not part of the stored object and are appended to its JSON."""
     wanted = api.ListServiceStatusesRequest(services=[service.id for service in services])
-    answer = await request.call("Control/ListServiceStatuses", wanted)
+    answer = await request.call(rpc.LIST_SERVICE_STATUSES, wanted)
     statuses = {status.service_id: encode(SERVICE_STATUS.show(status)) for status in answer.statuses}
     out = []
     for service in services:
@@ -236,7 +236,7 @@ async def inspect_service(request: ApiRequest) -> web.StreamResponse:
     service = await lookup.find(request.backend, lookup.SERVICE, request.id)
     if insert_defaults:
         wanted = api.GetServiceRequest(service_id=service.id, insert_defaults=True)
-        service = (await request.call("Control/GetService", wanted)).service
+        service = (await request.call(rpc.GET_SERVICE, wanted)).service
     shown = SERVICE.show(service)
     return json_answer(with_legacy_networks(shown) if request.version < (1, 25) else shown)
 
@@ -244,7 +244,7 @@ async def inspect_service(request: ApiRequest) -> web.StreamResponse:
 async def remove_service(request: ApiRequest) -> web.StreamResponse:
     """DELETE /services/{id}."""
     service = await lookup.find(request.backend, lookup.SERVICE, request.id)
-    await request.call("Control/RemoveService", api.RemoveServiceRequest(service_id=service.id))
+    await request.call(rpc.REMOVE_SERVICE, api.RemoveServiceRequest(service_id=service.id))
     return empty_answer()
 
 
@@ -273,7 +273,7 @@ async def list_tasks(request: ApiRequest) -> web.StreamResponse:
         up_to_date=bool(given.get("_up-to-date")),
         runtimes=given.get("runtime") or ["container", ""],
     )
-    answer = await request.call("Control/ListTasks", api.ListTasksRequest(filters=filters))
+    answer = await request.call(rpc.LIST_TASKS, api.ListTasksRequest(filters=filters))
     return await list_answer(request, TASK, answer.tasks)
 
 

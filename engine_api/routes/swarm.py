@@ -38,6 +38,7 @@ from engine_api.server.request import (
     version_message,
 )
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.api.extensions import NETWORK_KEYS, has_mark, marked
 
 ALREADY_IN_SWARM = (
@@ -49,19 +50,18 @@ WORKER = (
     "Please run this command on a manager node or promote the current node to a manager."
 )
 STOCK_KEYS = (
-    "The settings were updated, but the keys of the networks were not changed: the leader of this swarm is a stock "
-    "engine, which changes them every twelve hours and in no other way."
+    "The settings were updated, but the network keys were not rotated: the leader of this swarm is a stock engine, "
+    "which rotates them only by itself, every twelve hours."
 )
 
 # --- the cluster ------------------------------------------------------------------------------------------------------
 
 
 async def _cluster(request: ApiRequest) -> api.Cluster:
-    answer = await request.call("Control/ListClusters", api.ListClustersRequest())
+    answer = await request.call(rpc.LIST_CLUSTERS, api.ListClustersRequest())
     if not answer.clusters:
         raise ServiceUnavailable(NOT_IN_SWARM)
-    cluster: api.Cluster = answer.clusters[0]
-    return cluster
+    return answer.clusters[0]
 
 
 async def inspect_swarm(request: ApiRequest) -> web.StreamResponse:
@@ -77,7 +77,7 @@ def _check_availability(parsed: dict[str, Any]) -> str:
 
 
 def _adjust_init(parsed: dict[str, Any], request: ApiRequest) -> None:
-    """Members that a client of this version cannot mean."""
+    """Drop members that did not exist in the API version of the client."""
     if request.version < (1, 39):
         parsed.pop("DefaultAddrPool", None)
         parsed.pop("SubnetSize", None)
@@ -88,7 +88,7 @@ def _adjust_init(parsed: dict[str, Any], request: ApiRequest) -> None:
 def init_request(parsed: dict[str, Any]) -> InitRequest:
     """A checked init request with the spec merged over the defaults. Raises ApiError.
 
-    Without a pool in the request the default pool is meant and shown; an empty list keeps the list empty.
+    A request without a pool gets the default pool, which is also shown; an empty list stays empty.
     """
     listen_addr = address.check_listen_addr(parsed.get("ListenAddr", ""))
     spec_values = parsed.get("Spec", {})
@@ -154,7 +154,7 @@ async def leave(request: ApiRequest) -> web.StreamResponse:
 async def update_swarm(request: ApiRequest) -> web.StreamResponse:
     """POST /swarm/update: replaces the whole spec; what is absent becomes zero.
 
-    rotateNetworkKeys is ours: stock engines know no way to ask for it, and ignore it.
+    rotateNetworkKeys is an addition of ours; stock engines ignore it.
     """
     parsed = await request.json(CLUSTER_SPEC)
     index = request.object_version("swarm")
@@ -171,7 +171,7 @@ async def update_swarm(request: ApiRequest) -> web.StreamResponse:
     update = api.UpdateClusterRequest(
         cluster_id=cluster.id, cluster_version=version_message(index), spec=spec, rotation=rotation
     )
-    answer = await request.call("Control/UpdateCluster", marked(update, NETWORK_KEYS) if network_keys else update)
+    answer = await request.call(rpc.UPDATE_CLUSTER, marked(update, NETWORK_KEYS) if network_keys else update)
     if network_keys and not has_mark(answer, NETWORK_KEYS):
         raise ServiceUnavailable(STOCK_KEYS)
     return empty_answer()
@@ -179,7 +179,7 @@ async def update_swarm(request: ApiRequest) -> web.StreamResponse:
 
 async def unlock_key(request: ApiRequest) -> web.StreamResponse:
     """GET /swarm/unlockkey."""
-    answer = await request.call("CA/GetUnlockKey", api.GetUnlockKeyRequest())
+    answer = await request.call(rpc.GET_UNLOCK_KEY, api.GetUnlockKeyRequest())
     key = answer.unlock_key
     return json_answer({"UnlockKey": "SWMKEY-1-" + b64encode(key).decode().rstrip("=") if key else ""})
 
@@ -216,7 +216,7 @@ async def list_nodes(request: ApiRequest) -> web.StreamResponse:
         roles=_enum_filter("role", given.get("role"), dict(api.NodeRole.items())),  # type: ignore[arg-type]
         memberships=_enum_filter("membership", given.get("membership"), dict(api.NodeSpec.Membership.items())),  # type: ignore[arg-type]
     )
-    answer = await request.call("Control/ListNodes", api.ListNodesRequest(filters=filters))
+    answer = await request.call(rpc.LIST_NODES, api.ListNodesRequest(filters=filters))
     return list_of([encode(NODE.show(node)) for node in by_id(answer.nodes)])
 
 
@@ -235,7 +235,7 @@ async def update_node(request: ApiRequest) -> web.StreamResponse:
     NODE_SPEC.fill(spec, parsed)
     node = await lookup.find(request.backend, lookup.NODE, request.id)
     await request.call(
-        "Control/UpdateNode", api.UpdateNodeRequest(node_id=node.id, node_version=version_message(index), spec=spec)
+        rpc.UPDATE_NODE, api.UpdateNodeRequest(node_id=node.id, node_version=version_message(index), spec=spec)
     )
     return empty_answer()
 
@@ -244,7 +244,7 @@ async def remove_node(request: ApiRequest) -> web.StreamResponse:
     """DELETE /nodes/{id}."""
     force = request.flag("force")
     node = await lookup.find(request.backend, lookup.NODE, request.id)
-    await request.call("Control/RemoveNode", api.RemoveNodeRequest(node_id=node.id, force=force))
+    await request.call(rpc.REMOVE_NODE, api.RemoveNodeRequest(node_id=node.id, force=force))
     return empty_answer()
 
 

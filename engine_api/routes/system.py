@@ -1,4 +1,6 @@
-"""What we add to the engine's own answers: /info, /version, is-task; and /_ping, which says that we are ready.
+"""Answers of the engine with additions of ours: /info, /version, the filter is-task; and /_ping.
+
+Lists of containers go to the engine as they are, unless they ask which containers are tasks, which only we know.
 
 (moby: daemon/server/router/system)
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.utils import formatdate
 from typing import Any
 
@@ -24,6 +26,7 @@ from engine_api.front.http1 import Head
 from engine_api.routes.events import Events
 from engine_api.server.request import ApiRequest, EngineHooks, Route, json_answer
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.errors import SwarmError
 
 SWARM_HEADER_SINCE = (1, 42)
@@ -31,7 +34,7 @@ TASK_LABEL = "com.docker.swarm.task"
 
 
 class System:
-    """What this daemon knows of its engine, and the swarm's events. attach() gives it the back end."""
+    """What this daemon knows about its engine, and the events of the swarm. attach() sets the back end."""
 
     def __init__(self, engine: EngineClient, warnings: Sequence[str], now: Callable[[], float]) -> None:
         self._engine = engine
@@ -46,44 +49,56 @@ class System:
             Route("GET", "/events", self._events.stream),
             Route("GET", "/_ping", self.ping),
             Route("HEAD", "/_ping", self.ping),
-            Route("GET", "/containers/json", self.containers),
+            Route("GET", "/containers/json", self.containers, shared=True, query="task"),
         )
-        self.hooks = EngineHooks(find_local_network=self._find_local_network)
+        self.hooks = EngineHooks(find_local_network=self._find_local_network, forward=self._forward)
 
     # --- the engine beside us --------------------------------------------------------------------------------------
 
     async def attach(self, backend: SwarmBackend) -> None:
-        """Begin: ``backend`` answers for the swarm. What the engine speaks is asked now, if it is there."""
+        """Start with this back end, and ask the engine for its API version if it runs."""
         self._backend = backend
         with contextlib.suppress(EngineError, EngineUnavailable, TimeoutError):
             async with asyncio.timeout(defaults.ENGINE_PING_TIMEOUT_S):
                 await self._engine.ping()
 
     def api_version(self) -> str:
-        """The highest version served: the lower one of ours and the engine's, as it last said."""
+        """The highest API version served: the lower one of ours and the engine's, as last seen."""
         return ".".join(map(str, self._engine.seen.api_version))
 
     def server_header(self) -> str:
-        """As the engine's."""
+        """The value of ``Server`` that the engine sends."""
         return self._engine.seen.server
 
     async def _find_local_network(self, name: str) -> str | None:
-        """The name of an engine's network (by name or ID) that is not the swarm's; None: there is none."""
+        """The name of a network (by name or ID) that is the engine's and not the swarm's; None: there is none."""
         try:
             network = await self._engine.inspect_network(name)
         except (EngineError, EngineUnavailable):
             return None
         return str(network["Name"]) if network.get("Scope") == "local" else None
 
+    async def _forward(self, path: str, request: ApiRequest, body: bytes) -> web.Response:
+        """The engine's answer to a client's request that is not about the swarm. Raises ApiError."""
+        http = request.http
+        headers = {"Content-Type": http.headers["Content-Type"]} if "Content-Type" in http.headers else {}
+        with _as_api_errors():
+            answer = await self._engine.request(
+                http.method, path, params=http.query, data=body, headers=headers, api_version=request.version
+            )
+        if not answer.body:
+            return web.Response(status=answer.status)
+        return web.Response(status=answer.status, body=answer.body, content_type="application/json")
+
     # --- /_ping ----------------------------------------------------------------------------------------------------
 
     def quick_answer(self, head: Head) -> bytes | None:
-        """The whole answer to /_ping, without a round through aiohttp; None for every other request."""
+        """The complete answer to /_ping, without aiohttp; None for every other request."""
         path, _, _ = head.target.partition(b"?")
         if not path.endswith(b"/_ping") or head.method not in (b"GET", b"HEAD") or head.length or head.chunked:
             return None
         if path.strip(b"/") != b"_ping":
-            return None  # with a version in the path: that is checked by the application
+            return None  # the application checks the version in the path
         body = b"" if head.method == b"HEAD" else b"OK"
         lines = [f"{name}: {value}" for name, value in self._ping().items()]
         lines.append(f"Content-Length: {len(body)}")
@@ -120,7 +135,7 @@ class System:
     # --- /version, /info -------------------------------------------------------------------------------------------
 
     async def version(self, request: ApiRequest) -> web.StreamResponse:
-        """GET /version: the engine's, with a component of our own."""
+        """GET /version: the engine's answer, with a component of our own."""
         answer = await self._ask("/version", request)
         component = {
             "Name": "sideswarm",
@@ -132,7 +147,7 @@ class System:
         return json_answer(answer)
 
     async def info(self, request: ApiRequest) -> web.StreamResponse:
-        """GET /info: the engine's, with our Swarm section and warnings."""
+        """GET /info: the engine's answer, with our Swarm section and warnings."""
         answer = await self._ask("/info", request)
         section = await self._section()
         answer["Swarm"] = section
@@ -147,13 +162,9 @@ class System:
         return answer
 
     async def _ask_any(self, path: str, request: ApiRequest, params: Mapping[str, str] | None = None) -> Any:
-        """The engine's answer to a client's question, in the client's version."""
-        try:
+        """The engine's answer to a client's request, in the client's API version."""
+        with _as_api_errors():
             return (await self._engine.request("GET", path, params=params, api_version=request.version)).json()
-        except EngineUnavailable as error:
-            raise ServiceUnavailable(str(error)) from error
-        except EngineError as error:
-            raise ApiError(error.message, error.status) from error
 
     async def _section(self) -> dict[str, Any]:
         assert self._backend is not None
@@ -161,23 +172,21 @@ class System:
         if not local.control_available:
             return info_section(local)
         try:
-            clusters = await self._backend.call("Control/ListClusters", api.ListClustersRequest())
-            nodes = await self._backend.call("Control/ListNodes", api.ListNodesRequest())
+            clusters = await self._backend.call(rpc.LIST_CLUSTERS, api.ListClustersRequest())
+            nodes = await self._backend.call(rpc.LIST_NODES, api.ListNodesRequest())
         except SwarmError as error:
             return info_section(local, error=local.error or error.rpc_text)
         except ApiError as error:
             return info_section(local, error=local.error or error.message)
-        assert isinstance(clusters, api.ListClustersResponse)
-        assert isinstance(nodes, api.ListNodesResponse)
         return info_section(local, clusters.clusters[0] if clusters.clusters else None, list(nodes.nodes))
 
     # --- /containers/json ------------------------------------------------------------------------------------------
 
     async def containers(self, request: ApiRequest) -> web.StreamResponse:
-        """GET /containers/json with the filter is-task, which the engine cannot answer: its tasks are not ours."""
+        """GET /containers/json with the filter is-task, which the engine cannot apply: it does not know our tasks."""
         query = dict(request.http.query)
         wanted = _is_task(query.get("filters", ""))
-        if wanted is None:  # not asked for, or not well: the engine's own answer or error
+        if wanted is None:  # absent or invalid: the engine answers
             return json_answer(await self._ask_any("/containers/json", request, query))
         filters = {name: list(values) for name, values in json.loads(query["filters"]).items()}
         del filters["is-task"]
@@ -192,8 +201,19 @@ class System:
         return json_answer(rows[:limit])
 
 
+@contextlib.contextmanager
+def _as_api_errors() -> Iterator[None]:
+    """The engine's errors as our own, with its status and text."""
+    try:
+        yield
+    except EngineUnavailable as error:
+        raise ServiceUnavailable(str(error)) from error
+    except EngineError as error:
+        raise ApiError(error.message, error.status) from error
+
+
 def _is_task(filters: str) -> bool | None:
-    """What the filter is-task asks for; None: nothing, or nothing that makes sense."""
+    """What the filter is-task asks for; None: it is absent or invalid."""
     try:
         values = list(json.loads(filters)["is-task"])
     except (ValueError, TypeError, KeyError):
@@ -204,10 +224,10 @@ def _is_task(filters: str) -> bool | None:
 
 
 def _limit(query: dict[str, str]) -> int | None:
-    """Take the limit out of a query, because it counts what is left in the end; None: there is none."""
+    """Remove the limit from a query, because it applies after filtering; None: there is none."""
     text = query.get("limit", "")
     if not text.isdigit() or not int(text):
         return None
     del query["limit"]
-    query["all"] = "1"  # a limit is over all containers, running or not
+    query["all"] = "1"  # a limit implies containers that do not run
     return int(text)

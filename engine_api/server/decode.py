@@ -59,7 +59,7 @@ def _check_content_type(header: str, has_body: bool) -> None:
 
 
 def loose_bool(value: str) -> bool:
-    """Anything but an empty string, 0, no, false and none, whatever the case."""
+    """True unless the value is empty, 0, no, false or none, in any case."""
     return value.strip().lower() not in _FALSE_WORDS
 
 
@@ -126,7 +126,7 @@ def parse_filters(text: str, accepted: Iterable[str], dialect: Dialect) -> Filte
 
 
 def filter_values(text: str) -> dict[str, list[str]]:
-    """Key to values of filters in either shape, whatever the keys. Raises JsonError."""
+    """Key to values of filters in either shape, with any keys. Raises JsonError."""
     raw = whole_value(text) if text else {}
     if raw is None:
         return {}

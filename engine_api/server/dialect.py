@@ -1,8 +1,8 @@
-"""Where two generations of stock engines differ, one decision each: what the API says beside a 20.10 or a 29 engine.
+"""How the API differs beside a 20.10 and beside a 29 engine: one field for each difference.
 
-The maximum API version that we negotiate with the engine next to us decides for all clients, since that engine answers
-them for everything that is not swarm mode. Changes that stock engines tie to the version of the single request are not
-here (engine_api/convert/service.py, adjust_for_version).
+The maximum API version that we negotiate with the engine beside us decides for all clients, because that engine answers
+everything that is not about the swarm. Differences that depend on the version of a single request are elsewhere
+(engine_api/convert/service.py, adjust_for_version).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Dialect:
     """One generation.
 
     minimum: lowest API version served. json_prefix: before the decoder's texts. empty_body: text for a missing body,
-    None: a missing body is the empty object. strict_body: only application/json, and nothing behind the first value.
+    None: a missing body is the empty object. strict_body: only application/json, and nothing after the first value.
     service_struct: name of the outermost Go struct in decoder texts. filter_word: first word of the text for unknown
-    filters. filter_syntax_text: text for filters that are no JSON, None: the decoder's. create_warnings: a service
+    filters. filter_syntax_text: text for filters that are not JSON, None: the decoder's. create_warnings: a service
     create answers with "Warnings": null. auth_from_early: registryAuthFrom is checked with the query, as 400.
     no_stream, bad_since: status and text for log requests (%s: the decoder's). log_content_types: logs have one.
     hide_old_routes: secrets and configs are unknown paths below the versions that brought them.
@@ -74,7 +74,7 @@ ENGINE_29 = Dialect(
 
 
 def dialect_of(maximum: ApiVersion) -> Dialect:
-    """The generation that speaks this maximum; engines from 25.0 (API 1.44) on count as the newer one."""
+    """The generation with this maximum: engines from 25.0 (API 1.44) on count as the newer one."""
     return ENGINE_29 if maximum >= (1, 44) else ENGINE_20_10
 
 

@@ -1,7 +1,7 @@
-"""JSON of objects, kept per version: a list of thousands of tasks is then a join of bytes, not a conversion.
+"""A cache of objects as JSON, by version: a list of thousands of tasks is then joined from bytes, not converted.
 
 An object never changes without a new version (the index of the log entry that wrote it), so ID and version together
-name its text for ever. Only objects as they are stored may be given here, not ones with defaults put in.
+identify its text for ever. Only objects as they are stored may be given here, not objects with defaults filled in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 class Fragments:
-    """A cache with a limit in bytes; what was written first goes first."""
+    """A cache with a limit in bytes; the oldest entries are dropped first."""
 
     def __init__(self, bytes_max: int = defaults.API_FRAGMENT_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
@@ -49,5 +49,5 @@ class Fragments:
 
     @property
     def bytes_kept(self) -> int:
-        """How much is kept now."""
+        """The size of the cache, in bytes."""
         return self._bytes

@@ -1,4 +1,4 @@
-"""What a route is given and what it gives back: the request with its API version, and answers in stock's shape."""
+"""What a route receives and returns: the request with its API version, and answers in the form of stock engines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from google.protobuf.message import Message
 
 from engine_api.backend import SwarmBackend
 from engine_api.convert.table import Table
@@ -20,6 +19,7 @@ from engine_api.server.dialect import ApiVersion, Dialect, dialect_of, parse_ver
 from engine_api.server.fragments import Fragments
 from swarm import api as swarm_api
 from swarm import defaults
+from swarm.api.methods import Method, Req, Res
 
 _ENCODER = msgspec.json.Encoder()
 FindLocalNetwork = Callable[[str], Awaitable[str | None]]
@@ -33,10 +33,13 @@ class EngineHooks:
     find_local_network: a network of the engine that is not the swarm's, by name or ID; its name, or None.
     pin_image: (image, X-Registry-Auth) to the image with its digest, for clients below API 1.30; raises when the
     registry cannot be asked.
+    forward: (path, request, body) to the engine's answer to this request of a client; raises ApiError with the
+    engine's own status and text.
     """
 
     find_local_network: FindLocalNetwork | None = None
     pin_image: PinImage | None = None
+    forward: Callable[[str, ApiRequest, bytes], Awaitable[web.Response]] | None = None
 
 
 @dataclass
@@ -98,7 +101,7 @@ class ApiRequest:
         """The body. Raises BadParameter."""
         return await decode.read_json(self.http, table, self.dialect, root)
 
-    async def call(self, method: str, request: Message) -> Any:
+    async def call(self, method: Method[Req, Res], request: Req) -> Res:
         """An RPC to the leader; raises ApiError or SwarmError."""
         return await self.backend.call(method, request)
 
@@ -108,16 +111,22 @@ Handler = Callable[[ApiRequest], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True)
 class Route:
-    """Method and path without version prefix. since: hidden below this version by engines that hide routes."""
+    """Method and path without version prefix. since: hidden below this version by engines that hide routes.
+
+    shared: the engine has routes under the same first segment; only requests with this method and path are ours, and
+    only those in whose query the regular expression ``query`` is found.
+    """
 
     method: str
     path: str
     handler: Handler
     since: ApiVersion = ()
+    shared: bool = False
+    query: str = ""
 
 
 def encode(value: Any) -> bytes:
-    """JSON without blanks; HTML characters stay as they are."""
+    """JSON without spaces; HTML characters are not escaped."""
     return _ENCODER.encode(value)
 
 
@@ -127,14 +136,14 @@ def json_answer(value: Any, status: int = 200) -> web.Response:
 
 
 def raw_answer(body: bytes, status: int = 200) -> web.Response:
-    """JSON that is encoded already."""
+    """JSON that is already encoded."""
     return web.Response(body=body + b"\n", status=status, content_type="application/json")
 
 
 async def list_answer(request: ApiRequest, table: Table, objects: Sequence[Any]) -> web.Response:
-    """A list of stored objects in the order of their IDs, from fragments where they are known.
+    """A list of stored objects in the order of their IDs, from cached fragments where possible.
 
-    Other work gets its turn between chunks: a long list must not hold up the heartbeats of the same process.
+    Other tasks run between chunks: a long list must not delay the heartbeats of this process.
     """
     fragment = request.api.fragments.of
     ordered = by_id(objects)
@@ -146,12 +155,12 @@ async def list_answer(request: ApiRequest, table: Table, objects: Sequence[Any])
 
 
 def by_id(objects: Sequence[Any]) -> list[Any]:
-    """Lists are in ascending order of IDs."""
+    """Objects in ascending order of their IDs."""
     return sorted(objects, key=attrgetter("id"))
 
 
 def list_of(elements: Sequence[bytes]) -> web.Response:
-    """A list of elements that are encoded already."""
+    """A list of elements that are already encoded."""
     return raw_answer(b"[" + b",".join(elements) + b"]")
 
 
@@ -161,5 +170,5 @@ def empty_answer(status: int = 200) -> web.Response:
 
 
 def version_message(index: int) -> swarm_api.Version:
-    """The version an update is based on."""
+    """The version that an update is based on."""
     return swarm_api.Version(index=index)

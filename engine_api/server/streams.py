@@ -1,7 +1,9 @@
 """Logs of services and tasks as a stream: frames for pipes, raw bytes for terminals.
 
-Everything that can be refused is refused before the first byte, because after it only a frame of the daemon's own
-(stream 3) can carry an error. (moby: daemon/server/router/swarm/helpers.go, daemon/server/httputils/logstream)
+Everything that can be refused is refused before the first byte, because after it an error can only be sent as a frame
+of the daemon itself (stream 3).
+
+(moby: daemon/server/router/swarm/helpers.go, daemon/server/httputils/logstream)
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 from urllib.parse import quote_plus
 
 from aiohttp import web
@@ -19,7 +22,10 @@ from google.protobuf.message import Message
 from engine_api.errors import ApiError
 from engine_api.server.request import ApiRequest
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.errors import SwarmError
+
+M = TypeVar("M", bound=Message)
 
 BARE_KEY: web.ResponseKey[bool] = web.ResponseKey("bare", bool)
 """Set on a response that must go out without Content-Type, as the older engines send logs."""
@@ -33,7 +39,7 @@ _SINCE = re.compile(r"(-?\d+)(?:\.(\d*))?")
 
 @dataclass(frozen=True)
 class LogOptions:
-    """What a log request asks for: the cluster's part, and what only shapes the bytes."""
+    """What a log request asks for: the subscription at the cluster, and the format of the lines."""
 
     subscription: api.LogSubscriptionOptions
     timestamps: bool
@@ -68,7 +74,7 @@ def _tail(text: str) -> int:
 
 
 def _set_since(options: api.LogSubscriptionOptions, request: ApiRequest) -> None:
-    """Unix seconds with an optional fraction; 0 is no limit in time."""
+    """Unix seconds with an optional fraction; 0 means no limit."""
     text = request.query("since")
     if not text:
         return
@@ -84,7 +90,7 @@ def _set_since(options: api.LogSubscriptionOptions, request: ApiRequest) -> None
 async def answer_logs(
     request: ApiRequest, options: LogOptions, selector: api.LogSelector, task: api.TaskSpec
 ) -> web.StreamResponse:
-    """Stream the logs of the selected tasks. task: their spec, which knows about the terminal. Raises ApiError."""
+    """Stream the logs of the selected tasks. task: their spec, which says if they have a terminal. Raises ApiError."""
     if task.WhichOneof("runtime") != "container":
         raise ApiError("error making log selector: logs only supported on container tasks")
     request.backend.require_manager()
@@ -94,11 +100,11 @@ async def answer_logs(
     response.enable_chunked_encoding()
     await response.prepare(request.http)
     messages = request.backend.stream(
-        "Logs/SubscribeLogs", api.SubscribeLogsRequest(selector=selector, options=options.subscription)
+        rpc.SUBSCRIBE_LOGS, api.SubscribeLogsRequest(selector=selector, options=options.subscription)
     )
     try:
         async for batch in _until_gone(messages, request.http):
-            data = b"".join(_line(message, options, framed) for message in batch.messages)  # type: ignore[attr-defined]
+            data = b"".join(_line(message, options, framed) for message in batch.messages)
             if data:
                 await response.write(data)
     except (ApiError, SwarmError) as error:
@@ -125,9 +131,9 @@ async def _write_if_open(response: web.StreamResponse, data: bytes, last: bool =
         return
 
 
-async def _until_gone(messages: AsyncIterator[Message], http: web.Request) -> AsyncIterator[Message]:
+async def _until_gone(messages: AsyncIterator[M], http: web.Request) -> AsyncIterator[M]:
     """The messages until they end or the reader is gone, which on a quiet stream only the connection can tell."""
-    pending: asyncio.Future[Message] | None = None
+    pending: asyncio.Future[M] | None = None
     try:
         while True:
             if pending is None:
@@ -155,7 +161,7 @@ def _frame(stream: int, payload: bytes) -> bytes:
 
 
 def _line(message: api.LogMessage, options: LogOptions, framed: bool) -> bytes:
-    """One line as it goes out; nothing for a line of no stream."""
+    """One line as it is sent; empty for a line that belongs to no stream."""
     stream = _STREAMS.get(message.stream)
     if stream is None:
         return b""
@@ -167,13 +173,13 @@ def _line(message: api.LogMessage, options: LogOptions, framed: bool) -> bytes:
 
 
 def _timestamp(message: api.LogMessage) -> bytes:
-    """RFC 3339 with exactly nine digits behind the point."""
+    """RFC 3339 with exactly nine decimal places."""
     moment = _EPOCH + timedelta(seconds=message.timestamp.seconds)
     return f"{moment.isoformat()[:19]}.{message.timestamp.nanos:09d}Z".encode()
 
 
 def _details(message: api.LogMessage) -> bytes:
-    """Attributes by key, escaped as in a query; where a line comes from always wins over what it says of itself."""
+    """Attributes sorted by key, escaped as in a query; the context of a line overrides attributes of the same name."""
     details = {attribute.key: attribute.value for attribute in message.attrs}
     details[f"{_CONTEXT}.node.id"] = message.context.node_id
     details[f"{_CONTEXT}.service.id"] = message.context.service_id

@@ -1,1 +1,1 @@
-"""What this node runs: assignments in, statuses out (swarmkit: agent/)."""
+"""The agent of a node: it receives assignments and reports statuses (swarmkit: agent/). Pure; swarm.io drives it."""

@@ -1,11 +1,11 @@
-"""The agent of a node: its session with a manager, assignments in, statuses out.
+"""The agent of a node: its session with a manager, through which it receives assignments and reports statuses.
 
-Theory of operation. The agent is always in one of four places: waiting (``_next_at`` says until when), dialling,
-registering (Session was called, its first message is awaited) or in session. In session four streams and calls run side
-by side: Session, Heartbeat, Assignments and ListenSubscriptions; any of them failing ends the session, the manager is
-remembered as a bad choice, and after a random delay below a back-off that doubles up to 8 s another one is tried, with
-the last session ID. A new node description re-opens the session at once. Tasks (worker.py) live their own lives all the
-while; their statuses (reporter.py) are told again from the beginning in every new session.
+Theory of operation. The agent is always in one of four states: waiting (until ``_next_at``), dialling, registering (it
+called Session and waits for the first message) or in session. In session, four streams and calls run side by side:
+Session, Heartbeat, Assignments and ListenSubscriptions. If one of them fails, the session ends and the manager is
+remembered as a bad choice. The agent tries another manager, with the last session ID, after a random delay; the upper
+bound of that delay doubles up to 8 s. A new node description re-opens the session at once. Tasks (worker.py) run
+independently of all this. Each new session reports all their statuses (reporter.py) again.
 
 (swarmkit: agent/agent.go, agent/session.go)
 """
@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
-
-from google.protobuf.message import Message
 
 from swarm import api, defaults
 from swarm.agent.events import (
@@ -45,8 +43,9 @@ from swarm.agent.events import (
 )
 from swarm.agent.reporter import Reporter
 from swarm.agent.worker import Worker, selects
-from swarm.api import extensions
+from swarm.api import extensions, rpc
 from swarm.api.equality import same_description
+from swarm.api.methods import AnyMethod, Method, Req
 from swarm.api.timestamps import seconds
 from swarm.errors import Aborted, Code, DeadlineExceeded, SwarmError, Unavailable
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
@@ -84,22 +83,18 @@ AgentEffect = (
     | Left
 )
 
-_SESSION = "Dispatcher/Session"
-_HEARTBEAT = "Dispatcher/Heartbeat"
-_ASSIGNMENTS = "Dispatcher/Assignments"
-_SUBSCRIPTIONS = "LogBroker/ListenSubscriptions"
-_STATUSES = ("Dispatcher/UpdateTaskStatus", "Dispatcher/UpdateVolumeStatus")
+_STATUSES = (rpc.UPDATE_TASK_STATUS, rpc.UPDATE_VOLUME_STATUS)
 
 
 class Remotes(Protocol):
-    """What the agent needs of swarm.node.remotes.Remotes; a manager is (node ID, address)."""
+    """The part of swarm.node.remotes.Remotes that the agent uses. A manager is (node ID, address)."""
 
     def observe(self, manager: tuple[str, str], weight: int) -> None:
-        """Note an experience with a manager."""
+        """Record an experience with a manager: good (positive weight) or bad (negative)."""
         ...
 
     def observe_if_known(self, manager: tuple[str, str], weight: int) -> None:
-        """The same, for known ones only."""
+        """The same, but only if the manager is known."""
         ...
 
     def keep_only(self, managers: Iterable[tuple[str, str]]) -> None:
@@ -107,24 +102,24 @@ class Remotes(Protocol):
         ...
 
     def choose(self, rng: Random, exclude: Iterable[str] = ()) -> tuple[str, str] | None:
-        """One to try; exclude: node IDs."""
+        """A manager to try. exclude: node IDs."""
         ...
 
     def managers(self) -> list[tuple[str, str]]:
-        """All that are known."""
+        """All known managers."""
         ...
 
 
 @dataclass(slots=True)
 class _Link:
-    """One connection, from its making to its end."""
+    """One connection, from dialling to its end."""
 
     number: int
     manager: tuple[str, str] | None
     description: api.NodeDescription
     open_by: float | None
     registered: bool = False
-    streams: dict[int, str] = field(default_factory=dict)
+    streams: dict[int, AnyMethod] = field(default_factory=dict)
     first_message_by: float | None = None
     heartbeat_at: float | None = None
     call_by: dict[int, float] = field(default_factory=dict)
@@ -135,7 +130,7 @@ class _Link:
 class Agent:
     """Machine of a node that takes part in a cluster (swarm/machine.py).
 
-    journal: what an agent on this node has journaled before. session_id: of the last session, if it is known.
+    journal: the records that an earlier agent on this node wrote. session_id: that of the last session, if known.
     """
 
     def __init__(
@@ -183,7 +178,7 @@ class Agent:
 
     @property
     def session_id(self) -> str:
-        """ID of the present or last session; empty before the first."""
+        """ID of the current or last session; empty before the first one."""
         return self._session_id
 
     @property
@@ -232,12 +227,12 @@ class Agent:
             raise DeadlineExceeded("session initiation timed out")
         for stream, by in link.call_by.items():
             if now >= by:
-                raise DeadlineExceeded(f"{link.streams[stream]} was not answered in time")
+                raise DeadlineExceeded(f"the manager did not answer {link.streams[stream].name} in time")
         effects: list[AgentEffect] = []
         if link.heartbeat_at is not None and now >= link.heartbeat_at:
             link.heartbeat_at = None
             request = api.HeartbeatRequest(session_id=self._session_id)
-            effects.append(self._call(link, _HEARTBEAT, request, now + defaults.RPC_DIAL_TIMEOUT_S))
+            effects.append(self._call(link, rpc.HEARTBEAT, request, now + defaults.RPC_DIAL_TIMEOUT_S))
         if link.registered and (call := self._reporter.take(self._session_id, now)) is not None:
             effects.append(self._call(link, *call, now + defaults.STATUS_CALL_TIMEOUT_S))
         return effects
@@ -260,7 +255,7 @@ class Agent:
         link.open_by = None
         link.first_message_by = now + defaults.SESSION_FIRST_MESSAGE_S
         request = api.SessionRequest(description=link.description, session_id=self._session_id)
-        return [self._call(link, _SESSION, request)]
+        return [self._call(link, rpc.SESSION, request)]
 
     def _connection_lost(self, event: ConnectionLost, now: float) -> list[AgentEffect]:
         if self._link is None or event.connection != self._link.number:
@@ -268,10 +263,10 @@ class Agent:
         raise Unavailable(event.error)
 
     def _fail(self, error: SwarmError, now: float) -> list[AgentEffect]:
-        """End the session, or the attempt, and plan the next one.
+        """End the session or the attempt, and plan the next one.
 
-        Who cannot be reached costs no back-off while there is a manager left that was not tried since the last pause:
-        the one that serves may be the last of many. (SwarmKit pauses after each, agent/agent.go.)
+        After an unreachable manager there is no back-off while another one has not been tried since the last pause:
+        the only reachable manager may be the last of many. (SwarmKit pauses after each, agent/agent.go.)
         """
         if self._link is not None and self._link.manager is not None:
             self._remotes.observe_if_known(self._link.manager, -defaults.MANAGER_WEIGHT)
@@ -296,17 +291,17 @@ class Agent:
             effects.append(Disconnect())
         return effects
 
-    def _call(self, link: _Link, method: str, request: Message, by: float | None = None) -> Call:
+    def _call(self, link: _Link, method: Method[Req, Any], request: Req, by: float | None = None) -> Call:
         self._streams += 1
         link.streams[self._streams] = method
         if by is not None:
             link.call_by[self._streams] = by
-        return Call(self._streams, method, request)
+        return Call(self._streams, method.name, request)
 
     # --- the session -----------------------------------------------------------------------------------------------
 
-    def _role(self, stream: int) -> tuple[_Link, str] | None:
-        """The present connection and what a stream of it is for; None for streams of the past."""
+    def _role(self, stream: int) -> tuple[_Link, AnyMethod] | None:
+        """The current connection and the method of one of its streams; None for a stream of an earlier connection."""
         if self._link is None or stream not in self._link.streams:
             return None
         return self._link, self._link.streams[stream]
@@ -318,13 +313,12 @@ class Agent:
         link, method = found
         del link.streams[event.stream]
         link.call_by.pop(event.stream, None)
-        if method == _HEARTBEAT:
-            assert isinstance(event.message, api.HeartbeatResponse)
+        if method is rpc.HEARTBEAT:
             if link.farewell:
                 if event.stream == link.farewell:
                     raise Unavailable(self._unable)
                 return []
-            period_s = seconds(event.message.period)
+            period_s = seconds(rpc.HEARTBEAT.checked_response(event.message).period)
             link.heartbeat_at = now + max(period_s, defaults.HEARTBEAT_PERIOD_MIN_S)
         elif method in _STATUSES:
             self._reporter.acknowledged(now)
@@ -337,8 +331,8 @@ class Agent:
         link, method = found
         del link.streams[event.stream]
         link.call_by.pop(event.stream, None)
-        error = event.error or Aborted(f"the manager ended {method}")
-        if method == _SUBSCRIPTIONS and error.code == Code.UNIMPLEMENTED:
+        error = event.error or Aborted(f"the manager ended {method.name}")
+        if method is rpc.LISTEN_SUBSCRIPTIONS and error.code == Code.UNIMPLEMENTED:
             return []
         if method in _STATUSES and self._reporter.refused(error, now):
             return []
@@ -367,8 +361,8 @@ class Agent:
             self._session_id = message.session_id
             self._reporter.restart(self._worker.assigned(), now)
             effects.append(SessionState(self._session_id))
-            effects.append(self._call(link, _ASSIGNMENTS, api.AssignmentsRequest(session_id=self._session_id)))
-            effects.append(self._call(link, _SUBSCRIPTIONS, api.ListenSubscriptionsRequest()))
+            effects.append(self._call(link, rpc.ASSIGNMENTS, api.AssignmentsRequest(session_id=self._session_id)))
+            effects.append(self._call(link, rpc.LISTEN_SUBSCRIPTIONS, api.ListenSubscriptionsRequest()))
         managers = tuple((m.peer.node_id, m.peer.addr) for m in message.managers if m.peer.addr)
         for weighted in message.managers:
             if weighted.peer.addr:
@@ -394,7 +388,7 @@ class Agent:
         if not complete and message.applies_to != link.reference:
             del link.streams[stream]
             link.reference = ""
-            again = self._call(link, _ASSIGNMENTS, api.AssignmentsRequest(session_id=self._session_id))
+            again = self._call(link, rpc.ASSIGNMENTS, api.AssignmentsRequest(session_id=self._session_id))
             return [StreamEnd(stream, Aborted("an assignments message is missing")), again]
         link.reference = message.results_in
         self._worker.apply(message)
@@ -412,7 +406,7 @@ class Agent:
         return self._reopen(now)
 
     def _reopen(self, now: float) -> list[AgentEffect]:
-        """A new session with the old ID, at once: the way to tell the managers what changed about this node."""
+        """Open a new session with the old ID at once: that tells the managers what changed about this node."""
         effects = self._disconnect()
         self._next_at = now
         return effects
@@ -422,7 +416,7 @@ class Agent:
         return []
 
     def _engine_gone(self, event: EngineGone, now: float) -> list[AgentEffect]:
-        """Leave the session; when the engine has certainly ended, say so in a last heartbeat."""
+        """Leave the session. When the engine has certainly ended, say so in a last heartbeat."""
         self._unable = event.error
         link = self._link
         if link is None:
@@ -431,7 +425,7 @@ class Agent:
             raise Unavailable(event.error)
         link.heartbeat_at = None
         request = extensions.marked(api.HeartbeatRequest(session_id=self._session_id), extensions.ENGINE_GONE)
-        call = self._call(link, _HEARTBEAT, request, now + defaults.FAREWELL_TIMEOUT_S)
+        call = self._call(link, rpc.HEARTBEAT, request, now + defaults.FAREWELL_TIMEOUT_S)
         link.farewell = call.stream
         return [call]
 
@@ -460,7 +454,7 @@ class Agent:
         return []
 
     def _work(self, now: float) -> list[AgentEffect]:
-        """What the tasks need done, and what they have to tell."""
+        """The effects that the tasks need, and the statuses that they report."""
         effects: list[AgentEffect] = [*self._worker.settle(now)]
         started = self._worker.take_started()
         for subscription in self._subscriptions.values():

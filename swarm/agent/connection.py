@@ -1,4 +1,4 @@
-"""The agent's connection to a manager: the newest one counts, and what earlier ones still bring is dropped.
+"""The agent's connection to a manager. Only the newest one counts; answers from earlier ones are dropped.
 
 (swarmkit: agent/session.go)
 """
@@ -16,18 +16,18 @@ Answer = Reply | StreamData | StreamEnd
 
 
 class Link(Protocol):
-    """An open connection, to a manager elsewhere or in this process."""
+    """An open connection to a remote manager, or to the manager in this process."""
 
     def open(self, call: Call, listener: Callable[[Answer], None]) -> None:
-        """Begin a call of the agent; answers carry the agent's stream number."""
+        """Begin a call of the agent. The answers have the agent's stream number."""
         ...
 
     def send(self, event: StreamData | StreamEnd) -> None:
-        """More of a client stream."""
+        """Send more of a client stream."""
         ...
 
     def close(self) -> None:
-        """Drop it with everything open on it."""
+        """Close the connection and everything open on it."""
         ...
 
 
@@ -35,21 +35,21 @@ L = TypeVar("L", bound=Link)
 
 
 class ManagerConnection(Generic[L]):
-    """What the driver of an agent does with its connection. The driver dials, and reports connected or failed."""
+    """The connection of an agent, for its driver. The driver dials, and calls connected() or failed()."""
 
     def __init__(self, put: Callable[[Answer | Connected | ConnectionLost], None]) -> None:
-        """put: hands an event to the agent."""
+        """put: gives an event to the agent."""
         self.link: L | None = None
         self._put = put
         self._number = 0
 
     @property
     def open_or_dialled(self) -> bool:
-        """Whether the agent has a connection, or is getting one."""
+        """Whether the agent has a connection, or one is being dialled."""
         return self._number != 0
 
     def begin(self, effect: Connect) -> None:
-        """The agent wants this connection instead of the one it has; it is being dialled from now on."""
+        """The agent wants this connection instead of its present one; the driver starts to dial it."""
         self.drop()
         self._number = effect.connection
 
@@ -87,12 +87,12 @@ class ManagerConnection(Generic[L]):
         self.link.open(call, listen)
 
     def send(self, event: StreamData | StreamEnd) -> None:
-        """More of a client stream of the agent."""
+        """Send more of a client stream of the agent."""
         if self.link is not None:
             self.link.send(event)
 
     def drop(self) -> None:
-        """Have no connection, and want none."""
+        """Close the connection and stop dialling."""
         self._number = 0
         if self.link is not None:
             link, self.link = self.link, None

@@ -1,4 +1,4 @@
-"""Secrets and configs of this node, in memory only, and which of them a task may see.
+"""The secrets and configs of this node (in memory only), and which of them a task may see.
 
 (swarmkit: agent/dependency.go, agent/secrets, agent/configs)
 """
@@ -30,7 +30,7 @@ def _references(task: api.Task, of_container: Iterator[str], resource_type: int)
 
 
 class Dependencies:
-    """What the manager sent. Its methods hand out copies of nothing but what a task references."""
+    """The secrets and configs that the manager sent. Its methods return only what a task references."""
 
     def __init__(self) -> None:
         self._secrets: dict[str, api.Secret] = {}
@@ -42,30 +42,30 @@ class Dependencies:
         self._configs.clear()
 
     def put(self, item: api.Secret | api.Config) -> None:
-        """Add or replace one."""
+        """Add or replace a secret or config."""
         if isinstance(item, api.Secret):
             self._secrets[item.id] = copy_of(item)
         else:
             self._configs[item.id] = copy_of(item)
 
     def drop(self, item: api.Secret | api.Config) -> None:
-        """Forget the one with this ID, if it is there."""
+        """Remove the secret or config with this ID, if it is present."""
         if isinstance(item, api.Secret):
             self._secrets.pop(item.id, None)
         else:
             self._configs.pop(item.id, None)
 
     def secrets_of(self, task: api.Task) -> dict[str, api.Secret]:
-        """The secrets that this task references and we have, by ID."""
+        """The available secrets that this task references, by ID."""
         found = {i: self._secret(i, task.id) for i in secret_ids(task)}
         return {i: secret for i, secret in found.items() if secret is not None}
 
     def configs_of(self, task: api.Task) -> dict[str, api.Config]:
-        """The configs that this task references and we have, by ID."""
+        """The available configs that this task references, by ID."""
         return {i: self._configs[i] for i in config_ids(task) if i in self._configs}
 
     def missing(self, task: api.Task) -> str:
-        """The error for the first dependency that the task needs and we do not have; empty when it can start."""
+        """The error for the first dependency of the task that is missing; empty when the task can start."""
         for secret_id in secret_ids(task):
             if self._secret(secret_id, task.id) is None:
                 return f"secret {secret_id} not found"
@@ -75,7 +75,7 @@ class Dependencies:
         return ""
 
     def _secret(self, secret_id: str, task_id: str) -> api.Secret | None:
-        """Stock managers send secrets of a driver under "<secret>.<task>" when each task has its own value."""
+        """Stock managers send a driver's secret as "<secret>.<task>" when each task has a value of its own."""
         own = self._secrets.get(f"{secret_id}.{task_id}")
         if own is None:
             return self._secrets.get(secret_id)

@@ -1,7 +1,7 @@
-"""The words of an agent: to its executor (one step of one task at a time), to the driver of its connection and
-journal, and to the node around it.
+"""Events and effects of an agent: for its executor (one step of one task at a time), for the driver of its connection
+and journal, and for the node that it is part of.
 
-Besides the dataclasses here an agent takes Reply, StreamData and StreamEnd (swarm/rpc.py) of its present connection as
+Besides the dataclasses here, an agent takes Reply, StreamData and StreamEnd (swarm/rpc.py) of its current connection as
 events, and returns Call, StreamData and StreamEnd as effects. It numbers the streams; a number is never used twice.
 
 (swarmkit: agent/exec/controller.go, whose Controller methods are the steps)
@@ -17,19 +17,19 @@ from swarm import api
 
 
 class Step(Enum):
-    """What an executor can be asked to do for a task. At most one step of a task runs at a time."""
+    """A step that an executor performs for a task. At most one step of a task runs at a time."""
 
-    PREPARE = "prepare"  # pull, create the container
-    START = "start"  # start it, and wait until it is healthy where it has a health check
+    PREPARE = "prepare"  # pull the image, create the container
+    START = "start"  # start it; with a health check, wait until it is healthy
     WAIT = "wait"  # until the container ends
-    SHUTDOWN = "shutdown"  # stop with grace period; the container stays for its logs
+    SHUTDOWN = "shutdown"  # stop with the grace period; the container is kept for its logs
     REMOVE = "remove"  # delete the container and everything made for it
     UPDATE = "update"  # the task's desired state or networks changed while it runs
 
 
 @dataclass(frozen=True, slots=True)
 class Execute:
-    """Effect: perform one step. Steps are idempotent: repeated after a crash they find what is already there.
+    """Effect: perform one step. Steps are idempotent: when repeated after a crash, they find what already exists.
 
     secrets and configs: the payloads that this task references, by ID.
     """
@@ -43,10 +43,10 @@ class Execute:
 
 @dataclass(frozen=True, slots=True)
 class CancelStep:
-    """Effect: give up the running step of this task (WAIT, or a PREPARE that pulls).
+    """Effect: cancel the running step of this task (WAIT, or a PREPARE that pulls).
 
-    Executed for that step must come soon, ``cancelled`` unless the step ended by itself first; the agent asks for the
-    next step of the task only then, or after CANCEL_WAIT_S.
+    Executed for that step must follow soon, with ``cancelled`` unless the step ended by itself first. The agent starts
+    the next step of the task only then, or after CANCEL_WAIT_S.
     """
 
     task_id: str
@@ -54,10 +54,10 @@ class CancelStep:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Effect: these are all tasks of this node; what else is left of any task belongs to nobody and is to be removed.
+    """Effect: these are all tasks of this node. Remove everything that is left of other tasks.
 
-    Comes once, when the manager has named all tasks. The journal need not be on disk when the machine loses its power,
-    so there may be containers of tasks that the agent never heard of. Tasks that come later are not to be touched.
+    Comes once, after the manager has sent all tasks. The journal may not have been on disk when the machine lost power,
+    so there may be containers of tasks that the agent does not know. Leave tasks that come later alone.
     """
 
     task_ids: tuple[str, ...]
@@ -67,7 +67,8 @@ class Sweep:
 class EngineGone:
     """Event: this node cannot run tasks, so it leaves its session until EngineBack.
 
-    certain: the engine has ended, it is not only slow; the managers are told and need not wait for missing heartbeats.
+    certain: the engine has ended, and is not only slow. The managers are told, so they need not wait for missing
+    heartbeats.
     """
 
     error: str
@@ -92,9 +93,9 @@ class Observed:
 class Executed:
     """Event: a step ended.
 
-    error: empty on success; as users read it in ``docker service ps``. temporary: the same step should be tried again
-    with the state kept. container.exit_code counts for WAIT (and for START when the container died at once): when it is
-    not 0 and error is empty, the agent writes ``task: non-zero exit (N)``. cancelled: the step was given up on request.
+    error: empty on success; users read it in ``docker service ps``. temporary: try the same step again and keep the
+    state. container.exit_code matters for WAIT (and for START when the container died at once): when it is not 0 and
+    error is empty, the agent writes ``task: non-zero exit (N)``. cancelled: the step ended because of CancelStep.
     """
 
     task_id: str
@@ -111,11 +112,11 @@ class Executed:
 
 @dataclass(frozen=True, slots=True)
 class PublishLogs:
-    """Effect: send the logs that a subscription asks for; the driver opens LogBroker/PublishLogs by itself.
+    """Effect: send the logs that a subscription wants. The driver itself opens LogBroker/PublishLogs.
 
-    A second PublishLogs of the same subscription brings only tasks that came later (follow): add them to what runs.
-    Without follow the driver ends the publication (close=true) when the logs of all tasks were sent, at once if there
-    are none; with follow when StopLogs comes.
+    A second PublishLogs of the same subscription contains only tasks that came later (follow): add them to the running
+    publication. Without follow, the driver ends the publication (close=true) when it has sent the logs of all tasks, at
+    once if there are none. With follow, it ends the publication when StopLogs comes.
     """
 
     subscription: api.SubscriptionMessage
@@ -131,7 +132,7 @@ class StopLogs:
 
 @dataclass(frozen=True, slots=True)
 class LogsEnded:
-    """Event: the publication of a subscription is over, whatever the reason."""
+    """Event: the publication of a subscription has ended, for whatever reason."""
 
     subscription_id: str
 
@@ -141,8 +142,8 @@ class LogsEnded:
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Effect: open a connection; every Call that follows goes there. An empty manager_addr means this node's own
-    manager, without a network. ``connection`` comes back in Connected and ConnectionLost and is never used twice.
+    """Effect: open a connection; all later Calls go there. An empty manager_addr means the manager in this process,
+    reached without the network. Connected and ConnectionLost repeat ``connection``, which is never used twice.
     """
 
     manager_addr: str
@@ -152,7 +153,7 @@ class Connect:
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """Effect: drop the present connection with all its streams; nothing needs to be reported about it any more."""
+    """Effect: drop the current connection with all its streams. Do not report anything about it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLost:
-    """Event: the connection could not be made, or broke."""
+    """Event: the connection could not be opened, or broke."""
 
     connection: int
     error: str
@@ -172,7 +173,7 @@ class ConnectionLost:
 
 @dataclass(frozen=True, slots=True)
 class LocalManager:
-    """Event: a manager runs in this process (or no longer does); while it does the agent prefers it."""
+    """Event: a manager runs in this process (or no longer does). The agent prefers it while it runs."""
 
     running: bool
 
@@ -182,8 +183,8 @@ class LocalManager:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """Event: what this node has, completely (hostname and tls_info too). Sent at start, every DESCRIPTION_REFRESH_S
-    and whenever it may have changed; the agent compares. No session is opened before the first one.
+    """Event: the complete node description (with hostname and tls_info). Sent at start, every DESCRIPTION_REFRESH_S
+    and whenever it may have changed; the agent compares. It opens no session before the first one.
     """
 
     description: api.NodeDescription
@@ -191,10 +192,11 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class SessionUpdate:
-    """Effect: what the managers say about this node and themselves, when any of it (but the node's status) changed.
+    """Effect: what the managers say about this node and themselves. Sent when any of it except the node's status
+    changed.
 
-    managers: all of them as (node ID, address); the Remotes given to the agent know them already, this is for keeping
-    them on disk. root_ca: PEM bundle, byte-exact. network_keys: 3 for each subsystem, with their Lamport times.
+    managers: all of them as (node ID, address), to be kept on disk; the agent's Remotes have them already. root_ca: PEM
+    bundle, byte-exact. network_keys: 3 for each subsystem, with their Lamport times.
     """
 
     session_id: str
@@ -206,7 +208,7 @@ class SessionUpdate:
 
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """Effect: a session was established (error is empty) or one failed for this reason."""
+    """Effect: a session was established (error is empty), or failed for this reason."""
 
     session_id: str = ""
     error: str = ""
@@ -215,18 +217,18 @@ class SessionState:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Event: this node leaves the cluster: stop and remove every task, accept no more. Left follows."""
+    """Event: this node leaves the cluster: stop and remove every task, accept no new ones. Left follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """Effect: after Leave: nothing of any task is left on this node."""
+    """Effect: after Leave, nothing is left of any task on this node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """Effect: remember these records, forget those; keys are task IDs, values are opaque. What the journal holds is
-    given to the next Agent on this node. Must be atomic; need not be synchronised to disk before the next effect.
+    """Effect: write and delete journal records. Keys are task IDs, values are opaque. The next Agent on this node gets
+    the content of the journal. Must be atomic; need not be synchronised to disk before the next effect.
     """
 
     puts: Mapping[str, bytes] = field(default_factory=dict, repr=False)

@@ -1,4 +1,4 @@
-"""Statuses on their way to the managers: collected for a moment, sent in one call, kept until acknowledged.
+"""Reports statuses to the managers: collects them briefly, sends them in one call, keeps them until acknowledged.
 
 (swarmkit: agent/reporter.go)
 """
@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from google.protobuf.message import Message
+
 from swarm import api, defaults
+from swarm.api import rpc
+from swarm.api.methods import AnyMethod
 from swarm.errors import Code, SwarmError
 
 
 class Reporter:
-    """What the managers have not acknowledged yet. One call is under way at a time; its answer comes back here.
+    """The statuses that the managers have not acknowledged. One call runs at a time; its answer comes back here.
 
-    A call that fails keeps everything for the next session. A manager that refuses a status for good (the task is
-    another node's by now) refuses the whole call; the reporter then sends one status at a time and drops those refused.
+    When a call fails, everything is kept for the next session. When a manager permanently refuses one status (the task
+    now belongs to another node), it refuses the whole call. The reporter then sends the statuses one by one and drops
+    the refused ones.
     """
 
     def __init__(self, status: Callable[[str], api.TaskStatus | None]) -> None:
@@ -28,7 +33,7 @@ class Reporter:
         self._updates_max = defaults.STATUS_UPDATES_PER_CALL_MAX
 
     def add(self, task_ids: Iterable[str], now: float) -> None:
-        """Statuses of these tasks changed, or must be told again."""
+        """The statuses of these tasks changed, or must be reported again."""
         self._pending.update(dict.fromkeys(task_ids))
         self._plan(now)
 
@@ -38,7 +43,7 @@ class Reporter:
         self._plan(now)
 
     def restart(self, task_ids: Iterable[str], now: float) -> None:
-        """A new session: everything is unacknowledged again."""
+        """A new session began: everything is unacknowledged again."""
         self._sent.clear()
         self._sent_volumes = ()
         self._updates_max = defaults.STATUS_UPDATES_PER_CALL_MAX
@@ -46,12 +51,10 @@ class Reporter:
         self.add(task_ids, now)
 
     def deadline(self) -> float | None:
-        """When take() has something to send; None while a call is under way or nothing is pending."""
+        """When take() has something to send; None while a call is running or nothing is pending."""
         return None if self._sent or self._sent_volumes else self._due
 
-    def take(
-        self, session_id: str, now: float
-    ) -> tuple[str, api.UpdateTaskStatusRequest | api.UpdateVolumeStatusRequest] | None:
+    def take(self, session_id: str, now: float) -> tuple[AnyMethod, Message] | None:
         """The next call (its method and request) if one is due."""
         due = self.deadline()
         if due is None or now < due:
@@ -67,7 +70,7 @@ class Reporter:
             if len(request.updates) == self._updates_max:
                 break
         if self._sent:
-            return "Dispatcher/UpdateTaskStatus", request
+            return rpc.UPDATE_TASK_STATUS, request
         if not self._volumes:
             self._due = None
             return None
@@ -75,10 +78,10 @@ class Reporter:
         volumes = api.UpdateVolumeStatusRequest(session_id=session_id)
         for volume_id in self._sent_volumes:
             volumes.updates.add(id=volume_id, unpublished=True)
-        return "Dispatcher/UpdateVolumeStatus", volumes
+        return rpc.UPDATE_VOLUME_STATUS, volumes
 
     def acknowledged(self, now: float) -> None:
-        """The call under way succeeded. What changed since it was sent stays pending."""
+        """The running call succeeded. What changed since it was sent stays pending."""
         for task_id, status in self._sent.items():
             if self._status(task_id) in (None, status):
                 self._pending.pop(task_id, None)
@@ -87,7 +90,7 @@ class Reporter:
         self._next(now)
 
     def refused(self, error: SwarmError, now: float) -> bool:
-        """The call under way failed. Returns whether the session may go on."""
+        """The running call failed. Returns whether the session may continue."""
         if self._sent_volumes and error.code == Code.UNIMPLEMENTED:
             self.acknowledged(now)
             return True

@@ -1,14 +1,15 @@
 """One task on its node: which step comes next, and what the end of a step means for its status.
 
-Theory of operation. A task has an observed state (its status) and a desired state. MOVES gives for each state the step
-that leads on, if one is needed, and the state after it. States only grow. A task pauses at its desired state, but from
-PREPARING, STARTING and RUNNING it always goes on. A desired state of SHUTDOWN or more stops it. At most one step runs
-at a time: whoever wants another one first cancels the step and waits for its end. A temporary error keeps the state and
-tries the same step again, later each time; any other error ends the task: REJECTED before STARTING, else FAILED.
-A task that is no longer assigned is shut down and removed, of which nothing is reported.
+Theory of operation. A task has an observed state (its status) and a desired state. MOVES gives for each state the next
+step, if one is needed, and the state after it. States never decrease. A task pauses at its desired state, but from
+PREPARING, STARTING and RUNNING it always goes on. A desired state of SHUTDOWN or higher stops it. At most one step runs
+at a time: to start another one, the task first cancels the running step and waits for its end. After a temporary error
+the task keeps its state and tries the same step again, with growing delays. Any other error ends the task: REJECTED
+before STARTING, else FAILED. A task that is no longer assigned is shut down and removed; nothing is reported about
+that.
 
-The login at a registry that comes with a task is never journaled: after a restart, a task that still needs its image
-waits for the managers to say it again, as it waits for secrets.
+The registry login that comes with a task is never journaled. After a restart, a task that still needs its image waits
+until the managers send the login again, as it waits for secrets.
 
 (swarmkit: agent/exec/controller.go, agent/task.go)
 """
@@ -30,7 +31,7 @@ from swarm.store.store import copy_of
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """The way out of a state: ``step`` must succeed first (None: nothing to do), then the state is ``then``."""
+    """The transition out of a state: after ``step`` succeeded (None: no step needed), the state is ``then``."""
 
     step: Step | None
     then: api.TaskState
@@ -58,7 +59,7 @@ _NEED_DEPENDENCIES = (Step.PREPARE, Step.START)
 
 
 def next_move(state: int, desired: int) -> Move | None:
-    """What brings a task nearer to its desired state; None: nothing, until either changes."""
+    """The move that brings a task nearer to its desired state; None: nothing to do until either state changes."""
     if desired >= api.SHUTDOWN:
         return STOP if state < api.COMPLETE else None
     move = MOVES.get(state)
@@ -70,16 +71,16 @@ def next_move(state: int, desired: int) -> Move | None:
 
 
 def exit_error(code: int, cause: str = "") -> str:
-    """The error of a task whose container ended with a code other than 0, as users know it."""
+    """The error of a task whose container exited with a code other than 0, as users know it from SwarmKit."""
     text = f"task: non-zero exit ({code})"
     return f"{text}: {cause}" if cause else text
 
 
 class TaskRun:
-    """A task that this node has been given. The worker feeds it events and asks it to advance().
+    """A task that was assigned to this node. The worker passes it events and calls advance().
 
-    ``task`` is the definition as assigned, with the status as this node knows it. ``dirty``: what the journal holds
-    is out of date. ``news``: the status changed since the worker last took note.
+    ``task`` is the assigned definition, with the status that this node knows. ``dirty``: its journal record is out of
+    date. ``news``: the status changed since the worker last read it.
     """
 
     def __init__(self, task: api.Task, assigned: bool = True) -> None:
@@ -102,7 +103,7 @@ class TaskRun:
     # --- the journal -----------------------------------------------------------------------------------------------
 
     def record(self) -> bytes:
-        """What the journal must hold to go on after a restart of this process."""
+        """The journal record with which the task can continue after a restart of this process."""
         task = self.task
         had_login = bool(task.spec.container.pull_options.registry_auth)
         if had_login:
@@ -129,7 +130,7 @@ class TaskRun:
     # --- events ----------------------------------------------------------------------------------------------------
 
     def assign(self, task: api.Task) -> None:
-        """The manager sent this task (again). Its status is ours to say; a desired state never goes back."""
+        """The manager sent this task (again). This node decides its status; the desired state never decreases."""
         if not self.assigned:
             self.again = copy_of(task)
             return
@@ -167,7 +168,7 @@ class TaskRun:
         self._note_facts(event.container, event.ports, now)
 
     def executed(self, event: Executed, now: float, rng: Random) -> None:
-        """A step ended. Ends of other steps than the running one are late and ignored."""
+        """A step ended. If it is not the running step, the event is late and ignored."""
         if event.step is not self._step:
             return
         move, interrupted = self._move, self._cancel_by is not None
@@ -200,9 +201,9 @@ class TaskRun:
     # --- what to do ------------------------------------------------------------------------------------------------
 
     def advance(self, now: float, dependencies: Dependencies, synced: bool) -> list[Execute | CancelStep]:
-        """Change state as far as no step is needed, then start or cancel one.
+        """Change the state as far as possible without a step, then start or cancel one.
 
-        synced: the manager has told us all our secrets and configs, so one that is missing will not come.
+        synced: the manager has sent all secrets and configs, so a missing one will not come.
         """
         if self._step is not None and not self._give_up_step(now):
             return self._cancel(now)
@@ -229,7 +230,7 @@ class TaskRun:
         return []
 
     def deadline(self) -> float | None:
-        """When advance() has something to do though no event came, in seconds since the epoch."""
+        """When advance() has something to do without an event, in seconds since the epoch."""
         return self._cancel_by if self._step is not None else self._retry_at
 
     # --- inside ----------------------------------------------------------------------------------------------------
@@ -251,7 +252,7 @@ class TaskRun:
         return self._step is not None and self._step not in _UNINTERRUPTED
 
     def _give_up_step(self, now: float) -> bool:
-        """Whether the running step was cancelled so long ago that we no longer wait for its end."""
+        """Whether the running step was cancelled so long ago that the task no longer waits for its end."""
         if self._cancel_by is None or now < self._cancel_by:
             return False
         self._forget_step()
@@ -263,7 +264,7 @@ class TaskRun:
         self._cancel_by = None
 
     def _retry(self, now: float, rng: Random) -> bool:
-        """Plan another attempt; False when a task that is being removed had enough of them."""
+        """Plan another attempt. Returns False when a task that is being removed has used all its attempts."""
         self._retries += 1
         if not self.assigned and self._retries >= defaults.TASK_REMOVE_ATTEMPTS_MAX:
             return False
@@ -275,7 +276,7 @@ class TaskRun:
         self._retry_at, self._retries = None, 0
 
     def _stopping(self, step: Step, error: str, now: float, rng: Random) -> None:
-        """A step of a task that is being removed ended; only the end of SHUTDOWN matters."""
+        """A step of a task that is being removed ended. Only the end of SHUTDOWN matters."""
         if step is Step.SHUTDOWN and (not error or not self._retry(now, rng)):
             self._stopped = True
             self._reset_retry()

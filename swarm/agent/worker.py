@@ -1,10 +1,9 @@
-"""Assigned against present: what this node must start, update, stop and remove, and what it must remember.
+"""Compares assigned with present tasks: what this node must start, update, stop and remove, and write to its journal.
 
-Theory of operation. An assignments message changes secrets and configs first, then tasks; a complete one also takes
-away everything that it does not name. Each task then goes its own way (task.py). settle() collects what follows:
-journal records before the steps that they cover, and the statuses that the managers should hear of. After a restart
-the journal gives back the tasks, and their steps are simply repeated; steps that need secrets or configs wait for the
-first message.
+Theory of operation. An assignments message first changes secrets and configs, then tasks; a complete message also
+removes everything that it does not contain. Each task then proceeds by itself (task.py). settle() collects the results:
+the steps, their journal records (which come before them), and the statuses to report. After a restart, the tasks come
+back from the journal and repeat their steps; steps that need secrets or configs wait for the first message.
 
 (swarmkit: agent/worker.go, agent/storage.go)
 """
@@ -52,13 +51,13 @@ class Worker:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing of any task is left."""
+        """Whether nothing is left of any task."""
         return not self._runs
 
     # --- events ----------------------------------------------------------------------------------------------------
 
     def apply(self, message: api.AssignmentsMessage) -> None:
-        """Take an assignments message of either type, its gap rule already checked."""
+        """Apply an assignments message of either type. The caller has checked that no message is missing before it."""
         complete = message.type == api.AssignmentsMessage.COMPLETE
         named: dict[str, None] = {}
         if complete:
@@ -95,7 +94,7 @@ class Worker:
             self._marked[event.task_id] = None
 
     def leave(self) -> None:
-        """Everything must go."""
+        """This node leaves the cluster: remove all tasks."""
         self._dependencies.clear()
         self._volumes.clear()
         for task_id in self._runs:
@@ -104,7 +103,7 @@ class Worker:
     # --- results ---------------------------------------------------------------------------------------------------
 
     def settle(self, now: float) -> list[WorkerEffect]:
-        """What follows from all events since the last call, and from timers that are due."""
+        """The effects of all events since the last call, and of timers that are due."""
         for task_id, due in self._timers.items():
             if due <= now:
                 self._marked[task_id] = None
@@ -132,7 +131,7 @@ class Worker:
         return [Journal(puts, drops), *steps] if puts or drops else steps
 
     def deadline(self) -> float | None:
-        """When settle() has something to do though no event came; seconds since the epoch."""
+        """When settle() has something to do without an event, in seconds since the epoch."""
         return min(self._timers.values(), default=None)
 
     def take_news(self) -> list[str]:
@@ -151,12 +150,12 @@ class Worker:
         return list(volumes)
 
     def status(self, task_id: str) -> api.TaskStatus | None:
-        """A copy of the status of an assigned task; None when there is no such task any more."""
+        """A copy of the status of an assigned task; None when the task no longer exists."""
         run = self._runs.get(task_id)
         return copy_of(run.task.status) if run is not None and run.assigned else None
 
     def known(self) -> tuple[str, ...]:
-        """IDs of all tasks, those that are being removed included."""
+        """IDs of all tasks, including those that are being removed."""
         return tuple(self._runs)
 
     def assigned(self) -> list[str]:
@@ -198,7 +197,7 @@ class Worker:
             self._marked[task_id] = None
 
     def _bury(self, task_id: str, run: TaskRun) -> TaskRun | None:
-        """Forget a task that is removed; start it over when it was assigned again meanwhile."""
+        """Forget a removed task. If it was assigned again meanwhile, start it over."""
         del self._runs[task_id]
         self._timers.pop(task_id, None)
         self._drops[task_id] = None

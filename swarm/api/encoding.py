@@ -1,6 +1,6 @@
-"""Large messages made in pieces: the encodings of the parts, one after the other, are the encoding of the whole.
+"""Encodes large messages in chunks: the concatenated encodings of the parts are the encoding of the whole.
 
-To copy a whole store into one message and encode that would take twice the time.
+Copying a whole store into one message and encoding that would take twice as long.
 
 (protobuf.dev/programming-guides/encoding: "Last One Wins", length-delimited records)
 """
@@ -16,19 +16,19 @@ _LENGTH_DELIMITED = 2
 
 
 def repeated(holder: type[Message], field: str, objects: Sequence[Message]) -> bytes:
-    """The encoding of ``holder`` with these objects in one of its repeated fields, and nothing else."""
+    """The encoding of a ``holder`` that has only these objects, in one of its repeated fields."""
     starts = range(0, len(objects), OBJECTS_PER_PIECE)
     return b"".join(holder(**{field: objects[i : i + OBJECTS_PER_PIECE]}).SerializeToString() for i in starts)
 
 
 def embedded(holder: type[Message], field: str, encoded: bytes) -> bytes:
-    """The encoding of ``holder`` with this encoded message in one of its fields, and nothing else."""
+    """The encoding of a ``holder`` that has only this encoded message, in one of its fields."""
     tag = holder.DESCRIPTOR.fields_by_name[field].number << 3 | _LENGTH_DELIMITED
     return varint(tag) + varint(len(encoded)) + encoded
 
 
 def varint(number: int) -> bytes:
-    """A number that is not negative, seven bits a byte, the lowest first."""
+    """A non-negative number, seven bits per byte, lowest bits first."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)

@@ -1,7 +1,7 @@
-"""Names and numbers of enumerations: a peer may send numbers that this version has no name for.
+"""Names and numbers of enumerations. A peer may send a number that has no name in this version.
 
-protobuf keeps such a number as it is. The control API refuses it in requests of clients; in the log and in reports of
-agents it is kept, and shown as a number.
+protobuf keeps such a number as it is. The control API refuses it in clients' requests. In the log and in agents'
+reports it is kept, and shown as a number.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from google.protobuf.message import Message
 
 
 def word(kind: Any, value: int) -> str:
-    """The name of a value of the enumeration ``kind``, in capitals as in the .proto; its number if it has none."""
+    """The name of a value of the enumeration ``kind``, in capitals as in the .proto; its number if it has no name."""
     name: str = kind.Name(value) if value in kind.values() else str(value)
     return name
 
 
 def unknown_value(message: Message) -> str | None:
-    """The path of a field, at any depth, whose number has no name in its enumeration; None when there is none."""
+    """The path of a field, at any depth, whose number has no name in its enumeration; None if there is none."""
     for field, value in message.ListFields():
         if field.enum_type is not None:
             known = field.enum_type.values_by_number

@@ -1,6 +1,6 @@
-"""Marks that our nodes put on messages for each other: field 15, which SwarmKit's messages do not have.
+"""Extensions that our nodes add to messages for each other, in field 15, which SwarmKit's messages do not use.
 
-Stock peers skip fields that they do not know, so a mark only adds to what the message says to everybody.
+Stock peers skip unknown fields, so an extension only adds to what the message means to everybody.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ M = TypeVar("M", bound=Message)
 _FIELD = b"\x7a"  # 15, length-delimited
 
 OURS = b"sideswarm"
-"""On an answer to Health/Check: a manager of ours."""
+"""On an answer to Health/Check: this manager is sideswarm's."""
 
 ENGINE_GONE = b"engine gone"
-"""On a heartbeat: this node's engine has ended, and nothing runs here any more that could be relied upon."""
+"""On a heartbeat: this node's engine has ended, so do not count on any task of this node."""
 
 FLOW = b"flow"
-"""On the first, empty request of Raft/StreamRaftMessage: complete messages follow, for as long as the call lives."""
+"""On the first, empty request of Raft/StreamRaftMessage: complete messages follow until the call ends."""
 
 NETWORK_KEYS = b"network keys"
-"""On Control/UpdateCluster: change the keys of the networks as well; on the answer: they were changed."""
+"""On Control/UpdateCluster: change the network keys as well; on the answer: they were changed."""
 
 MOVED = b"moved"
-"""On the answer to Raft/ResolveAddress: who answers has found the member there; the log names another address."""
+"""On the answer to Raft/ResolveAddress: this manager found the member at this address; the log has another one."""
 
 
 def marked(message: M, mark: bytes) -> M:
-    """A copy of ``message`` with the mark (shorter than 128 bytes)."""
+    """A copy of ``message`` with the extension ``mark`` (shorter than 128 bytes)."""
     return type(message).FromString(message.SerializeToString() + _suffix(mark))
 
 
 def has_mark(message: Message, mark: bytes) -> bool:
-    """Whether the message has this mark."""
+    """Whether the message has this extension."""
     return message.SerializeToString().endswith(_suffix(mark))
 
 

@@ -1,4 +1,4 @@
-"""The object table: everything the store must know about each kind of object.
+"""The object table: everything that the store must know about each kind of object.
 
 To keep a new kind of object, add one row. (swarmkit: manager/state/store/{tasks,services,...}.go, one file per kind)
 """
@@ -20,8 +20,8 @@ Index = Callable[[Any], Iterable[str]]
 class Kind:
     """One kind of stored object.
 
-    name: field of StoreAction that carries it, and the word used in notes and logs. plural: field of StoreSnapshot.
-    indexes: name of the index to a function from object to its keys. unique: index whose keys may exist only once.
+    name: its field in StoreAction, also used in events and logs. plural: its field in StoreSnapshot. indexes: from the
+    name of an index to the function that returns an object's keys. unique: the index whose keys must be unique.
     """
 
     name: str
@@ -52,7 +52,7 @@ def _service_references(field_name: str, id_name: str) -> Index:
 
 
 def _service_networks(service: Any) -> Iterable[str]:
-    """Networks by ID or name as the spec has them; the deprecated place counts as well."""
+    """The networks of the spec, by ID or name; the deprecated field counts as well."""
     targets = service.spec.task.networks or service.spec.networks
     return dict.fromkeys(attachment.target for attachment in targets)
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from swarm.api.methods import Method
+from swarm.api import rpc
+from swarm.api.methods import AnyMethod
 from swarm.errors import PermissionDenied, ResourceExhausted, Unavailable
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Peer
 
@@ -75,7 +76,7 @@ def forwarding_metadata(peer: Peer) -> tuple[tuple[str, str], ...]:
 
 
 def authorize(
-    method: Method,
+    method: AnyMethod,
     direct: Peer,
     forwarded: Peer | None,
     cluster_id: str,
@@ -116,7 +117,7 @@ def authorize(
 _FORWARDER_ROLES = frozenset((MANAGER_ROLE,))
 
 
-def _with_role_now(method: Method, peer: Peer, is_demoted: Callable[[str], bool], *, forwards: bool = False) -> Peer:
+def _with_role_now(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bool], *, forwards: bool = False) -> Peer:
     """The peer with the role that it has now. Raises Unavailable if the method needs more than that.
 
     Not PermissionDenied: the node may not know of its demotion yet, and its clients should ask another manager.
@@ -129,7 +130,7 @@ def _with_role_now(method: Method, peer: Peer, is_demoted: Callable[[str], bool]
     return replace(peer, role=WORKER_ROLE)
 
 
-def overstays(method: Method, peer: Peer, is_demoted: Callable[[str], bool]) -> Demoted | None:
+def overstays(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bool]) -> Demoted | None:
     """Why an open call must end: it was allowed only because a node was a manager, and that node was demoted since."""
     if _is_raft_method(method):
         return None
@@ -145,11 +146,11 @@ class Demoted(Unavailable):
         super().__init__(f"node {node_id} was demoted: it is no manager any more")
 
 
-def _is_raft_method(method: Method) -> bool:
+def _is_raft_method(method: AnyMethod) -> bool:
     return method.name.startswith("Raft/")
 
 
-def _is_manager_method(method: Method) -> bool:
+def _is_manager_method(method: AnyMethod) -> bool:
     return not method.insecure and WORKER_ROLE not in method.roles
 
 
@@ -167,16 +168,16 @@ def _refusal(
     return None
 
 
-_RENEWAL = ("NodeCA/IssueNodeCertificate", "NodeCA/NodeCertificateStatus")
+_RENEWAL = (rpc.ISSUE_NODE_CERTIFICATE, rpc.NODE_CERTIFICATE_STATUS)
 
 
 def _renewing(
-    method: Method, direct: Peer, forwarded: Peer | None, cluster_id: str, is_blacklisted: Callable[[str], bool]
+    method: AnyMethod, direct: Peer, forwarded: Peer | None, cluster_id: str, is_blacklisted: Callable[[str], bool]
 ) -> Peer:
     """The peer with an expired certificate: it may renew it, if it is renewable, and forward nothing."""
-    if method.insecure and method.name not in _RENEWAL:
+    if method.insecure and method not in _RENEWAL:
         return Peer(addr=direct.addr)
-    if not direct.renewable or method.name not in _RENEWAL or forwarded is not None:
+    if not direct.renewable or method not in _RENEWAL or forwarded is not None:
         raise PermissionDenied(f"Permission denied: {direct.lapse}")
     if is_blacklisted(direct.node_id):
         raise _removed(direct.node_id)
@@ -209,7 +210,7 @@ class ClusterAuthorizer:
     is_blacklisted: Callable[[str], bool]
     is_demoted: Callable[[str], bool] = lambda node_id: False
 
-    def __call__(self, method: Method, direct: Peer, metadata: Metadata) -> Peer:
+    def __call__(self, method: AnyMethod, direct: Peer, metadata: Metadata) -> Peer:
         """Who the caller is. Raises PermissionDenied, Unavailable."""
         forwarded = forwarded_peer(metadata, direct) if is_forwarded(metadata) else None
         return authorize(method, direct, forwarded, self.cluster_id, self.is_blacklisted, self.is_demoted)

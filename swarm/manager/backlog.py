@@ -1,7 +1,7 @@
-"""What a stage still has to do: objects that are marked, and times at which to look at an object again.
+"""The pending work of a stage: marked objects, and times at which to check an object again.
 
-Both are only hints. A stage decides from the objects as they are in the transaction, so a needless mark costs some time
-and a repeated one nothing.
+Both are only hints. A stage decides from the objects as they are in the transaction, so a needless mark costs a little
+time, and a repeated mark costs nothing.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Timers:
         self._heap: list[tuple[float, str]] = []
 
     def set(self, key: str, at: float) -> None:
-        """The key is due at ``at``."""
+        """Make the key due at ``at``."""
         if self._at.get(key) != at:
             self._at[key] = at
             heapq.heappush(self._heap, (at, key))
 
     def cancel(self, key: str) -> None:
-        """The key is not due any more; unknown keys are fine."""
+        """Remove the key's time; unknown keys are ignored."""
         self._at.pop(key, None)
 
     def get(self, key: str) -> float | None:
@@ -41,7 +41,7 @@ class Timers:
         return self._at.get(key)
 
     def due(self, now: float) -> list[str]:
-        """Take out the keys that are due, earliest first."""
+        """Remove and return the keys that are due, earliest first."""
         out = []
         while self._heap and self._heap[0][0] <= now:
             at, key = heapq.heappop(self._heap)
@@ -58,13 +58,14 @@ class Timers:
 
 
 class Backlog:
-    """Marked objects in the order of their marks, each handled in a savepoint of its own.
+    """Marked objects, in the order of their marks. Each is handled in a savepoint of its own.
 
-    An object whose handling raises is put aside with growing pauses, so that one bad object does not stop the others.
+    An object whose handling raises is put aside and retried after growing pauses, so that one bad object does not stop
+    the others.
     """
 
     def __init__(self, stage: str, strict: bool = False) -> None:
-        """stage: its name, for the log. strict: such an exception is raised, because it should end a test."""
+        """stage: its name, for the log. strict: raise such an exception, so that it fails a test."""
         self._stage = stage
         self._strict = strict
         self._marked: dict[str, None] = {}
@@ -82,7 +83,7 @@ class Backlog:
         self._marked[key] = None
 
     def forget(self, key: str) -> None:
-        """Take back the mark of this object."""
+        """Remove the mark of this object."""
         self._marked.pop(key, None)
         self._failures.pop(key, None)
         self._parked.cancel(key)
@@ -95,11 +96,11 @@ class Backlog:
         staged: type[Message] | None = None,
         fits: Callable[[str], bool] | None = None,
     ) -> None:
-        """Handle what is marked (at most ``limit`` objects) while there is room.
+        """Handle marked objects (at most ``limit``) while there is room.
 
-        ``handle`` returns whether it is done with the object; if not, the object is marked again, behind the others.
-        staged: the keys are IDs of this kind; an object that this transaction touched already needs no room.
-        fits: for other keys, whether the object needs no room.
+        ``handle`` returns whether the object is done; if not, the object is marked again, behind the others. staged:
+        the keys are IDs of this kind; an object that this transaction already touched needs no room. fits: for other
+        keys, whether the object needs no room.
         """
         for key in self._parked.due(tx.now):
             self._marked[key] = None
@@ -129,10 +130,10 @@ class Backlog:
         log.error("stage.object_failed", stage=self._stage, object=key, again_in_s=pause_s, exc_info=error)
 
     def deadline(self) -> float | None:
-        """DUE_NOW while something is marked, else when the first of those put aside is tried again."""
+        """DUE_NOW while an object is marked, else when the first object that was put aside is tried again."""
         return DUE_NOW if self._marked else self._parked.deadline()
 
 
 def earliest(*moments: float | None) -> float | None:
-    """The first of those times that are not None."""
+    """The earliest of the times that are not None; None if there is none."""
     return min((moment for moment in moments if moment is not None), default=None)

@@ -1,10 +1,10 @@
-"""The certificate authority of a leader: answers for joiners and renewing nodes, and the stage that signs.
+"""The certificate authority of a leader: the service for joining and renewing nodes, and the stage that signs.
 
-Theory of operation. A node asks with a CSR (IssueNodeCertificate). If it proves itself by a certificate of this
-cluster, its Node object gets the CSR and the state RENEW. If it proves itself by a join token, a Node object is made
-with the state PENDING; other Node objects are made only with the cluster itself. CertificateStage signs both in the
-same pass, unless there are external authorities for the root that signs (swarm/manager/external_signing.py). The node
-meanwhile waits for the outcome (NodeCertificateStatus), which is answered as soon as it is committed:
+Theory of operation. A node sends a CSR (IssueNodeCertificate). If it has a certificate of this cluster, its Node object
+gets the CSR and the state RENEW. If it has a join token, a new Node object is created with the state PENDING; the only
+other Node object is the one created with the cluster. CertificateStage signs both in the same pass, unless external
+authorities sign for the current root (swarm/manager/external_signing.py). Meanwhile the node waits for the outcome
+(NodeCertificateStatus), which is answered as soon as it is committed:
 
     PENDING, RENEW --signed--> ISSUED --root rotation--> ROTATE --node asks--> RENEW
            └--the CSR is unfit--> FAILED
@@ -26,6 +26,7 @@ from certs.keys import MANAGER_ROLE, WORKER_ROLE, load_csr
 from certs.root import RootCA
 from certs.tokens import same_token
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.api.timestamps import seconds
 from swarm.errors import (
     Aborted,
@@ -51,28 +52,29 @@ _STATES_FINAL = (api.IssuanceStatus.ISSUED, api.IssuanceStatus.FAILED, api.Issua
 ROLE_NAMES = {api.MANAGER: MANAGER_ROLE, api.WORKER: WORKER_ROLE}
 _ID_COLLISIONS_MAX = 3
 NO_MORE_MANAGERS = (
-    f"the swarm has {defaults.MANAGERS_MAX} managers, as many as it may have; join as a worker, with the command that "
-    '"docker swarm join-token worker" prints on a manager'
+    f"the swarm already has {defaults.MANAGERS_MAX} managers, which is the maximum; join as a worker, with the command "
+    'that "docker swarm join-token worker" prints on a manager'
 )
 NO_TOKEN = "A valid join token is necessary to join this cluster"
 _UNLOCK_SUBSYSTEM = MANAGER_ROLE
 
 
 def node_cert_expiry_s(spec: api.ClusterSpec) -> float:
-    """For how many seconds node certificates are signed."""
+    """The validity of new node certificates in seconds."""
     return seconds(spec.ca_config.node_cert_expiry) or defaults.NODE_CERT_EXPIRY_S
 
 
 def is_blacklisted(view: View, cluster_id: str, node_id: str) -> bool:
-    """Whether a node was removed from the cluster, so that its certificate no longer counts."""
+    """Whether a node was removed from the cluster, so that its certificate is no longer accepted."""
     cluster = view.get(api.Cluster, cluster_id)
     return cluster is not None and node_id in cluster.blacklisted_certificates
 
 
 def is_demoted(view: View, node_id: str) -> bool:
-    """Whether a node is a worker, so that no certificate makes it a manager. Only the leader can tell.
+    """Whether a node is a worker, so that no certificate makes it a manager. Only the leader can answer this.
 
-    The leader makes a node a manager before it signs the certificate for that; followers may learn of both later.
+    The leader changes a node's role to manager before it signs the manager certificate; followers may learn of both
+    later.
     """
     node = view.get(api.Node, node_id)
     return node is not None and node.role == api.WORKER
@@ -86,15 +88,15 @@ class CertificateAuthority:
 
     methods = frozenset(
         {
-            "CA/GetRootCACertificate",
-            "CA/GetUnlockKey",
-            "NodeCA/IssueNodeCertificate",
-            "NodeCA/NodeCertificateStatus",
+            rpc.GET_ROOT_CA_CERTIFICATE.name,
+            rpc.GET_UNLOCK_KEY.name,
+            rpc.ISSUE_NODE_CERTIFICATE.name,
+            rpc.NODE_CERTIFICATE_STATUS.name,
         }
     )
 
     def __init__(self, view: View, cluster_id: str, may_grow: Callable[[], bool] = lambda: True) -> None:
-        """may_grow: whether the Raft group takes another manager; if not, manager tokens are refused."""
+        """may_grow: whether the Raft group accepts another manager; if not, manager tokens are refused."""
         self._view = view
         self._cluster_id = cluster_id
         self._may_grow = may_grow
@@ -114,7 +116,7 @@ class CertificateAuthority:
             return (StreamEnd(event.stream, error),)
 
     def committed(self, changes: Sequence[Change], now: float) -> Sequence[Effect]:
-        """Answer the nodes that wait for a certificate that is now issued or refused."""
+        """Answer the waiting nodes whose certificate is now issued or refused."""
         effects: list[Effect] = []
         for change in changes:
             if change.kind != "node" or change.object_id not in self._waiting:
@@ -137,7 +139,7 @@ class CertificateAuthority:
         return None
 
     def stop(self) -> Sequence[Effect]:
-        """Nodes that wait must ask another manager."""
+        """End the calls of waiting nodes: they must ask another manager."""
         streams = list(self._node_of)
         self._waiting.clear()
         self._node_of.clear()
@@ -192,7 +194,7 @@ class CertificateAuthority:
             raise InvalidArgument("InvalidArgument")
         cluster = _cluster(self._view, self._cluster_id)
         if not _is_member(peer, cluster) and _role_of(request.token, cluster) is None:
-            # the pass checks it again; this check keeps guesses from costing passes
+            # the pass checks the token again; this check means that a guessed token costs no pass
             times = self._repeats.times(peer.host, now)
             if times:
                 log.warning("certificate.token_refused", peer=peer.host, times=times)
@@ -215,7 +217,7 @@ def _cluster(view: View, cluster_id: str) -> api.Cluster:
 
 
 def _is_member(peer: Peer, cluster: api.Cluster) -> bool:
-    """Whether the caller proved by a certificate, its own process or a forwarding manager which node it is."""
+    """Whether the caller's identity is proved: by a certificate, by its own process or by a forwarding manager."""
     if not peer.node_id or peer.node_id in cluster.blacklisted_certificates:
         return False
     if peer.forwarder and peer.forwarder in cluster.blacklisted_certificates:
@@ -264,7 +266,7 @@ def _join(
 
 
 def _role_of(token: str, cluster: api.Cluster) -> api.NodeRole | None:
-    """The role that a join token grants. Both tokens are always compared, so that the time reveals nothing."""
+    """The role that a join token grants. Both tokens are always compared, so that timing reveals nothing."""
     tokens = cluster.root_ca.join_tokens
     manager, worker = same_token(tokens.manager, token), same_token(tokens.worker, token)
     return api.MANAGER if manager else api.WORKER if worker else None
@@ -287,9 +289,9 @@ def _status(node: api.Node) -> api.NodeCertificateStatusResponse:
 
 
 class CertificateStage:
-    """A Stage: signs what nodes asked for and sees root rotations through.
+    """A Stage: signs nodes' certificate requests and completes root rotations.
 
-    deterministic: the same requests get the same certificates, for simulation.
+    deterministic: equal requests get equal certificates, for simulation.
     """
 
     def __init__(self, cluster_id: str, deterministic: bool = False) -> None:
@@ -335,11 +337,11 @@ class CertificateStage:
         self._rotation.run(tx)
 
     def deadline(self) -> float | None:
-        """Now while there are requests and a key to sign them, else when the rotation continues."""
+        """DUE_NOW while there are requests and a key to sign them, else when the rotation continues."""
         return DUE_NOW if self._dirty and not self._blocked else self._rotation.deadline()
 
     def _signer(self, tx: Tx) -> tuple[RootCA | None, float]:
-        """Who signs now, and for how many seconds; None while external authorities sign or no key is usable."""
+        """The signing authority and the validity in seconds. None: external authorities sign, or no key is usable."""
         cluster = tx.get(api.Cluster, self._cluster_id)
         if cluster is None or signing_urls(cluster.spec.ca_config, cluster.root_ca):
             return None, 0.0
@@ -379,7 +381,7 @@ class CertificateStage:
 
 
 def wants_signature(node: api.Node) -> bool:
-    """Whether this node waits for a certificate that nobody has signed yet."""
+    """Whether this node waits for a certificate that is not signed yet."""
     state = node.certificate.status.state
     if state == api.IssuanceStatus.RENEW:
         return True

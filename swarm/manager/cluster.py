@@ -1,8 +1,8 @@
-"""The cluster object: what a new cluster contains, and the keys of its networks.
+"""The cluster object: the initial content of a new cluster, and the network keys.
 
-bootstrap stages everything that a new cluster contains. ClusterStage maintains what must always be there: the
-node-local networks "bridge" and "host", which services may name, and the keys of the networks (network_keys.py), which
-change every twelve hours.
+bootstrap stages the initial content of a new cluster. ClusterStage maintains what must always exist: the node-local
+networks "bridge" and "host", which services may name, and the network keys (network_keys.py), which change every twelve
+hours.
 
 (swarmkit: manager/manager.go becomeLeader, manager/keymanager/keymanager.go)
 """
@@ -29,14 +29,14 @@ log = structlog.get_logger()
 
 PREDEFINED_NETWORKS = (("bridge", "bridge"), ("host", "host"))
 
-# --- birth ---------------------------------------------------------------------------------------------------------
+# --- creation ------------------------------------------------------------------------------------------------------
 
 
 def complete_spec(spec: api.ClusterSpec) -> api.ClusterSpec:
-    """A copy of what the user asked for, with the defaults for what was left out; the name is always "default".
+    """A copy of the user's spec with defaults for omitted values. The name is always "default".
 
-    A heartbeat or certificate life of zero and Raft numbers of zero count as left out, as in SwarmKit; a task history
-    of zero or less is kept when the message is there.
+    A heartbeat period, certificate lifetime or Raft number of zero counts as omitted, as in SwarmKit. A task history of
+    zero or less is kept when its message is present.
     """
     full = api.ClusterSpec()
     full.CopyFrom(spec)
@@ -62,10 +62,10 @@ def complete_spec(spec: api.ClusterSpec) -> api.ClusterSpec:
 
 @dataclass(frozen=True)
 class NewCluster:
-    """What `swarm init` says beside the spec. Zeros stand for defaults.
+    """The parameters of `swarm init` besides the spec. Zeros stand for defaults.
 
-    availability: of the first manager. address: its own, as nodes see it. default_address_pool: subnets in CIDR form
-    from which networks get theirs. vxlan_port: UDP. unlock_key: of a cluster whose spec says that it is autolocked.
+    availability: of the first manager. address: of the first manager, as nodes see it. default_address_pool: subnets in
+    CIDR form, from which networks get their subnets. vxlan_port: UDP. unlock_key: for a cluster with autolock.
     """
 
     availability: int = api.NodeSpec.ACTIVE
@@ -87,9 +87,9 @@ def bootstrap(
     certificate_pem: bytes,
     details: NewCluster,
 ) -> None:
-    """Stage what a new cluster contains: itself, its first manager and the predefined networks; what exists is kept.
+    """Stage the content of a new cluster: the cluster object, its first manager and the predefined networks.
 
-    root: with its key. csr and certificate_pem: the manager's own.
+    Objects that exist already are kept. root: with its key. csr and certificate_pem: the manager's own.
     """
     cluster = tx.get(api.Cluster, cluster_id)
     if cluster is None:
@@ -131,7 +131,7 @@ def _manager_node(node_id: str, vxlan_port: int, csr: bytes, certificate_pem: by
 
 
 def create_predefined_networks(tx: Tx) -> None:
-    """Stage networks that stand for each node's own "bridge" and "host", unless networks of these names exist."""
+    """Stage the networks that stand for each node's "bridge" and "host", unless networks with these names exist."""
     for name, driver in PREDEFINED_NETWORKS:
         if next(tx.find(api.Network, "name", name), None) is not None:
             continue
@@ -148,8 +148,8 @@ def create_predefined_networks(tx: Tx) -> None:
 class ClusterStage:
     """A Stage: predefined networks and network keys.
 
-    The time of the last key change is not stored. The last change of the cluster object is no earlier, so a new leader
-    counts the twelve hours from there; frequent elections do not keep the keys from changing.
+    The time of the last key change is not stored. The last change of the cluster object is never earlier, so a new
+    leader counts the twelve hours from there. Frequent elections therefore do not prevent key changes.
     """
 
     def __init__(self, cluster_id: str) -> None:
@@ -177,7 +177,7 @@ class ClusterStage:
             return
         cluster = tx.get(api.Cluster, self._cluster_id)
         if cluster is None:
-            self._check = False  # it will be noted when it is created
+            self._check = False  # note() will be called when it is created
             return
         if self._check:
             self._check = False
@@ -191,7 +191,7 @@ class ClusterStage:
             log.info("cluster.network_keys_rotated", cluster=self._cluster_id)
 
     def deadline(self) -> float | None:
-        """When the keys change next; at once until the first check."""
+        """When the keys change next; DUE_NOW until the first check."""
         return DUE_NOW if self._check else self._rotation_due_s
 
     def _complete(self, tx: Tx, cluster: api.Cluster) -> None:

@@ -1,7 +1,7 @@
-"""UpdateCluster, which may have to ask external certificate authorities before it can be decided.
+"""UpdateCluster, which may need answers of external certificate authorities before it can be decided.
 
-Theory of operation. The update is tried as a write. When it needs an answer first, the pass keeps nothing of it and the
-question is asked; with the answer the update is tried again. There are only a few questions that it can have.
+Theory of operation. The update is tried as a write. If it needs an answer first, the pass drops it and the question is
+asked; with the answer the update is tried again. An update has only a few possible questions.
 
     call -> write --decided--> reply
               ^  └-Unanswered-> ask the authority
@@ -17,18 +17,21 @@ from collections.abc import Sequence
 from google.protobuf.message import Message
 
 from swarm import api
+from swarm.api import rpc
 from swarm.errors import NotTaken, SwarmError
-from swarm.manager.controlapi.clusters import UPDATE_CLUSTER, update_cluster
+from swarm.manager.controlapi.clusters import update_cluster
+from swarm.manager.controlapi.common import require_known_values
 from swarm.manager.external_ca import Answers, Outcome, Unanswered
 from swarm.manager.service import Ask, Effect, Event, Write
 from swarm.rpc import Call, Reply, StreamEnd
 from swarm.store.store import Change
+from swarm.store.tx import Tx
 
 
 class ClusterUpdates:
     """A Service: Control/UpdateCluster."""
 
-    methods = frozenset({UPDATE_CLUSTER})
+    methods = frozenset({rpc.UPDATE_CLUSTER.name})
 
     def __init__(self) -> None:
         self._asking: dict[int, None] = {}
@@ -39,8 +42,7 @@ class ClusterUpdates:
             self._asking.pop(event.stream, None)
         if not isinstance(event, Call):
             return ()
-        assert isinstance(event.request, api.UpdateClusterRequest)
-        return (self._attempt(event.stream, event.request, Answers()),)
+        return (self._attempt(event.stream, rpc.UPDATE_CLUSTER.checked_request(event.request), Answers()),)
 
     def _attempt(self, stream: int, request: api.UpdateClusterRequest, answers: Answers) -> Write:
         def done(message: Message | None, error: SwarmError | None) -> Sequence[Effect]:
@@ -59,10 +61,14 @@ class ClusterUpdates:
                 return (StreamEnd(stream, error),)
             return (Reply(stream, message),)
 
-        return Write(lambda tx: update_cluster(tx, request, answers), done=done)
+        def update(tx: Tx) -> Message:
+            require_known_values(request)
+            return update_cluster(tx, request, answers)
+
+        return Write(update, done=done)
 
     def committed(self, changes: Sequence[Change], now: float) -> Sequence[Effect]:
-        """Nothing follows from changes."""
+        """Does nothing: changes do not concern this service."""
         return ()
 
     def wake(self, now: float) -> Sequence[Effect]:
@@ -74,6 +80,6 @@ class ClusterUpdates:
         return None
 
     def stop(self) -> Sequence[Effect]:
-        """An update that waits for an authority was not taken; another leader may take it."""
+        """End waiting updates with NotTaken: the next leader may take them."""
         streams, self._asking = self._asking, {}
         return [StreamEnd(stream, NotTaken()) for stream in streams]

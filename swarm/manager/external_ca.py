@@ -1,11 +1,11 @@
-"""External certificate authorities: which of them serve a root, what they are asked, and what they answered.
+"""External certificate authorities: which of them serve a root, the questions to them, and their answers.
 
-The cluster's spec lists servers that sign for a root in place of a key in the store. A server without a certificate of
-its own serves the root that is trusted now. Whether a server answers can only be found out by I/O, so a service asks
-with an Ask (swarm/manager/service.py) and continues when the answer comes.
+The cluster's spec lists servers that sign for a root in place of a key in the store. A server listed without a root
+certificate serves the currently trusted root. Only I/O can tell whether a server answers, so a service uses an Ask
+(swarm/manager/service.py) and continues when the answer comes.
 
-A change of the cluster must be decided inside one pass, which cannot wait. It looks into Answers. If an answer is
-missing there, the attempt ends with Unanswered and is repeated from the start once the question has been asked.
+A change of the cluster must be decided inside one pass, which cannot wait. It reads from Answers. If an answer is
+missing there, the attempt ends with Unanswered, and is repeated from the start after the question has been answered.
 
 (swarmkit: manager/controlapi/ca_rotation.go, ca/server.go filterExternalCAURLS)
 """
@@ -31,9 +31,9 @@ class FindReachable:
 
 @dataclass(frozen=True)
 class Sign:
-    """A certificate for ``body``. what: tells requests for different things apart; equal ones may differ in ``body``.
+    """Request a certificate with ``body``. what: identifies the request; equal requests may differ in ``body``.
 
-    roots_pem: the servers' own certificates lead to one of them.
+    roots_pem: the servers' own certificates must lead to one of these roots.
     """
 
     urls: tuple[str, ...]
@@ -47,7 +47,7 @@ Question = FindReachable | Sign
 
 @dataclass(frozen=True)
 class Outcome:
-    """The answer: a certificate where one was asked for, or an error; refused: asking again is useless."""
+    """The answer: a certificate if one was requested, or an error. refused: asking again is useless."""
 
     certificate_pem: bytes = b""
     error: str = ""
@@ -63,36 +63,36 @@ class Unanswered(Unavailable):
 
 
 class Answers:
-    """What is known of external authorities while one request is carried out; made anew for each request."""
+    """The known answers of external authorities during one request; each request has its own."""
 
     def __init__(self) -> None:
         self._known: dict[Question, Outcome] = {}
         self._root: RootCA | None = None
 
     def learn(self, question: Question, outcome: Outcome) -> None:
-        """A question was answered."""
+        """Record the answer to a question."""
         self._known[question] = outcome
 
     def ask(self, question: Question) -> Outcome:
-        """What became of this question. Raises Unanswered."""
+        """The answer to this question. Raises Unanswered."""
         outcome = self._known.get(question)
         if outcome is None:
             raise Unanswered(question)
         return outcome
 
     def reachable(self, urls: tuple[str, ...], roots_pem: bytes) -> bool:
-        """Whether one of these servers is there for these roots. Raises Unanswered."""
+        """Whether one of these servers is reachable and valid for these roots. Raises Unanswered."""
         return bool(urls) and not self.ask(FindReachable(urls, roots_pem)).error
 
     def new_root(self, make: Callable[[], RootCA]) -> RootCA:
-        """A root that is made for the request: the same one in every attempt."""
+        """A new root for the request: the same one in every attempt."""
         if self._root is None:
             self._root = make()
         return self._root
 
 
 def urls_for(config: api.CAConfig, wanted_pem: bytes, current_pem: bytes) -> tuple[str, ...]:
-    """The CFSSL servers of a spec that sign for the root ``wanted_pem``; current_pem: the root that is trusted now."""
+    """The CFSSL servers of a spec that sign for the root ``wanted_pem``. current_pem: the currently trusted root."""
     wanted = normalize_pem(wanted_pem)
     return tuple(
         authority.url
@@ -102,6 +102,6 @@ def urls_for(config: api.CAConfig, wanted_pem: bytes, current_pem: bytes) -> tup
 
 
 def signing_urls(config: api.CAConfig, root_ca: api.RootCA) -> tuple[str, ...]:
-    """The servers that sign node certificates now; empty: the cluster's own key does."""
+    """The servers that sign node certificates now; empty: the cluster's own key signs."""
     wanted = root_ca.root_rotation.ca_cert if root_ca.HasField("root_rotation") else root_ca.ca_cert
     return urls_for(config, wanted, root_ca.ca_cert)

@@ -1,9 +1,9 @@
-"""Node certificates signed by external authorities: which nodes wait for one, and when the authority is asked again.
+"""Node certificates signed by external authorities: which nodes wait for one, and when to ask the authority again.
 
-Theory of operation. While the spec has servers for the root that signs now, the certificate stage leaves requests
-alone, and this service sends them out, a few at a time. A valid answer is written to the node if the node still asks
-for the same; a refusal fails the request. While no server can be reached the requests stay as they are, and one of them
-is tried again after a pause that doubles each time, so that an authority that comes back gets one question, not
+Theory of operation. While the spec has servers for the current signing root, the certificate stage ignores requests and
+this service sends them to the servers, a few at a time. A valid answer is written to the node if its request is still
+the same; a refusal fails the request. While no server can be reached, the requests stay as they are, and only one of
+them is tried again, after a pause that doubles each time. So an authority that comes back gets one request, not
 thousands.
 
     RENEW, PENDING --Ask--> asked --signed--> ISSUED
@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 
 class ExternalSigning:
-    """A Service without methods: it acts on what is committed."""
+    """A Service without RPC methods: it acts on committed changes."""
 
     methods: frozenset[str] = frozenset()
 
@@ -56,11 +56,11 @@ class ExternalSigning:
         self._look_at_cluster(now)
 
     def handle(self, event: Event, now: float) -> Sequence[Effect]:
-        """No calls come here."""
+        """Never called with a call: this service has no RPC methods."""
         return ()
 
     def committed(self, changes: Sequence[Change], now: float) -> Sequence[Effect]:
-        """Note which nodes ask for a certificate now, and ask the authorities."""
+        """Note which nodes request a certificate, and ask the authorities."""
         for change in changes:
             if change.kind == "node":
                 node = change.after
@@ -73,11 +73,11 @@ class ExternalSigning:
         return self._ask(now)
 
     def wake(self, now: float) -> Sequence[Effect]:
-        """A pause is over."""
+        """A pause has ended."""
         return self._ask(now)
 
     def deadline(self) -> float | None:
-        """When the next question is due; None without one, or while the limit of open questions is reached."""
+        """When the next request is due; None if there is none, or while the limit of open requests is reached."""
         idle = [node_id for node_id in self._waiting if node_id not in self._asked] if self._urls else ()
         return self._resume_s if idle and len(self._asked) < self._limit else None
 
@@ -90,7 +90,7 @@ class ExternalSigning:
         return 1 if self._failures else defaults.EXTERNAL_CA_REQUESTS_MAX
 
     def _look_at_cluster(self, now: float) -> None:
-        """Ask at once when the servers or the root have changed."""
+        """When the servers or the root have changed, ask at once."""
         cluster = self._view.get(api.Cluster, self._cluster_id)
         root_ca = cluster.root_ca if cluster is not None else api.RootCA()
         urls = signing_urls(cluster.spec.ca_config, root_ca) if cluster is not None else ()
@@ -158,7 +158,7 @@ class ExternalSigning:
             log.error("external_ca.unusable", error=reason, waiting=len(self._waiting), retry_s=round(pause_s, 1))
 
     def _settle(self, node: api.Node, role: str, chain: bytes, error: str) -> Write:
-        """Write the certificate or the refusal, if the node still asks for what was answered."""
+        """Write the certificate or the refusal, if the node's request is still the one that was answered."""
         asked = node.certificate
 
         def run(tx: Tx) -> Message | None:

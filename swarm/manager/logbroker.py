@@ -1,13 +1,13 @@
-"""Service logs: a request of an API client becomes subscriptions at nodes, and what they publish goes to the client.
+"""Service logs: turns an API client's request into subscriptions at nodes, and forwards what they publish.
 
-Theory of operation. SubscribeLogs names services, tasks and nodes; the store says on which nodes those are. Each such
-node that listens gets a SubscriptionMessage, opens PublishLogs and sends lines, which are passed on at once and not
-kept here. Without follow, a reader's stream ends when every node has closed its publication; nodes that could not
-publish are named in a warning. With follow, it ends when the reader goes; nodes are added as tasks of the selected
-services reach them.
+Theory of operation. SubscribeLogs names services, tasks and nodes; the store says which nodes those concern. Each of
+these nodes that listens gets a SubscriptionMessage, opens PublishLogs and sends lines. They are forwarded at once and
+not stored here. Without follow, the reader's stream ends when every node has closed its publication; a warning names
+the nodes that could not publish. With follow, the stream ends when the reader leaves; more nodes are added when tasks
+of the selected services reach them.
 
-A node that loses its connection is asked again when it listens again, under a new subscription ID (agents ignore an ID
-that they know) and only for what came after the last line; lines that were passed on before are dropped by their time.
+A node that lost its connection is asked again when it listens again: under a new subscription ID (agents ignore an ID
+that they know), and only for lines after the last one. Lines that were already forwarded are dropped by their time.
 
 (swarmkit: manager/logbroker/broker.go, subscription.go)
 """
@@ -20,6 +20,7 @@ from random import Random
 from typing import TypeVar
 
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.api.timestamps import is_valid, nanoseconds
 from swarm.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted, SwarmError
 from swarm.ids import new_id
@@ -53,7 +54,7 @@ class _Subscription:
         return not self.options.follow and all(node_id in self.done for node_id in self.nodes)
 
     def error(self) -> SwarmError | None:
-        """The warning for the reader about logs that are missing."""
+        """The warning for the reader about missing logs."""
         reasons = [*self.errors, *(f"task {task_id} has not been scheduled" for task_id in self.unscheduled)]
         if not reasons:
             return None
@@ -70,9 +71,9 @@ class _Publication:
 
 
 class LogBroker:
-    """Service of a leader (swarm/manager/service.py). It buffers nothing: slow readers are the transport's concern."""
+    """A Service of the leader (swarm/manager/service.py). It buffers nothing; the transport handles slow readers."""
 
-    methods = frozenset({"Logs/SubscribeLogs", "LogBroker/ListenSubscriptions", "LogBroker/PublishLogs"})
+    methods = frozenset({rpc.SUBSCRIBE_LOGS.name, rpc.LISTEN_SUBSCRIPTIONS.name, rpc.PUBLISH_LOGS.name})
 
     def __init__(self, store: Store, now: float, rng: Random, own_node_id: str = "") -> None:
         self._store = store
@@ -88,9 +89,9 @@ class LogBroker:
         self._publications: dict[int, _Publication] = {}
         self._stopped = False
         self._calls: dict[str, Callable[[Call], list[Effect]]] = {
-            "Logs/SubscribeLogs": self._subscribe,
-            "LogBroker/ListenSubscriptions": self._listen,
-            "LogBroker/PublishLogs": self._publish,
+            rpc.SUBSCRIBE_LOGS.name: self._subscribe,
+            rpc.LISTEN_SUBSCRIPTIONS.name: self._listen,
+            rpc.PUBLISH_LOGS.name: self._publish,
         }
 
     # --- Service ---------------------------------------------------------------------------------------------------
@@ -153,8 +154,7 @@ class LogBroker:
     # --- readers ---------------------------------------------------------------------------------------------------
 
     def _subscribe(self, call: Call) -> list[Effect]:
-        request = call.request
-        assert isinstance(request, api.SubscribeLogsRequest)
+        request = rpc.SUBSCRIBE_LOGS.checked_request(call.request)
         if not request.HasField("selector"):
             raise InvalidArgument("log selector must be provided")
         selector = request.selector
@@ -175,7 +175,7 @@ class LogBroker:
         return effects + self._finish_if_done(call.stream)
 
     def _selected(self, subscription: _Subscription) -> Iterable[api.Task]:
-        """Tasks that exist now. Without follow those of a service count only if they ever ran: others have no logs."""
+        """The existing tasks. Without follow, a service's task counts only if it ever ran: others have no logs."""
         for task_id in subscription.selector.task_ids:
             task = self._store.get(api.Task, task_id)
             if task is not None:
@@ -186,7 +186,7 @@ class LogBroker:
                     yield task
 
     def _select(self, stream: int, task: api.Task) -> list[Effect]:
-        """A task that the reader wants: ask its node, unless that was done."""
+        """The reader wants this task: ask its node, unless that was done already."""
         subscription = self._subscriptions[stream]
         if not task.node_id:
             subscription.unscheduled[task.id] = None
@@ -206,7 +206,7 @@ class LogBroker:
         return []
 
     def _ask(self, subscription: _Subscription, node_id: str) -> list[Effect]:
-        """Send a node its subscription, as the continuation of an earlier one if there was one."""
+        """Send a node its subscription; if it had one before, as its continuation."""
         effects: list[Effect] = []
         message = api.SubscriptionMessage(selector=subscription.selector, options=subscription.options)
         before = subscription.wire.get(node_id)
@@ -226,7 +226,7 @@ class LogBroker:
         return effects + self._tell(node_id, message)
 
     def _tell(self, node_id: str, message: api.SubscriptionMessage) -> list[Effect]:
-        """To the newest listening stream of a node."""
+        """Send a message to the newest listening stream of a node."""
         streams = self._listeners_of.get(node_id)
         return [StreamData(next(reversed(streams)), message)] if streams else []
 
@@ -237,7 +237,7 @@ class LogBroker:
         return [*self._forget(stream), StreamEnd(stream, subscription.error())]
 
     def _forget(self, stream: int) -> list[Effect]:
-        """The reader is served or gone: close what its nodes still have open."""
+        """The reader is done or gone: close what its nodes still have open."""
         subscription = self._subscriptions.pop(stream)
         effects: list[Effect] = []
         for node_id in subscription.nodes:
@@ -272,7 +272,7 @@ class LogBroker:
         if len(streams) > defaults.LOG_LISTENERS_PER_NODE_MAX:
             oldest = next(iter(streams))
             del streams[oldest], self._listeners[oldest]
-            effects.append(StreamEnd(oldest, Aborted("the node listens elsewhere")))
+            effects.append(StreamEnd(oldest, Aborted("the node listens on another stream")))
         for stream in list(self._asked.get(node_id, ())):
             subscription = self._subscriptions[stream]
             subscription.lost.pop(node_id, None)
@@ -307,12 +307,12 @@ class LogBroker:
             if task is not None and task.node_id != node_id:
                 raise PermissionDenied(f"task {task.id} does not run on node {node_id}")
             if not is_valid(line.timestamp, _LOG_SECONDS_MAX):
-                raise InvalidArgument("the time of a log line is not valid")
+                raise InvalidArgument("the timestamp of a log line is not valid")
         lines = [line for line in message.messages if self._is_new(self._subscriptions[stream], line)]
         return [StreamData(stream, api.SubscribeLogsMessage(messages=lines))] if lines else []
 
     def _is_new(self, subscription: _Subscription, line: api.LogMessage) -> bool:
-        """Whether the reader does not have this line; notes its time."""
+        """Whether the reader does not have this line yet. Records its time."""
         node_id, task_id = line.context.node_id, line.context.task_id
         at_ns = nanoseconds(line.timestamp)
         if at_ns <= subscription.drop_until_ns.get(node_id, {}).get(task_id, -1):
@@ -323,7 +323,7 @@ class LogBroker:
         return True
 
     def _node_done(self, stream: int, node_id: str, error: str) -> list[Effect]:
-        """Nothing more comes from this node for this reader."""
+        """This node sends nothing more to this reader."""
         subscription = self._subscriptions[stream]
         subscription.lost.pop(node_id, None)
         if error:
@@ -332,7 +332,7 @@ class LogBroker:
         return self._finish_if_done(stream)
 
     def _node_lost(self, stream: int, node_id: str) -> None:
-        """The node may come back and go on; without follow the reader waits only so long."""
+        """The node may come back and continue. Without follow, the reader waits only LOG_RECONNECT_WAIT_S for it."""
         subscription = self._subscriptions[stream]
         if not subscription.options.follow and node_id not in subscription.done:
             subscription.lost.setdefault(node_id, self._now + defaults.LOG_RECONNECT_WAIT_S)
@@ -351,7 +351,7 @@ class LogBroker:
         return []
 
     def _publication_failed(self, publication_stream: int, error: SwarmError) -> list[Effect]:
-        """End a publication in which the node sent something that it may not send."""
+        """End a publication because the node sent something invalid or forbidden."""
         publication = self._publications.pop(publication_stream, None)
         stream = self._readers.get(publication.wire_id) if publication is not None else None
         return (
@@ -378,7 +378,7 @@ def _follow_keys(selector: api.LogSelector) -> list[tuple[str, str]]:
 
 
 def _discard(table: dict[_K, dict[int, None]], key: _K, stream: int) -> None:
-    """Take a stream out of a table of streams, and the row with its last one."""
+    """Remove a stream from a row of a table, and the row when it was its last stream."""
     if key in table:
         table[key].pop(stream, None)
         if not table[key]:

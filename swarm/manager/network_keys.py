@@ -1,12 +1,12 @@
-"""The keys of the networks: three for each of gossip and IPsec, told apart by their Lamport time.
+"""The network keys: three for gossip and three for IPsec, distinguished by their Lamport times.
 
-Nodes encrypt with the middle key, so that all nodes know a key before one uses it, and for some time afterwards. A
-rotation adds a key and drops the oldest. After one rotation no node encrypts with the key that it used before; after
-two all encrypt with keys made since the first; after three no key is left that was known before them. Both purposes
-share one clock, because nodes compare Lamport times without looking at the purpose.
+Nodes encrypt with the middle key, so all nodes know a key before any node uses it, and for some time afterwards. A
+rotation adds a key and drops the oldest one. After one rotation no node encrypts with the key that it used before.
+After two, all nodes encrypt with keys made since the first rotation. After three, no earlier key is left. Gossip and
+IPsec share one clock, because nodes compare Lamport times without regard to the subsystem.
 
-The leader rotates every twelve hours (swarm/manager/cluster.py) and when a client asks for it, with a mark on
-Control/UpdateCluster. Every session tells its node of the keys (swarm/manager/dispatcher).
+The leader rotates the keys every twelve hours (swarm/manager/cluster.py), and when a client requests it by an extension
+of Control/UpdateCluster. Every session sends the keys to its node (swarm/manager/dispatcher).
 
 (swarmkit: manager/keymanager/keymanager.go; libnetwork: agent.go)
 """
@@ -26,9 +26,9 @@ _CLOCK_START_BITS = 16
 
 
 def complete_keys(cluster: api.Cluster, rng: Random) -> bool:
-    """Make the missing keys of a cluster that is being edited. Returns whether any were missing.
+    """Create the missing keys of a cluster that is being edited. Returns whether any were missing.
 
-    Stock nodes crash with fewer than two keys for gossip or IPsec, so such a set is completed as well.
+    Stock nodes crash with fewer than two keys for gossip or IPsec, so incomplete sets are completed too.
     """
     keys = list(cluster.network_bootstrap_keys)
     missing = [
@@ -44,7 +44,7 @@ def complete_keys(cluster: api.Cluster, rng: Random) -> bool:
 
 
 def rotate_keys(cluster: api.Cluster, rng: Random) -> None:
-    """Add a key for each of gossip and IPsec and drop the oldest beyond three. ``cluster`` is being edited."""
+    """Add a key for gossip and one for IPsec; keep the newest three of each. ``cluster`` is being edited."""
     complete_keys(cluster, rng)
     kept: list[api.EncryptionKey] = []
     for subsystem in _SUBSYSTEMS:
@@ -61,7 +61,7 @@ def rotate_keys(cluster: api.Cluster, rng: Random) -> None:
 
 
 def incomplete(cluster: api.Cluster) -> bool:
-    """Whether keys are missing that complete_keys would make."""
+    """Whether complete_keys would create keys."""
     present = [key.subsystem for key in cluster.network_bootstrap_keys]
     return any(_missing(present.count(subsystem)) for subsystem in _SUBSYSTEMS)
 

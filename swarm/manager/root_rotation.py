@@ -1,12 +1,12 @@
-"""The cluster's root certificate: who signs now, when it must change, and how a rotation is completed.
+"""The cluster's root certificate: who signs now, when the root must change, and how a rotation is completed.
 
-Theory of operation. The user forces a rotation or gives another root (ClusterSpec.ca_config); update_root_ca then puts
-the new root, its key, and its certificate cross-signed by the old key into Cluster.root_ca.root_rotation. From then on
-node certificates are signed by the new key, while everybody still trusts the old root only. RootRotation asks node
-after node for a new certificate (Certificate.status ROTATE), thirty at a time every three seconds. A node has converged
-when its description says that the new root issued its certificate. When all have converged, the new root replaces the
-old one and both join tokens change, because they name the root. A node that is away keeps the rotation open until it
-comes back or is removed; the log and `docker info` name such nodes.
+Theory of operation. The user forces a rotation or provides another root (ClusterSpec.ca_config). update_root_ca then
+puts the new root, its key, and its certificate cross-signed by the old key into Cluster.root_ca.root_rotation. From
+then on the new key signs node certificates, while all nodes still trust only the old root. RootRotation tells the nodes
+to renew their certificates (Certificate.status ROTATE), thirty at a time every three seconds. A node has converged when
+its description says that the new root issued its certificate. When all have converged, the new root replaces the old
+one, and both join tokens change, because they name the root. A node that is down keeps the rotation open until it comes
+back or is removed; the log and `docker info` name such nodes.
 
     no rotation --update_root_ca--> rotating --all nodes converged or removed--> no rotation
                                      └--another desired root: starts over; the old root again: abandoned
@@ -47,7 +47,7 @@ def as_swarm_error(error: CertsError) -> SwarmError:
 
 
 def authority_of(root_ca: api.RootCA, deterministic: bool = False) -> RootCA:
-    """Who signs node certificates now; without a key in the store it cannot sign. Raises CertsError."""
+    """The authority for node certificates now. Without a key in the store it cannot sign. Raises CertsError."""
     if not root_ca.HasField("root_rotation"):
         return RootCA(root_ca.ca_cert, root_ca.ca_key, deterministic=deterministic)
     rotation = root_ca.root_rotation
@@ -55,13 +55,13 @@ def authority_of(root_ca: api.RootCA, deterministic: bool = False) -> RootCA:
 
 
 def issuer_of(root_ca: api.RootCA) -> Issuer:
-    """Whom node certificates should name as their issuer: the new root during a rotation. Raises CertsError."""
+    """The issuer that node certificates should have: the new root during a rotation. Raises CertsError."""
     wanted = root_ca.root_rotation.ca_cert if root_ca.HasField("root_rotation") else root_ca.ca_cert
     return RootCA(wanted, None).issuer
 
 
 def trusted_roots(known_pem: bytes, root_ca: api.RootCA) -> bytes:
-    """Every root that a peer's certificate may lead to now: the one that this node knows, the cluster's, the next."""
+    """All roots that a peer's certificate may lead to now: the one that this node knows, the cluster's and the next."""
     roots = (known_pem, root_ca.ca_cert, root_ca.root_rotation.ca_cert)
     return b"\n".join(dict.fromkeys(pem.strip() for pem in roots if pem)) + b"\n"
 
@@ -73,7 +73,7 @@ def issued_by(node: api.Node, issuer: Issuer) -> bool:
 
 
 def waited_for(root_ca: api.RootCA, nodes: Iterable[api.Node]) -> list[api.Node]:
-    """Those nodes that have no certificate yet of the root that is rotated to. Raises CertsError."""
+    """The nodes without a certificate from the new root of the rotation. Raises CertsError."""
     target = issuer_of(root_ca)
     return [node for node in nodes if not issued_by(node, target)]
 
@@ -97,10 +97,10 @@ def update_root_ca(
     deterministic: bool = False,
     answers: Answers | None = None,
 ) -> None:
-    """Bring root_ca of a cluster that is being edited in line with its spec.ca_config, starting a rotation if needed.
+    """Make root_ca of a cluster that is being edited match its spec.ca_config; start a rotation if needed.
 
-    answers: what is known of external authorities. Raises InvalidArgument or Internal with the texts that users know,
-    Unanswered when something must be asked first; the cluster is unchanged then.
+    answers: the known answers of external authorities. Raises InvalidArgument or Internal with SwarmKit's texts, and
+    Unanswered when an authority must be asked first; the cluster is unchanged then.
     """
     try:
         _RootUpdate(cluster, now, new_key, deterministic, answers or Answers()).run()
@@ -109,7 +109,7 @@ def update_root_ca(
 
 
 class _RootUpdate:
-    """The root that the user wants, as compared with the present one."""
+    """The root that the user wants, compared with the current one."""
 
     def __init__(
         self, cluster: api.Cluster, now: float, new_key: KeyMaker, deterministic: bool, answers: Answers
@@ -154,7 +154,7 @@ class _RootUpdate:
         return RootCA.create(self._now, self._new_key(), self._deterministic)
 
     def _keep_root(self, root: RootCA) -> None:
-        """The root that is trusted now is wanted, with this key or, without one, with external authorities."""
+        """Keep the currently trusted root, with this key or, without a key, with external authorities."""
         self._root_ca.ca_key = root.key_pem or b""
         self._root_ca.ClearField("root_rotation")
         self._root_ca.last_forced_rotation = self._config.force_rotate
@@ -168,7 +168,7 @@ class _RootUpdate:
             )
 
     def _start_rotation(self, root: RootCA) -> None:
-        """Towards ``root``, from the root that is trusted now, whatever rotation was under way."""
+        """Start a rotation from the currently trusted root to ``root``; it replaces any rotation in progress."""
         root_ca = self._root_ca
         if not root_ca.ca_key and not root.can_sign:
             raise InvalidRoot("rotating from one external CA to a different external CA is not supported")
@@ -198,7 +198,7 @@ class _RootUpdate:
 
 
 class RootRotation:
-    """The part of the certificate stage that asks nodes to renew and ends the rotation; has the shape of a Stage."""
+    """The part of the certificate stage that tells nodes to renew and ends the rotation; has the methods of a Stage."""
 
     def __init__(self, cluster_id: str) -> None:
         self._cluster_id = cluster_id
@@ -222,7 +222,7 @@ class RootRotation:
             self._dirty[object_id] = None
 
     def deadline(self) -> float | None:
-        """When to ask the next nodes, or to log which nodes are waited for; None without a rotation."""
+        """When to tell the next nodes to renew, or to log the nodes it waits for; None without a rotation."""
         if self._target is None:
             return self._batch_due_s
         return self._report_s if self._batch_due_s is None else min(self._batch_due_s, self._report_s)
@@ -245,7 +245,7 @@ class RootRotation:
             self._finish(tx)
 
     def _look(self, tx: Tx, target: Issuer) -> None:
-        """Nodes that have not converged yet. For a new target all nodes are checked, then only those that changed."""
+        """Update the set of nodes that have not converged. A new target: check all nodes, later only changed ones."""
         if target != self._target:
             self._target, self._next_batch_s = target, tx.now
             self._report_s = tx.now + defaults.ROOT_ROTATION_REPORT_S
@@ -277,7 +277,7 @@ class RootRotation:
             self._next_batch_s = tx.now + defaults.ROOT_ROTATION_PERIOD_S
 
     def _report(self, tx: Tx) -> None:
-        """Log from time to time which nodes the rotation waits for."""
+        """Log periodically which nodes the rotation waits for."""
         if tx.now < self._report_s:
             return
         self._report_s = tx.now + defaults.ROOT_ROTATION_REPORT_S

@@ -1,4 +1,4 @@
-"""The interface of a leader's RPC services, and the only way in which they may change the cluster.
+"""The interface of a leader's RPC services, and the only way for them to change the cluster.
 
 The manager routes calls by method name, feeds committed changes to all services, and performs their effects.
 """
@@ -22,8 +22,8 @@ from swarm.store.tx import Tx
 class Write:
     """A change of the cluster, to be run in the next pass.
 
-    run: a plain function of the transaction; returns the answer, or raises a SwarmError, in which case nothing of it
-    is kept. stream: the call that gets the answer once it is committed (None: nobody waits). done: called instead of
+    run: a plain function of the transaction. It returns the answer, or raises a SwarmError; then all its changes are
+    dropped. stream: the call that gets the answer after the commit (None: no call waits). done: called instead of
     replying, with (answer, None) after the commit or (None, error); returns further effects.
     """
 
@@ -34,9 +34,9 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question that only the world outside can answer.
+    """A question that only I/O can answer.
 
-    done: called with the answer and the time, unless leadership ends before; returns further effects.
+    done: called with the answer and the time, unless leadership ends first; returns further effects.
     """
 
     question: Question
@@ -58,16 +58,16 @@ Event = Call | StreamData | StreamEnd
 
 
 class Service(Protocol):
-    """One or more gRPC services of the leader. Made on election with the store as view, dropped after stop().
+    """One or more gRPC services of the leader. Created on election with the store as view, dropped after stop().
 
-    All calls were authorised before they come here (swarm/io/grpc/server.py).
+    Calls are authorised before they arrive here (swarm/io/grpc/server.py).
     """
 
     methods: frozenset[str]
     """Names ("Dispatcher/Session") that this service answers."""
 
     def handle(self, event: Event, now: float) -> Sequence[Effect]:
-        """A call, more data of one, or the client's end of one (half-close or cancel)."""
+        """Handle a call, more data of a call, or its end by the client (half-close or cancel)."""
         ...
 
     def committed(self, changes: Sequence[Change], now: float) -> Sequence[Effect]:
@@ -75,7 +75,7 @@ class Service(Protocol):
         ...
 
     def wake(self, now: float) -> Sequence[Effect]:
-        """The deadline passed."""
+        """The deadline has passed."""
         ...
 
     def deadline(self) -> float | None:

@@ -24,7 +24,6 @@ from typing import Protocol, TypeVar
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
-from google.protobuf.message import Message
 
 from certs.errors import (
     CertificateExpired,
@@ -49,11 +48,12 @@ from certs.tls import ClientTls, Credentials
 from certs.tokens import parse_join_token, root_digest
 from certs.validity import apart
 from swarm import api, defaults
+from swarm.api import rpc
+from swarm.api.methods import Method, Req, Res
 from swarm.errors import Code, InvalidArgument, SwarmError, Unavailable
 
 log = structlog.get_logger()
 
-M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
 TOKEN_NEEDED = "A valid join token is necessary to join this cluster"
@@ -64,7 +64,7 @@ _STATES_SIGNED = (api.IssuanceStatus.ISSUED, api.IssuanceStatus.ROTATE)
 class Connection(Protocol):
     """To one manager (swarm.io.grpc.client.ClientConnection)."""
 
-    async def unary(self, method: str, request: Message, timeout_s: float | None = None) -> Message:
+    async def unary(self, method: Method[Req, Res], request: Req, timeout_s: float | None = None) -> Res:
         """One call; raises SwarmError."""
         ...
 
@@ -189,7 +189,7 @@ class _Managers:
             connection = await self._connect(ClientTls(CA_ROLE, roots_pem=None))
             try:
                 request = api.GetRootCACertificateRequest()
-                response = await _ask(connection, "CA/GetRootCACertificate", request, api.GetRootCACertificateResponse)
+                response = await _ask(connection, rpc.GET_ROOT_CA_CERTIFICATE, request)
             finally:
                 connection.close()
             if digest is not None and root_digest(response.certificate) != digest:
@@ -231,14 +231,12 @@ class _Managers:
         """Ask for a certificate, then for its status until it answers our CSR and not an earlier one."""
         connection = await self._connect(tls)
         try:
-            response = await _ask(connection, "NodeCA/IssueNodeCertificate", request, api.IssueNodeCertificateResponse)
+            response = await _ask(connection, rpc.ISSUE_NODE_CERTIFICATE, request)
             status_request = api.NodeCertificateStatusRequest(node_id=response.node_id)
             failures = 0
             while True:
                 try:
-                    status = await _ask(
-                        connection, "NodeCA/NodeCertificateStatus", status_request, api.NodeCertificateStatusResponse
-                    )
+                    status = await _ask(connection, rpc.NODE_CERTIFICATE_STATUS, status_request)
                 except SwarmError as error:
                     if error.code == Code.NOT_FOUND:
                         raise
@@ -278,7 +276,7 @@ class _Managers:
     async def _fetch_kek(self, root_pem: bytes, credentials: Credentials) -> Kek:
         connection = await self._connect(ClientTls(CA_ROLE, root_pem, credentials))
         try:
-            response = await _ask(connection, "CA/GetUnlockKey", api.GetUnlockKeyRequest(), api.GetUnlockKeyResponse)
+            response = await _ask(connection, rpc.GET_UNLOCK_KEY, api.GetUnlockKeyRequest())
         except SwarmError as error:
             if error.code != Code.UNIMPLEMENTED:
                 raise
@@ -315,7 +313,5 @@ class _Managers:
 _KEK_BYTES = (0, 32)
 
 
-async def _ask(connection: Connection, method: str, request: Message, kind: type[M]) -> M:
-    answer = await connection.unary(method, request, timeout_s=defaults.CERTIFICATE_CALL_TIMEOUT_S)
-    assert isinstance(answer, kind)
-    return answer
+async def _ask(connection: Connection, method: Method[Req, Res], request: Req) -> Res:
+    return await connection.unary(method, request, timeout_s=defaults.CERTIFICATE_CALL_TIMEOUT_S)

@@ -85,7 +85,7 @@ class Membership:
         self._out = out
         self._answer = answer
         self._steps = Steps(record, file, roles, certificates, out, stop_parts)
-        self._cleaning = ""
+        self._cleaning: str | None = None
 
     @property
     def phase(self) -> Phase:
@@ -99,7 +99,7 @@ class Membership:
 
     def stopped(self) -> None:
         """Roles are being stopped: what was asked for does not count any more."""
-        self._cleaning = ""
+        self._cleaning = None
 
     # --- start and stop --------------------------------------------------------------------------------------------
 
@@ -130,8 +130,8 @@ class Membership:
 
     def stop(self, request: Stop) -> Procedure:
         """Stop everything; the disk keeps it all."""
+        self._steps.phase = Phase.STOPPED  # whatever is asked from here on is refused
         yield from self._steps.stop_roles()
-        self._steps.phase = Phase.STOPPED
         self._answer(request.ticket, None)
 
     # --- init ------------------------------------------------------------------------------------------------------
@@ -266,17 +266,23 @@ class Membership:
 
     def clean_up(self) -> None:
         """The engine answers: try again to remove what nodes left behind that were here before, one at a time."""
-        node_id = next((node_id for node_id in self.left_behind if node_id != self._cleaning), "")
-        if node_id and not self._cleaning:
-            self._cleaning = node_id
-            self._out.perform(partial(RemoveContainers, node_id=node_id), self._cleaned)
+        if self._cleaning is not None or self.phase is Phase.STOPPED:
+            return
+        # an empty ID means the containers of all nodes, which may be this node's by now
+        due = [node_id for node_id in self.left_behind if node_id or self.phase is Phase.INACTIVE]
+        if due:
+            self._cleaning = due[0]
+            self._out.perform(partial(RemoveContainers, node_id=due[0]), self._cleaned)
 
     def _cleaned(self, outcome: Done | Failed) -> None:
-        node_id, self._cleaning = self._cleaning, ""
-        if isinstance(outcome, Done):
-            self.left_behind.pop(node_id, None)
-        else:
+        node_id, self._cleaning = self._cleaning, None
+        assert node_id is not None
+        self.left_behind.pop(node_id, None)
+        if isinstance(outcome, Failed):
             log.warning("swarm.containers_left_behind", node=node_id, error=str(outcome.error))
+            self.left_behind[node_id] = None  # after the others
+        elif not self._record.engine_error:
+            self.clean_up()
 
     # --- unlock and force ------------------------------------------------------------------------------------------
 

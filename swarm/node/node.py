@@ -93,7 +93,10 @@ class Node:
         self._wait: Wait | None = None
         self._expected = 0
         self._requests: deque[Request] = deque()
-        self._leaving: list[int] = []
+        self._open: dict[int, None] = {}
+        """Tickets of requests that are not answered yet."""
+        self._at_end: list[int] = []
+        """Tickets that are answered when the procedure that runs has ended."""
 
     # --- machine ---------------------------------------------------------------------------------------------------
 
@@ -104,6 +107,7 @@ class Node:
             case Done() | Failed():
                 self._out.settle(event)
             case Boot():
+                self._open[event.ticket] = None
                 self._begin(self._membership.boot(event))
             case Init() | Join() | Leave() | Unlock() | ForceNewCluster() | Stop():
                 self._request(event)
@@ -194,7 +198,10 @@ class Node:
 
     def _request(self, request: Request) -> None:
         membership = self._membership
+        self._open[request.ticket] = None
         match request:
+            case Stop() if membership.phase is Phase.STOPPED and self._procedure is not None:
+                self._at_end.append(request.ticket)
             case Stop():
                 self._stop(request)
             case _ if membership.phase is Phase.STOPPED:
@@ -202,7 +209,7 @@ class Node:
             case Init() | Join() if membership.phase is not Phase.INACTIVE:
                 self._answer(request.ticket, Refused(Refusal.IN_SWARM))  # at once: what is under way may take long
             case Leave() if membership.joining:
-                self._leaving.append(request.ticket)
+                self._at_end.append(request.ticket)
                 self._throw(Refused(Refusal.LEFT))
             case Unlock() if membership.joining:
                 self._answer(request.ticket, Refused(Refusal.NOT_LOCKED))
@@ -216,14 +223,15 @@ class Node:
         if self._procedure is not None:
             self._procedure.close()
             self._procedure = self._wait = None
-        membership = self._membership
-        membership.answer_join(Refused(Refusal.STOPPING))
-        for waiting in self._requests:
-            self._answer(waiting.ticket, Refused(Refusal.STOPPING))
+        self._membership.answer_join(Refused(Refusal.STOPPING))
+        for ticket in [ticket for ticket in self._open if ticket != request.ticket]:
+            self._answer(ticket, Refused(Refusal.STOPPING))
         self._requests.clear()
-        self._begin(membership.stop(request))
+        self._at_end.clear()
+        self._begin(self._membership.stop(request))
 
     def _answer(self, ticket: int, error: Exception | None) -> None:
+        self._open.pop(ticket, None)
         self._out.put(Answer(ticket, error))
 
     def _stop_parts(self) -> None:
@@ -257,7 +265,7 @@ class Node:
             step = resume()
         except StopIteration:
             self._procedure = self._wait = None
-            tickets, self._leaving = self._leaving, []
+            tickets, self._at_end = self._at_end, []
             for ticket in tickets:
                 self._answer(ticket, None)
             return

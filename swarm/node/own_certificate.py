@@ -13,13 +13,12 @@ from dataclasses import replace
 from random import Random
 from typing import Protocol
 
-from google.protobuf.message import Message
-
 from certs.keys import identity_of, load_certificates
 from certs.root import Issuer, verify_chain
 from certs.tls import ClientTls, Credentials
 from certs.validity import NOT_NOW, own_trouble
 from swarm import api, defaults
+from swarm.api.methods import Method, Req, Res
 from swarm.node import bootstrap
 from swarm.node.bootstrap import Issued, World
 from swarm.rpc import Peer
@@ -37,7 +36,7 @@ class OwnManager(Protocol):
         """Until it leads. Raises TimeoutError."""
         ...
 
-    async def ask(self, method: str, request: Message, timeout_s: float, peer: Peer) -> Message:
+    async def ask(self, method: Method[Req, Res], request: Req, timeout_s: float, peer: Peer) -> Res:
         """A unary call in the name of ``peer``. Raises SwarmError."""
         ...
 
@@ -100,7 +99,7 @@ class _Inside:
         """As swarm.io.grpc.client.connect."""
         return self
 
-    async def unary(self, method: str, request: Message, timeout_s: float | None = None) -> Message:
+    async def unary(self, method: Method[Req, Res], request: Req, timeout_s: float | None = None) -> Res:
         """As swarm.io.grpc.client.ClientConnection.unary."""
         return await self._manager.ask(method, request, timeout_s or defaults.CERTIFICATE_CALL_TIMEOUT_S, self._peer)
 

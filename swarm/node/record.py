@@ -104,14 +104,17 @@ class StateFile:
         if self._retry_at is not None and self._record.now < self._retry_at:
             return
         self._writing, self._retry_at = state, None
-        self._out.perform(partial(SaveState, state=state), self._written)
+        self._out.perform(partial(SaveState, state=state), partial(self._written, state))
 
     def deadline(self) -> float | None:
         """When a failed attempt is repeated."""
-        return self._retry_at if self._following else None
+        waits = self._following and self._writing is None and not self.saved
+        return self._retry_at if waits else None
 
-    def _written(self, outcome: Done | Failed) -> None:
-        state, self._writing = self._writing, None
+    def _written(self, state: NodeState, outcome: Done | Failed) -> None:
+        if self._writing is not state:
+            return  # nobody waits for it any more, see stop()
+        self._writing = None
         if isinstance(outcome, Done):
             self._on_disk, self.error = state, None
             return

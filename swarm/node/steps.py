@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
+import structlog
+
 from swarm.agent import events as agent_events
 from swarm.agent.events import LocalManager
 from swarm.node.certificates import Certificates
@@ -30,6 +32,8 @@ from swarm.node.record import Record, StateFile
 from swarm.node.remotes import Remotes
 from swarm.node.roles import ManagerRole
 from swarm.rpc import MANAGER_ROLE
+
+log = structlog.get_logger()
 
 
 class Phase(Enum):
@@ -80,9 +84,10 @@ class Steps:
         self._certificates.adopt(identity_of_outcome((yield open_identity)))
         state = self._record.state
         assert state is not None
-        if self._record.role != MANAGER_ROLE and state.raft_id:  # killed after its demotion, before it forgot the log
-            self._record.state = state.without_log(state.raft_id, ())
-            yield from self.save()
+        if self._record.role != MANAGER_ROLE:  # perhaps killed after its demotion, before the log was gone
+            if state.raft_id:
+                self._record.state = state.without_log(state.raft_id, ())
+                yield from self.save()
             yield ForgetLog
         if self._record.role == MANAGER_ROLE and state.raft_id:
             # a member without a log yet joins its group when others can be reached (ManagerRole)
@@ -130,7 +135,10 @@ class Steps:
 
     def stop_roles(self) -> Procedure:
         self._stop_parts()
-        yield StopRoles
+        try:
+            yield StopRoles
+        except Exception as error:
+            log.error("swarm.roles_not_stopped", error=str(error))
 
     def give_up(self) -> Procedure:
         """Nothing stays of this node."""

@@ -1,1 +1,1 @@
-"""Cluster state in memory, changed only by committed log entries (swarmkit: manager/state/store)."""
+"""The cluster's state in memory. Only committed log entries change it (swarmkit: manager/state/store)."""

@@ -1,4 +1,4 @@
-"""The store: tables and indexes, changed only by apply(); objects are never mutated once they are in.
+"""The store: tables and indexes of objects. Only apply() changes it, and objects in it are never mutated.
 
 (swarmkit: manager/state/store/memory.go)
 """
@@ -21,7 +21,7 @@ Action = api.StoreAction
 
 
 class View(Protocol):
-    """Read access, the same for the store and for a transaction in progress. Never mutate what it returns."""
+    """Read access, the same for the store and for a transaction in progress. Never mutate the returned objects."""
 
     def get(self, cls: type[M], object_id: str) -> M | None:
         """The object with this ID, or None."""
@@ -36,13 +36,13 @@ class View(Protocol):
         ...
 
     def count(self, cls: type[M]) -> int:
-        """How many objects of a kind there are."""
+        """The number of objects of a kind."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One object before and after an entry; before is None for a new one, after for a removed one."""
+    """One object before and after an entry. before is None for a new object, after is None for a removed one."""
 
     kind: str
     object_id: str
@@ -85,7 +85,7 @@ class Table:
 
 
 class Store:
-    """The state after ``index`` log entries. apply() is all or nothing: an entry that breaks a rule changes nothing."""
+    """The state after ``index`` log entries. apply() is atomic: an entry that breaks a rule changes nothing."""
 
     def __init__(self) -> None:
         self.index = 0
@@ -112,8 +112,8 @@ class Store:
     def apply(self, actions: Sequence[Action], index: int) -> list[Change]:
         """Apply the actions of the log entry at ``index``.
 
-        Raises AlreadyExists or NotFound when an action does not fit, before anything was changed; ``index`` advances
-        in any case, as it does in SwarmKit's followers, which skip such an entry.
+        Raises AlreadyExists or NotFound when an action does not fit; then nothing is changed. ``index`` advances in any
+        case, as in SwarmKit's followers, which skip such an entry.
         """
         self.index = index
         writes = [_unpack(action) for action in actions]
@@ -132,7 +132,7 @@ class Store:
         return changes
 
     def _check(self, writes: Sequence[tuple[int, Kind, Message]]) -> None:
-        """Store invariants that SwarmKit's followers check as well; see WIRE notes in docs/architecture.md."""
+        """Check the invariants that SwarmKit's followers check as well."""
         present: dict[tuple[str, str], bool] = {}
         names: dict[tuple[str, str], str | None] = {}
         for verb, kind, obj in writes:
@@ -160,7 +160,7 @@ class Store:
                 names[kind.name, name] = object_id
 
     def encode(self) -> bytes:
-        """Everything, as an encoded StoreSnapshot; objects in ascending ID order."""
+        """The whole store as an encoded StoreSnapshot; objects in ascending ID order."""
         parts = []
         for kind in KINDS.values():
             objects = self._tables[kind.message].objects
@@ -168,11 +168,11 @@ class Store:
         return b"".join(parts)
 
     def save(self) -> api.StoreSnapshot:
-        """The same as a message."""
+        """The whole store as a StoreSnapshot message."""
         return api.StoreSnapshot.FromString(self.encode())
 
     def restore(self, snapshot: api.StoreSnapshot, index: int) -> None:
-        """Replace everything by a snapshot taken at ``index``."""
+        """Replace the whole content by a snapshot taken at ``index``."""
         self._tables = {kind.message: Table(kind) for kind in KINDS.values()}
         self.index = index
         for kind in KINDS.values():
@@ -181,7 +181,7 @@ class Store:
                 table.put(obj.id, copy_of(obj))
 
     def holder_of(self, cls: type[Message], name: str) -> str | None:
-        """ID of the object that holds a unique name (compared without case), or None."""
+        """ID of the object that has a unique name (compared without case), or None."""
         kind = KIND_OF[cls]
         assert kind.unique is not None
         return next(iter(self._tables[cls].indexes[kind.unique].get(name.lower(), ())), None)
@@ -209,5 +209,5 @@ def _unpack(action: api.StoreAction) -> tuple[int, Kind, Message]:
 
 
 def names_of(view: View, cls: type[M], ids: Iterable[str]) -> list[str]:
-    """Names of the objects that exist among ``ids``, in their order."""
+    """The names of those objects among ``ids`` that exist, in the same order."""
     return [obj.spec.annotations.name for i in ids if (obj := view.get(cls, i)) is not None]  # type: ignore[attr-defined]

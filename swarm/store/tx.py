@@ -1,6 +1,6 @@
-"""A transaction: reads that see its own writes, and the list of actions that becomes one log entry.
+"""A transaction: its reads see its own writes, and its actions become one log entry.
 
-(swarmkit: manager/state/store/memory.go, tx; but one transaction carries a whole pass of the leader)
+(swarmkit: manager/state/store/memory.go, tx; but here one transaction is a whole pass of the leader)
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _Key = tuple[type[Message], str]
 
 
 class Tx:
-    """Staged writes over a store. ``now``: seconds since the epoch; ``rng``: the leader's source of chance.
+    """Staged writes over a store. ``now``: seconds since the epoch; ``rng``: the leader's source of randomness.
 
-    get/find/all return objects that must not be mutated; edit() returns one that may be. Removed objects are gone for
-    reads. ``log`` lists every touched object as (kind name, ID) in order, repeats included: stages are fed from it.
+    get/find/all return objects that must not be mutated; edit() returns one that may be. Reads do not see removed
+    objects. ``log`` lists every touched object as (kind name, ID) in order, with repetitions: stages are fed from it.
     """
 
     def __init__(self, store: Store, now: float, rng: Random) -> None:
@@ -52,14 +52,14 @@ class Tx:
         return self._store.get(cls, object_id)
 
     def need(self, cls: type[M], object_id: str) -> M:
-        """As get, but raises NotFound with the text users know ("<kind> <id> not found")."""
+        """Like get, but raises NotFound with SwarmKit's text ("<kind> <id> not found")."""
         obj = self.get(cls, object_id)
         if obj is None:
             raise NotFound(f"{KIND_OF[cls].name} {object_id} not found")
         return obj
 
     def find(self, cls: type[M], index: str, key: str) -> Iterator[M]:
-        """See View.find; staged objects come at their place in the store, new ones last."""
+        """See View.find. Staged objects keep their position in the store; new ones come last."""
         staged = self._staged[cls]
         keys = KIND_OF[cls].indexes[index]
         for obj in self._store.find(cls, index, key):
@@ -90,11 +90,11 @@ class Tx:
     # --- writes ----------------------------------------------------------------------------------------------------
 
     def new_id(self) -> str:
-        """A fresh object ID."""
+        """A new object ID."""
         return new_id(self.rng)
 
     def create(self, obj: M) -> M:
-        """Stage a new object (its ``id`` set); returns it, still mutable. Raises AlreadyExists for ID or name."""
+        """Stage a new object whose ``id`` is set, and return it, still mutable. Raises AlreadyExists (ID or name)."""
         cls, object_id = type(obj), obj.id  # type: ignore[attr-defined]
         if self.get(cls, object_id) is not None:
             raise AlreadyExists(f"{KIND_OF[cls].name} {object_id} already exists")
@@ -104,10 +104,10 @@ class Tx:
         return obj
 
     def edit(self, cls: type[M], object_id: str, version: int | None = None) -> M:
-        """A mutable copy of an object, staged as its next state. Call it anew inside each savepoint.
+        """A mutable copy of an object, staged as its next state. Call it again inside each savepoint.
 
-        Raises NotFound; with ``version``, OutOfSequence unless the object still is at that version: an earlier write of
-        the same pass has moved it on as well, though its new version is only known when the pass is committed.
+        Raises NotFound. With ``version``, raises OutOfSequence unless the object is still at that version. An earlier
+        write of the same pass counts as a change too, although its version is only known when the pass is committed.
         """
         obj = self.need(cls, object_id)
         if version is not None:
@@ -135,7 +135,7 @@ class Tx:
         self.effects.append(effect)
 
     def check_name(self, cls: type[Message], obj: Message) -> None:
-        """Raises AlreadyExists when another object of the kind holds the (unique) name of ``obj``."""
+        """Raises AlreadyExists when another object of the same kind has the (unique) name of ``obj``."""
         kind = KIND_OF[cls]
         if kind.unique is None:
             return
@@ -157,7 +157,7 @@ class Tx:
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """What was staged inside is undone when the block raises; the exception goes on."""
+        """When the block raises, undo what was staged inside it; the exception propagates."""
         undo: dict[_Key, Message | bool | None] = {}
         mark, size, effects = len(self.log), self._bytes, len(self.effects)
         self._undo.append(undo)
@@ -181,7 +181,7 @@ class Tx:
                 self._undo[-1].setdefault(key, value)
 
     def stamped(self, obj: M) -> M:
-        """A copy of a staged object as it will be once committed, version and times filled in, for answers."""
+        """A copy of a staged object as it will be when committed, with version and times set; for answers."""
         copy = copy_of(obj)
         before = self._store.get(type(obj), obj.id)  # type: ignore[attr-defined]
         if obj != before:
@@ -191,11 +191,11 @@ class Tx:
     # --- result ----------------------------------------------------------------------------------------------------
 
     def room(self) -> bool:
-        """Whether one more object may be staged without outgrowing a log entry. A pass asks before each unit."""
+        """Whether one more object may be staged without exceeding a log entry. A pass asks before each unit."""
         return self._count < defaults.ENTRY_CHANGES_MAX - 1 and self._bytes < defaults.ENTRY_BYTES_MAX
 
     def staged(self, cls: type[Message], object_id: str) -> bool:
-        """Whether the object is touched already: another edit of it takes no room."""
+        """Whether the object is already staged: another edit of it takes no room."""
         return object_id in self._staged[cls]
 
     def empty(self) -> bool:
@@ -203,7 +203,7 @@ class Tx:
         return self._count == 0
 
     def actions(self) -> list[api.StoreAction]:
-        """The staged writes as store actions, versions and times filled in; writes that change nothing are left out."""
+        """The staged writes as store actions, with versions and times set. Writes that change nothing are omitted."""
         out = []
         for cls, staged in self._staged.items():
             for object_id, obj in staged.items():

@@ -1,9 +1,9 @@
 """Go's text/template, as users write it in environment, mounts, host names and payloads: ``{{.Service.Name}}``.
 
-Data are strings, numbers, bools, dicts of strings and Records; functions beyond the
-built-in ones are given by name. Errors carry Go's texts, which the manager shows to whoever made the mistake.
+Data are strings, numbers, bools, dicts of strings, and Records. The caller adds functions to the built-in ones by name.
+Errors have Go's texts; the manager shows them to the user.
 
-Left out on purpose, for there is nothing in a task they could be used on: methods, call, complex numbers, channels.
+Not implemented, because nothing in a task could use them: methods, call, complex numbers, channels.
 
 (go: src/text/template; swarmkit: template/template.go)
 """
@@ -26,7 +26,7 @@ _NONE: Mapping[str, Function] = MappingProxyType({})
 
 
 def expand(text: str, data: Any, functions: Mapping[str, Function] = _NONE, name: str = "expansion") -> str:
-    """``text`` with its actions carried out on ``data``. Raises TemplateError."""
+    """The result of executing the template ``text`` on ``data``. Raises TemplateError."""
     if "{{" not in text:
         return text
     known = {**BUILTINS, **functions}

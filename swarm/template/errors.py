@@ -1,4 +1,4 @@
-"""What can be wrong with a template."""
+"""The error of an invalid template."""
 
 from __future__ import annotations
 

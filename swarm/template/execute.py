@@ -1,6 +1,6 @@
 """Runs a parsed template over data, with Go's error texts (go: src/text/template/exec.go).
 
-What a template may cost is limited: nodes visited, depth and length of the output; the manager runs users' templates.
+The manager runs users' templates, so their cost is limited: number of visited nodes, depth, and length of the output.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Break(Exception):
 
 
 class _Continue(Exception):
-    """Control flow: the next turn of the innermost range."""
+    """Control flow: continue with the next iteration of the innermost range."""
 
 
 class Executor:
@@ -199,7 +199,7 @@ class Executor:
         return self._fields(word, self._value(dot, word.operand), word.names, has_arguments)
 
     def _value(self, dot: Any, word: Node) -> Any:
-        """A word that stands for a value by itself."""
+        """The value of an operand that is not a function."""
         if isinstance(word, Dot):
             return dot
         if isinstance(word, Literal):
@@ -262,7 +262,7 @@ class Executor:
             raise self._error(node, f"error calling {name}: {error}") from error
 
     def _and_or(self, dot: Any, name: str, words: Sequence[Node], final: Any) -> Any:
-        """The first argument that decides, or the last; what follows it is not evaluated."""
+        """The first argument that decides the result, or the last one. Later arguments are not evaluated."""
         for position, word in enumerate(words):
             value = self._argument(dot, word, ANY)
             if is_true(value) == (name == "or") or (position == len(words) - 1 and final is _ABSENT):

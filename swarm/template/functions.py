@@ -20,12 +20,12 @@ STRING = "string"
 
 
 class FunctionError(Exception):
-    """A function did not like its arguments; the executor adds where that was."""
+    """A function cannot use its arguments. The executor adds the location."""
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A callable of templates. fixed: types of its arguments; variadic: type of any further ones; lazy: and, or."""
+    """A function of templates. fixed: types of its arguments; variadic: type of further arguments; lazy: and, or."""
 
     call: Callable[..., Any]
     fixed: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ _RADIX = {"d": "d", "o": "o", "x": "x", "X": "X", "b": "b"}
 def _print(*values: Any) -> str:
     out = ""
     for position, value in enumerate(values):
-        # Go puts a space only between two values neither of which is a string.
+        # Go puts a space between two values only if neither is a string.
         if position and not isinstance(value, str) and not isinstance(values[position - 1], str):
             out += " "
         out += shown(value)
@@ -181,7 +181,7 @@ def _verb(match: re.Match[str], rest: list[Any]) -> str:
 
 
 def _formatted(verb: str, flags: str, value: Any, precision: int | None) -> str | None:
-    """One value under one verb, without padding; None when they do not fit."""
+    """One value formatted by one verb, without padding; None when they do not fit together."""
     if verb == "v":
         return shown(value)
     if verb == "T":

@@ -1,7 +1,7 @@
-"""Template text to tokens: the language of Go's text/template (go: src/text/template/parse/lex.go).
+"""Splits template text into tokens: the language of Go's text/template (go: src/text/template/parse/lex.go).
 
-Text outside ``{{ }}`` is one token; inside, spaces count, since they separate arguments. A mistake becomes an ERROR
-token, so that the parser reports whichever trouble comes first in the text.
+Text outside ``{{ }}`` is one token. Inside, spaces are tokens too, because they separate arguments. A mistake becomes
+an ERROR token, so that the parser reports the first problem in the text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SPACES = " \t\r\n"
 
 
 class Kind(Enum):
-    """What a token is."""
+    """The kind of a token."""
 
     TEXT = auto()
     LEFT = auto()
@@ -46,7 +46,7 @@ KEYWORDS = ("block", "break", "continue", "define", "else", "end", "if", "range"
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token; pos is its offset in the text in characters, line counts from 1."""
+    """One token. pos is its offset in the text in characters; line counts from 1."""
 
     kind: Kind
     pos: int
@@ -86,11 +86,11 @@ _UNFINISHED = {
 
 
 class _Malformed(Exception):
-    """The text cannot go on like this; the message is Go's."""
+    """The text is malformed here; the message is Go's."""
 
 
 class Lexer:
-    """Turns one text into tokens, the last of which is EOF or ERROR."""
+    """Splits one text into tokens; the last one is EOF or ERROR."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -137,7 +137,7 @@ class Lexer:
         return None
 
     def _action(self, start: int) -> bool:
-        """One action from its left delimiter on; returns whether it trims what follows."""
+        """Scan one action from its left delimiter. Returns whether it trims the text after it."""
         self._pos = start + len(LEFT) + (2 if self._trims_left(start) else 0)
         if self._text.startswith("/*", self._pos):
             return self._comment()

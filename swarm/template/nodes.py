@@ -1,4 +1,4 @@
-"""The parsed form of a template; every node can say how Go would print it, since errors quote it.
+"""The syntax tree of a template. ``str(node)`` is what Go prints for a node, because errors quote it.
 
 (go: src/text/template/parse/node.go)
 """
@@ -38,7 +38,7 @@ class Nil(Node):
 
 @dataclass(frozen=True, slots=True)
 class Dot(Node):
-    """The value that the template looks at now."""
+    """The current value (``.``)."""
 
     def __str__(self) -> str:
         return "."
@@ -77,7 +77,7 @@ class Identifier(Node):
 
 @dataclass(frozen=True, slots=True)
 class Command(Node):
-    """A word and its arguments."""
+    """An operand or function and its arguments."""
 
     words: tuple[Node, ...]
 
@@ -87,7 +87,7 @@ class Command(Node):
 
 @dataclass(frozen=True, slots=True)
 class Pipe(Node):
-    """Commands, each given the value of the one before; ``variables`` receive the last value."""
+    """Commands; each gets the value of the previous one. ``variables`` receive the last value."""
 
     commands: tuple[Command, ...]
     variables: tuple[str, ...] = ()
@@ -114,7 +114,7 @@ class Chain(Node):
 
 @dataclass(frozen=True, slots=True)
 class Text(Node):
-    """What stands outside of braces, as it is."""
+    """Literal text outside of braces."""
 
     text: str
 
@@ -131,7 +131,7 @@ class Action(Node):
 
 @dataclass(frozen=True, slots=True)
 class Branch(Node):
-    """if, with and range: a condition or collection, a body, and what to do otherwise."""
+    """if, with and range: a condition or collection, a body, and an else part."""
 
     word: str
     pipe: Pipe
@@ -174,7 +174,7 @@ class Tree:
     defined: dict[str, tuple[Node, ...]] = field(default_factory=dict)
 
     def location(self, node: Node) -> str:
-        """``name:line:column``; columns count bytes from 0, as Go does."""
+        """``name:line:column``; columns count bytes from 0, as in Go."""
         before = self.text[: node.pos]
         start = before.rfind("\n") + 1
         return f"{self.name}:{before.count(chr(10)) + 1}:{len(before[start:].encode())}"

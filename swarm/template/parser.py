@@ -1,4 +1,4 @@
-"""Tokens to nodes: the grammar of Go's text/template with Go's error texts (go: src/text/template/parse/parse.go)."""
+"""Parses tokens into nodes: Go's text/template grammar and error texts (go: src/text/template/parse/parse.go)."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Parser:
         return Jump(word.pos, word.value)
 
     def _list(self) -> tuple[tuple[Node, ...], Token]:
-        """Nodes up to the next end or else, which is returned as well; its right delimiter is not yet read."""
+        """Nodes up to the next end or else, and that token; its right delimiter is not read yet."""
         self._enter()
         nodes: list[Node] = []
         while self._peek().kind is not Kind.EOF:

@@ -29,7 +29,7 @@ def type_name(value: Any) -> str:
 
 
 def is_true(value: Any) -> bool:
-    """Go's notion of truth: not nil, zero or empty; records always are."""
+    """Whether Go takes a value for true: it is not nil, zero or empty. Records are always true."""
     return isinstance(value, Record) or bool(value)
 
 

@@ -17,6 +17,7 @@ import uvloop
 
 from certs.tls import Credentials, server_context
 from swarm import api
+from swarm.api import rpc
 from swarm.errors import SwarmError
 from swarm.grpc.authorize import ClusterAuthorizer
 from swarm.io.grpc import client
@@ -64,7 +65,7 @@ async def load(address: str, authority: Authority, connections: int, seconds: fl
 
     async def one(connection: client.ClientConnection) -> None:
         while not stop:
-            await connection.unary("Dispatcher/Heartbeat", REQUEST, 5.0)
+            await connection.unary(rpc.HEARTBEAT, REQUEST, 5.0)
 
     tasks = [asyncio.create_task(one(connection)) for connection in opened]
     await asyncio.sleep(1)

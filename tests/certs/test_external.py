@@ -26,8 +26,8 @@ ORG, NODE, MANAGER, WORKER = "cluster1", "node1", "swarm-manager", "swarm-worker
 TIMEOUT_S = 5.0
 
 
-class Setting:
-    """An authority outside, the root it has the key of, and a manager that asks it."""
+class ExternalCa:
+    """Drives certs.external.sign against an authority that has the key of the root."""
 
     def __init__(self) -> None:
         certificate, key = make_root("company")
@@ -52,8 +52,8 @@ class Setting:
 
 
 @pytest.fixture
-def outside() -> Iterator[Setting]:
-    setting = Setting()
+def outside() -> Iterator[ExternalCa]:
+    setting = ExternalCa()
     with serving(setting.authority) as setting.url:
         yield setting
 
@@ -64,7 +64,7 @@ def unused_url() -> str:
         return f"https://127.0.0.1:{taken.getsockname()[1]}/sign"
 
 
-async def test_a_node_certificate_is_what_was_asked_for(outside: Setting) -> None:
+async def test_a_node_certificate_is_what_was_asked_for(outside: ExternalCa) -> None:
     chain = await outside.ask()
     cfssl.check_node_certificate(chain, outside.csr, NODE, WORKER, ORG, outside.root, time.time())
     leaf = keys.load_certificates(chain)[0]
@@ -73,13 +73,13 @@ async def test_a_node_certificate_is_what_was_asked_for(outside: Setting) -> Non
     assert outside.authority.issued == 1
 
 
-async def test_the_next_server_is_asked_when_one_is_away_or_out_of_order(outside: Setting) -> None:
+async def test_the_next_server_is_asked_when_one_is_away_or_out_of_order(outside: ExternalCa) -> None:
     with serving(Authority(outside.root.bundle_pem, outside.authority.key, flaky=True)) as flaky:
         assert await outside.ask(unused_url(), flaky, outside.url)
     assert outside.authority.issued == 1
 
 
-async def test_the_last_failure_is_told_with_the_name_of_its_server(outside: Setting) -> None:
+async def test_the_last_failure_is_reported_with_the_name_of_its_server(outside: ExternalCa) -> None:
     with pytest.raises(ExternalUnusable, match="no external CA URLs"):
         await external.sign((), b"{}", outside.root.bundle_pem, outside.credentials, TIMEOUT_S)
     away = unused_url()
@@ -92,7 +92,7 @@ async def test_the_last_failure_is_told_with_the_name_of_its_server(outside: Set
         await outside.ask()
 
 
-async def test_a_server_that_another_root_signed_is_not_believed(outside: Setting) -> None:
+async def test_a_server_that_another_root_signed_is_not_believed(outside: ExternalCa) -> None:
     other, key = make_root("other")
     loaded = keys.load_private_key(key)
     assert isinstance(loaded, ec.EllipticCurvePrivateKey)
@@ -105,7 +105,7 @@ async def test_a_server_that_another_root_signed_is_not_believed(outside: Settin
     assert imposter.issued == 0
 
 
-async def test_only_managers_of_the_same_cluster_get_certificates(outside: Setting) -> None:
+async def test_only_managers_of_the_same_cluster_get_certificates(outside: ExternalCa) -> None:
     with pytest.raises(ExternalRefused, match="client certificate OU must be"):
         await outside.ask(credentials=outside.member(WORKER))
     with pytest.raises(ExternalRefused, match="subject org does not match"):
@@ -113,7 +113,7 @@ async def test_only_managers_of_the_same_cluster_get_certificates(outside: Setti
     assert outside.authority.issued == 0
 
 
-async def test_one_reachable_server_is_enough_and_the_log_says_why_others_are_not(outside: Setting) -> None:
+async def test_one_reachable_server_is_enough_and_the_log_says_why_others_are_not(outside: ExternalCa) -> None:
     roots, who = outside.root.bundle_pem, outside.credentials
     with structlog.testing.capture_logs() as lines:
         urls = ("http://127.0.0.1/", unused_url(), outside.url)
@@ -124,7 +124,7 @@ async def test_one_reachable_server_is_enough_and_the_log_says_why_others_are_no
         await external.find_reachable(urls[:2], roots, who, TIMEOUT_S)
 
 
-async def test_nothing_goes_out_in_the_clear(outside: Setting) -> None:
+async def test_nothing_goes_out_in_the_clear(outside: ExternalCa) -> None:
     with pytest.raises(ExternalUnusable, match="invalid HTTP scheme"):
         await outside.ask(outside.url.replace("https:", "http:"))
     for url in ("", "https://", "https://[::1", "https://host:port/", "ftp://host/"):
@@ -137,7 +137,7 @@ def test_passwords_in_addresses_are_not_shown() -> None:
     assert "word" not in external.shown("https://user:word@[host/")
 
 
-async def test_a_new_root_is_cross_signed(outside: Setting) -> None:
+async def test_a_new_root_is_cross_signed(outside: ExternalCa) -> None:
     new = RootCA.create(time.time())
     body = cfssl.cross_sign_request(new)
     chain = await outside.ask(body=body)  # the profile is not allowed: an ordinary certificate
@@ -204,7 +204,7 @@ def test_no_answer_breaks_the_reader(body: bytes) -> None:
         cfssl.read_answer(200, body)
 
 
-async def test_a_certificate_for_somebody_else_is_not_taken(outside: Setting) -> None:
+async def test_a_certificate_for_somebody_else_is_not_taken(outside: ExternalCa) -> None:
     chain = await outside.ask()
     other = RootCA.create(time.time())
     now = time.time()

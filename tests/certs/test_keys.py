@@ -60,7 +60,7 @@ def test_a_certificate_with_two_roles_has_no_identity() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"hello", b"\x30\x03abc", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
 )
-def test_bytes_that_are_no_certificate_are_refused(data: bytes) -> None:
+def test_bytes_that_are_not_a_certificate_are_refused(data: bytes) -> None:
     with pytest.raises(InvalidCertificate):
         identity_of(data)
 
@@ -158,7 +158,7 @@ def test_a_request_of_an_unknown_version_is_refused() -> None:
         keys.load_csr(PemBlock("CERTIFICATE REQUEST", spoiled).encode())
 
 
-def test_a_block_that_never_ends_hides_none_behind_it() -> None:
+def test_an_unterminated_block_does_not_hide_the_next_one() -> None:
     good = PemBlock("CERTIFICATE", b"body")
     lost = b"-----BEGIN CERTIFICATE-----\nAAAA\n"
     assert keys.pem_blocks(lost + good.encode() + b"-----END CERTIFICATE-----\n" + lost) == [good]

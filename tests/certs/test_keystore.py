@@ -221,7 +221,7 @@ def test_a_crash_during_a_renewal_leaves_the_old_or_the_new_pair(
     assert loaded(store).credentials == new
 
 
-def test_a_certificate_beside_that_fits_nothing_is_ignored(filled: tuple[KeyStore, Credentials]) -> None:
+def test_a_leftover_certificate_that_fits_no_key_is_ignored(filled: tuple[KeyStore, Credentials]) -> None:
     store, credentials = filled
     (store.directory / ".swarm-node.crt").write_bytes(new_credentials().certificate_pem)
     assert loaded(store).credentials == credentials

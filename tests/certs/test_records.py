@@ -34,7 +34,7 @@ def test_records_come_out_whole_however_the_network_cuts_them(bodies: list[bytes
 
 
 @pytest.mark.parametrize("words", [b"GET / HTTP/1.1", b"\x80\x2e\x01", b"\x16\x03\x01\xff\xffx"])
-def test_what_is_no_record_is_passed_on_as_it_is(words: bytes) -> None:
+def test_bytes_that_are_not_a_record_are_passed_on_unchanged(words: bytes) -> None:
     records = Records()
     records.feed(words)
     assert drained(records) == [words]

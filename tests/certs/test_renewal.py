@@ -114,7 +114,7 @@ def test_a_certificate_with_the_wrong_role_is_a_failure() -> None:
     assert due(machine) >= 530.0
 
 
-def test_a_certificate_that_was_asked_for_before_another_role_was_wanted_is_no_failure() -> None:
+def test_a_certificate_requested_before_the_role_changed_is_not_a_failure() -> None:
     """A demoted manager must have its certificate as a worker before it may join its group again."""
     machine = Renewal(0.0, 1000.0, Random(1))
     assert machine.handle(RenewNow(), 100.0) == []
@@ -188,3 +188,19 @@ def test_whatever_happens_there_is_an_attempt_running_or_planned(
 
 def test_without_failures_there_is_no_delay() -> None:
     assert backoff_s(0, 1.0, 1.0, 30.0, Random(1)) == 0.0
+
+
+def test_a_new_certificate_that_is_due_at_once_is_not_renewed_without_a_pause() -> None:
+    """The clock of who issued it is far behind: the next one would be due at once, too, and so on without an end."""
+    machine = renewal()
+    now = due(machine)
+    assert machine.handle(None, now) == [Renew()]
+    attempts = 0
+    end = now + 3600.0
+    while now < end:
+        assert machine.handle(Renewed(now - 1000.0, now, "swarm-worker"), now) == []
+        assert due(machine) >= now + RENEW_NOW_DELAY_S
+        now = due(machine)
+        assert machine.handle(None, now) == [Renew()]
+        attempts += 1
+    assert attempts < 30, "pauses grow"

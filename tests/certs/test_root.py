@@ -152,7 +152,7 @@ def test_a_chain_of_strangers_is_refused() -> None:
         OTHER.verify(sign(ROOT), NOW)
 
 
-def test_a_node_certificate_signs_nobody() -> None:
+def test_a_node_certificate_cannot_sign_others() -> None:
     impostor = RootCA.create(NOW, NODE_KEY)
     forged = leaf_of(impostor.sign(CSR, "node2", "swarm-manager", "cluster1", NOW, DAY_S))
     with pytest.raises(UntrustedChain):
@@ -165,7 +165,7 @@ def test_links_out_of_order_are_refused() -> None:
         verify_chain([crossed, leaf], ROOT.roots, NOW)
 
 
-def test_nothing_is_no_chain() -> None:
+def test_an_empty_chain_is_refused() -> None:
     with pytest.raises(UntrustedChain, match="no certificates to validate"):
         ROOT.verify(b"", NOW)
 
@@ -309,7 +309,7 @@ def test_a_root_with_an_unsupported_kind_of_key_is_refused() -> None:
         desired_root(pem, b"", NOW)
 
 
-def test_a_certificate_that_is_to_live_for_ever_lives_until_the_calendar_ends() -> None:
+def test_a_certificate_that_never_expires_ends_with_the_calendar() -> None:
     leaf = leaf_of(sign(ROOT, expiry_s=1e18))
     assert leaf.not_valid_after_utc == datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from certs.stream import TlsStream, TlsTransport, open_tls, serve_tls
+from certs.stream import TlsStream, open_tls, serve_tls
 from certs.tls import ClientTls, Credentials, UntrustedCertificate, client_context, server_context, verify_chain
+from certs.transport import TlsTransport
 
 if TYPE_CHECKING:
     from tests.conftest import Authority
@@ -101,7 +102,7 @@ class Watched(TlsStream):
 
 
 class Pair:
-    """A server and what its connections and failures were."""
+    """Drives serve_tls and open_tls, and keeps the connections and failures."""
 
     def __init__(self, authority: Authority, factory: Callable[[], Recorder] = Recorder) -> None:
         self.authority = authority

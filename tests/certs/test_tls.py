@@ -1,4 +1,4 @@
-"""TLS contexts: who is let in, whom a client believes, and certificates exchanged while in use."""
+"""TLS contexts: which peers a server admits, which servers a client trusts, and certificates replaced while in use."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_chain_over_a_cross_signed_root_is_trusted_as_go_does(
     check(other_authority, credentials)
 
 
-def test_an_intermediate_that_is_no_authority_is_not_trusted(authority: Authority, other_authority: Authority) -> None:
+def test_an_intermediate_that_is_not_a_ca_is_not_trusted(authority: Authority, other_authority: Authority) -> None:
     credentials = other_authority.issue(intermediates=authority.cross_sign(other_authority, ca=False))
     with pytest.raises(UntrustedCertificate, match="unknown authority"):
         check(authority, credentials)
@@ -77,7 +77,7 @@ def test_an_expired_root_is_not_trusted(authority: Authority) -> None:
         check(authority, credentials, after_s=8000 * 86400.0)
 
 
-def test_a_certificate_for_clients_only_is_no_servers(authority: Authority) -> None:
+def test_a_certificate_for_clients_only_is_refused_from_a_server(authority: Authority) -> None:
     with pytest.raises(UntrustedCertificate, match="incompatible key usage"):
         check(authority, authority.issue(usage=(ExtendedKeyUsageOID.CLIENT_AUTH,)))
 
@@ -150,10 +150,8 @@ def test_secrets_do_not_show(authority: Authority) -> None:
     assert "PRIVATE" not in repr(ClientTls("swarm-manager", None, authority.issue()))
 
 
-def test_a_root_that_another_one_signed_is_a_root_all_the_same(
-    authority: Authority, other_authority: Authority
-) -> None:
-    """A company may give a cluster an intermediate of its own as root; nobody needs to know who is above it."""
+def test_a_root_that_another_one_signed_is_still_a_root(authority: Authority, other_authority: Authority) -> None:
+    """A company may give a cluster an intermediate of its own as root; its own issuer is not needed."""
     root = authority.cross_sign(other_authority)
     server = server_context(other_authority.issue(), root)
     shake_hands(server, client_context(ClientTls("swarm-manager", root, other_authority.issue())))
@@ -162,7 +160,9 @@ def test_a_root_that_another_one_signed_is_a_root_all_the_same(
 
 
 @pytest.mark.parametrize("days", [(-100, -10), (10, 100)])
-def test_only_members_contexts_leave_the_time_to_others(authority: Authority, days: tuple[int, int]) -> None:
+def test_only_contexts_for_members_leave_validity_periods_to_the_caller(
+    authority: Authority, days: tuple[int, int]
+) -> None:
     start, end = (authority.now + timedelta(days=number) for number in days)
     client = client_context(authority.client(authority.issue(not_before=start, not_after=end)))
     shake_hands(member_context(authority.issue(), authority.pem), client)
@@ -170,7 +170,7 @@ def test_only_members_contexts_leave_the_time_to_others(authority: Authority, da
         shake_hands(server_context(authority.issue(), authority.pem), client)
 
 
-def test_a_members_context_still_wants_the_right_root(authority: Authority, other_authority: Authority) -> None:
+def test_a_context_for_members_still_requires_the_right_root(authority: Authority, other_authority: Authority) -> None:
     with pytest.raises(ssl.SSLError):
         shake_hands(
             member_context(authority.issue(), authority.pem),

@@ -1,4 +1,4 @@
-"""When a certificate counts, when it may only be renewed, and what is said about clocks."""
+"""When a certificate counts, when it may only be renewed, and what the message says about clocks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ DAY = timedelta(days=1)
 WINDOW_S = 30 * 86400.0
 
 
-class Judge:
-    """Certificates of some life before the judgement of a manager of the same root."""
+class Manager:
+    """Drives certs.tls.standing with certificates of any lifetime, as a manager of the same root does."""
 
     def __init__(self, authority: Authority) -> None:
         self.authority = authority
@@ -41,15 +41,15 @@ class Judge:
 
 
 @pytest.fixture(scope="module")
-def judge(authority: Authority) -> Judge:
-    return Judge(authority)
+def judge(authority: Authority) -> Manager:
+    return Manager(authority)
 
 
-def test_a_certificate_counts_while_it_is_valid(judge: Judge) -> None:
+def test_a_certificate_counts_while_it_is_valid(judge: Manager) -> None:
     assert judge.judge(judge.issue(90, -1)) == (True, False, "")
 
 
-def test_an_expired_one_may_be_renewed_and_the_reason_names_node_dates_and_clock(judge: Judge) -> None:
+def test_an_expired_one_may_be_renewed_and_the_reason_names_node_dates_and_clock(judge: Manager) -> None:
     root_time = judge.authority.now + 100 * DAY
     credentials = judge.authority.issue("n1", not_after=root_time - 2 * DAY)
     counts, renewable, reason = judge.judge(credentials, root_time)
@@ -66,7 +66,7 @@ def test_an_expired_one_may_be_renewed_and_the_reason_names_node_dates_and_clock
     [(90, 29, True), (90, 31, False), (1, 0.9, True), (1, 1.1, False), (1 / 12, 1, False), (400, 40, False)],
 )
 def test_the_window_is_as_long_as_the_life_and_a_month_at_most(
-    judge: Judge, life_days: float, late_days: float, renewable: bool
+    judge: Manager, life_days: float, late_days: float, renewable: bool
 ) -> None:
     later = judge.authority.now + 1000 * DAY  # the root is older than any certificate
     end = later - timedelta(days=late_days)
@@ -76,7 +76,7 @@ def test_the_window_is_as_long_as_the_life_and_a_month_at_most(
     assert ("leave the swarm and join again" in reason) == (not renewable)
 
 
-def test_one_from_the_future_does_not_count_and_cannot_be_renewed(judge: Judge) -> None:
+def test_one_from_the_future_does_not_count_and_cannot_be_renewed(judge: Manager) -> None:
     early = judge.authority.now - timedelta(hours=4, minutes=30, seconds=30)
     counts, renewable, reason = judge.judge(judge.authority.issue("n1"), early)
     assert (counts, renewable) == (False, False)
@@ -84,19 +84,19 @@ def test_one_from_the_future_does_not_count_and_cannot_be_renewed(judge: Judge) 
     assert f"3h30m ahead of this manager's clock ({early:%Y-%m-%dT%H:%M:%SZ})" in reason
 
 
-def test_a_certificate_that_ended_before_its_root_began_is_not_renewable(judge: Judge) -> None:
+def test_a_certificate_that_ended_before_its_root_began_is_not_renewable(judge: Manager) -> None:
     counts, renewable, reason = judge.judge(judge.issue(90, 1))  # the root is as old as the test
     assert (counts, renewable) == (False, False)
     assert reason
 
 
-def test_an_expired_root_is_no_root(judge: Judge) -> None:
+def test_an_expired_root_is_refused(judge: Manager) -> None:
     far = judge.authority.now + 7301 * DAY
     credentials = judge.authority.issue("n1", not_before=far - DAY, not_after=far + DAY)
     assert judge.judge(credentials, far) == (False, False, "x509: certificate signed by unknown authority")
 
 
-def test_what_cannot_be_read_does_not_count(judge: Judge) -> None:
+def test_what_cannot_be_read_does_not_count(judge: Manager) -> None:
     assert not standing([b"0\x03\x02\x01\x05"], judge.context, 0.0, WINDOW_S).renewable
     assert standing([b"0\x03\x02\x01\x05"], judge.context, 0.0, WINDOW_S).reason == "malformed certificate"
 
@@ -113,7 +113,7 @@ def test_a_node_knows_what_is_wrong_with_its_own(authority: Authority) -> None:
 def test_clocks_are_named_when_they_differ() -> None:
     assert apart(1000.0, 1059.0, "m1") == ""
     assert apart(0.0, 7500.0, "m1") == (
-        "the clocks differ: this node's says 1970-01-01T00:00:00Z, that of m1 1970-01-01T02:05:00Z, 2h5m ahead"
+        "the clocks differ: this node's says 1970-01-01T00:00:00Z, that of m1 says 1970-01-01T02:05:00Z, 2h5m ahead"
     )
     assert apart(90000.0, 0.0, "m1").endswith("1d1h behind")
 
@@ -121,10 +121,10 @@ def test_clocks_are_named_when_they_differ() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.2, "0s"), (59, "59s"), (70, "1m10s"), (3600, "1h"), (7500, "2h5m"), (266400, "3d2h")]
 )
-def test_spans_are_said_in_two_units(seconds: float, text: str) -> None:
+def test_durations_are_written_in_two_units(seconds: float, text: str) -> None:
     assert span(seconds) == text
 
 
 @given(st.floats(0, 1e10))
-def test_every_span_has_a_text(seconds: float) -> None:
+def test_every_duration_has_a_text(seconds: float) -> None:
     assert span(seconds)

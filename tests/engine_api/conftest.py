@@ -1,6 +1,6 @@
-"""The HTTP side over a store: what a stock engine had when its answers were recorded, behind our routes.
+"""Drives engine_api.app and the method table of swarm.manager.controlapi on the cluster of the recorded answers.
 
-Reads and writes run the control API's own functions; only what needs a second machine or a kernel is made up here.
+Reads and writes run the control API's own functions. Only what needs another machine or a kernel is faked.
 """
 
 from __future__ import annotations
@@ -23,13 +23,18 @@ from engine_api.convert.address import Interface, resolve_init
 from engine_api.convert.cluster import NODE, SWARM
 from engine_api.convert.objects import CONFIG, SECRET, TASK
 from engine_api.convert.service import SERVICE
+from engine_api.engine.client import EngineClient
 from engine_api.errors import ServiceUnavailable
 from engine_api.server.request import EngineHooks
 from swarm import api
+from swarm.api import rpc
+from swarm.api.methods import Method, Req, Res
 from swarm.errors import SwarmError
 from swarm.manager.controlapi.methods import control
 from swarm.store.store import Store, pack
 from swarm.store.tx import Tx
+from tests.engine_api.fake_engine import FakeEngine
+from tests.swarm.manager.fake_members import FakeMembers
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "stock-20.10"
 NOW = 1_795_359_300.0
@@ -42,6 +47,7 @@ MANAGER = LocalNode(
     "",
     (("9sajldf3ee308yb7sb2mislv5", "10.99.0.1:2377"),),
 )
+_STATUS = api.ManagerStatus(raft_id=7, addr="10.99.0.1:2377", leader=True, reachability=api.RaftMemberStatus.REACHABLE)
 _OBJECTS = (
     ("swarm", SWARM, api.Cluster),
     ("nodes_3", NODE, api.Node),
@@ -57,27 +63,11 @@ def golden(name: str) -> Any:
     return json.loads((GOLDEN / "api" / f"{name}.json").read_text())
 
 
-class Group:
-    """The Raft group of the recording: one manager, which is node1."""
-
-    def may_grow(self) -> bool:
-        return True
-
-    def is_member(self, node_id: str) -> bool:
-        return node_id == MANAGER.node_id
-
-    def can_remove(self, node_id: str) -> bool:
-        return False
-
-    def member_of(self, node_id: str) -> api.ManagerStatus | None:
-        if node_id != MANAGER.node_id:
-            return None
-        reachable = api.RaftMemberStatus.REACHABLE
-        return api.ManagerStatus(raft_id=7, addr="10.99.0.1:2377", leader=True, reachability=reachable)
-
-
 class FakeBackend:
-    """A daemon without peers. gate: text of the 503 for everything that needs a manager, empty on a manager."""
+    """A daemon without peers, over the control API.
+
+    gate: text of the 503 for everything that needs a manager; empty on a manager.
+    """
 
     def __init__(self) -> None:
         self.store = Store()
@@ -91,11 +81,11 @@ class FakeBackend:
         self.left: list[bool] = []
         self.keys: list[str] = []
         self.unlock_key = b""
-        self.calls: list[tuple[str, Message]] = []
+        self.calls: list[tuple[str, Message]] = []  # method name, request
         self.log: list[api.SubscribeLogsMessage | SwarmError] = []
         self.log_closed = False
         self.subscriptions: list[Message] = []
-        self._table = control(Group())
+        self._table = control(FakeMembers({MANAGER.node_id: _STATUS}))
 
     def put(self, *objects: Message) -> None:
         """Store objects as they are, versions included."""
@@ -108,29 +98,28 @@ class FakeBackend:
         if self.gate:
             raise ServiceUnavailable(self.gate)
 
-    async def call(self, method: str, request: Message) -> Message:
+    async def call(self, method: Method[Req, Res], request: Req) -> Res:
         self.require_manager()
-        self.calls.append((method, request))
-        if method == "CA/GetUnlockKey":
-            return api.GetUnlockKeyResponse(unlock_key=self.unlock_key)
-        handler = self._table[method]
+        self.calls.append((method.name, request))
+        if method.name == rpc.GET_UNLOCK_KEY.name:
+            return method.checked_response(api.GetUnlockKeyResponse(unlock_key=self.unlock_key))
+        handler = self._table[method.name]
         if not handler.write:
-            answer: Message = handler.function(self.store, request)
-            return answer
+            return method.checked_response(handler.function(self.store, request))
         self.now += 1
         tx = Tx(self.store, self.now, self.rng)
         with tx.savepoint():
             answer = handler.function(tx, request)
         self.store.apply(tx.actions(), self.store.index + 1)
-        return answer
+        return method.checked_response(answer)
 
-    async def stream(self, method: str, request: Message) -> AsyncIterator[Message]:
+    async def stream(self, method: Method[Req, Res], request: Req) -> AsyncIterator[Res]:
         self.subscriptions.append(request)
         try:
             for message in self.log:
                 if isinstance(message, SwarmError):
                     raise message
-                yield message
+                yield method.checked_response(message)
         finally:
             self.log_closed = True
 
@@ -191,6 +180,21 @@ def empty_backend() -> FakeBackend:
         "swarm and try again."
     )
     return backend
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[FakeEngine]:
+    """An engine without containers."""
+    async with FakeEngine(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(engine: FakeEngine) -> AsyncIterator[EngineClient]:
+    """A client of that engine."""
+    made = EngineClient(engine.host)
+    yield made
+    await made.close()
 
 
 async def find_local_network(word: str) -> str | None:

@@ -69,6 +69,7 @@ class FakeEngine:
             f"POST {version}/containers/{{name}}/start": self._start,
             f"POST {version}/containers/{{name}}/stop": self._stop,
             f"DELETE {version}/containers/{{name}}": self._remove,
+            f"POST {version}/networks/create": self._created,
             f"POST {version}/networks/{{name}}/connect": self._created,
             f"GET {version}/images/{{name:.+}}/json": self._image,
             f"POST {version}/images/create": self._pull,

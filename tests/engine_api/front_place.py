@@ -12,6 +12,7 @@ from aiohttp import web
 from engine_api.front.backends import Backends
 from engine_api.front.front import Front
 from engine_api.front.http1 import Head
+from engine_api.front.policy import FullAccess, Policy
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -30,7 +31,7 @@ async def answer_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 
 
 class Place:
-    """The front, its engine and its application. script: what the engine does with a connection."""
+    """Drives a Front, between an engine and an application. script: what the engine does with a connection."""
 
     def __init__(self, directory: Path) -> None:
         self.socket = str(directory / "front.sock")
@@ -41,6 +42,7 @@ class Place:
         self.clients: list[Client] = []
         self.fronts: set[Front] = set()
         self.backends: Backends
+        self.policy: Policy = FullAccess()
         self.stream_ended = asyncio.Event()
         self.body_bytes = 0
 

@@ -146,7 +146,7 @@ async def test_filters_work_in_both_shapes(backend: Any, start: Any) -> None:
         assert "json: cannot unmarshal" in text
 
 
-async def test_words_of_docker_py_for_booleans(backend: Any, start: Any) -> None:
+async def test_booleans_may_be_spelled_as_docker_py_spells_them(backend: Any, start: Any) -> None:
     client = await start(backend)
     await _text(client, "POST", "/v1.41/swarm/leave?force=False")
     await _text(client, "POST", "/v1.41/swarm/leave?force=True")

@@ -44,7 +44,7 @@ def test_flags_and_file_together_make_the_config(tmp_path: Path) -> None:
     assert (config.pidfile, config.prefer_offline) == (Path("/run/a.pid"), True)
 
 
-def test_hosts_in_the_file_are_a_list_and_each_counts_once(tmp_path: Path) -> None:
+def test_hosts_in_the_file_are_a_list_without_duplicates(tmp_path: Path) -> None:
     hosts = ["unix:///run/a.sock", "tcp://[::1]:2375", "unix:///run/a.sock"]
     assert _load(tmp_path, file={"hosts": hosts, "tls": False}).hosts == tuple(hosts[:2])
 
@@ -89,7 +89,7 @@ def test_a_listen_address_may_be_an_address_a_port_or_both(tmp_path: Path, text:
         (("--log-format", "xml"), {}, "unknown log format 'xml': use text or json"),
         (("--event-loop", "trio"), {}, "unknown event loop 'trio': use uvloop or asyncio"),
         (("-H", "tcp://0.0.0.0:2375"), {}, "everybody who reaches it root on this host: use --tlsverify"),
-        (("-H", "tcp://127.0.0.1:2375"), {}, "if that is what you want, --tls=false"),
+        (("-H", "tcp://127.0.0.1:2375"), {}, "--tls=false if that is intended"),
         (("--tls",), {"tls": False}, "tls is set both by --tls and in the configuration"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The swarm's events: what they tell, who wants them, and how they go between the engine's."""
+"""The swarm's events: their content, their filters, and how they are merged with the engine's."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def test_events_have_the_shape_of_recorded_ones() -> None:
 # --- the stream ---
 
 
-class Stage:
-    """A daemon's /events between a fake engine and a client."""
+class EventsHarness:
+    """Drives the route /events between a fake engine and a client."""
 
     def __init__(self, engine: FakeEngine, system: System, client: Client) -> None:
         self.engine, self.system, self.client = engine, system, client
@@ -172,7 +172,7 @@ class Stage:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+async def harness(tmp_path: Path) -> AsyncIterator[EventsHarness]:
     async with FakeEngine(tmp_path) as engine:
         client_of_engine = EngineClient(engine.host)
         system = System(client_of_engine, [], lambda: NOW)
@@ -181,33 +181,33 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         app = build_app(backend, system.api_version, system.server_header, routes=system.routes)
         client: Client = test_utils.TestClient(test_utils.TestServer(app))
         await client.start_server()
-        yield Stage(engine, system, client)
+        yield EventsHarness(engine, system, client)
         await client.close()
         await client_of_engine.close()
 
 
-async def test_events_of_both_come_as_they_happen(stage: Stage) -> None:
-    names = stage.listen()
+async def test_events_of_both_come_as_they_happen(harness: EventsHarness) -> None:
+    names = harness.listen()
     first = asyncio.ensure_future(anext(names))
-    await stage.engine.followed.wait()
-    stage.engine_event("box", 10)
+    await harness.engine.followed.wait()
+    harness.engine_event("box", 10)
     assert await first == "box"
-    stage.happen("settings", 11)
+    harness.happen("settings", 11)
     assert await anext(names) == "settings"
-    stage.engine_event("box2", 12)
+    harness.engine_event("box2", 12)
     assert await anext(names) == "box2"
     await names.aclose()  # type: ignore[attr-defined]
 
 
-async def test_remembered_events_of_both_are_in_the_order_of_their_times(stage: Stage) -> None:
+async def test_remembered_events_of_both_are_in_the_order_of_their_times(harness: EventsHarness) -> None:
     for name, seconds in (("c1", 10), ("c3", 30), ("c5", 50)):
-        stage.happen(name, seconds)
-    names = stage.listen(since="5")
+        harness.happen(name, seconds)
+    names = harness.listen(since="5")
     first = asyncio.ensure_future(anext(names))
-    await stage.engine.followed.wait()
+    await harness.engine.followed.wait()
     for name, seconds in (("e2", 20), ("e4", 40)):
-        stage.engine_event(name, seconds)
-    stage.engine.lose_events()
+        harness.engine_event(name, seconds)
+    harness.engine.lose_events()
     assert [await first, *[name async for name in names]] == ["c1", "e2", "c3", "e4", "c5"]
 
 
@@ -225,13 +225,13 @@ async def test_remembered_events_of_both_are_in_the_order_of_their_times(stage: 
     ],
 )
 async def test_since_until_and_filters_choose_among_the_remembered(
-    stage: Stage, query: dict[str, str], names: list[str]
+    harness: EventsHarness, query: dict[str, str], names: list[str]
 ) -> None:
     for number in (1, 2, 3):
-        stage.happen(f"c{number}", number * 10)
-    listening = asyncio.ensure_future(_all(stage.listen(**query)))
-    await stage.engine.followed.wait()
-    stage.engine.lose_events()
+        harness.happen(f"c{number}", number * 10)
+    listening = asyncio.ensure_future(_all(harness.listen(**query)))
+    await harness.engine.followed.wait()
+    harness.engine.lose_events()
     assert await listening == names
 
 
@@ -239,31 +239,31 @@ async def _all(names: AsyncIterator[str]) -> list[str]:
     return [name async for name in names]
 
 
-async def test_a_quiet_engine_does_not_hold_back_what_we_remember(stage: Stage) -> None:
-    stage.happen("c1", 10)
-    names = stage.listen(since="5")
+async def test_a_quiet_engine_does_not_hold_back_what_we_remember(harness: EventsHarness) -> None:
+    harness.happen("c1", 10)
+    names = harness.listen(since="5")
     assert await anext(names) == "c1"
     await names.aclose()  # type: ignore[attr-defined]
 
 
-async def test_the_engine_is_asked_what_the_client_asked(stage: Stage) -> None:
-    stage.engine.refuse["GET /events"] = (400, "invalid filter")
-    async with stage.client.get("/v1.40/events", params={"filters": "xx", "since": "1"}) as response:
+async def test_the_engine_is_asked_what_the_client_asked(harness: EventsHarness) -> None:
+    harness.engine.refuse["GET /events"] = (400, "invalid filter")
+    async with harness.client.get("/v1.40/events", params={"filters": "xx", "since": "1"}) as response:
         assert response.status == 400
         assert await response.json() == {"message": "invalid filter"}
-    assert stage.engine.event_queries == [("1.40", {"filters": "xx", "since": "1"})]
+    assert harness.engine.event_queries == [("1.40", {"filters": "xx", "since": "1"})]
 
 
-async def test_without_an_engine_there_is_an_error_and_no_stream(stage: Stage) -> None:
-    await stage.engine.stop()
-    async with stage.client.get("/events") as response:
+async def test_without_an_engine_there_is_an_error_and_no_stream(harness: EventsHarness) -> None:
+    await harness.engine.stop()
+    async with harness.client.get("/events") as response:
         assert response.status == 503
         assert "cannot connect to the Docker Engine" in (await response.json())["message"]
 
 
-async def test_streams_end_with_the_daemon_and_new_ones_at_once(stage: Stage) -> None:
-    listening = asyncio.ensure_future(_all(stage.listen()))
-    await stage.engine.followed.wait()
-    stage.system.stop()
+async def test_streams_end_with_the_daemon_and_new_ones_at_once(harness: EventsHarness) -> None:
+    listening = asyncio.ensure_future(_all(harness.listen()))
+    await harness.engine.followed.wait()
+    harness.system.stop()
     assert await listening == []
-    assert await _all(stage.listen()) == []
+    assert await _all(harness.listen()) == []

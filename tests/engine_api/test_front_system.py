@@ -114,7 +114,7 @@ async def _refused(tmp_path: Path, name: str, *flags: str) -> str:
 async def test_a_file_in_the_place_of_the_socket_is_not_deleted(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("data")
-    assert await _refused(tmp_path, "a", "-H", f"unix://{precious}") == f"{precious} exists and is no socket"
+    assert await _refused(tmp_path, "a", "-H", f"unix://{precious}") == f"{precious} exists and is not a socket"
     assert precious.read_text() == "data"
 
 
@@ -130,7 +130,7 @@ async def test_a_socket_that_another_process_serves_is_left_alone(tmp_path: Path
         assert not mine.exists()
 
 
-async def test_a_tcp_port_that_is_taken_is_told(tmp_path: Path) -> None:
+async def test_a_tcp_port_that_is_taken_is_reported(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -138,7 +138,7 @@ async def test_a_tcp_port_that_is_taken_is_told(tmp_path: Path) -> None:
         assert (await _refused(tmp_path, "a", "-H", host, "--tls=false")).startswith(f"cannot listen on {host}: ")
 
 
-async def test_tls_files_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+async def test_tls_files_that_cannot_be_used_are_reported(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("no key")
     key = str(tmp_path / "key")
     flags = ("-H", "tcp://127.0.0.1:0", "--tlsverify=false", "--tlscert", key)

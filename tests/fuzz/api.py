@@ -18,19 +18,20 @@ from random import Random
 from typing import Any
 from urllib.parse import quote
 
-from google.protobuf.message import Message
-
 from engine_api.app import API_KEY, build_app
 from engine_api.backend import InitRequest, JoinRequest, LocalNode, LocalNodeState
 from engine_api.convert.address import Interface, resolve_init
 from engine_api.front.backends import Backends, Upstream, make_runner
 from engine_api.front.front import Front
+from engine_api.front.policy import FullAccess
 from engine_api.server.fragments import Fragments
 from engine_api.server.request import EngineHooks
 from swarm import api
+from swarm.api.methods import Method, Req, Res
 from swarm.api.objects import KINDS
 from swarm.errors import Unavailable
 from swarm.rpc import Reply, StreamEnd
+from tests.engine_api.route_table import IS_LOCAL
 from tests.fuzz import house
 from tests.fuzz.feed import Feed
 from tests.fuzz.house import ROOT, SECRET_VALUE, House
@@ -78,8 +79,6 @@ TOKENS = (
     '"x"',
     "[]",
     "{}",
-)
-TOKENS += (
     '"\\ud800"',
     '"\\u0000"',
     '"QUJD"',
@@ -90,8 +89,6 @@ TOKENS += (
     "NaN",
     "01",
     '"' + "a" * 300 + '"',
-)
-TOKENS += (
     '"{{.Node.ID}}"',
     '"{{"',
     '"24h"',
@@ -116,8 +113,6 @@ FILTERS = (
     '{"label":["a=b","c"]}',
     "{",
     "",
-)
-FILTERS += (
     '{"desired-state":["running","x"]}',
     '{"role":["manager"]}',
     '{"service":["web"]}',
@@ -127,8 +122,8 @@ FILTERS += (
 )
 
 
-class Door:
-    """A daemon whose manager is in this process."""
+class Daemon:
+    """Drives a Manager in the place of the daemon that the routes talk to."""
 
     place: House
 
@@ -138,20 +133,20 @@ class Door:
     def require_manager(self) -> None:
         pass
 
-    async def call(self, method: str, request: Message) -> Message:
+    async def call(self, method: Method[Req, Res], request: Req) -> Res:
         """See SwarmBackend."""
-        for answer in self.place.call(method, request):
+        for answer in self.place.call(method.name, request):
             if isinstance(answer, Reply):
-                return answer.message
+                return method.checked_response(answer.message)
             if isinstance(answer, StreamEnd) and answer.error is not None:
                 raise answer.error
         raise Unavailable("not answered at once")
 
-    async def stream(self, method: str, request: Message) -> AsyncIterator[Message]:
+    async def stream(self, method: Method[Req, Res], request: Req) -> AsyncIterator[Res]:
         """See SwarmBackend."""
         message = api.SubscribeLogsMessage()
         message.messages.add(data=b"a line\n", stream=api.LOG_STREAM_STDOUT).context.node_id = "n1"
-        yield message
+        yield method.checked_response(message)
 
     async def init(self, request: InitRequest) -> str:
         """See SwarmBackend."""
@@ -191,7 +186,7 @@ def _bodies() -> list[Any]:
 
 
 def changed(feed: Feed, body: Any) -> str:
-    """The body with some values replaced, some keys gone, twice there or spelled otherwise."""
+    """The body with some values replaced, and some keys removed, repeated or spelled otherwise."""
     copy = json.loads(json.dumps(body))
     tokens: list[str] = []
     for _ in range(feed.byte() % 6):
@@ -228,16 +223,16 @@ def _change(feed: Feed, value: Any, tokens: list[str]) -> None:
 
 
 class Visit:
-    """One client at one daemon."""
+    """Drives the front, aiohttp, the routes and a manager with the requests of one client."""
 
     def __init__(self) -> None:
-        self.place = _DOOR.place = House(_START)
+        self.place = _DAEMON.place = House(_START)
         _APPLICATION[API_KEY].fragments = Fragments()
 
     async def play(self, feed: Feed) -> None:
         server = _RUNNER.server
         assert server is not None
-        backends = Backends(server, _no_engine, "none", linger_s=0.0)
+        backends = Backends(server, IS_LOCAL, _no_engine, "none", linger_s=0.0)
         for _ in range(REQUESTS_MAX):
             if not feed:
                 break
@@ -303,7 +298,7 @@ class Visit:
         self, backends: Backends, line: str, body: bytes = b"", headers: list[str] | None = None
     ) -> tuple[int, bytes]:
         """One request over a connection of its own."""
-        front, wire = Front(backends, set()), Wire()
+        front, wire = Front(backends, set(), FullAccess()), Wire()
         front.connection_made(wire)  # type: ignore[arg-type]
         lines = [f"{line} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *(headers or ()), "", ""]
         front.data_received("\r\n".join(lines).encode("latin-1") + body)
@@ -343,8 +338,8 @@ _START = house.furnish()
 _BODIES = _bodies()
 _LOOP = asyncio.new_event_loop()
 atexit.register(_LOOP.close)
-_DOOR = Door()
-_APPLICATION = build_app(_DOOR, lambda: "1.41", lambda: "Docker/20.10.24", hooks=EngineHooks(), rng=Random(1))
+_DAEMON = Daemon()
+_APPLICATION = build_app(_DAEMON, lambda: "1.41", lambda: "Docker/20.10.24", hooks=EngineHooks(), rng=Random(1))
 _RUNNER = _LOOP.run_until_complete(make_runner(_APPLICATION))
 
 

@@ -90,7 +90,8 @@ def _parts() -> list[bytes]:
     out.append(_certificate(first, first, [], (ca,)))
     out.append(_certificate(first, first, [common, common, bits], (ca, names)))
     out.append(_certificate(first, first, [common], (ca,), datetime.max.replace(tzinfo=UTC, microsecond=0)))
-    out.append(_certificate(second, first, [common], (x509.KeyUsage(*[True] * 7, False, False), names)))
+    usage = x509.KeyUsage(True, True, True, True, True, True, True, False, False)
+    out.append(_certificate(second, first, [common], (usage, names)))
     out.append(first.private_bytes(DER, PKCS8, serialization.BestAvailableEncryption(b"x" * 32)))
     return out
 

@@ -40,7 +40,7 @@ class Feed:
         """One of these."""
         return values[self.below(len(values))]
 
-    def bytes(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
         """So many bytes, fewer at the end."""
         taken = self._data[self._at : self._at + size]
         self._at += len(taken)
@@ -48,11 +48,11 @@ class Feed:
 
     def some(self) -> bytes:
         """A length below 256, then so many bytes."""
-        return self.bytes(self.byte())
+        return self.take(self.byte())
 
     def rest(self) -> bytes:
         """All that is left."""
-        return self.bytes(len(self._data))
+        return self.take(len(self._data))
 
     def number(self, bits: int = 64) -> int:
         """A number of that many bits: often a small one, or one near a border."""
@@ -60,7 +60,7 @@ class Feed:
         if kind < 160:
             return kind & 31
         near = self.byte() % bits if kind < 224 else 0
-        value = (1 << near) + (kind & 3) - 2 if near else int.from_bytes(self.bytes(bits // 8), "little")
+        value = (1 << near) + (kind & 3) - 2 if near else int.from_bytes(self.take(bits // 8), "little")
         return value % (1 << bits)
 
     def cuts(self, size: int) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""A second opinion on HTTP/1: how Go's server, which is the engine's, finds requests in a stream, as lax as it is.
+"""A second HTTP/1 parser: it finds requests in a stream as Go's server does, which is the engine's, and is as lax.
 
 Written from the behaviour of net/http and textproto, not from our parser: lines end with LF, a CR before it is
 dropped; header lines may be folded; equal lengths count once; Transfer-Encoding wins over Content-Length; sizes of

@@ -35,10 +35,31 @@ NOW = 1_795_359_300.0
 TEN_YEARS_S = 3650 * 86_400.0
 MESSAGE_BYTES_MAX = 1_000
 PATHS = sorted(BY_PATH)
-NAMES = (b":path", b":method", b"content-type", b"grpc-timeout", b"grpc-encoding", b"te", b"grpc-status", b":status")
-NAMES += (b"grpc-message", b"forwarded_cert", b"forwarded_cert_cn", b"forwarded_cert_ou", b"forwarded_cert_org")
-VALUES = (b"POST", b"application/grpc", b"application/grpc+proto", b"identity", b"gzip", b"true", b"n1", b"gone", b"c1")
-VALUES += (
+NAMES = (
+    b":path",
+    b":method",
+    b"content-type",
+    b"grpc-timeout",
+    b"grpc-encoding",
+    b"te",
+    b"grpc-status",
+    b":status",
+    b"grpc-message",
+    b"forwarded_cert",
+    b"forwarded_cert_cn",
+    b"forwarded_cert_ou",
+    b"forwarded_cert_org",
+)
+VALUES = (
+    b"POST",
+    b"application/grpc",
+    b"application/grpc+proto",
+    b"identity",
+    b"gzip",
+    b"true",
+    b"n1",
+    b"gone",
+    b"c1",
     b"swarm-manager",
     b"swarm-worker",
     b"0",
@@ -109,7 +130,7 @@ def framing(data: bytes, seed: int) -> None:
 
 def fields_of(feed: Feed) -> list[tuple[bytes, bytes]]:
     """Headers as a decoder may hand them out."""
-    fields = []
+    fields: list[tuple[bytes, bytes]] = []
     while feed and len(fields) < 12:
         names = feed.byte()
         name = feed.some() if names == 255 else NAMES[names % len(NAMES)]
@@ -158,7 +179,7 @@ def texts(feed: Feed) -> None:
 
 
 class Wire:
-    """What a ServerConnection sees of the network."""
+    """Drives a ServerConnection in the place of the network."""
 
     def __init__(self, chain: list[bytes] | None) -> None:
         self.information = {"peername": ("10.0.0.7", 4000), "peer_chain_der": chain, "sslcontext": _CONTEXT}
@@ -185,7 +206,7 @@ class Wire:
 
 
 class Handler:
-    """Answers some calls at once, some later, some never; keeps book of their ends."""
+    """Answers some calls at once, some later, some never; records how they end."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
@@ -243,7 +264,7 @@ class Handler:
 
 def calls(feed: Feed) -> bytes:
     """Calls, mostly well-formed, and what may happen between their frames."""
-    out = []
+    out: list[bytes] = []
     stream = 1
     while feed and len(out) < 40:
         shape = feed.byte()

@@ -1,4 +1,4 @@
-"""A manager for fuzzing: a small cluster, restored in a moment, whose disk answers at once."""
+"""A manager for fuzzing: a small cluster that is restored quickly, with a disk that answers at once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TURNS_MAX = 500
 
 
 class House:
-    """now: seconds since the epoch. strict: an exception inside a stage or a write is a finding."""
+    """Drives one Manager. now: seconds since the epoch. strict: an exception inside a stage or a write is a finding."""
 
     def __init__(self, snapshot: raftpb.Snapshot | None, strict: bool = True, seed: int = 1) -> None:
         self.now = NOW
@@ -70,7 +70,7 @@ class House:
         return self.manager.store
 
     def tell(self, event: ManagerEvent | None) -> list[ManagerEffect]:
-        """Give an event, and do what is written on disk or asked of members; what is left is for others."""
+        """Give an event; perform what concerns the disk and the members; return the other effects."""
         out: list[ManagerEffect] = []
         waiting: list[ManagerEvent | None] = [event]
         while waiting:
@@ -88,8 +88,8 @@ class House:
         return out
 
     def settle(self) -> list[ManagerEffect]:
-        """Until nothing is due at this moment."""
-        out = []
+        """Wake the manager until nothing is due; returns the effects."""
+        out: list[ManagerEffect] = []
         for _ in range(TURNS_MAX):
             due = self.manager.deadline()
             if due is None or due > self.now:
@@ -119,7 +119,7 @@ class House:
         return self.store.save().SerializeToString(deterministic=True)
 
     def words(self) -> Words:
-        """Names, numbers and keys of what there is, and what is special."""
+        """Names, numbers and keys of the cluster's objects, and special values."""
         texts = [
             "",
             "n1",

@@ -13,9 +13,11 @@ import json
 from itertools import pairwise
 from typing import Any
 
-from engine_api.front.backends import Backends, Upstream, is_local
+from engine_api.front.backends import Backends, Upstream
 from engine_api.front.front import Front
 from engine_api.front.http1 import BadMessage, Body, Head, parse_request
+from engine_api.front.policy import FullAccess
+from tests.engine_api.route_table import IS_LOCAL
 from tests.fuzz import go_reader
 from tests.fuzz.feed import Feed
 
@@ -73,7 +75,7 @@ BODIES = (
 
 
 class Wire:
-    """A transport that keeps what is written to it."""
+    """A transport for the Front: it keeps what is written to it."""
 
     def __init__(self) -> None:
         self.output = bytearray()
@@ -115,8 +117,8 @@ class Wire:
 class Reading:
     """A back end: it reads requests as Go does, and answers each when it is complete."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, harness: FrontHarness) -> None:
+        self.harness = harness
         self.seen = bytearray()
         self.requests: list[go_reader.Request] = []
         self.refused = self.tunnel = False
@@ -124,7 +126,7 @@ class Reading:
     def take(self, data: bytes) -> list[bytes]:
         """Answers to what is complete now."""
         self.seen += data
-        answers = []
+        answers: list[bytes] = []
         while not (self.refused or self.tunnel):
             try:
                 request = go_reader.read(bytes(self.seen), self.requests[-1].end if self.requests else 0)
@@ -134,7 +136,7 @@ class Reading:
             if request is None:
                 break
             self.requests.append(request)
-            answers.append(self.house.next_answer(request.method))
+            answers.append(self.harness.next_answer(request.method))
             self.tunnel = answers[-1].startswith((b"HTTP/1.1 101", b"HTTP/1.0"))
         return answers
 
@@ -144,7 +146,7 @@ class Reading:
 
 
 class LocalHandler(Reading):
-    """In the place of aiohttp's request handler."""
+    """Takes the place of aiohttp's request handler."""
 
     lost = False
 
@@ -169,7 +171,7 @@ class LocalHandler(Reading):
 
 
 class EngineWire(Wire):
-    """In the place of a connection to the engine."""
+    """Takes the place of a connection to the engine."""
 
     def __init__(self, upstream: Upstream, reading: Reading) -> None:
         super().__init__()
@@ -197,8 +199,8 @@ async def quiet() -> None:
         await asyncio.sleep(0)
 
 
-class House:
-    """One front with its client and its back ends."""
+class FrontHarness:
+    """Drives one Front between a client and its back ends."""
 
     def __init__(self, answers: bytes) -> None:
         self.heads: list[Head] = []
@@ -206,8 +208,8 @@ class House:
         self.client = Wire()
         self._answers = Feed(answers)
         self.given = b""
-        backends = Backends(self._local, self._connect, "engine", self._saw)
-        self.front = Front(backends, set())
+        backends = Backends(self._local, IS_LOCAL, self._connect, "engine", self._saw)
+        self.front = Front(backends, set(), FullAccess())
 
     def _saw(self, head: Head) -> bytes | None:
         self.heads.append(head)
@@ -255,7 +257,7 @@ class House:
         if own.startswith(b"HTTP/1.1 ") and b"{" in own:
             json.loads(own.partition(b"\r\n\r\n")[2])
         for local in (True, False):
-            saw = [(head.method, head.target) for head in self.heads if is_local(head) is local]
+            saw = [(head.method, head.target) for head in self.heads if IS_LOCAL(head) is local]
             read = [(r.method, r.target) for kind, reading in self.readings if kind is local for r in reading.requests]
             assert read == saw[: len(read)], f"a back end reads {read}, the front saw {saw}"
 
@@ -272,22 +274,22 @@ def one(data: bytes) -> None:
     outcomes = []
     every = [(n, n + 1) for n in range(len(stream))] if len(stream) < 100 else [(0, len(stream))]
     for pieces in ([(0, len(stream))], Feed(data[:9]).cuts(len(stream)), every):
-        house = House(answers)
-        _LOOP.run_until_complete(house.play(stream, pieces))
+        harness = FrontHarness(answers)
+        _LOOP.run_until_complete(harness.play(stream, pieces))
         assert all(timer.cancelled() for timer in _LOOP._scheduled)  # type: ignore[attr-defined]
-        whole = [b"".join(reading.whole()) for _, reading in house.readings if reading.requests]
-        answers_before, *refusals = bytes(house.client.output).split(b"HTTP/1.1 400 ")
+        whole = [b"".join(reading.whole()) for _, reading in harness.readings if reading.requests]
+        answers_before, *refusals = bytes(harness.client.output).split(b"HTTP/1.1 400 ")
         assert len(refusals) <= 1
         outcomes.append((whole, answers_before, len(refusals)))  # who refuses first, depends on the cuts
         sent = b"".join(whole)
         assert len(sent) <= len(stream)
-        assert all(request in stream for _, reading in house.readings for request in reading.whole())
+        assert all(request in stream for _, reading in harness.readings for request in reading.whole())
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
 def requests(feed: Feed) -> bytes:
     """Requests made of parts that are good or nearly so."""
-    out = []
+    out: list[bytes] = []
     while feed and len(out) < 6:
         ending = b"\n" if feed.byte() == 9 else b"\r\n"
         lines = [feed.choice(STARTS), *(feed.choice(LINES) for _ in range(feed.below(5)))]
@@ -305,7 +307,7 @@ def functions(data: bytes) -> None:
         return
     assert not (head.chunked and head.length is not None)
     path, query = head.path_and_query
-    assert isinstance(is_local(head), bool)
+    assert isinstance(IS_LOCAL(head), bool)
     assert len(path) + len(query) <= len(head.target) + 1
     for body in BODIES:
         stream = data + b"\r\n\r\n" + body
@@ -330,7 +332,7 @@ atexit.register(_LOOP.close)
 
 def seeds() -> list[bytes]:
     """Inputs to begin with."""
-    out = []
+    out: list[bytes] = []
     for number, start in enumerate(STARTS):
         answers = bytes((3, number % 7, 1, 0))
         length = start + b"\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"

@@ -118,7 +118,7 @@ def check(connection: Connection) -> None:
 
 def frames(feed: Feed) -> bytes:
     """A few frames, mostly well-formed."""
-    out = []
+    out: list[bytes] = []
     while feed and len(out) < 60:
         kind = feed.byte()
         kind = KINDS[kind % len(KINDS)] if kind < 248 else kind & 15

@@ -40,7 +40,7 @@ PAUSES_S = (0.0, 0.1, 1.0, 5.0, 20.0, 61.0, 3_600.0, 50_000.0, 90 * 86_400.0)
 
 
 def good(method: str, place: House, feed: Feed) -> Message | None:
-    """A request that would be taken, to be changed a little; None where there is no special one."""
+    """A valid request, to be changed a little; None where the method needs no special one."""
     request = METHODS[method].request()
     store = place.store
     pick = feed.byte()
@@ -86,7 +86,7 @@ def one(data: bytes) -> None:
 
 
 class Play:
-    """One manager and what its callers have seen."""
+    """Drives one Manager, and keeps what its callers have seen."""
 
     def __init__(self, place: House) -> None:
         self.place = place
@@ -96,7 +96,7 @@ class Play:
 
     @property
     def alone(self) -> bool:
-        """Nobody has joined whose vote would be needed, and who never answers here."""
+        """Whether the manager is the only voter; members that joined never answer here."""
         return self.place.manager.raft.membership.voters == (1,)
 
     def step(self, feed: Feed) -> None:
@@ -218,7 +218,7 @@ _START = house.furnish()
 
 
 def seeds() -> list[bytes]:
-    """Inputs to begin with: each method once, empty and as it should be, and a few stories."""
+    """Inputs to begin with: each method once, empty and valid, and a few sequences."""
     out = []
     for number in range(len(NAMES)):
         out += [bytes((130, number, 0, 250, 0)), bytes((130, number, 1, 100, 0, 0, 0, 3))]

@@ -25,7 +25,7 @@ class Words:
 
 def change(feed: Feed, message: Message, words: Words, depth: int = 0) -> None:
     """Set, clear or extend a few fields, and fields of fields."""
-    fields = message.DESCRIPTOR.fields
+    fields: Sequence[Any] = message.DESCRIPTOR.fields  # the stubs name two classes for one
     for _ in range(feed.byte() % 5 if fields else 0):
         field = feed.choice(fields)
         how = feed.byte()
@@ -43,14 +43,14 @@ def change(feed: Feed, message: Message, words: Words, depth: int = 0) -> None:
 
 
 def parsed(feed: Feed, kind: type[Message]) -> Message | None:
-    """A message as any bytes on the wire make it; None when they make none."""
+    """Any bytes parsed as a message; None when they are not one."""
     try:
         return kind.FromString(feed.some())
     except DecodeError:
         return None
 
 
-def _extend(feed: Feed, message: Message, field: FieldDescriptor, words: Words, depth: int, how: int) -> None:
+def _extend(feed: Feed, message: Message, field: Any, words: Words, depth: int, how: int) -> None:
     values: Any = getattr(message, field.name)
     if _is_map(field.message_type):
         key_field, value_field = (field.message_type.fields_by_name[name] for name in ("key", "value"))
@@ -71,7 +71,7 @@ def _is_map(kind: Descriptor | None) -> bool:
     return kind is not None and kind.GetOptions().map_entry
 
 
-def _scalar(feed: Feed, field: FieldDescriptor, words: Words) -> Any:
+def _scalar(feed: Feed, field: Any, words: Words) -> Any:
     kind = field.cpp_type
     if kind == FieldDescriptor.CPPTYPE_STRING:
         how = feed.byte()
@@ -88,7 +88,7 @@ def _scalar(feed: Feed, field: FieldDescriptor, words: Words) -> Any:
         values = field.enum_type.values
         return values[how % len(values)].number if how < 240 or field.enum_type.is_closed else feed.number(31)
     if kind in (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT):
-        return struct.unpack("<f", feed.bytes(4).ljust(4, b"\0"))[0]
+        return struct.unpack("<f", feed.take(4).ljust(4, b"\0"))[0]
     if kind in _UNSIGNED:
         how = feed.byte()
         bits = _UNSIGNED[kind]

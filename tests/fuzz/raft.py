@@ -166,7 +166,8 @@ def check(place: House) -> None:
     """Rules of the log, and what the disk is asked to keep."""
     raft = place.manager.raft
     raft.log.check()
-    assert raft.deadline() is None or raft.deadline() > place.now - 1
+    due = raft.deadline()
+    assert due is None or due > place.now - 1
     for persist in place.written:
         numbers = [number for e in persist.entries for number in (e.Index, e.Term)]
         if persist.hard_state is not None:

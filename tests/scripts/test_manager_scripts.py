@@ -16,25 +16,25 @@ from swarm import api
 from swarm.store.store import Change
 from swarm.store.tx import Tx
 from tests.swarm.manager import commands
-from tests.swarm.manager.lab import Lab, report
+from tests.swarm.manager.leader_harness import LeaderHarness, report
 
 STEPS = (["ACCEPTED"], ["PREPARING"], ["READY"], ["STARTING"])  # of agents; not worth a line
 SCRIPTS = sorted((Path(__file__).parent / "manager").glob("*.txt"))
 
 
 class Script:
-    """A lab and the names of what is in it."""
+    """Drives a LeaderHarness, and names its objects as scripts do."""
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
         self.counts: dict[str, int] = {}
         self.out: list[str] = []
-        self.lab = Lab(changes=self.note)
+        self.harness = LeaderHarness(changes=self.note)
 
     def note(self, changes: list[Change]) -> None:
         for change in changes:
             for line in self.describe(change):
-                self.out.append(f"{self.lab.now - 1000.0:g} {line}" if hasattr(self, "lab") else line)
+                self.out.append(f"{self.harness.now - 1000.0:g} {line}" if hasattr(self, "harness") else line)
 
     def describe(self, change: Change) -> list[str]:
         if change.kind == "task":
@@ -80,24 +80,24 @@ class Script:
         settings = dict(word.split("=", 1) for word in words[2:] if "=" in word)
         match words:
             case ["node", verb, name, *_]:
-                commands.node(self.lab, verb, name, settings)
+                commands.node(self.harness, verb, name, settings)
             case ["service", verb, name, *_]:
-                commands.service(self.lab, verb, name, settings)
+                commands.service(self.harness, verb, name, settings)
             case ["task", "state", name, state, *err]:
                 task_id = self.task_id(name)
-                self.lab.write(lambda tx: report(tx, task_id, getattr(api, state), " ".join(err)))
+                self.harness.write(lambda tx: report(tx, task_id, getattr(api, state), " ".join(err)))
             case ["agents", switch]:
-                self.lab.agents = switch == "on"
-                self.lab.settle()
+                self.harness.agents = switch == "on"
+                self.harness.settle()
             case ["tick", seconds]:
-                self.lab.tick(float(seconds.removesuffix("s")))
+                self.harness.tick(float(seconds.removesuffix("s")))
             case ["elect"]:
-                self.lab.elect()
-                self.lab.settle()
+                self.harness.elect()
+                self.harness.settle()
             case ["history", limit]:
-                self.lab.write(lambda tx: self.set_history(tx, int(limit)))
+                self.harness.write(lambda tx: self.set_history(tx, int(limit)))
             case ["ps", name]:
-                self.out = [f"{self.names[x.id]} {commands.state_of(x)}" for x in commands.tasks_of(self.lab, name)]
+                self.out = [f"{self.names[x.id]} {commands.state_of(x)}" for x in commands.tasks_of(self.harness, name)]
             case _:
                 raise AssertionError(f"unknown command: {line}")
         return [self.readable(text) for text in self.out] or ["(nothing)"]

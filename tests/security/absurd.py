@@ -1,8 +1,10 @@
-"""Messages that parse and make no sense: every field of any type, filled with what nobody would expect there."""
+"""Messages that parse and make no sense: every field of any type, filled with unexpected values."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -26,7 +28,8 @@ _DEPTH_MAX = 6
 
 def fill(message: Message, rng: Random, ids: tuple[str, ...], depth: int = 0) -> Message:
     """Give about half of all fields a value. ids: texts that mean something, put in now and then."""
-    for field in message.DESCRIPTOR.fields:
+    fields: Sequence[Any] = message.DESCRIPTOR.fields  # the stubs name two classes for one
+    for field in fields:
         if rng.random() < 0.4 or (field.message_type is not None and depth >= _DEPTH_MAX):
             continue
         entry = field.message_type is not None and field.message_type.GetOptions().map_entry
@@ -47,7 +50,7 @@ def fill(message: Message, rng: Random, ids: tuple[str, ...], depth: int = 0) ->
     return message
 
 
-def _fill_map(message: Message, field: FieldDescriptor, rng: Random, ids: tuple[str, ...], depth: int) -> None:
+def _fill_map(message: Message, field: Any, rng: Random, ids: tuple[str, ...], depth: int) -> None:
     key, value = field.message_type.fields_by_name["key"], field.message_type.fields_by_name["value"]
     entries = getattr(message, field.name)
     for _ in range(rng.choice((0, 1, 2))):
@@ -57,7 +60,7 @@ def _fill_map(message: Message, field: FieldDescriptor, rng: Random, ids: tuple[
             entries[_value(key, rng, ids)] = _value(value, rng, ids)
 
 
-def _value(field: FieldDescriptor, rng: Random, ids: tuple[str, ...]) -> object:
+def _value(field: Any, rng: Random, ids: tuple[str, ...]) -> object:
     if field.type in _INTS:
         low, high = _INTS[field.type]
         return rng.choice((low, high, 0, 1, max(low, -1), rng.randint(low, high)))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from tests.security.fort import Fort
+from tests.security.attacked_manager import AttackedManager
 
 
 @pytest_asyncio.fixture
-async def fort(tmp_path: Path) -> AsyncIterator[Fort]:
+async def attacked(tmp_path: Path) -> AsyncIterator[AttackedManager]:
     """A manager that leads, and serves every legitimate call after the test as before."""
-    fort = Fort(tmp_path)
-    await fort.start()
-    yield fort
-    await fort.stop()
+    attacked = AttackedManager(tmp_path)
+    await attacked.start()
+    yield attacked
+    await attacked.stop()

@@ -14,11 +14,21 @@ from structlog.testing import capture_logs
 
 from certs.tls import Credentials
 from swarm import api, defaults
-from swarm.api.methods import METHODS, Method
+from swarm.api.methods import METHODS, AnyMethod
 from swarm.errors import Code
 from swarm.grpc import frames as h2
 from tests.security.absurd import fill
-from tests.security.fort import MANAGER, OTHER_WORKER, WORKER, Fort, Intruder, data_frames, framed, headers, settled
+from tests.security.attacked_manager import (
+    MANAGER,
+    OTHER_WORKER,
+    WORKER,
+    AttackedManager,
+    Intruder,
+    data_frames,
+    framed,
+    headers,
+    settled,
+)
 
 BOMB = gzip.compress(b"\0" * (64 << 20))
 
@@ -61,43 +71,43 @@ BODIES: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-async def test_a_request_that_is_broken_ends_its_call_on_every_method(fort: Fort, name: str) -> None:
+async def test_a_request_that_is_broken_ends_its_call_on_every_method(attacked: AttackedManager, name: str) -> None:
     body = BODIES[name]()
     with capture_logs() as logs:
-        async with fort.served_meanwhile():
+        async with attacked.served_meanwhile():
             for methods in batches():
-                await tried(fort, methods, body)
-    await fort.leave_alone()
-    assert fort.server._calls == {}
-    assert fort.server._incomplete == {}
+                await tried(attacked, methods, body)
+    await attacked.leave_alone()
+    assert attacked.server._calls == {}
+    assert attacked.server._incomplete == {}
     assert [entry for entry in logs if entry["log_level"] in ("error", "critical")] == []
     assert len([entry for entry in logs if entry["event"].startswith("rpc.")]) == 0
 
 
-def batches() -> list[list[Method]]:
+def batches() -> list[list[AnyMethod]]:
     methods = list(METHODS.values())
     return [methods[start : start + _AT_ONCE] for start in range(0, len(methods), _AT_ONCE)]
 
 
-def caller(fort: Fort, method: Method) -> Credentials | None:
+def caller(attacked: AttackedManager, method: AnyMethod) -> Credentials | None:
     """The least that opens a method."""
     if method.insecure:
         return None
-    return fort.worker() if "swarm-worker" in method.roles else fort.manager()
+    return attacked.worker() if "swarm-worker" in method.roles else attacked.manager()
 
 
-async def tried(fort: Fort, methods: list[Method], body: bytes) -> None:
+async def tried(attacked: AttackedManager, methods: list[AnyMethod], body: bytes) -> None:
     """Each call must come to an end and leave its connection alone."""
     intruders: dict[Credentials | None, Intruder] = {}
     for number, method in enumerate(methods):
-        credentials = caller(fort, method)
+        credentials = caller(attacked, method)
         if credentials not in intruders:
-            intruders[credentials] = await fort.intrude(credentials)
+            intruders[credentials] = await attacked.intrude(credentials)
         intruders[credentials].request(2 * number + 1, method, body)
     for intruder in intruders.values():
         await intruder.alive()
     for number, method in enumerate(methods):
-        intruder = intruders[caller(fort, method)]
+        intruder = intruders[caller(attacked, method)]
         if not (method.client_streaming or method.server_streaming):
             await intruder.answer(2 * number + 1)
     for intruder in intruders.values():
@@ -105,10 +115,10 @@ async def tried(fort: Fort, methods: list[Method], body: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", ["stranger", "worker", "manager"])
-async def test_a_message_beyond_the_limit_is_refused_at_its_first_bytes(fort: Fort, kind: str) -> None:
-    credentials = {"stranger": None, "worker": fort.worker(), "manager": fort.manager()}[kind]
+async def test_a_message_beyond_the_limit_is_refused_at_its_first_bytes(attacked: AttackedManager, kind: str) -> None:
+    credentials = {"stranger": None, "worker": attacked.worker(), "manager": attacked.manager()}[kind]
     most = defaults.RPC_MESSAGE_ANONYMOUS_BYTES_MAX if kind == "stranger" else defaults.RPC_MESSAGE_BYTES_MAX
-    intruder = await fort.intrude(credentials)
+    intruder = await attacked.intrude(credentials)
     intruder.request(1, "NodeCA/IssueNodeCertificate", b"\0" + (most + 1).to_bytes(4, "big"), end=False)
     assert await intruder.answer() == (
         int(Code.RESOURCE_EXHAUSTED),
@@ -119,8 +129,8 @@ async def test_a_message_beyond_the_limit_is_refused_at_its_first_bytes(fort: Fo
     assert 3 not in intruder.outcome.status
 
 
-async def test_a_compressed_message_is_never_unpacked(fort: Fort) -> None:
-    intruder = await fort.intrude(fort.worker())
+async def test_a_compressed_message_is_never_unpacked(attacked: AttackedManager) -> None:
+    intruder = await attacked.intrude(attacked.worker())
     for number, encoding in enumerate(("gzip", "deflate", "snappy", "x" * 5000)):
         stream = 2 * number + 1
         intruder.request(stream, "Dispatcher/Heartbeat", b"\1" + framed(BOMB[:16_000])[1:], {"grpc-encoding": encoding})
@@ -143,8 +153,8 @@ async def test_a_compressed_message_is_never_unpacked(fort: Fort) -> None:
         (b"", "405"),
     ],
 )
-async def test_what_is_not_grpc_gets_an_http_status(fort: Fort, block: bytes, status: str) -> None:
-    intruder = await fort.intrude()
+async def test_what_is_not_grpc_gets_an_http_status(attacked: AttackedManager, block: bytes, status: str) -> None:
+    intruder = await attacked.intrude()
     intruder.write(h2.header_frames(1, block, True, h2.DEFAULT_FRAME_BYTES))
     await intruder.until(lambda seen: 1 in seen.http)
     assert intruder.outcome.http == {1: status}
@@ -153,8 +163,8 @@ async def test_what_is_not_grpc_gets_an_http_status(fort: Fort, block: bytes, st
 @pytest.mark.parametrize(
     "path", ["", "/", "//", "/x", "/docker.swarmkit.v1.Control/", "/../Control/ListNodes", "/" + "a/" * 5000]
 )
-async def test_methods_that_do_not_exist_are_unimplemented(fort: Fort, path: str) -> None:
-    intruder = await fort.intrude()
+async def test_methods_that_do_not_exist_are_unimplemented(attacked: AttackedManager, path: str) -> None:
+    intruder = await attacked.intrude()
     block = h2.METHOD_POST + h2.literal(":path", path) + h2.literal("content-type", "application/grpc")
     intruder.write(h2.header_frames(1, block, True, h2.DEFAULT_FRAME_BYTES))
     code, text = await intruder.answer()
@@ -163,8 +173,8 @@ async def test_methods_that_do_not_exist_are_unimplemented(fort: Fort, path: str
 
 
 @pytest.mark.parametrize("timeout", ["", "1", "S", "-1S", "999999999S", "1h", "0n", "99999999H", "1S1S"])
-async def test_strange_deadlines_do_no_harm(fort: Fort, timeout: str) -> None:
-    intruder = await fort.intrude(fort.worker())
+async def test_strange_deadlines_do_no_harm(attacked: AttackedManager, timeout: str) -> None:
+    intruder = await attacked.intrude(attacked.worker())
     intruder.request(1, "LogBroker/ListenSubscriptions", framed(b""), {"grpc-timeout": timeout})
     await intruder.alive()
     if timeout == "99999999H":
@@ -173,13 +183,13 @@ async def test_strange_deadlines_do_no_harm(fort: Fort, timeout: str) -> None:
         assert (await intruder.answer())[0] == (Code.DEADLINE_EXCEEDED if timeout == "0n" else Code.INTERNAL)
 
 
-async def test_messages_of_members_that_make_no_sense_are_answered(fort: Fort) -> None:
+async def test_messages_of_members_that_make_no_sense_are_answered(attacked: AttackedManager) -> None:
     """Every method, with the certificate that opens it and a session, and nonsense in every field."""
     rng = Random(4)
     ids = ("task-mine", "task-other", WORKER, OTHER_WORKER, MANAGER, "secret-mine")
     with capture_logs() as logs:
-        async with fort.served_meanwhile():
-            intruder = await fort.intrude(fort.worker())
+        async with attacked.served_meanwhile():
+            intruder = await attacked.intrude(attacked.worker())
             stream = 1
             for method in [
                 method for method in METHODS.values() if "swarm-worker" in method.roles or method.insecure
@@ -188,29 +198,29 @@ async def test_messages_of_members_that_make_no_sense_are_answered(fort: Fort) -
                 stream += 2
                 await intruder.alive()
     assert [entry for entry in logs if entry["log_level"] in ("error", "critical")] == []
-    assert not fort.process.failed.done()
+    assert not attacked.process.failed.done()
 
 
 def rss_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-async def test_the_memory_of_the_manager_stays_bounded_under_all_of_it(fort: Fort) -> None:
-    """A worker and strangers send for as much memory as they can get."""
-    async with fort.served_meanwhile():
+async def test_the_memory_of_the_manager_stays_bounded_under_all_of_it(attacked: AttackedManager) -> None:
+    """A worker and clients without a certificate make the manager keep as much as they can."""
+    async with attacked.served_meanwhile():
         before = rss_bytes()
-        intruders = [await filled(fort, number) for number in range(12)]
+        intruders = [await filled(attacked, number) for number in range(12)]
         grown = rss_bytes() - before
         for intruder in intruders:
             intruder.close()
-        await settled(lambda: fort.server.connection_count <= 1)
+        await settled(lambda: attacked.server.connection_count <= 1)
     bound = defaults.RPC_UNFINISHED_WORKER_BYTES_MAX + defaults.RPC_UNFINISHED_ANONYMOUS_BYTES_MAX
     assert grown < 2 * bound + (48 << 20)  # of ours and of the attackers, who live in this process as well
 
 
-async def filled(fort: Fort, number: int) -> Intruder:
+async def filled(attacked: AttackedManager, number: int) -> Intruder:
     """A connection with as many half requests as it may have."""
-    intruder = await fort.intrude(fort.worker() if number % 2 else None)
+    intruder = await attacked.intrude(attacked.worker() if number % 2 else None)
     await intruder.until(lambda seen: seen.settings)
     for stream in range(1, 2 * intruder.outcome.settings[h2.MAX_CONCURRENT_STREAMS], 2):
         intruder.write(h2.header_frames(stream, headers("NodeCA/IssueNodeCertificate"), False, h2.DEFAULT_FRAME_BYTES))
@@ -220,10 +230,10 @@ async def filled(fort: Fort, number: int) -> Intruder:
     return intruder
 
 
-async def test_the_root_certificate_is_all_that_strangers_get(fort: Fort) -> None:
-    intruder = await fort.intrude()
+async def test_the_root_certificate_is_all_that_strangers_get(attacked: AttackedManager) -> None:
+    intruder = await attacked.intrude()
     intruder.request(1, "CA/GetRootCACertificate", framed(b""))
     assert await intruder.answer() == (0, "")
     answer = api.GetRootCACertificateResponse.FromString(intruder.outcome.data[1][5:])
-    assert answer.certificate == fort.cluster.root_ca.ca_cert
+    assert answer.certificate == attacked.cluster.root_ca.ca_cert
     assert b"PRIVATE KEY" not in intruder.outcome.data[1]

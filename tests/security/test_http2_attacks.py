@@ -9,12 +9,13 @@ from structlog.testing import capture_logs
 
 from certs.tls import Credentials
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.api.methods import METHODS
 from swarm.errors import Code
 from swarm.grpc import frames as h2
 from swarm.grpc.frames import ErrorCode
 from swarm.io.grpc.server_connection import ServerConnection
-from tests.security.fort import Fort, Intruder, data_frames, framed, headers, settled
+from tests.security.attacked_manager import AttackedManager, Intruder, data_frames, framed, headers, settled
 
 PING = h2.frame(h2.PING, 0, 0, b"12345678")
 ROOT = METHODS["CA/GetRootCACertificate"]
@@ -29,12 +30,12 @@ def opened(stream: int, *, end: bool = False) -> bytes:
     return h2.header_frames(stream, HEADERS, end, h2.DEFAULT_FRAME_BYTES)
 
 
-def credentials_of(fort: Fort, kind: str) -> Credentials | None:
-    return None if kind == "stranger" else fort.worker()
+def credentials_of(attacked: AttackedManager, kind: str) -> Credentials | None:
+    return None if kind == "stranger" else attacked.worker()
 
 
-def connection_of(fort: Fort, number: int = 0) -> ServerConnection:
-    return list(fort.server._connections)[number]
+def connection_of(attacked: AttackedManager, number: int = 0) -> ServerConnection:
+    return list(attacked.server._connections)[number]
 
 
 def held_bytes(connection: ServerConnection) -> int:
@@ -122,13 +123,15 @@ FLOODS = {
     ("name", "kind"),
     [(name, "stranger") for name in FLOODS] + [(name, "worker") for name in ("rapid reset", "PING", "HPACK bomb")],
 )
-async def test_a_flood_ends_its_connection_is_logged_once_and_harms_nobody(fort: Fort, name: str, kind: str) -> None:
+async def test_a_flood_ends_its_connection_is_logged_once_and_harms_nobody(
+    attacked: AttackedManager, name: str, kind: str
+) -> None:
     words, code = FLOODS[name]
     greeting = h2.PREFACE if name == "frames before SETTINGS" else h2.PREFACE + h2.settings_frame({})
     with capture_logs() as logs:
-        async with fort.served_meanwhile():
+        async with attacked.served_meanwhile():
             for _ in range(2):
-                intruder = await fort.intrude(credentials_of(fort, kind), greeting=greeting)
+                intruder = await attacked.intrude(credentials_of(attacked, kind), greeting=greeting)
                 intruder.write(words)
                 outcome = await intruder.end()
                 assert outcome.goaway is None or outcome.goaway[0] == code, outcome.goaway
@@ -136,16 +139,16 @@ async def test_a_flood_ends_its_connection_is_logged_once_and_harms_nobody(fort:
     refused = [entry for entry in logs if entry["event"] == "rpc.connection_refused"]
     assert [entry["code"] for entry in refused] == [code.name]
     assert len(logs) == 1, logs
-    await fort.leave_alone()
-    assert fort.server._calls == {}
-    assert fort.server._incomplete == {}
+    await attacked.leave_alone()
+    assert attacked.server._calls == {}
+    assert attacked.server._incomplete == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_slow_flood_below_the_limits_holds_little(fort: Fort, kind: str) -> None:
+async def test_a_slow_flood_below_the_limits_holds_little(attacked: AttackedManager, kind: str) -> None:
     """Nothing that stays within the rates makes a connection grow."""
-    intruder = await fort.intrude(credentials_of(fort, kind))
-    async with fort.served_meanwhile():
+    intruder = await attacked.intrude(credentials_of(attacked, kind))
+    async with attacked.served_meanwhile():
         for start in range(0, 1600, 160):
             for n in range(start + 1, start + 161, 2):
                 intruder.write(
@@ -153,23 +156,23 @@ async def test_a_slow_flood_below_the_limits_holds_little(fort: Fort, kind: str)
                 )
             intruder.write(PING * 20 + h2.settings_frame({h2.HEADER_TABLE_SIZE: start}))
             await intruder.alive()
-            connection = next(c for c in fort.server._connections if c.guest.stranger is (kind == "stranger"))
+            connection = next(c for c in attacked.server._connections if c.guest.stranger is (kind == "stranger"))
             connection.h2._receiver._resets._count = 0  # type: ignore[union-attr]  # another second
             assert held_bytes(connection) < 64 << 10
             assert len(connection.calls) == 0
 
 
-async def test_a_client_that_reads_nothing_is_cut_off(fort: Fort) -> None:
+async def test_a_client_that_reads_nothing_is_cut_off(attacked: AttackedManager) -> None:
     """Answers to frames and calls pile up only so far."""
-    async with fort.served_meanwhile():
-        intruder = await fort.intrude()
+    async with attacked.served_meanwhile():
+        intruder = await attacked.intrude()
         await intruder.alive()
         assert intruder.transport is not None
-        connection = next(c for c in fort.server._connections if c.guest.stranger)
+        connection = next(c for c in attacked.server._connections if c.guest.stranger)
         intruder.transport.pause_reading()
         most, number = 0, 1
         with capture_logs() as logs:
-            while connection in fort.server._connections:
+            while connection in attacked.server._connections:
                 intruder.write(opened(number) + data_frames(number, CALL) + PING * 4)
                 number += 2
                 assert number < 200_000
@@ -180,9 +183,9 @@ async def test_a_client_that_reads_nothing_is_cut_off(fort: Fort) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_client_with_closed_windows_is_given_up_after_a_while(fort: Fort, kind: str) -> None:
+async def test_a_client_with_closed_windows_is_given_up_after_a_while(attacked: AttackedManager, kind: str) -> None:
     greeting = h2.PREFACE + h2.settings_frame({h2.INITIAL_WINDOW_SIZE: 0})
-    intruder = await fort.intrude(credentials_of(fort, kind), greeting=greeting)
+    intruder = await attacked.intrude(credentials_of(attacked, kind), greeting=greeting)
     await intruder.until(lambda seen: seen.settings)
     most = intruder.outcome.settings[h2.MAX_CONCURRENT_STREAMS]
     for n in range(1, 2 * most, 2):
@@ -190,41 +193,41 @@ async def test_a_client_with_closed_windows_is_given_up_after_a_while(fort: Fort
     intruder.request(2 * most + 1, ROOT, CALL)
     await intruder.until(lambda seen: seen.resets)
     assert intruder.outcome.resets == {2 * most + 1: ErrorCode.REFUSED_STREAM}
-    connection = connection_of(fort)
+    connection = connection_of(attacked)
     await settled(lambda: not connection.calls)
     assert held_bytes(connection) < MEMORY_BYTES_MAX
     with capture_logs() as logs:
-        fort.sweep(0)
-        fort.sweep(defaults.RPC_READ_TIMEOUT_S - 1)
+        attacked.sweep(0)
+        attacked.sweep(defaults.RPC_READ_TIMEOUT_S - 1)
         await intruder.alive()
-        async with fort.served_meanwhile():
-            fort.sweep(defaults.RPC_READ_TIMEOUT_S + 1)
+        async with attacked.served_meanwhile():
+            attacked.sweep(defaults.RPC_READ_TIMEOUT_S + 1)
             outcome = await intruder.end()
     assert outcome.goaway == (ErrorCode.ENHANCE_YOUR_CALM, "the client does not read its answers")
     assert [entry["event"] for entry in logs] == ["rpc.connection_refused"]
 
 
-async def test_a_slow_reader_that_reads_is_not_given_up(fort: Fort) -> None:
-    intruder = await fort.intrude(greeting=h2.PREFACE + h2.settings_frame({h2.INITIAL_WINDOW_SIZE: 0}))
+async def test_a_slow_reader_that_reads_is_not_given_up(attacked: AttackedManager) -> None:
+    intruder = await attacked.intrude(greeting=h2.PREFACE + h2.settings_frame({h2.INITIAL_WINDOW_SIZE: 0}))
     intruder.request(1, ROOT, CALL)
     await intruder.alive()
     for step in range(1, 11):
         intruder.write(h2.window_update_frame(1, 50))
         await intruder.until(lambda seen, step=step: len(seen.data.get(1, b"")) == 50 * step)  # type: ignore[misc]
-        fort.sweep(step * (defaults.RPC_KEEPALIVE_TIMEOUT_S - 1))
+        attacked.sweep(step * (defaults.RPC_KEEPALIVE_TIMEOUT_S - 1))
         await intruder.alive()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_unfinished_requests_are_bounded_for_all_connections_of_an_attacker(
-    fort: Fort, monkeypatch: pytest.MonkeyPatch, kind: str
+    attacked: AttackedManager, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(defaults, "RPC_UNFINISHED_ANONYMOUS_BYTES_MAX", 100_000)
     monkeypatch.setattr(defaults, "RPC_UNFINISHED_WORKER_BYTES_MAX", 100_000)
     issue = METHODS["NodeCA/IssueNodeCertificate"]
     body = (30_000).to_bytes(5, "big") + b"x" * 20_000
-    async with fort.served_meanwhile():
-        intruders = [await fort.intrude(credentials_of(fort, kind)) for _ in range(3)]
+    async with attacked.served_meanwhile():
+        intruders = [await attacked.intrude(credentials_of(attacked, kind)) for _ in range(3)]
         for intruder in intruders:
             for n in range(1, 9, 2):
                 intruder.write(h2.header_frames(n, headers(issue), False, h2.DEFAULT_FRAME_BYTES))
@@ -233,29 +236,29 @@ async def test_unfinished_requests_are_bounded_for_all_connections_of_an_attacke
         refused = [status for intruder in intruders for status in intruder.outcome.status.values()]
         assert len(refused) == 12 - 4
         assert {code for code, _ in refused} == {Code.RESOURCE_EXHAUSTED}
-        accounts = [*fort.server._admission._nodes.values(), *fort.server._admission._addresses.values()]
+        accounts = [*attacked.server._admission._nodes.values(), *attacked.server._admission._addresses.values()]
         assert sum(account.unfinished_bytes for account in accounts) <= 100_000
         for intruder in intruders:
             intruder.close()
         await settled(lambda: not any(account.unfinished_bytes for account in accounts))
 
 
-async def test_requests_that_never_come_are_out_of_time(fort: Fort) -> None:
-    intruder = await fort.intrude(fort.worker())
+async def test_requests_that_never_come_are_out_of_time(attacked: AttackedManager) -> None:
+    intruder = await attacked.intrude(attacked.worker())
     for n in range(1, 201, 2):
         intruder.write(opened(n) + h2.frame(h2.DATA, 0, n, b"\0\0\0"))
     await intruder.alive()
-    fort.sweep(defaults.RPC_REQUEST_TIMEOUT_S + 1)
+    attacked.sweep(defaults.RPC_REQUEST_TIMEOUT_S + 1)
     outcome = await intruder.until(lambda seen: len(seen.status) == 100)
     assert {code for code, _ in outcome.status.values()} == {Code.DEADLINE_EXCEEDED}
-    assert fort.server._incomplete == {}
-    assert connection_of(fort).guest.unfinished_bytes == 0
+    assert attacked.server._incomplete == {}
+    assert connection_of(attacked).guest.unfinished_bytes == 0
 
 
-async def test_a_flood_of_calls_that_are_not_allowed_ends_the_connection(fort: Fort) -> None:
+async def test_a_flood_of_calls_that_are_not_allowed_ends_the_connection(attacked: AttackedManager) -> None:
     with capture_logs() as logs:
-        async with fort.served_meanwhile():
-            intruder = await fort.intrude(fort.worker())
+        async with attacked.served_meanwhile():
+            intruder = await attacked.intrude(attacked.worker())
             for n in range(1, 4 * defaults.RPC_REFUSALS_PER_S_MAX, 2):
                 intruder.request(n, "Control/ListSecrets", framed(b""))
             await intruder.end()
@@ -264,11 +267,11 @@ async def test_a_flood_of_calls_that_are_not_allowed_ends_the_connection(fort: F
     ]
 
 
-async def test_a_flood_of_small_messages_waits_at_the_door(fort: Fort) -> None:
+async def test_a_flood_of_small_messages_waits_at_the_door(attacked: AttackedManager) -> None:
     """A client stream is read no faster than the manager works through it, so nothing piles up between them."""
-    machine = fort.process._inbox
-    async with fort.served_meanwhile():
-        intruder, subscription = await publishing(fort)
+    machine = attacked.process._inbox
+    async with attacked.served_meanwhile():
+        intruder, subscription = await publishing(attacked)
         flood = framed(api.PublishLogsMessage(subscription_id=subscription)) * 300
         most = 0
         for _ in range(100):
@@ -278,24 +281,24 @@ async def test_a_flood_of_small_messages_waits_at_the_door(fort: Fort) -> None:
         await intruder.alive()
         assert not intruder.outcome.status
         assert 0 < most < 50
-        connection = next(it for it in fort.server._connections if it.h2 is not None and 1 in it.calls)
+        connection = next(it for it in attacked.server._connections if it.h2 is not None and 1 in it.calls)
         assert held_bytes(connection) < 2 * defaults.RPC_STREAM_WINDOW_BYTES
 
 
-async def publishing(fort: Fort) -> tuple[Intruder, str]:
+async def publishing(attacked: AttackedManager) -> tuple[Intruder, str]:
     """A worker that was asked for logs, and the subscription it was asked under."""
-    reader, worker = await fort.connect(fort.manager()), await fort.connect(fort.worker())
-    listening = worker.stream("LogBroker/ListenSubscriptions", api.ListenSubscriptionsRequest())
+    reader, worker = await attacked.connect(attacked.manager()), await attacked.connect(attacked.worker())
+    listening = worker.stream(rpc.LISTEN_SUBSCRIPTIONS, api.ListenSubscriptionsRequest())
     asked = asyncio.ensure_future(anext(listening))
-    await settled(lambda: bool(fort.server._calls))
+    await settled(lambda: bool(attacked.server._calls))
     request = api.SubscribeLogsRequest()
     request.selector.task_ids.append("task-mine")
     request.options.follow = True
-    reading = reader.stream("Logs/SubscribeLogs", request)
+    reading = reader.stream(rpc.SUBSCRIBE_LOGS, request)
     lines = asyncio.ensure_future(anext(reading))
     message = await asked
     assert isinstance(message, api.SubscriptionMessage)
-    fort.kept += [listening, reading, lines]
-    intruder = await fort.intrude(fort.worker())
+    attacked.kept += [listening, reading, lines]
+    intruder = await attacked.intrude(attacked.worker())
     intruder.write(h2.header_frames(1, headers("LogBroker/PublishLogs"), False, h2.DEFAULT_FRAME_BYTES))
     return intruder, message.id

@@ -12,9 +12,10 @@ from structlog.testing import capture_logs
 
 from certs.tls import client_context
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.grpc import frames as h2
 from swarm.store.tx import Tx
-from tests.security.fort import OTHER_WORKER, WORKER, Fort, framed, settled
+from tests.security.attacked_manager import OTHER_WORKER, WORKER, AttackedManager, framed, settled
 
 ADDRESSES = [f"127.1.{number >> 8}.{number & 255}" for number in range(1, 301)]
 HOME, ELSEWHERE = "127.9.0.1", "127.9.0.2"
@@ -28,14 +29,16 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "RPC_STRANGERS_PER_S_MAX", 20)
 
 
-class Crowd:
-    """Connections from all of the addresses, again and again: whoever is thrown out comes back."""
+class ConnectionFlood:
+    """Connections from all of the addresses, again and again: an address whose connection is closed comes back."""
 
-    def __init__(self, fort: Fort, hello: bytes, context: ssl.SSLContext | None, requests: bytes = b"") -> None:
+    def __init__(
+        self, attacked: AttackedManager, hello: bytes, context: ssl.SSLContext | None, requests: bytes = b""
+    ) -> None:
         self.came = 0
         self.turned_away = 0
         self.most = 0
-        self._fort = fort
+        self._fort = attacked
         self._hello = hello
         self._context = context
         self._requests = requests
@@ -73,9 +76,11 @@ class Crowd:
 
 
 @contextlib.asynccontextmanager
-async def crowd(fort: Fort, hello: bytes, tls: bool, requests: bytes = b"") -> AsyncIterator[Crowd]:
-    """It is there when all of the addresses have come once, and goes on until the end."""
-    made = Crowd(fort, hello, client_context(fort.client_tls(None)) if tls else None, requests)
+async def flood(
+    attacked: AttackedManager, hello: bytes, tls: bool, requests: bytes = b""
+) -> AsyncIterator[ConnectionFlood]:
+    """Begins when every address has connected once, and continues until the block ends."""
+    made = ConnectionFlood(attacked, hello, client_context(attacked.client_tls(None)) if tls else None, requests)
     try:
         await settled(lambda: made.came > len(ADDRESSES))
         yield made
@@ -92,35 +97,35 @@ async def crowd(fort: Fort, hello: bytes, tls: bool, requests: bytes = b"") -> A
         pytest.param(h2.PREFACE + h2.settings_frame({}), True, id="strangers"),
     ],
 )
-async def test_members_are_served_and_let_in_while_strangers_crowd_in_from_everywhere(
-    fort: Fort, hello: bytes, tls: bool
+async def test_members_are_served_and_let_in_while_strangers_connect_from_everywhere(
+    attacked: AttackedManager, hello: bytes, tls: bool
 ) -> None:
     def move(tx: Tx) -> None:
         tx.edit(api.Node, WORKER).status.addr = HOME
 
-    await fort.write(move)  # it was never here since the manager started, the store knows where it lives
+    await attacked.write(move)  # it was never here since the manager started, the store knows where it lives
     with capture_logs() as logs:
-        async with fort.served_meanwhile(), crowd(fort, hello, tls) as strangers:
+        async with attacked.served_meanwhile(), flood(attacked, hello, tls) as strangers:
             for _ in range(20):
-                member = await fort.connect(fort.worker(OTHER_WORKER))
-                await member.unary("CA/GetRootCACertificate", api.GetRootCACertificateRequest())
+                member = await attacked.connect(attacked.worker(OTHER_WORKER))
+                await member.unary(rpc.GET_ROOT_CA_CERTIFICATE, api.GetRootCACertificateRequest())
                 member.close()
-                await fort.intrude(fort.worker(), source=HOME)  # at the first try
+                await attacked.intrude(attacked.worker(), source=HOME)  # at the first try
     assert strangers.most <= PLACES
     said = {(entry["event"], entry["peer"].partition(":")[0]) for entry in logs}
     assert len(logs) == len(said)
 
 
 async def test_half_requests_from_many_addresses_end_the_oldest_of_them(
-    fort: Fort, monkeypatch: pytest.MonkeyPatch
+    attacked: AttackedManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(defaults, "RPC_STRANGERS_PER_S_MAX", 500)
     monkeypatch.setattr(defaults, "RPC_UNFINISHED_STRANGERS_BYTES_MAX", 200_000)
     half = (30_000).to_bytes(5, "big") + b"x" * 20_000
-    async with fort.served_meanwhile():
+    async with attacked.served_meanwhile():
         intruders = []
         for address in ADDRESSES[:PLACES]:
-            intruder = await fort.intrude(source=address)
+            intruder = await attacked.intrude(source=address)
             intruder.request(1, "NodeCA/IssueNodeCertificate", half, end=False)
             await intruder.alive()
             intruders.append(intruder)
@@ -128,6 +133,6 @@ async def test_half_requests_from_many_addresses_end_the_oldest_of_them(
             await intruder.end()
         for intruder in intruders[PLACES - 9 :]:
             await intruder.alive()
-        joiner = await fort.intrude(source=ELSEWHERE)
+        joiner = await attacked.intrude(source=ELSEWHERE)
         joiner.request(1, "CA/GetRootCACertificate", ROOT)
         assert await joiner.answer() == (0, "")

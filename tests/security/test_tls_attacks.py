@@ -1,4 +1,4 @@
-"""Attacks on the cluster port before the first request: TLS of yesterday, half handshakes, and places that are held."""
+"""Attacks on the cluster port before the first request: old TLS, half handshakes, and connections held open."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from structlog.testing import capture_logs
 from certs.records import USELESS_RECORDS_MAX
 from certs.tls import client_context
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc import frames as h2
 from swarm.grpc.frames import ErrorCode
-from tests.security.fort import MANAGER_ROLE, Fort, Intruder, framed, settled
+from tests.security.attacked_manager import MANAGER_ROLE, AttackedManager, Intruder, framed, settled
 
 ROOT = api.GetRootCACertificateRequest()
 
@@ -35,9 +36,9 @@ def old_context(version: ssl.TLSVersion, ciphers: str) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
-async def test_old_versions_of_tls_are_refused(fort: Fort, version: ssl.TLSVersion) -> None:
+async def test_old_versions_of_tls_are_refused(attacked: AttackedManager, version: ssl.TLSVersion) -> None:
     with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
-        await fort.intrude(context=old_context(version, "ALL"))
+        await attacked.intrude(context=old_context(version, "ALL"))
 
 
 @pytest.mark.parametrize(
@@ -52,42 +53,44 @@ async def test_old_versions_of_tls_are_refused(fort: Fort, version: ssl.TLSVersi
         "kRSA",
     ],
 )
-async def test_ciphers_without_forward_secrecy_or_authentication_are_refused(fort: Fort, ciphers: str) -> None:
+async def test_ciphers_without_forward_secrecy_or_authentication_are_refused(
+    attacked: AttackedManager, ciphers: str
+) -> None:
     with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
-        await fort.intrude(context=old_context(ssl.TLSVersion.TLSv1_2, ciphers))
+        await attacked.intrude(context=old_context(ssl.TLSVersion.TLSv1_2, ciphers))
 
 
-async def test_a_peer_that_means_another_protocol_is_turned_away(fort: Fort) -> None:
-    context = client_context(fort.client_tls(fort.worker()), alpn=["http/1.1"])
-    intruder = await fort.intrude(greeting=b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", context=context)
+async def test_a_peer_that_means_another_protocol_is_turned_away(attacked: AttackedManager) -> None:
+    context = client_context(attacked.client_tls(attacked.worker()), alpn=["http/1.1"])
+    intruder = await attacked.intrude(greeting=b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", context=context)
     outcome = await intruder.end()
     assert outcome.goaway == (ErrorCode.PROTOCOL_ERROR, "not HTTP/2")
 
 
-async def test_a_peer_without_alpn_is_taken_at_its_word(fort: Fort) -> None:
+async def test_a_peer_without_alpn_is_taken_at_its_word(attacked: AttackedManager) -> None:
     """Stock nodes stop offering it after their first renewal; the preface tells what it is."""
-    intruder = await fort.intrude(context=client_context(fort.client_tls(fort.worker()), alpn=()))
+    intruder = await attacked.intrude(context=client_context(attacked.client_tls(attacked.worker()), alpn=()))
     intruder.request(1, "CA/GetRootCACertificate", framed(ROOT))
     assert await intruder.answer() == (0, "")
 
 
 @pytest.mark.parametrize("words", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 40_000, b"\0" * 70_000])
-async def test_what_is_not_tls_is_dropped_and_logged_once(fort: Fort, words: bytes) -> None:
+async def test_what_is_not_tls_is_dropped_and_logged_once(attacked: AttackedManager, words: bytes) -> None:
     with capture_logs() as logs:
         for _ in range(20):
-            reader, writer = await asyncio.open_connection(*fort.address)
+            reader, writer = await asyncio.open_connection(*attacked.address)
             writer.write(words)
             await reader.read(1 << 16)
             writer.transport.abort()
-        await settled(lambda: fort.server.connection_count == 0)
+        await settled(lambda: attacked.server.connection_count == 0)
     assert [entry["event"] for entry in logs] == ["rpc.handshake_failed"]
 
 
-async def half_handshakes(fort: Fort, count: int, hello: bytes) -> list[asyncio.StreamWriter]:
+async def half_handshakes(attacked: AttackedManager, count: int, hello: bytes) -> list[asyncio.StreamWriter]:
     """Connections that begin a handshake and leave it at that."""
     writers = []
     for _ in range(count):
-        _, writer = await asyncio.open_connection(*fort.address)
+        _, writer = await asyncio.open_connection(*attacked.address)
         writer.write(hello)
         writers.append(writer)
     return writers
@@ -95,35 +98,35 @@ async def half_handshakes(fort: Fort, count: int, hello: bytes) -> list[asyncio.
 
 @pytest.mark.parametrize("hello", [b"", b"\x16\x03\x01\x02\x00\x01"])
 async def test_half_handshakes_keep_nobody_out_and_time_out(
-    fort: Fort, monkeypatch: pytest.MonkeyPatch, hello: bytes
+    attacked: AttackedManager, monkeypatch: pytest.MonkeyPatch, hello: bytes
 ) -> None:
     monkeypatch.setattr(defaults, "RPC_ANONYMOUS_PER_ADDRESS_MAX", 20)
     with capture_logs() as logs:
-        async with fort.served_meanwhile():
-            writers = await half_handshakes(fort, 60, hello)
-            await settled(lambda: fort.server.connection_count == 21)
+        async with attacked.served_meanwhile():
+            writers = await half_handshakes(attacked, 60, hello)
+            await settled(lambda: attacked.server.connection_count == 21)
         for writer in writers:  # they have the long time-out still
             writer.transport.abort()
-        await settled(lambda: fort.server.connection_count <= 2)
+        await settled(lambda: attacked.server.connection_count <= 2)
         monkeypatch.setattr(defaults, "RPC_HANDSHAKE_TIMEOUT_S", 0.05)
-        writers += await half_handshakes(fort, 60, hello)
-        await settled(lambda: fort.server.connection_count <= 2)
+        writers += await half_handshakes(attacked, 60, hello)
+        await settled(lambda: attacked.server.connection_count <= 2)
     assert [entry["event"] for entry in logs] == ["rpc.handshake_failed"]
     for writer in writers:
         writer.transport.abort()
 
 
 async def test_strangers_that_come_too_fast_are_turned_away_before_their_handshake(
-    fort: Fort, monkeypatch: pytest.MonkeyPatch
+    attacked: AttackedManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(defaults, "RPC_STRANGERS_PER_ADDRESS_PER_S_MAX", 5)
-    admission = fort.server._admission
+    admission = attacked.server._admission
     refused = 0
     with capture_logs() as logs:
-        async with fort.served_meanwhile():
+        async with attacked.served_meanwhile():
             for _ in range(30):
                 try:
-                    connection = await fort.connect()
+                    connection = await attacked.connect()
                     connection.close()
                 except Unavailable:
                     refused += 1
@@ -135,16 +138,18 @@ async def test_strangers_that_come_too_fast_are_turned_away_before_their_handsha
     assert [entry["event"] for entry in logs] == ["rpc.not_admitted"]
 
 
-async def test_one_certificate_gets_only_so_many_connections(fort: Fort, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_certificate_gets_only_so_many_connections(
+    attacked: AttackedManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(defaults, "RPC_CONNECTIONS_PER_NODE_MAX", 5)
-    connections = [await fort.connect(fort.worker()) for _ in range(5)]
+    connections = [await attacked.connect(attacked.worker()) for _ in range(5)]
     with capture_logs() as logs:
         for _ in range(10):
             with pytest.raises(Unavailable):
-                await fort.connect(fort.worker())
+                await attacked.connect(attacked.worker())
     assert [entry["event"] for entry in logs] == ["rpc.not_admitted"]
-    async with fort.served_meanwhile():
-        await connections[0].unary("CA/GetRootCACertificate", ROOT)
+    async with attacked.served_meanwhile():
+        await connections[0].unary(rpc.GET_ROOT_CA_CERTIFICATE, ROOT)
     assert not any(connection.closed.done() for connection in connections)
 
 
@@ -158,39 +163,41 @@ async def test_one_certificate_gets_only_so_many_connections(fort: Fort, monkeyp
         h2.PREFACE + h2.settings_frame({}) + b"\0\0\x08\x06\0\0\0\0\0abc",
     ],
 )
-async def test_a_greeting_a_header_block_and_a_frame_must_be_completed_in_time(fort: Fort, words: bytes) -> None:
-    slow = [await fort.intrude(greeting=words) for _ in range(10)]
-    await settled(lambda: len(fort.server._connections) == 10)
+async def test_a_greeting_a_header_block_and_a_frame_must_be_completed_in_time(
+    attacked: AttackedManager, words: bytes
+) -> None:
+    slow = [await attacked.intrude(greeting=words) for _ in range(10)]
+    await settled(lambda: len(attacked.server._connections) == 10)
     for intruder in slow:
         await intruder.until(lambda seen: seen.settings)
     with capture_logs() as logs:
-        async with fort.served_meanwhile():
-            fort.sweep(0)
-            fort.sweep(defaults.RPC_HANDSHAKE_TIMEOUT_S + 1)
+        async with attacked.served_meanwhile():
+            attacked.sweep(0)
+            attacked.sweep(defaults.RPC_HANDSHAKE_TIMEOUT_S + 1)
             for intruder in slow:
                 assert (await intruder.end()).goaway is not None
     assert [entry["event"] for entry in logs] == ["rpc.connection_refused"]
 
 
-async def test_a_stranger_that_is_asked_to_leave_and_stays_is_cut_off(fort: Fort) -> None:
-    idle = await fort.intrude()
+async def test_a_stranger_that_is_asked_to_leave_and_stays_is_cut_off(attacked: AttackedManager) -> None:
+    idle = await attacked.intrude()
     await idle.alive()
-    fort.sweep(defaults.RPC_IDLE_ANONYMOUS_S + 1)
+    attacked.sweep(defaults.RPC_IDLE_ANONYMOUS_S + 1)
     outcome = await idle.until(lambda seen: seen.goaway)
     assert outcome.goaway == (ErrorCode.NO_ERROR, "graceful stop")
     await idle.alive()
-    fort.sweep(defaults.RPC_IDLE_ANONYMOUS_S + defaults.RPC_KEEPALIVE_TIMEOUT_S + 1)
+    attacked.sweep(defaults.RPC_IDLE_ANONYMOUS_S + defaults.RPC_KEEPALIVE_TIMEOUT_S + 1)
     await idle.end()
 
 
 class Session:
     """A TLS client in memory, for what OpenSSL can do and Python cannot ask for."""
 
-    def __init__(self, fort: Fort, context: ssl.SSLContext) -> None:
+    def __init__(self, attacked: AttackedManager, context: ssl.SSLContext) -> None:
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=MANAGER_ROLE)
         self.library = ctypes.CDLL(_ssl.__file__)
-        self._address = fort.address
+        self._address = attacked.address
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
 
@@ -234,14 +241,14 @@ def tls_1_2_context() -> ssl.SSLContext:
     return context
 
 
-async def test_tls_1_2_is_not_negotiated_again(fort: Fort) -> None:
-    """A client could make the server sign as often as it likes; and who it is must not change in the middle."""
-    session = Session(fort, tls_1_2_context())
+async def test_tls_1_2_is_not_negotiated_again(attacked: AttackedManager) -> None:
+    """A client could make the server sign as often as it likes, or change its identity in mid-connection."""
+    session = Session(attacked, tls_1_2_context())
     await session.connect()
     assert session.tls.version() == "TLSv1.2"
     session.tls.write(h2.PREFACE + h2.settings_frame({}) + h2.frame(h2.PING, 0, 0, b"12345678"))
     await session.read_until(b"12345678")
-    async with fort.served_meanwhile():
+    async with attacked.served_meanwhile():
         assert session.library.SSL_renegotiate(session.handle) == 1
         session.library.SSL_do_handshake(session.handle)
         assert session.outgoing.pending > 0
@@ -255,8 +262,8 @@ async def test_tls_1_2_is_not_negotiated_again(fort: Fort) -> None:
     session.writer.transport.abort()
 
 
-async def test_compression_of_tls_is_not_taken_from_who_offers_it(fort: Fort) -> None:
-    session = Session(fort, tls_1_2_context())
+async def test_compression_of_tls_is_not_taken_from_who_offers_it(attacked: AttackedManager) -> None:
+    session = Session(attacked, tls_1_2_context())
     with pytest.raises(ssl.SSLWantReadError):
         session.tls.do_handshake()
     hello = session.outgoing.read()
@@ -266,7 +273,7 @@ async def test_compression_of_tls_is_not_taken_from_who_offers_it(fort: Fort) ->
     assert hello[at : at + 2] == b"\x01\x00"
     message = hello[9:at] + b"\x02\x01\x00" + hello[at + 2 :]  # DEFLATE, or none
     body = b"\x01" + len(message).to_bytes(3, "big") + message
-    reader, writer = await asyncio.open_connection(*fort.address)
+    reader, writer = await asyncio.open_connection(*attacked.address)
     writer.write(b"\x16\x03\x01" + len(body).to_bytes(2, "big") + body)
     answer = await reader.readexactly(5 + 4 + 2 + 32 + 1)
     assert (answer[0], answer[5]) == (22, 2)
@@ -275,9 +282,9 @@ async def test_compression_of_tls_is_not_taken_from_who_offers_it(fort: Fort) ->
     writer.transport.abort()
 
 
-async def test_a_flood_of_key_updates_ends_the_connection(fort: Fort) -> None:
+async def test_a_flood_of_key_updates_ends_the_connection(attacked: AttackedManager) -> None:
     """Each costs more than a call, and is answered; Python cannot ask for one, OpenSSL can."""
-    session = Session(fort, client_context(fort.client_tls(None)))
+    session = Session(attacked, client_context(attacked.client_tls(None)))
     await session.connect()
     reader, writer = session.reader, session.writer
 
@@ -288,7 +295,7 @@ async def test_a_flood_of_key_updates_ends_the_connection(fort: Fort) -> None:
         return session.outgoing.read()
 
     with capture_logs() as logs:
-        async with fort.served_meanwhile():
+        async with attacked.served_meanwhile():
             writer.write(updates(10))
             session.tls.write(h2.PREFACE + h2.settings_frame({}) + h2.frame(h2.PING, 0, 0, b"12345678"))
             await session.read_until(b"12345678")
@@ -299,14 +306,16 @@ async def test_a_flood_of_key_updates_ends_the_connection(fort: Fort) -> None:
     assert [entry["reason"] for entry in logs] == ["too many TLS records without data"]
 
 
-async def test_a_member_behind_the_address_of_a_flood_is_let_in(fort: Fort, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_member_behind_the_address_of_a_flood_is_let_in(
+    attacked: AttackedManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(defaults, "RPC_ANONYMOUS_PER_ADDRESS_MAX", 8)
     flood: list[Intruder] = []
     for _ in range(12):
-        flood.append(await fort.intrude())
-        member = await fort.connect(fort.worker())
-        await member.unary("CA/GetRootCACertificate", ROOT)
+        flood.append(await attacked.intrude())
+        member = await attacked.connect(attacked.worker())
+        await member.unary(rpc.GET_ROOT_CA_CERTIFICATE, ROOT)
         member.close()
     assert sum(intruder.outcome.closed for intruder in flood) >= 4
-    with pytest.raises(SwarmError):  # who is displaced can only come again
-        await (await fort.connect()).unary("Dispatcher/Heartbeat", api.HeartbeatRequest())
+    with pytest.raises(SwarmError):  # a displaced connection can only try again
+        await (await attacked.connect()).unary(rpc.HEARTBEAT, api.HeartbeatRequest())

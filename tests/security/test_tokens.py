@@ -11,10 +11,11 @@ from structlog.testing import capture_logs
 from certs import tokens
 from certs.keys import new_csr, new_private_key
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.errors import Code, SwarmError
 from swarm.grpc import frames as h2
 from swarm.manager import certificates
-from tests.security.fort import Fort, data_frames, framed, headers, settled
+from tests.security.attacked_manager import AttackedManager, data_frames, framed, headers, settled
 
 CSR = new_csr(new_private_key())
 NO_TOKEN = (int(Code.INVALID_ARGUMENT), "A valid join token is necessary to join this cluster")
@@ -24,10 +25,10 @@ def issue(token: str) -> api.IssueNodeCertificateRequest:
     return api.IssueNodeCertificateRequest(csr=CSR, token=token, role=api.MANAGER)
 
 
-async def ask(fort: Fort, token: str) -> tuple[int, str]:
-    """What a stranger with this token is told; (0, node ID) when it is let in."""
+async def ask(attacked: AttackedManager, token: str) -> tuple[int, str]:
+    """The answer to a newcomer with this token: (code, text), or (0, node ID) when it is admitted."""
     try:
-        answer = await (await fort.connect()).unary("NodeCA/IssueNodeCertificate", issue(token))
+        answer = await (await attacked.connect()).unary(rpc.ISSUE_NODE_CERTIFICATE, issue(token))
     except SwarmError as error:
         return int(error.code), error.message
     assert isinstance(answer, api.IssueNodeCertificateResponse)
@@ -35,8 +36,8 @@ async def ask(fort: Fort, token: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("role", ["worker", "manager"])
-async def test_a_token_that_is_wrong_anywhere_is_worth_nothing(fort: Fort, role: str) -> None:
-    good = getattr(fort.cluster.root_ca.join_tokens, role)
+async def test_a_token_that_is_wrong_anywhere_is_worth_nothing(attacked: AttackedManager, role: str) -> None:
+    good = getattr(attacked.cluster.root_ca.join_tokens, role)
     prefix, version, digest, secret = good.split("-")
     other = "0" if secret[-1] != "0" else "1"
     wrong = [
@@ -54,19 +55,19 @@ async def test_a_token_that_is_wrong_anywhere_is_worth_nothing(fort: Fort, role:
         f"{good}\n",
         "\u0661" + good,
     ]
-    nodes = len(known(fort))
+    nodes = len(known(attacked))
     for token in wrong:
-        assert await ask(fort, token) == NO_TOKEN, token
-    assert len(known(fort)) == nodes
-    code, node_id = await ask(fort, good)
+        assert await ask(attacked, token) == NO_TOKEN, token
+    assert len(known(attacked)) == nodes
+    code, node_id = await ask(attacked, good)
     assert code == 0
-    node = fort.process.store.get(api.Node, node_id)
+    node = attacked.process.store.get(api.Node, node_id)
     assert node is not None
     assert node.role == (api.MANAGER if role == "manager" else api.WORKER)  # what the request says of a role is nothing
 
 
-def known(fort: Fort) -> list[str]:
-    return [node.id for node in fort.process.store.all(api.Node)]
+def known(attacked: AttackedManager) -> list[str]:
+    return [node.id for node in attacked.process.store.all(api.Node)]
 
 
 def test_tokens_are_compared_in_constant_time_whatever_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,13 +78,13 @@ def test_tokens_are_compared_in_constant_time_whatever_is_given(monkeypatch: pyt
         compared.append((left, right))
         return real(left, right)
 
-    monkeypatch.setattr(tokens.hmac, "compare_digest", watch)
+    monkeypatch.setattr(hmac, "compare_digest", watch)
     for given in ("", "x", "SWMTKN-1-abc", "a-token", "a-tokem"):
         assert tokens.same_token("a-token", given) is (given == "a-token")
     assert [right for _, right in compared] == [b"", b"x", b"SWMTKN-1-abc", b"a-token", b"a-tokem"]
 
 
-async def test_both_tokens_are_compared_at_each_try(fort: Fort, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_both_tokens_are_compared_at_each_try(attacked: AttackedManager, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hit on the manager's token takes as long as a miss."""
     expected: list[str] = []
 
@@ -92,16 +93,16 @@ async def test_both_tokens_are_compared_at_each_try(fort: Fort, monkeypatch: pyt
         return tokens.same_token(left, right)
 
     monkeypatch.setattr(certificates, "same_token", watch)
-    join_tokens = fort.cluster.root_ca.join_tokens
-    assert await ask(fort, "SWMTKN-1-guess") == NO_TOKEN
+    join_tokens = attacked.cluster.root_ca.join_tokens
+    assert await ask(attacked, "SWMTKN-1-guess") == NO_TOKEN
     assert expected == [join_tokens.manager, join_tokens.worker]
     expected.clear()
-    assert (await ask(fort, join_tokens.manager))[0] == 0
+    assert (await ask(attacked, join_tokens.manager))[0] == 0
     assert expected == [join_tokens.manager, join_tokens.worker] * 2  # before the pass and in it
 
 
-async def test_a_token_tells_the_digest_of_the_root_and_nothing_else(fort: Fort) -> None:
-    root = fort.cluster.root_ca
+async def test_a_token_tells_the_digest_of_the_root_and_nothing_else(attacked: AttackedManager) -> None:
+    root = attacked.cluster.root_ca
     worker, manager = (tokens.parse_join_token(token) for token in (root.join_tokens.worker, root.join_tokens.manager))
     assert worker.root_digest == manager.root_digest == tokens.root_digest(root.ca_cert)
     assert worker.secret != manager.secret
@@ -109,12 +110,12 @@ async def test_a_token_tells_the_digest_of_the_root_and_nothing_else(fort: Fort)
     assert not any(secret in root.ca_cert.decode() for secret in (worker.secret, manager.secret))
 
 
-async def test_guesses_are_answered_bounded_and_logged_once(fort: Fort) -> None:
+async def test_guesses_are_answered_bounded_and_logged_once(attacked: AttackedManager) -> None:
     with capture_logs() as logs:
-        async with fort.served_meanwhile():
-            intruder = await fort.intrude()
+        async with attacked.served_meanwhile():
+            intruder = await attacked.intrude()
             frames = headers("NodeCA/IssueNodeCertificate")
-            passes = fort.process.store.index
+            passes = attacked.process.store.index
             for number in range(200):
                 stream = 2 * number + 1
                 intruder.write(h2.header_frames(stream, frames, False, h2.DEFAULT_FRAME_BYTES))
@@ -122,17 +123,19 @@ async def test_guesses_are_answered_bounded_and_logged_once(fort: Fort) -> None:
                 if number % 10 == 9:
                     await intruder.until(lambda seen, number=number: len(seen.status) > number)  # type: ignore[misc]
             assert set(intruder.outcome.status.values()) == {NO_TOKEN}
-            assert fort.process.store.index == passes  # not one entry of the log
+            assert attacked.process.store.index == passes  # not one entry of the log
     assert [(entry["event"], entry["times"]) for entry in logs] == [("certificate.token_refused", 1)]
     assert all("SWMTKN" not in str(entry) for entry in logs)
 
 
-async def test_an_address_gets_only_so_many_guesses_a_second(fort: Fort, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_address_gets_only_so_many_guesses_a_second(
+    attacked: AttackedManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(defaults, "RPC_ANONYMOUS_CALLS_PER_ADDRESS_PER_S_MAX", 20)
     with capture_logs() as logs:
-        async with fort.served_meanwhile():
+        async with attacked.served_meanwhile():
             for _ in range(5):
-                intruder = await fort.intrude()
+                intruder = await attacked.intrude()
                 for stream in range(1, 101, 2):
                     intruder.request(stream, "NodeCA/IssueNodeCertificate", framed(issue("SWMTKN-1-guess")))
                     await asyncio.sleep(0)
@@ -142,29 +145,29 @@ async def test_an_address_gets_only_so_many_guesses_a_second(fort: Fort, monkeyp
 
 
 @pytest.mark.parametrize("role", ["worker", "manager"])
-async def test_a_rotated_token_counts_at_once_and_the_old_one_no_more(fort: Fort, role: str) -> None:
-    manager = await fort.connect(fort.manager())
+async def test_a_rotated_token_counts_at_once_and_the_old_one_no_more(attacked: AttackedManager, role: str) -> None:
+    manager = await attacked.connect(attacked.manager())
     before = api.JoinTokens()
-    before.CopyFrom(fort.cluster.root_ca.join_tokens)
-    request = api.UpdateClusterRequest(cluster_id=fort.cluster.id, cluster_version=fort.cluster.meta.version)
-    request.spec.CopyFrom(fort.cluster.spec)
+    before.CopyFrom(attacked.cluster.root_ca.join_tokens)
+    request = api.UpdateClusterRequest(cluster_id=attacked.cluster.id, cluster_version=attacked.cluster.meta.version)
+    request.spec.CopyFrom(attacked.cluster.spec)
     setattr(request.rotation, f"{role}_join_token", True)
-    answer = await manager.unary("Control/UpdateCluster", request)
+    answer = await manager.unary(rpc.UPDATE_CLUSTER, request)
     assert isinstance(answer, api.UpdateClusterResponse)
     after = answer.cluster.root_ca.join_tokens
     other = "manager" if role == "worker" else "worker"
-    assert await ask(fort, getattr(before, role)) == NO_TOKEN
-    assert (await ask(fort, getattr(after, role)))[0] == 0
-    assert (await ask(fort, getattr(before, other)))[0] == 0
+    assert await ask(attacked, getattr(before, role)) == NO_TOKEN
+    assert (await ask(attacked, getattr(after, role)))[0] == 0
+    assert (await ask(attacked, getattr(before, other)))[0] == 0
 
 
-async def test_a_joiner_that_gives_up_leaves_nothing_behind(fort: Fort) -> None:
-    intruder = await fort.intrude()
+async def test_a_joiner_that_gives_up_leaves_nothing_behind(attacked: AttackedManager) -> None:
+    intruder = await attacked.intrude()
     for stream in range(1, 31, 2):
         request = api.NodeCertificateStatusRequest(node_id="nobody")
         intruder.request(stream, "NodeCA/NodeCertificateStatus", framed(request))
     await intruder.until(lambda seen: len(seen.status) == 15)
     assert {code for code, _ in intruder.outcome.status.values()} == {Code.NOT_FOUND}
     intruder.close()
-    await settled(lambda: fort.server.connection_count == 0)
-    assert fort.server._calls == {}
+    await settled(lambda: attacked.server.connection_count == 0)
+    assert attacked.server._calls == {}

@@ -28,7 +28,7 @@ from swarm.rpc import Peer
 from swarm.store.store import Action, Change, Store, View
 from swarm.store.tx import Tx
 from tests.sim.kernel import Kernel
-from tests.swarm.manager.lab import ALLOWED, GONE, ON_NODE
+from tests.swarm.manager.leader_harness import ALLOWED, GONE, ON_NODE
 
 OP_LABEL = "op"
 REPORTED = frozenset(

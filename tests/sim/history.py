@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from swarm.errors import AlreadyExists, Code, InvalidArgument, NotFound, OutOfSequence, SwarmError
 from tests.sim.checkers import Checkers
 
-_TAKEN_OR_NOT = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.UNKNOWN, Code.ABORTED, Code.FAILED_PRECONDITION)
+_TAKEN_OR_NOT = (
+    Code.UNAVAILABLE,
+    Code.DEADLINE_EXCEEDED,
+    Code.UNKNOWN,
+    Code.ABORTED,
+    Code.FAILED_PRECONDITION,
+    Code.UNIMPLEMENTED,
+)
 
 
 @dataclass

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from google.protobuf.message import Message
-
 from certs.keys import identity_of
 from certs.keystore import Kek
 from certs.tls import ClientTls, Credentials
+from swarm.api.methods import Method, Req, Res
 from swarm.manager import cluster
 from swarm.node import bootstrap, events, own_certificate
 from swarm.rpc import MANAGER_ROLE, Peer
@@ -135,8 +134,8 @@ class _OwnManager:
         """Until it leads. Raises TimeoutError."""
         await self._process.wait_leader(timeout_s)
 
-    async def ask(self, method: str, request: Message, timeout_s: float, peer: Peer) -> Message:
+    async def ask(self, method: Method[Req, Res], request: Req, timeout_s: float, peer: Peer) -> Res:
         """A unary call."""
         assert self._process.manager is not None
-        answer: Message = await self._process.run(self._process.manager.call(method, request, timeout_s, peer))
+        answer: Res = await self._process.run(self._process.manager.call(method, request, timeout_s, peer))
         return answer

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from google.protobuf.message import Message
 
-from swarm.api.methods import METHODS, Method
+from swarm.api.methods import METHODS, AnyMethod
 from swarm.errors import Aborted, SwarmError, Unavailable
 from swarm.rpc import MANAGER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
 from swarm.store.store import copy_of
@@ -259,11 +259,12 @@ class Connection:
             self._up.send(lambda: self._cancelled(word.stream))
 
     @types.coroutine
-    def unary(self, method: str, request: Message, timeout_s: float, metadata: Metadata = ()) -> Script:
+    def unary(self, method: AnyMethod | str, request: Message, timeout_s: float, metadata: Metadata = ()) -> Script:
         """One request, one answer. Raises SwarmError. For scripts and coroutines alike."""
         self._own_streams -= 1
         stream, future = self._own_streams, Future()
-        self.open(Call(stream, method, request), lambda answer: settle(future, answer), metadata)
+        name = method if isinstance(method, str) else method.name
+        self.open(Call(stream, name, request), lambda answer: settle(future, answer), metadata)
         self.network.kernel.within(future, timeout_s)
         try:
             return (yield future)
@@ -289,7 +290,7 @@ class Connection:
             word = type(answer)(client_stream, copy_of(answer.message))
         self._down.send(lambda: self._hear(word))
 
-    def end_calls(self, why: Callable[[Method, Peer], SwarmError | None]) -> None:
+    def end_calls(self, why: Callable[[AnyMethod, Peer], SwarmError | None]) -> None:
         """See RpcServer.end_calls."""
         for stream in list(self._streams.values()):
             _, client_stream, peer = self.server.routes[stream]

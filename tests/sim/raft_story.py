@@ -374,4 +374,5 @@ def simulate_cores(seed: int, echo: Callable[[str], None] | None = None) -> Outc
         story.catastrophes,
         0,
         story.some_only_follow,
+        0,
     )

@@ -31,7 +31,7 @@ def test_a_quoted_string_reads_back(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ['"', "a", '"\\', '"\\q"', '"\\777"', '"\\xff"', '"\\uD800"', '"a\\"', '"\\U00110000"']
 )
-def test_what_is_no_quoted_string_is_refused(text: str) -> None:
+def test_text_that_is_not_a_quoted_string_is_refused(text: str) -> None:
     with pytest.raises(gotext.NotQuotedError):
         gotext.unquote(text)
 

@@ -147,7 +147,7 @@ def test_mistakes_are_reported_as_go_does(text: str) -> None:
         + '{{define "0"}}{{end}}{{template "39"}}',
     ],
 )
-def test_a_template_cannot_take_more_than_its_share(text: str) -> None:
+def test_a_template_cannot_exceed_its_limits(text: str) -> None:
     with pytest.raises(TemplateError):
         expand(text, _DATA)
 

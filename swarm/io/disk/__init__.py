@@ -1,1 +1,1 @@
-"""What is on disk: sqlite files with a thread of their own, and files that are replaced in one step."""
+"""Disk access: sqlite files, each with a thread of its own, and files that are replaced atomically."""

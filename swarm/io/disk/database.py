@@ -1,9 +1,9 @@
 """A sqlite file with one connection, used only by one thread of its own.
 
-Theory of operation: work is queued; the thread takes all that waits and commits it as one transaction, then reports
-each piece to its caller. If the transaction fails, it is rolled back and each piece is tried alone, so that an error
-reaches who caused it; nothing is ever half-written. sqlite runs in WAL mode: a torn or cut write-ahead log loses a
-suffix of whole transactions, never a part of one. A rewrite puts a new file in the place of the old one
+Theory of operation. Jobs are queued. The thread takes all waiting jobs, commits them as one transaction, and reports
+each result to its caller. If the transaction fails, it is rolled back and each job is tried alone, so that an error
+only reaches the caller that caused it. Nothing is ever half-written. sqlite runs in WAL mode: a torn or truncated
+write-ahead log loses a suffix of whole transactions, never part of one. A rewrite replaces the file by a new one
 (swarm/io/disk/replaced_file.py). (swarmkit: manager/state/raft/storage)
 """
 
@@ -35,27 +35,27 @@ _LOCK_WAIT_S = 1.0
 
 
 class DiskError(SwarmError):
-    """The disk did not take a write (full, failing, locked); nothing of it was kept, and it may be tried again."""
+    """The disk refused a write (full, failing, locked). Nothing of it was kept, and it may be tried again."""
 
     code = Code.UNAVAILABLE
 
 
 class DiskCorrupt(DiskError):
-    """What is on disk is not what was written there."""
+    """The content on disk is damaged: it is not what was written."""
 
     code = Code.DATA_LOSS
 
 
 @contextlib.contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """sqlite's errors as ours."""
+    """Raise sqlite's errors as DiskError or DiskCorrupt."""
     try:
         yield
     except (sqlite3.OperationalError, OSError) as error:
         kind = DiskCorrupt if "decode to UTF-8" in str(error) else DiskError
         raise kind(f"{path}: {error}") from error
-    except UnicodeDecodeError as error:  # of a text in a damaged file, or of sqlite's own message that quotes one
-        raise DiskCorrupt(f"{path}: the file holds text that is none") from error
+    except UnicodeDecodeError as error:  # from a text in a damaged file, or from sqlite's error message that quotes it
+        raise DiskCorrupt(f"{path}: the file is damaged: it contains text that is not UTF-8") from error
     except (sqlite3.Error, RecordCorrupt, DecodeError) as error:
         raise DiskCorrupt(f"{path}: {error}") from error
 
@@ -66,7 +66,7 @@ def _bug(path: Path, error: Exception) -> DiskError:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Work that replaces the file; see _File.rewrite."""
+    """A job that replaces the file; see File.rewrite."""
 
     fill: Callable[[sqlite3.Connection, sqlite3.Connection], None]
     commit: Callable[[], None]
@@ -76,10 +76,10 @@ Job = tuple[Work | Rewrite, Done]
 
 
 def _extend(log: Path) -> None:
-    """Give sqlite's write-ahead log its full length at once, if there is room: where a file grows, syncs take longer.
+    """Extend sqlite's write-ahead log to its full length, if there is room: syncs take longer while a file grows.
 
-    sqlite overwrites the log from its beginning and takes zeros behind the last frame, or instead of a header, for its
-    end. Its locks are on other files, so that opening and closing this one loses none.
+    sqlite overwrites the log from its beginning. It takes zeros after the last frame, or in place of a header, for the
+    end of the log. Its locks are on other files, so opening and closing this file loses none.
     """
     with contextlib.suppress(OSError), open(log, "r+b") as file:
         size = file.seek(0, os.SEEK_END)
@@ -106,14 +106,14 @@ class File:
         self._thread.start()
 
     def submit(self, work: Work | Rewrite, done: Done) -> None:
-        """Run work in a transaction, then call done in the file's thread."""
+        """Run a job in a transaction, then call done in the file's thread."""
         if self._closed:
             done(DiskError(f"{self.path}: closed"))
         else:
             self._queue.put((work, done))
 
     def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run work in a transaction and wait for its result. Raises what it raises."""
+        """Run a job in a transaction and wait for its result. Raises what the job raises."""
         results: list[T] = []
         errors: queue.SimpleQueue[DiskError | None] = queue.SimpleQueue()
         self.submit(lambda connection: results.append(work(connection)), errors.put)
@@ -123,9 +123,9 @@ class File:
         return results[-1]
 
     def rewrite(self, work: Rewrite) -> None:
-        """Fill a new file from the old one, call commit, and go on with the new file; a crash is before or after.
+        """Fill a new file from the old one, call commit, then use the new file. After a crash, either file is in use.
 
-        Blocks. Raises DiskError, also for whatever commit raises, and then nothing has changed.
+        Blocks. Raises DiskError, also for whatever commit raises; then nothing has changed.
         """
         errors: queue.SimpleQueue[DiskError | None] = queue.SimpleQueue()
         self.submit(work, errors.put)
@@ -134,7 +134,7 @@ class File:
             raise error
 
     def close(self) -> None:
-        """Finish what was submitted, then close the file. Harmless to repeat."""
+        """Finish submitted jobs, then close the file. May be called again."""
         if not self._closed:
             self._closed = True
             self._queue.put(None)
@@ -178,11 +178,11 @@ class File:
             connection.close()
 
     def _perform(self, connection: sqlite3.Connection | None, jobs: list[Job]) -> sqlite3.Connection | None:
-        """Do these jobs; returns the connection to go on with."""
+        """Do these jobs; return the connection to use from now on."""
         try:
             with _translated(self.path):
                 connection = connection or self._open()
-        except Exception as error:  # whatever it was, this thread must go on, or its callers would wait for ever
+        except Exception as error:  # whatever it is, this thread must continue, or its callers would wait forever
             failure = error if isinstance(error, DiskError) else _bug(self.path, error)
             for _, done in jobs:
                 done(failure)
@@ -211,12 +211,12 @@ class File:
                     copy.close()
                 replaced_file.prepare(self.path)
                 work.commit()
-        except Exception as error:  # whatever it was, the file as it is stays in use
+        except Exception as error:  # whatever it is, the present file stays in use
             with contextlib.suppress(OSError):
                 replaced_file.discard(self.path)
             done(error if isinstance(error, DiskError) else DiskError(f"{self.path}: {error}"))
             return connection
-        # nothing may be written to the old file any more: if it cannot be replaced now, opening tries again
+        # nothing may be written to the old file any more; if it cannot be replaced now, the next opening tries again
         self._adopting = True
         connection.close()
         replaced: sqlite3.Connection | None = None
@@ -226,7 +226,7 @@ class File:
         return replaced
 
     def _take(self) -> list[Job]:
-        """All that waits and may share a transaction, at least one; nothing: the file is to be closed."""
+        """The waiting jobs that may share a transaction, at least one; an empty list means: close the file."""
         job, self._next = (self._next, None) if self._next else (self._queue.get(), None)
         if job is None:
             return []
@@ -245,7 +245,7 @@ class File:
     def _attempt(
         self, connection: sqlite3.Connection, jobs: list[tuple[Work, Done]], report: bool = False
     ) -> DiskError | None:
-        """One transaction; on success everybody is told, on failure nobody unless asked to."""
+        """Run one transaction. On success all callers are told, on failure only if requested."""
         failure: DiskError | None = None
         try:
             with _translated(self.path):
@@ -257,7 +257,7 @@ class File:
             failure = error
         except SwarmError as error:
             failure = DiskError(f"{self.path}: {error}", error.code)
-        except Exception as error:  # a bug in one piece of work must not end the thread that all depend on
+        except Exception as error:  # a bug in one job must not end the thread, which all callers need
             failure = _bug(self.path, error)
         if failure and connection.in_transaction:
             with contextlib.suppress(sqlite3.Error):

@@ -1,9 +1,9 @@
-"""What a manager must remember (Raft's log, snapshots, identity) and an agent's task journal, in sqlite files.
+"""A manager's durable state (Raft log, snapshots, identity) and an agent's task journal, in sqlite files.
 
-Theory of operation: each is a file with a thread of its own (swarm/io/disk/database.py). The log of Raft is
-synchronised before it is reported, the journal is only safe from a crash of the process. Each record carries a checksum
-and, with a Sealer, is encrypted; a file whose records are to be sealed otherwise is written anew, so that no free page
-remembers what they were.
+Theory of operation. Each is a file with a thread of its own (swarm/io/disk/database.py). A write to the Raft log is
+synchronised to disk before it is reported; the journal only survives a crash of the process. Each record has a checksum
+and, with a Sealer, is encrypted. To change the sealing of the records, the whole file is rewritten, so that no free
+page contains their old form.
 
 (swarmkit: manager/state/raft/storage, agent/storage.go)
 """
@@ -45,31 +45,33 @@ CREATE TABLE IF NOT EXISTS tasks (id TEXT PRIMARY KEY, record BLOB NOT NULL, crc
 
 
 def _on_loop(done: Done, call_soon: CallSoon | None) -> Done:
-    """The same callback, called on the loop (the running one, unless call_soon is given)."""
+    """The same callback, but called on the loop (the running one, unless call_soon is given)."""
     soon = call_soon or asyncio.get_running_loop().call_soon_threadsafe
 
     def report(error: DiskError | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no caller waits any more
             soon(lambda: done(error))
 
     return report
 
 
 def _as_written(load: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Connection], T]:
-    """The same reader, for which a cell of another type than was written is damage: sqlite keeps what it finds."""
+    """The same reader, but a cell of an unexpected type is reported as damage: sqlite itself accepts any type."""
 
     def read(connection: sqlite3.Connection) -> T:
         try:
             return load(connection)
         except (TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise RecordCorrupt(f"a row is not as it was written ({type(error).__name__})") from error
+            raise RecordCorrupt(
+                f"a row is damaged: it has a value of an unexpected type ({type(error).__name__})"
+            ) from error
 
     return read
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Everything a member's disk holds. raft_id 0: the disk is new. hard_state None: no entry was ever written."""
+    """The content of a member's disk. raft_id 0: the disk is new. hard_state None: no entry was ever written."""
 
     raft_id: int = 0
     node_id: str = ""
@@ -81,7 +83,7 @@ class Loaded:
 
     @property
     def applied_index(self) -> int:
-        """Where a state machine stands that was restored from the snapshot."""
+        """The index of the last entry that a state machine restored from the snapshot has applied."""
         return self.snapshot.metadata.index if self.snapshot else 0
 
 
@@ -95,15 +97,15 @@ class RaftDisk:
         keep_old_snapshots: int = 0,
         call_soon: CallSoon | None = None,
     ) -> None:
-        """call_soon: how results reach the loop (call_soon_threadsafe); None: the loop that runs at submit()."""
+        """call_soon: calls back on the loop (call_soon_threadsafe); None: use the loop that runs at submit()."""
         self.keep_old_snapshots = keep_old_snapshots
         self._sealer = sealer
-        self._next_index = 0  # after the last entry, if that was written by this process; used by the file's thread
+        self._next_index = 0  # after the last entry, if this process wrote it; used by the file's thread
         self._call_soon = call_soon
         self._file = File(path, _RAFT_TABLES, "FULL")
 
     def close(self) -> None:
-        """Finish what was submitted and close. Blocks."""
+        """Finish submitted writes and close. Blocks."""
         self._file.close()
 
     def load(self) -> Loaded:
@@ -111,7 +113,7 @@ class RaftDisk:
         return self._file.call(_as_written(self._load))
 
     def initialize(self, raft_id: int, node_id: str, cluster_id: str) -> None:
-        """Give a new disk its identity. Blocks. Raises DiskError if it has another one already."""
+        """Give a new disk its identity. Blocks. Raises DiskError if it already has another one."""
         identity = {"raft_id": str(raft_id), "node_id": node_id, "cluster_id": cluster_id}
 
         def work(connection: sqlite3.Connection) -> None:
@@ -123,7 +125,7 @@ class RaftDisk:
         self._file.call(work)
 
     def erase(self) -> None:
-        """Forget everything, identity included: this member left its group. Blocks."""
+        """Delete everything, including the identity: this member left its group. Blocks."""
 
         def work(connection: sqlite3.Connection) -> None:
             for table in ("entries", "snapshots", "hard_state", "blobs"):
@@ -142,19 +144,19 @@ class RaftDisk:
         self._file.submit(lambda connection: self._write(connection, persist), _on_loop(done, self._call_soon))
 
     def put_blob(self, key: str, value: bytes | None, done: Done) -> None:
-        """Keep a small piece of node state under a key; None removes it. done as in submit()."""
+        """Store a small piece of node state under a key; None removes it. done: as in submit()."""
         self._file.submit(lambda connection: self._put_blob(connection, key, value), _on_loop(done, self._call_soon))
 
     def use_sealer(self, sealer: Sealer | None) -> None:
-        """Seal what is written from now on with this one. It must open what is there already (key versions)."""
+        """Use this sealer for all further writes. It must be able to open existing records (key versions)."""
         self._sealer = sealer
 
     def reseal(self, sealer: Sealer, commit: Callable[[], None]) -> None:
-        """Write everything anew with this sealer; commit is called in the file's thread when that is on disk.
+        """Rewrite everything with this sealer; commit is called in the file's thread when the result is on disk.
 
-        commit writes down that the new sealer is needed from now on: after a crash before it, replaced_file.discard()
-        gets the old content, after it, replaced_file.adopt() the new one. Blocks. Raises DiskError, also for commit's
-        errors, and then nothing has changed.
+        commit must record durably that the new sealer is needed from now on. After a crash before it,
+        replaced_file.discard() keeps the old content; after it, replaced_file.adopt() installs the new one. Blocks.
+        Raises DiskError, also for commit's errors; then nothing has changed.
         """
 
         def committed() -> None:
@@ -166,7 +168,7 @@ class RaftDisk:
     # --- in the file's thread ---
 
     def _copy(self, old: sqlite3.Connection, new: sqlite3.Connection, sealer: Sealer) -> None:
-        """Everything from one file to another, sealed by ``sealer``."""
+        """Copy everything from one file to another, sealed by ``sealer``."""
 
         def sealed(record: bytes, crc: int, place: str) -> tuple[bytes, int]:
             again = encode(self._decode(record, crc, place), place.encode(), sealer)
@@ -218,11 +220,11 @@ class RaftDisk:
             record, crc = self._encode(entry.Data, f"entry {entry.Index} {entry.Term} {int(entry.Type)}")
             rows.append((entry.Index, entry.Term, int(entry.Type), record, crc))
         connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", rows)
-        # should the transaction fail, the same entries come again, and they are not these
+        # if the transaction fails, the same entries come again, as other objects
         self._next_index = entries[-1].Index + 1
 
     def _make_room(self, connection: sqlite3.Connection, first: int) -> None:
-        """Drop what these entries replace. Raises FailedPrecondition if they do not follow what is there."""
+        """Delete the entries that new ones replace. Raises FailedPrecondition if there would be a gap before them."""
         connection.execute("DELETE FROM entries WHERE idx >= ?", (first,))
         (last,) = connection.execute(
             "SELECT max(ifnull((SELECT max(idx) FROM entries), 0), ifnull((SELECT max(idx) FROM snapshots), 0))"
@@ -297,13 +299,13 @@ class RaftDisk:
 
 
 class TaskJournal:
-    """What an agent remembers of its tasks between two runs: opaque records under task IDs."""
+    """The records of an agent's tasks between two runs: opaque bytes by task ID."""
 
     def __init__(self, path: Path) -> None:
         self._file = File(path, _JOURNAL_TABLES, "NORMAL")
 
     def submit(self, puts: Mapping[str, bytes], drops: Iterable[str] = (), done: Done | None = None) -> None:
-        """Remember and forget, atomically. Returns at once. done: called in the journal's thread."""
+        """Write and delete records, atomically. Returns at once. done: called in the journal's thread."""
         rows = [(task_id, record, checksum(record, task_id.encode())) for task_id, record in puts.items()]
         gone = [(task_id,) for task_id in drops]
 
@@ -314,11 +316,11 @@ class TaskJournal:
         self._file.submit(work, done or (lambda error: None))
 
     def load(self) -> dict[str, bytes]:
-        """All records by task ID, what was submitted before included. Blocks. Raises DiskCorrupt or DiskError."""
+        """All records by task ID, including earlier submissions. Blocks. Raises DiskCorrupt or DiskError."""
         return self._file.call(_as_written(self._load))
 
     def close(self) -> None:
-        """Finish what was submitted and close. Blocks."""
+        """Finish submitted writes and close. Blocks."""
         self._file.close()
 
     @staticmethod

@@ -1,13 +1,13 @@
-"""Replacing a database by a rewritten one together with another file's change, so that a crash leaves both or neither.
+"""Replaces a database by a rewritten one together with a change of another file; a crash leaves both or neither.
 
     database            in use
-    database.copy       being written, worth nothing
+    database.copy       being written, not usable yet
     database.rewritten  complete and on disk
 
-Theory of operation. The rewritten database is complete before the *commit*, the replacement of the other file, in one
-step. After the commit the rewritten one takes the database's place. Who starts anew knows from the other file which
-side of the commit a crash was on, and calls adopt() or discard() before the database is opened. The old content is
-overwritten as far as the file system does that in place: it is there to be forgotten.
+Theory of operation. First the rewritten database is completed. Then comes the *commit*: the other file is replaced in
+one step. Then the rewritten database replaces the old one. After a crash, the other file shows whether the commit
+happened; the new process calls adopt() or discard() accordingly before it opens the database. The old content is
+overwritten, as far as the file system overwrites in place, because it must not be readable any more.
 
 (swarmkit: manager/state/raft/storage.go, rotation of the encryption keys)
 """
@@ -23,37 +23,37 @@ _SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")
 
 
 def copy_of(path: Path) -> Path:
-    """Where the rewritten database is made."""
+    """The path at which the rewritten database is written."""
     return path.with_name(f"{path.name}.copy")
 
 
 def rewritten(path: Path) -> Path:
-    """Where it waits for the commit."""
+    """The path at which the rewritten database waits for the commit."""
     return path.with_name(f"{path.name}.rewritten")
 
 
 def discard(path: Path) -> None:
-    """The commit did not happen, or nothing was under way. Blocks. Raises OSError."""
+    """The commit did not happen, or there was no rewrite: delete the files of one. Blocks. Raises OSError."""
     for file in (rewritten(path), copy_of(path)):
         for suffix in ("", *_SQLITE_SUFFIXES):
             file.with_name(file.name + suffix).unlink(missing_ok=True)
 
 
 def prepare(path: Path) -> None:
-    """The closed, synchronised copy is complete: the commit may come. Blocks. Raises OSError."""
+    """The copy is complete, synchronised and closed: prepare it for the commit. Blocks. Raises OSError."""
     copy_of(path).replace(rewritten(path))
     _sync_directory(path.parent)
 
 
 def adopt(path: Path) -> None:
-    """The commit happened: put the rewritten database, if there is one, in its place. Blocks. Raises OSError.
+    """The commit happened: replace the database by the rewritten one, if there is one. Blocks. Raises OSError.
 
     May be repeated after a crash or an error.
     """
     if rewritten(path).exists():
         with contextlib.ExitStack() as old:
             files = [_open_old(path.with_name(path.name + suffix), old) for suffix in ("", *_SQLITE_SUFFIXES)]
-            # an old write-ahead log must never be applied to the new database, so it goes first
+            # an old write-ahead log must never be applied to the new database, so it is removed first
             for suffix in _SQLITE_SUFFIXES:
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             _sync_directory(path.parent)
@@ -74,7 +74,7 @@ def _open_old(file: Path, stack: contextlib.ExitStack) -> int | None:
 
 
 def _overwrite(descriptor: int | None) -> None:
-    """Zeros over everything; a disk that refuses them keeps what only its raw blocks show."""
+    """Overwrite everything with zeros. If the disk refuses, the old content remains, but only in its raw blocks."""
     if descriptor is None:
         return
     with contextlib.suppress(OSError):

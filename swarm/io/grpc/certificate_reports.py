@@ -5,10 +5,11 @@ Such a node comes back every few seconds until it has another certificate, perha
 
 from __future__ import annotations
 
+from collections import Counter
+
 import structlog
 
 from swarm import defaults
-from swarm.io import counters
 from swarm.rpc import Peer
 
 log = structlog.get_logger()
@@ -17,12 +18,14 @@ log = structlog.get_logger()
 class LapseReports:
     """Counts every connection, logs a node's first one and then one a minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, counted: Counter[bool]) -> None:
+        """counted: by whether the certificate can be renewed."""
+        self._counted = counted
         self._reported: dict[tuple[str, bool], float] = {}
 
     def report(self, peer: Peer, now: float) -> None:
         """``peer`` connected with a lapsed certificate. now: the loop's clock, in seconds."""
-        counters.LAPSED.labels(renewable=str(peer.renewable).lower()).inc()
+        self._counted[peer.renewable] += 1
         key = (peer.node_id, peer.renewable)
         if now - self._reported.get(key, -defaults.LAPSE_REPORT_S) < defaults.LAPSE_REPORT_S:
             return

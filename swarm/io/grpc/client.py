@@ -14,6 +14,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import overload
 
 from google.protobuf.message import Message
 
@@ -24,7 +25,8 @@ from certs.tls import ClientTls, OutsideValidity, client_context, verify_chain, 
 from certs.validity import apart
 from swarm import api, defaults
 from swarm.address import parse_host_port
-from swarm.api.methods import METHODS
+from swarm.api import rpc
+from swarm.api.methods import METHODS, AnyMethod, Method, Req, Res
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc.flow import Limits
 from swarm.grpc.wire import Metadata
@@ -108,7 +110,7 @@ async def _clocks(addr: str, now: Callable[[], float]) -> str:
         connection = await connect(addr, ClientTls(CA_ROLE, roots_pem=None), defaults.CLOCK_ASK_TIMEOUT_S)
         try:
             request = api.GetRootCACertificateRequest()
-            await connection.unary("CA/GetRootCACertificate", request, defaults.CLOCK_ASK_TIMEOUT_S)
+            await connection.unary(rpc.GET_ROOT_CA_CERTIFICATE, request, defaults.CLOCK_ASK_TIMEOUT_S)
         finally:
             connection.close()
     except SwarmError:
@@ -205,12 +207,23 @@ class ClientConnection:
 
     # --- for coroutines ---
 
+    @overload
+    async def unary(
+        self, method: Method[Req, Res], request: Req, timeout_s: float | None = None, metadata: Metadata = ()
+    ) -> Res: ...
+
+    @overload
     async def unary(
         self, method: str, request: Message, timeout_s: float | None = None, metadata: Metadata = ()
+    ) -> Message: ...
+
+    async def unary(
+        self, method: AnyMethod | str, request: Message, timeout_s: float | None = None, metadata: Metadata = ()
     ) -> Message:
-        """One request ("Service/Method"), one answer. Raises SwarmError: the peer's, DeadlineExceeded, Unavailable."""
+        """One request, one answer. Raises SwarmError: the peer's, DeadlineExceeded, Unavailable."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        call = self._protocol.call(0, METHODS[method], request, _set(answer), timeout_s, metadata)
+        method = METHODS[method] if isinstance(method, str) else method
+        call = self._protocol.call(0, method, request, _set(answer), timeout_s, metadata)
         message = await self._outcome(call, answer)
         assert message is not None
         return message
@@ -227,8 +240,8 @@ class ClientConnection:
         return result.message
 
     def stream(
-        self, method: str, request: Message, timeout_s: float | None = None, metadata: Metadata = ()
-    ) -> AsyncGenerator[Message, None]:
+        self, method: Method[Req, Res], request: Req, timeout_s: float | None = None, metadata: Metadata = ()
+    ) -> AsyncGenerator[Res, None]:
         """Messages of a server stream; ends when the server ends it with OK, raises SwarmError otherwise.
 
         The peer is held back while they are not taken. Closing the iterator (aclose) gives up the call.
@@ -236,12 +249,10 @@ class ClientConnection:
         return self._stream(method, request, timeout_s, metadata)
 
     async def _stream(
-        self, method: str, request: Message, timeout_s: float | None, metadata: Metadata
-    ) -> AsyncGenerator[Message, None]:
+        self, method: Method[Req, Res], request: Req, timeout_s: float | None, metadata: Metadata
+    ) -> AsyncGenerator[Res, None]:
         answers: asyncio.Queue[Answer] = asyncio.Queue()
-        call = self._protocol.call(
-            0, METHODS[method], request, answers.put_nowait, timeout_s, metadata, consume_at_once=False
-        )
+        call = self._protocol.call(0, method, request, answers.put_nowait, timeout_s, metadata, consume_at_once=False)
         try:
             while True:
                 answer = await answers.get()
@@ -250,12 +261,30 @@ class ClientConnection:
                         raise answer.error
                     return
                 self._protocol.consume_next(call)
-                yield answer.message
+                yield method.checked_response(answer.message)
         finally:
             self._protocol.cancel(call)
 
+    @overload
+    async def client_stream(
+        self,
+        method: Method[Req, Res],
+        requests: AsyncIterator[Req],
+        timeout_s: float | None = None,
+        metadata: Metadata = (),
+    ) -> Res | None: ...
+
+    @overload
     async def client_stream(
         self, method: str, requests: AsyncIterator[Message], timeout_s: float | None = None, metadata: Metadata = ()
+    ) -> Message | None: ...
+
+    async def client_stream(
+        self,
+        method: AnyMethod | str,
+        requests: AsyncIterator[Message],
+        timeout_s: float | None = None,
+        metadata: Metadata = (),
     ) -> Message | None:
         """Send a stream, return the answer; None when the server ends with OK and no message.
 
@@ -263,7 +292,8 @@ class ClientConnection:
         SwarmError, and what ``requests`` raises (the call is given up then).
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        call = self._protocol.call(0, METHODS[method], None, _set(answer), timeout_s, metadata)
+        method = METHODS[method] if isinstance(method, str) else method
+        call = self._protocol.call(0, method, None, _set(answer), timeout_s, metadata)
         try:
             async for request in _until(requests, answer):
                 self._protocol.send(call, request)

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 
 from certs.validity import apart
 from swarm import defaults
-from swarm.api.methods import Method
+from swarm.api.methods import AnyMethod
 from swarm.errors import Code, DeadlineExceeded, ResourceExhausted, SwarmError, Unavailable
 from swarm.grpc import events, http2, wire
 from swarm.grpc.flow import Limits, Stream
@@ -55,7 +55,9 @@ class ClientCall:
         "waiting",
     )
 
-    def __init__(self, number: int, method: Method, listener: Listener, block: bytes, message_bytes_max: int) -> None:
+    def __init__(
+        self, number: int, method: AnyMethod, listener: Listener, block: bytes, message_bytes_max: int
+    ) -> None:
         self.number = number
         self.method = method
         self.listener = listener
@@ -230,7 +232,7 @@ class ClientProtocol(asyncio.Protocol):
     def call(
         self,
         number: int,
-        method: Method,
+        method: AnyMethod,
         request: Message | None,
         listener: Listener,
         timeout_s: float | None,
@@ -259,7 +261,7 @@ class ClientProtocol(asyncio.Protocol):
             self._changed()
         return call
 
-    def _request_block(self, method: Method, timeout_s: float | None, metadata: Metadata) -> bytes:
+    def _request_block(self, method: AnyMethod, timeout_s: float | None, metadata: Metadata) -> bytes:
         if metadata:
             return wire.request_block(
                 method.path, self._authority, secure=self._secure, timeout_s=timeout_s, metadata=metadata

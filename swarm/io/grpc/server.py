@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ import structlog
 
 from certs.stream import serve_tls
 from swarm import defaults
-from swarm.api.methods import Method
+from swarm.api.methods import AnyMethod
 from swarm.errors import DeadlineExceeded, Internal, PermissionDenied, SwarmError, Unavailable
 from swarm.grpc.admission import Admission, Guest
 from swarm.grpc.http2 import Connection
@@ -37,7 +38,7 @@ from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
 log = structlog.get_logger()
 
 Handler = Callable[[Call | StreamData | StreamEnd], None]
-Authorizer = Callable[[Method, Peer, Mapping[str, tuple[str, ...]]], Peer]
+Authorizer = Callable[[AnyMethod, Peer, Mapping[str, tuple[str, ...]]], Peer]
 
 
 class RpcServer:
@@ -50,11 +51,12 @@ class RpcServer:
         authorizer: Authorizer,
         next_stream: Iterator[int],
         hosts_of_members: Callable[[], Iterable[str]] = tuple,
+        lapsed: Counter[bool] | None = None,
     ) -> None:
         """handler takes events and must not block; authorizer is usually a ClusterAuthorizer.
 
         tls_context is asked for each connection. None: no TLS, for sockets that guard themselves and for tests.
-        hosts_of_members: IP addresses of nodes, which a crowd of strangers does not keep out.
+        hosts_of_members: IP addresses of nodes, which a crowd of strangers does not keep out. lapsed: see LapseReports.
         """
         self._handler = handler
         self._tls_context = tls_context
@@ -67,7 +69,7 @@ class RpcServer:
         self._calls: dict[int, ServerCall] = {}
         self._incomplete: dict[int, ServerCall] = {}
         self._dirty: list[ServerConnection] = []
-        self._lapses = LapseReports()
+        self._lapses = LapseReports(Counter() if lapsed is None else lapsed)
         self._stalled: dict[ServerConnection, tuple[int, float]] = {}
         self._unread: dict[ServerConnection, tuple[int, float]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -238,7 +240,7 @@ class RpcServer:
                 log.info("rpc.node_dropped", node=node_id, peer=connection.peer.addr)
                 connection.stop(PermissionDenied(f"Permission denied: node {node_id} was removed from swarm"))
 
-    def end_calls(self, why: Callable[[Method, Peer], SwarmError | None]) -> None:
+    def end_calls(self, why: Callable[[AnyMethod, Peer], SwarmError | None]) -> None:
         """End the open calls for which there is a reason, with that."""
         for call in [*self._incomplete.values(), *self._calls.values()]:
             if (error := why(call.method, call.peer)) is not None:
@@ -250,7 +252,7 @@ class RpcServer:
         """See Owner."""
         return next(self._streams)
 
-    def authorize(self, method: Method, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
+    def authorize(self, method: AnyMethod, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
         """See Owner."""
         return self._authorizer(method, direct, metadata)
 

@@ -21,7 +21,7 @@ from certs.keys import identity_of
 from certs.validity import Standing, standing
 from swarm import defaults
 from swarm.address import join_host_port
-from swarm.api.methods import BY_PATH, Method
+from swarm.api.methods import BY_PATH, AnyMethod
 from swarm.errors import Code, DeadlineExceeded, ResourceExhausted, SwarmError, Unimplemented
 from swarm.grpc import events, http2, wire
 from swarm.grpc.admission import Guest
@@ -72,7 +72,7 @@ class ServerCall:
     )
 
     def __init__(
-        self, connection: ServerConnection, h2: Stream, stream: int, method: Method, peer: Peer, now: float
+        self, connection: ServerConnection, h2: Stream, stream: int, method: AnyMethod, peer: Peer, now: float
     ) -> None:
         self.connection = connection
         self.h2 = h2
@@ -100,7 +100,7 @@ class Owner(Protocol):
         """A number for a new call."""
         ...
 
-    def authorize(self, method: Method, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
+    def authorize(self, method: AnyMethod, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
         """The caller, or PermissionDenied."""
         ...
 

@@ -13,10 +13,12 @@ from typing import Protocol
 import structlog
 from google.protobuf.message import Message
 
-from swarm import defaults
+from swarm import api, defaults
 from swarm.agent import events
 from swarm.agent.agent import Agent, AgentEffect, AgentEvent
 from swarm.agent.connection import ManagerConnection
+from swarm.api import rpc
+from swarm.api.methods import Method, Req, Res
 from swarm.errors import SwarmError, Unavailable
 from swarm.io.disk.raft_disk import TaskJournal
 from swarm.io.grpc import client
@@ -50,7 +52,7 @@ class Link(Protocol):
         """More of a client stream."""
         ...
 
-    async def client_stream(self, method: str, messages: AsyncIterator[Message]) -> Message | None:
+    async def client_stream(self, method: Method[Req, Res], messages: AsyncIterator[Req]) -> Res | None:
         """Send a whole stream (logs)."""
         ...
 
@@ -93,7 +95,7 @@ class LocalLink:
         else:
             self._calls.send(StreamEnd(stream, event.error))
 
-    async def client_stream(self, method: str, messages: AsyncIterator[Message]) -> Message | None:
+    async def client_stream(self, method: Method[Req, Res], messages: AsyncIterator[Req]) -> Res | None:
         """See Link.client_stream."""
         future: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
 
@@ -105,14 +107,15 @@ class LocalLink:
             elif isinstance(answer, StreamEnd):
                 future.set_exception(answer.error) if answer.error else future.set_result(None)
 
-        stream = self._calls.open(method, None, self._peer, listen)
+        stream = self._calls.open(method.name, None, self._peer, listen)
         try:
             async for message in messages:
                 if future.done():
                     break
                 self._calls.send(StreamData(stream, message))
             self._calls.send(StreamEnd(stream))
-            return await future
+            answer = await future
+            return None if answer is None else method.checked_response(answer)
         finally:
             self._calls.cancel(stream)
 
@@ -127,18 +130,18 @@ class LogSink:
     """One publication of logs; send() waits for room, so that a slow manager slows the reader down."""
 
     def __init__(self, link: Link) -> None:
-        self._queue: asyncio.Queue[Message | None] = asyncio.Queue(LOG_MESSAGES_WAITING_MAX)
-        self._call = asyncio.create_task(link.client_stream("LogBroker/PublishLogs", self._messages()))
+        self._queue: asyncio.Queue[api.PublishLogsMessage | None] = asyncio.Queue(LOG_MESSAGES_WAITING_MAX)
+        self._call = asyncio.create_task(link.client_stream(rpc.PUBLISH_LOGS, self._messages()))
 
-    async def _messages(self) -> AsyncIterator[Message]:
+    async def _messages(self) -> AsyncIterator[api.PublishLogsMessage]:
         while (message := await self._queue.get()) is not None:
             yield message
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: api.PublishLogsMessage) -> None:
         """Send one message. Raises SwarmError when the call has ended."""
         await self._put(message)
 
-    async def _put(self, message: Message | None) -> None:
+    async def _put(self, message: api.PublishLogsMessage | None) -> None:
         putting = asyncio.ensure_future(self._queue.put(message))
         await asyncio.wait({putting, self._call}, return_when=asyncio.FIRST_COMPLETED)
         if not putting.done():
@@ -303,7 +306,7 @@ class RemoteLink:
         """See Link.send."""
         self._connection.send(event)
 
-    async def client_stream(self, method: str, messages: AsyncIterator[Message]) -> Message | None:
+    async def client_stream(self, method: Method[Req, Res], messages: AsyncIterator[Req]) -> Res | None:
         """See Link.client_stream."""
         return await self._connection.client_stream(method, messages)
 

@@ -14,16 +14,15 @@ from pathlib import Path
 from random import Random
 from ssl import SSLContext
 
-from google.protobuf.message import Message
-
 from certs.errors import CertsError
 from certs.keys import identity_of, new_csr, new_private_key, private_key_pem
 from certs.keystore import CERTIFICATE_FILE, Kek, KeyStore, Locked, Present
 from certs.root import RootCA
 from certs.tls import ClientTls, Credentials, member_context
 from swarm import api
+from swarm.api.methods import Method, Req, Res
 from swarm.errors import NodeLocked, SwarmError
-from swarm.io import counters
+from swarm.io.counts import Counts
 from swarm.io.node.autolock import Autolock
 from swarm.io.node.manager_process import LOG_FILE, ManagerProcess
 from swarm.io.node.world import REAL
@@ -36,13 +35,16 @@ from swarm.rpc import MANAGER_ROLE, Peer
 class NodeIdentity:
     """See the module. autolock: of the key file. first: root, CSR and certificate of a new cluster's first manager."""
 
-    def __init__(self, directory: Path, rng: Random, now: Callable[[], float], renew: Callable[[], None]) -> None:
+    def __init__(
+        self, directory: Path, rng: Random, now: Callable[[], float], renew: Callable[[], None], counts: Counts
+    ) -> None:
         """directory: of the node. now: seconds since the epoch. renew: called when the key was on disk in the clear."""
         self.first: tuple[RootCA, bytes, bytes] | None = None
         self._directory = directory
         self._rng = rng
         self._now = now
         self._renew = renew
+        self._counts = counts
         self._root_pem = b""
         self._credentials: Credentials | None = None
         self._context: tuple[bytes, Credentials, SSLContext] | None = None
@@ -103,9 +105,9 @@ class NodeIdentity:
         try:
             identity = await self._replace(effect, manager)
         except BaseException:
-            counters.RENEWALS.labels(outcome="failed").inc()
+            self._counts.renewals["failed"] += 1
             raise
-        counters.RENEWALS.labels(outcome="renewed").inc()
+        self._counts.renewals["renewed"] += 1
         return identity
 
     async def _replace(self, effect: events.RenewCertificate, manager: ManagerProcess | None) -> events.Identity:
@@ -159,6 +161,6 @@ class _OwnManager:
         """See OwnManager."""
         await self._manager.wait_leader(timeout_s)
 
-    async def ask(self, method: str, request: Message, timeout_s: float, peer: Peer) -> Message:
+    async def ask(self, method: Method[Req, Res], request: Req, timeout_s: float, peer: Peer) -> Res:
         """See OwnManager."""
         return await self._manager.local.unary(method, request, timeout_s, peer)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 from google.protobuf.message import Message
 
+from swarm.api.methods import Method, Req, Res
 from swarm.errors import DeadlineExceeded, ResourceExhausted, SwarmError, Unavailable
 from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
 
@@ -59,8 +60,8 @@ class LocalCalls:
             self._put(StreamEnd(stream, Unavailable("the caller went away")))
 
     async def unary(
-        self, method: str, request: Message, timeout_s: float, peer: Peer = LOCAL, since: float | None = None
-    ) -> Message:
+        self, method: Method[Req, Res], request: Req, timeout_s: float, peer: Peer = LOCAL, since: float | None = None
+    ) -> Res:
         """One request, one answer. Raises SwarmError: the manager's, or DeadlineExceeded."""
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
 
@@ -72,16 +73,16 @@ class LocalCalls:
             elif isinstance(answer, StreamEnd):
                 future.set_exception(answer.error or SwarmError("the call ended without an answer"))
 
-        stream = self.open(method, request, peer, listen, since)
+        stream = self.open(method.name, request, peer, listen, since)
         try:
             async with asyncio.timeout(timeout_s):
-                return await future
+                return method.checked_response(await future)
         except TimeoutError:
             raise DeadlineExceeded("context deadline exceeded") from None
         finally:
             self.cancel(stream)
 
-    async def stream(self, method: str, request: Message, peer: Peer = LOCAL) -> AsyncIterator[Message]:
+    async def stream(self, method: Method[Req, Res], request: Req, peer: Peer = LOCAL) -> AsyncIterator[Res]:
         """A server stream. Raises SwarmError at its end when the manager says so; closing it cancels the call."""
         queue: asyncio.Queue[Answer] = asyncio.Queue(STREAM_MESSAGES_MAX)
         overrun = False
@@ -93,12 +94,12 @@ class LocalCalls:
             except asyncio.QueueFull:
                 overrun = True
 
-        stream = self.open(method, request, peer, listen)
+        stream = self.open(method.name, request, peer, listen)
         try:
             while not overrun:
                 answer = await queue.get()
                 if isinstance(answer, StreamData):
-                    yield answer.message
+                    yield method.checked_response(answer.message)
                 elif isinstance(answer, StreamEnd) and answer.error is not None:
                     raise answer.error
                 else:

@@ -22,8 +22,10 @@ from certs.tls import ClientTls
 from swarm import api, defaults
 from swarm.address import host_of
 from swarm.api import raftpb
+from swarm.api.methods import Method, Req, Res
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer, overstays
+from swarm.io.counts import Counts
 from swarm.io.disk import replaced_file
 from swarm.io.disk.raft_disk import Loaded, RaftDisk
 from swarm.io.grpc.server import RpcServer
@@ -108,6 +110,7 @@ class ManagerProcess:
         clock: Clock,
         rng: Random,
         sealer: Sealer | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self.settings = settings
         self.store = Store()
@@ -129,7 +132,10 @@ class ManagerProcess:
         self._file = directory / LOG_FILE
         self._disk = RaftDisk(self._file, sealer)
         authorizer = ClusterAuthorizer(settings.cluster_id, self._is_blacklisted, self._is_demoted)
-        self._server = RpcServer(self._incoming, tls_context, authorizer, self._streams, self._hosts_of_members)
+        self._counts = counts or Counts()
+        self._server = RpcServer(
+            self._incoming, tls_context, authorizer, self._streams, self._hosts_of_members, self._counts.lapsed
+        )
         self._flow = Backpressure(self._server.pause, self._server.resume, self._waiting_bytes)
         self._leading = asyncio.Event()
         self._deposed = asyncio.Event()
@@ -338,11 +344,11 @@ class ManagerProcess:
         async with asyncio.timeout(timeout_s):
             await future
 
-    async def call(self, method: str, request: Message, timeout_s: float, since: float | None = None) -> Message:
+    async def call(self, method: Method[Req, Res], request: Req, timeout_s: float, since: float | None = None) -> Res:
         """A unary call of this process. since: as in Call."""
         return await self.local.unary(method, request, timeout_s, since=since)
 
-    def stream(self, method: str, request: Message, peer: Peer = LOCAL) -> AsyncIterator[Message]:
+    def stream(self, method: Method[Req, Res], request: Req, peer: Peer = LOCAL) -> AsyncIterator[Res]:
         """A server-streaming call to this manager."""
         return self.local.stream(method, request, peer)
 
@@ -428,7 +434,7 @@ class ManagerProcess:
         """As this node: external authorities know it by its certificate."""
         credentials, outcome = self._client_tls().credentials, Outcome(error="this node has no certificate")
         if credentials is not None:
-            outcome = await ask_authority(effect.question, credentials)
+            outcome = await ask_authority(effect.question, credentials, self._counts.external_ca)
         self._inbox.put(AuthorityAnswered(effect.tag, outcome))
 
     def _write_log(self, effect: events.Persist) -> None:

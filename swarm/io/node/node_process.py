@@ -10,6 +10,7 @@ Nothing is decided here. What is learnt is on disk before the machine hears of i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import shutil
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,7 @@ from swarm.address import join_host_port
 from swarm.agent import events as agent_events
 from swarm.agent.agent import Agent
 from swarm.errors import SwarmError, Unavailable
+from swarm.io.counts import Counts
 from swarm.io.disk.raft_disk import TaskJournal
 from swarm.io.grpc import client
 from swarm.io.node.agent_process import AgentHooks, AgentProcess, Link, LocalLink, RemoteLink
@@ -55,11 +57,12 @@ _CANCELLED_AT_STOP = (
 
 
 class NodeProcess:
-    """See the module. manager: while it runs."""
+    """See the module. manager: while it runs. counts: since the daemon started."""
 
     def __init__(self, directory: Path, hooks: NodeHooks, clock: Clock, rng: Random) -> None:
         self.directory = directory
         self.manager: ManagerProcess | None = None
+        self.counts = Counts()
         self._hooks = hooks
         self._clock = clock
         self._rng = rng
@@ -69,7 +72,7 @@ class NodeProcess:
         self._requests: dict[int, asyncio.Future[None]] = {}
         renew = partial(self._inbox.put, events.RenewCertificateNow())
         self._file = StateFile(directory)
-        self._identity = NodeIdentity(directory, rng, clock.now, renew)
+        self._identity = NodeIdentity(directory, rng, clock.now, renew, self.counts)
         self._agent: AgentProcess | None = None
         self._runner: Runner | None = None
         self._journal: TaskJournal | None = None
@@ -88,9 +91,8 @@ class NodeProcess:
             state = self._file.load()
         except (SwarmError, OSError) as error:
             trouble = error
-        await self._answered(
-            lambda ticket: events.Boot(ticket, state, trouble, "" if trouble is None else self._identity.found_id())
-        )
+        found_id = "" if trouble is None else self._identity.found_id()
+        await self._answered(lambda ticket: events.Boot(ticket, state, trouble, found_id))
 
     async def request(self, make: Callable[[int], events.Request]) -> None:
         """Put a request to the machine and wait for its end; it goes on when the caller does not wait any more.
@@ -229,19 +231,20 @@ class NodeProcess:
             if isinstance(self._running[task], _CANCELLED_AT_STOP):
                 task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        for supervisor in self._supervisors:
+        supervisors, self._supervisors = self._supervisors, []
+        for supervisor in supervisors:
             supervisor.cancel()
-        await asyncio.gather(*self._supervisors, return_exceptions=True)
-        self._supervisors.clear()
-        if self._agent is not None:
-            await self._agent.close()
-        if self._runner is not None:
-            await self._runner.close()
-        if self._journal is not None:
-            await asyncio.to_thread(self._journal.close)
+        await asyncio.gather(*supervisors, return_exceptions=True)
+        journal, agent_and_runner = self._journal, (self._runner, self._agent)
         self._agent = self._runner = self._journal = None
-        if self.manager is not None:
-            await self._stop_manager()
+        async with contextlib.AsyncExitStack() as last_first:  # one that fails does not keep the others
+            if self.manager is not None:
+                last_first.push_async_callback(self._stop_manager)
+            if journal is not None:
+                last_first.push_async_callback(asyncio.to_thread, journal.close)
+            for part in agent_and_runner:
+                if part is not None:
+                    last_first.push_async_callback(part.close)
 
     async def _erase(self) -> None:
         await asyncio.to_thread(self._file.drop)
@@ -265,7 +268,7 @@ class NodeProcess:
         )
         tls = (lambda: self._identity.server_context(self.manager)), self._identity.client_tls
         sealer = await self._identity.autolock.sealer()
-        manager = ManagerProcess(self.directory, settings, *tls, self._clock, self._rng, sealer)
+        manager = ManagerProcess(self.directory, settings, *tls, self._clock, self._rng, sealer, self.counts)
         manager.watchers.append(self._hooks.on_changes)
         await manager.start(effect.create, state.other_managers(), effect.force_new_cluster)
         self.manager = manager

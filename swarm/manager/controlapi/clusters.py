@@ -21,9 +21,6 @@ from swarm.manager.root_rotation import rotate_join_tokens, update_root_ca
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
 
-UPDATE_CLUSTER = "Control/UpdateCluster"
-"""A method of the table that swarm/manager/cluster_updates.py answers, because it may have to ask an authority."""
-
 
 def get_cluster(view: View, request: api.GetClusterRequest) -> api.GetClusterResponse:
     """GetCluster."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from google.protobuf.message import Message
 
 from swarm import api
+from swarm.api.enums import unknown_value
 from swarm.api.objects import KIND_OF
 from swarm.errors import InvalidArgument, NotFound
 from swarm.store.store import View
@@ -38,6 +39,13 @@ def require(condition: object, text: str = MALFORMED) -> None:
     """Raises InvalidArgument with ``text`` unless ``condition`` holds."""
     if not condition:
         raise InvalidArgument(text)
+
+
+def require_known_values(request: Message) -> None:
+    """Raises InvalidArgument for an enumeration value that this version does not know; every write begins with it."""
+    field = unknown_value(request)
+    if field is not None:
+        raise InvalidArgument(f"{MALFORMED}: {field} has a value that this manager does not know")
 
 
 def find_one(view: View, cls: type[M], object_id: str, missing_id: str = MALFORMED) -> M:

@@ -12,15 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from google.protobuf.message import Message
 
-from swarm.api.enums import unknown_value
-from swarm.errors import InvalidArgument
+from swarm.api import rpc
+from swarm.api.methods import Method, Req, Res
 from swarm.manager.controlapi import clusters, networks, nodes, resources, secrets, services, tasks
-from swarm.manager.controlapi.common import MALFORMED
+from swarm.manager.controlapi.common import require_known_values
 from swarm.manager.controlapi.nodes import Members
+from swarm.store.store import View
+from swarm.store.tx import Tx
 
 __all__ = ["CONTROL", "Handler", "Members", "control"]
 
@@ -29,8 +30,9 @@ __all__ = ["CONTROL", "Handler", "Members", "control"]
 class Handler:
     """One method.
 
-    function: (Tx or View, request) -> response. write: whether it must run in a pass. members: whether the function
-    takes the Raft group as a third argument, which control() supplies.
+    function: (Tx or View, request) -> response; the rows of CONTROL are checked to take and return what their method
+    does. write: whether it must run in a pass. members: whether the function takes the Raft group as a third argument,
+    which control() supplies.
     """
 
     function: Callable[..., Message]
@@ -38,59 +40,73 @@ class Handler:
     members: bool = False
 
 
-def _read(function: Callable[[Any, Any], Message]) -> Handler:
-    return Handler(function, write=False)
+Row = tuple[str, Handler]
 
 
-def _write(function: Callable[[Any, Any], Message]) -> Handler:
-    return Handler(function, write=True)
+def _read(method: Method[Req, Res], function: Callable[[View, Req], Res]) -> Row:
+    return method.name, Handler(function, write=False)
 
 
-CONTROL: dict[str, Handler] = {
-    "Control/GetNode": Handler(nodes.get_node, write=False, members=True),
-    "Control/ListNodes": Handler(nodes.list_nodes, write=False, members=True),
-    "Control/UpdateNode": Handler(nodes.update_node, write=True, members=True),
-    "Control/RemoveNode": Handler(nodes.remove_node, write=True, members=True),
-    "Control/GetTask": _read(tasks.get_task),
-    "Control/ListTasks": _read(tasks.list_tasks),
-    "Control/RemoveTask": _write(tasks.remove_task),
-    "Control/GetService": _read(services.get_service),
-    "Control/ListServices": _read(services.list_services),
-    "Control/CreateService": _write(services.create_service),
-    "Control/UpdateService": _write(services.update_service),
-    "Control/RemoveService": _write(services.remove_service),
-    "Control/ListServiceStatuses": _read(services.list_service_statuses),
-    "Control/GetNetwork": _read(networks.get_network),
-    "Control/ListNetworks": _read(networks.list_networks),
-    "Control/CreateNetwork": _write(networks.create_network),
-    "Control/RemoveNetwork": _write(networks.remove_network),
-    "Control/GetCluster": _read(clusters.get_cluster),
-    "Control/ListClusters": _read(clusters.list_clusters),
-    clusters.UPDATE_CLUSTER: _write(clusters.update_cluster),
-    "Control/GetSecret": _read(secrets.get_secret),
-    "Control/UpdateSecret": _write(secrets.update_secret),
-    "Control/ListSecrets": _read(secrets.list_secrets),
-    "Control/CreateSecret": _write(secrets.create_secret),
-    "Control/RemoveSecret": _write(secrets.remove_secret),
-    "Control/GetConfig": _read(secrets.get_config),
-    "Control/UpdateConfig": _write(secrets.update_config),
-    "Control/ListConfigs": _read(secrets.list_configs),
-    "Control/CreateConfig": _write(secrets.create_config),
-    "Control/RemoveConfig": _write(secrets.remove_config),
-    "Control/GetExtension": _read(resources.get_extension),
-    "Control/CreateExtension": _write(resources.create_extension),
-    "Control/RemoveExtension": _write(resources.remove_extension),
-    "Control/GetResource": _read(resources.get_resource),
-    "Control/UpdateResource": _write(resources.update_resource),
-    "Control/ListResources": _read(resources.list_resources),
-    "Control/CreateResource": _write(resources.create_resource),
-    "Control/RemoveResource": _write(resources.remove_resource),
-    "Control/CreateVolume": _write(resources.create_volume),
-    "Control/GetVolume": _read(resources.get_volume),
-    "Control/UpdateVolume": _write(resources.update_volume),
-    "Control/ListVolumes": _read(resources.list_volumes),
-    "Control/RemoveVolume": _write(resources.remove_volume),
-}
+def _write(method: Method[Req, Res], function: Callable[[Tx, Req], Res]) -> Row:
+    return method.name, Handler(function, write=True)
+
+
+def _read_with_members(method: Method[Req, Res], function: Callable[[View, Req, Members], Res]) -> Row:
+    return method.name, Handler(function, write=False, members=True)
+
+
+def _write_with_members(method: Method[Req, Res], function: Callable[[Tx, Req, Members], Res]) -> Row:
+    return method.name, Handler(function, write=True, members=True)
+
+
+CONTROL: dict[str, Handler] = dict(
+    (
+        _read_with_members(rpc.GET_NODE, nodes.get_node),
+        _read_with_members(rpc.LIST_NODES, nodes.list_nodes),
+        _write_with_members(rpc.UPDATE_NODE, nodes.update_node),
+        _write_with_members(rpc.REMOVE_NODE, nodes.remove_node),
+        _read(rpc.GET_TASK, tasks.get_task),
+        _read(rpc.LIST_TASKS, tasks.list_tasks),
+        _write(rpc.REMOVE_TASK, tasks.remove_task),
+        _read(rpc.GET_SERVICE, services.get_service),
+        _read(rpc.LIST_SERVICES, services.list_services),
+        _write(rpc.CREATE_SERVICE, services.create_service),
+        _write(rpc.UPDATE_SERVICE, services.update_service),
+        _write(rpc.REMOVE_SERVICE, services.remove_service),
+        _read(rpc.LIST_SERVICE_STATUSES, services.list_service_statuses),
+        _read(rpc.GET_NETWORK, networks.get_network),
+        _read(rpc.LIST_NETWORKS, networks.list_networks),
+        _write(rpc.CREATE_NETWORK, networks.create_network),
+        _write(rpc.REMOVE_NETWORK, networks.remove_network),
+        _read(rpc.GET_CLUSTER, clusters.get_cluster),
+        _read(rpc.LIST_CLUSTERS, clusters.list_clusters),
+        # cluster_updates.py answers this one, because it may have to ask an authority
+        _write(rpc.UPDATE_CLUSTER, clusters.update_cluster),
+        _read(rpc.GET_SECRET, secrets.get_secret),
+        _write(rpc.UPDATE_SECRET, secrets.update_secret),
+        _read(rpc.LIST_SECRETS, secrets.list_secrets),
+        _write(rpc.CREATE_SECRET, secrets.create_secret),
+        _write(rpc.REMOVE_SECRET, secrets.remove_secret),
+        _read(rpc.GET_CONFIG, secrets.get_config),
+        _write(rpc.UPDATE_CONFIG, secrets.update_config),
+        _read(rpc.LIST_CONFIGS, secrets.list_configs),
+        _write(rpc.CREATE_CONFIG, secrets.create_config),
+        _write(rpc.REMOVE_CONFIG, secrets.remove_config),
+        _read(rpc.GET_EXTENSION, resources.get_extension),
+        _write(rpc.CREATE_EXTENSION, resources.create_extension),
+        _write(rpc.REMOVE_EXTENSION, resources.remove_extension),
+        _read(rpc.GET_RESOURCE, resources.get_resource),
+        _write(rpc.UPDATE_RESOURCE, resources.update_resource),
+        _read(rpc.LIST_RESOURCES, resources.list_resources),
+        _write(rpc.CREATE_RESOURCE, resources.create_resource),
+        _write(rpc.REMOVE_RESOURCE, resources.remove_resource),
+        _write(rpc.CREATE_VOLUME, resources.create_volume),
+        _read(rpc.GET_VOLUME, resources.get_volume),
+        _write(rpc.UPDATE_VOLUME, resources.update_volume),
+        _read(rpc.LIST_VOLUMES, resources.list_volumes),
+        _write(rpc.REMOVE_VOLUME, resources.remove_volume),
+    )
+)
 
 
 def control(members: Members) -> dict[str, Handler]:
@@ -102,13 +118,11 @@ def control(members: Members) -> dict[str, Handler]:
     return table
 
 
-def _understood(function: Callable[[Any, Any], Message]) -> Callable[[Any, Any], Message]:
+def _understood(function: Callable[[Tx, Req], Res]) -> Callable[[Tx, Req], Res]:
     """The same function, which refuses requests with enumeration values that this version does not know."""
 
-    def run(tx: Any, request: Message) -> Message:
-        field = unknown_value(request)
-        if field is not None:
-            raise InvalidArgument(f"{MALFORMED}: {field} has a value that this manager does not know")
+    def run(tx: Tx, request: Req) -> Res:
+        require_known_values(request)
         return function(tx, request)
 
     return run

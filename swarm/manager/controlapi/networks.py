@@ -80,8 +80,8 @@ def create_network(tx: Tx, request: api.CreateNetworkRequest) -> api.CreateNetwo
     if next(tx.find(api.Network, "name", name.lower()), None) is not None:
         raise AlreadyExists(f"network {name} already exists")
     raise Unimplemented(
-        f'creating the overlay network "{name}" is not available yet; services can use the network "host", '
-        "or publish ports with mode=host and no network of their own"
+        f"overlay networks are not available in this version of sideswarm, so the network {name} was not created; for "
+        "services, use --network host, or no network and published ports with mode=host"
     )
 
 

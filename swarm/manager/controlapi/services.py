@@ -26,7 +26,7 @@ from swarm.manager.controlapi.common import (
     spec_name,
 )
 from swarm.manager.controlapi.validate import check_present, check_service
-from swarm.manager.networks import ingress_network, is_ingress, is_predefined, needs_ingress
+from swarm.manager.networks import is_ingress, is_predefined, needs_ingress
 from swarm.manager.tasks import is_job
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
@@ -38,7 +38,6 @@ def create_service(tx: Tx, request: api.CreateServiceRequest) -> api.CreateServi
     """CreateService."""
     spec = _checked_spec(tx, request.HasField("spec"), request.spec)
     _check_ports(tx, spec, "")
-    _check_ingress(tx, spec)
     _check_references(tx, spec)
     name = spec.annotations.name
     if next(tx.find(api.Service, "name", name.lower()), None) is not None:
@@ -78,7 +77,6 @@ def update_service(tx: Tx, request: api.UpdateServiceRequest) -> api.UpdateServi
     if back and not before.HasField("previous_spec"):
         raise FailedPrecondition(f"service {before.id} does not have a previous spec")
     wanted = before.previous_spec if back else spec
-    _check_ingress(tx, wanted)
     refuse_missing_networking(tx, wanted)
 
     service = tx.edit(api.Service, before.id, request.service_version.index)
@@ -236,11 +234,6 @@ def _check_ports(view: View, spec: api.ServiceSpec, service_id: str) -> None:
                 )
 
 
-def _check_ingress(view: View, spec: api.ServiceSpec) -> None:
-    if needs_ingress(spec) and ingress_network(view) is None:
-        raise FailedPrecondition("service needs ingress network, but no ingress network is present")
-
-
 def _check_references(view: View, spec: api.ServiceSpec) -> None:
     """Secrets and configs must exist under the ID *and* the name that the reference gives."""
     container = spec.task.container
@@ -258,14 +251,15 @@ def _name(obj: api.Secret | api.Config | None) -> str | None:
 
 
 def refuse_missing_networking(view: View, spec: api.ServiceSpec) -> None:
-    """Refuse what needs the overlay data plane, which does not exist yet; then this function and its two calls can go.
+    """Refuse what needs the overlay data plane, which does not exist yet.
 
-    It is called after all checks of stock SwarmKit, so that mistakes are reported as in stock.
+    It is called after all checks of stock SwarmKit, so that mistakes are reported as in stock, but for one: that no
+    ingress network is present says less than this. When there is a data plane, that check takes this one's place.
     """
     if needs_ingress(spec):
         raise Unimplemented(
-            "publishing a port through the routing mesh is not available yet; "
-            "use mode=host, for example --publish mode=host,target=80,published=8080"
+            "publishing ports through the routing mesh is not available in this version of sideswarm; publish them on "
+            "the hosts that run the tasks, for example --publish mode=host,target=80,published=8080"
         )
     for target in _targets(spec):
         network = view.get(api.Network, target)
@@ -274,6 +268,6 @@ def refuse_missing_networking(view: View, spec: api.ServiceSpec) -> None:
         if not is_predefined(network):
             name = network.spec.annotations.name
             raise Unimplemented(
-                f'attaching a service to the overlay network "{name}" is not available yet; '
-                "leave --network away to use the engine's own bridge, or use --network host"
+                f"overlay networks are not available in this version of sideswarm, so no service can use the network "
+                f"{name}; use --network host, or no network and published ports with mode=host"
             )

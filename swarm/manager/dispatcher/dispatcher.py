@@ -19,12 +19,13 @@ import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
 from swarm import api, defaults
-from swarm.api import extensions
+from swarm.api import extensions, rpc
+from swarm.api.methods import Method, Req
 from swarm.api.timestamps import seconds, set_seconds
 from swarm.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, SwarmError
 from swarm.manager.dispatcher.assignments import AssignmentSet
@@ -76,6 +77,13 @@ class _Feed:
 _S = TypeVar("_S", _Session, _Feed)
 
 
+def _row(
+    method: Method[Req, Any], answer: Callable[[Call, Req, str], list[Effect]]
+) -> tuple[str, Callable[[Call, Any, str], list[Effect]]]:
+    """One row of the method table: ``answer`` takes the call, its request (of this method's type) and the node ID."""
+    return method.name, answer
+
+
 class Dispatcher:
     """Service of a leader (swarm/manager/service.py).
 
@@ -84,8 +92,15 @@ class Dispatcher:
     """
 
     methods = frozenset(
-        f"Dispatcher/{name}"
-        for name in ("Session", "Heartbeat", "UpdateTaskStatus", "UpdateVolumeStatus", "Tasks", "Assignments")
+        method.name
+        for method in (
+            rpc.SESSION,
+            rpc.HEARTBEAT,
+            rpc.UPDATE_TASK_STATUS,
+            rpc.UPDATE_VOLUME_STATUS,
+            rpc.TASKS,
+            rpc.ASSIGNMENTS,
+        )
     )
 
     def __init__(
@@ -114,14 +129,16 @@ class Dispatcher:
         self._shared_of: tuple[api.Cluster | None, list[tuple[str, str]]] = (None, [])
         self._shared_epoch = 0
         self._stopped = False
-        self._calls: dict[str, Callable[[Call, str], list[Effect]]] = {
-            "Dispatcher/Session": self._session,
-            "Dispatcher/Heartbeat": self._heartbeat,
-            "Dispatcher/UpdateTaskStatus": self._update_task_status,
-            "Dispatcher/UpdateVolumeStatus": self._update_volume_status,
-            "Dispatcher/Assignments": self._assignments,
-            "Dispatcher/Tasks": self._assignments,
-        }
+        self._calls = dict(
+            (
+                _row(rpc.SESSION, self._session),
+                _row(rpc.HEARTBEAT, self._heartbeat),
+                _row(rpc.UPDATE_TASK_STATUS, self._update_task_status),
+                _row(rpc.UPDATE_VOLUME_STATUS, self._update_volume_status),
+                _row(rpc.ASSIGNMENTS, self._assignments),
+                _row(rpc.TASKS, self._assignments),
+            )
+        )
         self._read_cluster()
         self._expect_nodes()
 
@@ -141,7 +158,7 @@ class Dispatcher:
                 raise Aborted("dispatcher is stopped")
             if not node_id:
                 raise PermissionDenied("no client certificates in request")
-            effects = self._calls[event.method](event, node_id)
+            effects = self._calls[event.method](event, event.request, node_id)
         except SwarmError as error:
             return [StreamEnd(event.stream, error)]
         return effects + self._updates.take(now)
@@ -222,9 +239,7 @@ class Dispatcher:
                 self._registrations.add_unknown(node.id, self._now)
                 self._updates.add(NodeState(node.id, api.NodeStatus.UNKNOWN, UNKNOWN_MESSAGE))
 
-    def _session(self, call: Call, node_id: str) -> list[Effect]:
-        request = call.request
-        assert isinstance(request, api.SessionRequest)
+    def _session(self, call: Call, request: api.SessionRequest, node_id: str) -> list[Effect]:
         if request.description.ByteSize() > defaults.NODE_DESCRIPTION_BYTES_MAX:
             raise InvalidArgument("node description is too long")
         renewed = self._registrations.valid(node_id, request.session_id)
@@ -312,13 +327,12 @@ class Dispatcher:
         self._shared_epoch += 1
         return True
 
-    def _heartbeat(self, call: Call, node_id: str) -> list[Effect]:
-        assert isinstance(call.request, api.HeartbeatRequest)
-        period_s = self._registrations.heartbeat(node_id, call.request.session_id, self._now)
+    def _heartbeat(self, call: Call, request: api.HeartbeatRequest, node_id: str) -> list[Effect]:
+        period_s = self._registrations.heartbeat(node_id, request.session_id, self._now)
         response = api.HeartbeatResponse()
         set_seconds(response.period, period_s)
         effects: list[Effect] = [Reply(call.stream, response)]
-        if extensions.has_mark(call.request, extensions.ENGINE_GONE):
+        if extensions.has_mark(request, extensions.ENGINE_GONE):
             self._registrations.drop(node_id)
             effects += self._down_now(node_id, ENGINE_GONE_MESSAGE)
         return effects
@@ -335,9 +349,7 @@ class Dispatcher:
 
     # --- reports ---------------------------------------------------------------------------------------------------
 
-    def _update_task_status(self, call: Call, node_id: str) -> list[Effect]:
-        request = call.request
-        assert isinstance(request, api.UpdateTaskStatusRequest)
+    def _update_task_status(self, call: Call, request: api.UpdateTaskStatusRequest, node_id: str) -> list[Effect]:
         self._registrations.check(node_id, request.session_id)
         reports = []
         for update in request.updates:
@@ -353,9 +365,7 @@ class Dispatcher:
             self._updates.add(report)
         return self._answer_after_commit(call.stream, api.UpdateTaskStatusResponse(), at_once=not reports)
 
-    def _update_volume_status(self, call: Call, node_id: str) -> list[Effect]:
-        request = call.request
-        assert isinstance(request, api.UpdateVolumeStatusRequest)
+    def _update_volume_status(self, call: Call, request: api.UpdateVolumeStatusRequest, node_id: str) -> list[Effect]:
         self._registrations.check(node_id, request.session_id)
         unpublished = [u.id for u in request.updates if u.unpublished and self._store.get(api.Volume, u.id) is not None]
         for volume_id in unpublished:
@@ -378,9 +388,9 @@ class Dispatcher:
 
     # --- assignments -----------------------------------------------------------------------------------------------
 
-    def _assignments(self, call: Call, node_id: str) -> list[Effect]:
-        request = call.request
-        assert isinstance(request, api.AssignmentsRequest | api.TasksRequest)
+    def _assignments(
+        self, call: Call, request: api.AssignmentsRequest | api.TasksRequest, node_id: str
+    ) -> list[Effect]:
         self._registrations.check(node_id, request.session_id)
         feed = _Feed(
             node_id,

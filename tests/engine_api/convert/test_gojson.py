@@ -1,4 +1,4 @@
-"""Texts of Go's JSON scanner for what is no JSON."""
+"""Error messages of Go's JSON scanner for invalid JSON."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from engine_api.convert.gojson import JsonError, base64_by_digits, base64_bytes,
         ("tru", "unexpected end of JSON input"),
     ],
 )
-def test_a_fault_is_named_in_the_words_of_go(text: str, fault: str) -> None:
+def test_a_fault_is_described_as_go_describes_it(text: str, fault: str) -> None:
     with pytest.raises(JsonError) as caught:
         whole_value(text)
     assert str(caught.value) == fault
@@ -50,7 +50,7 @@ def test_a_stream_reads_the_first_value_and_leaves_the_rest() -> None:
         first_value('{"ListenAddr":')
 
 
-def test_a_nest_without_end_is_refused() -> None:
+def test_json_that_nests_too_deep_is_refused() -> None:
     with pytest.raises(JsonError):
         whole_value("[" * 200_000)
 
@@ -78,12 +78,12 @@ def test_a_damaged_text_is_read_or_refused_but_never_breaks(value: Any, place: i
             whole_value(damaged)
 
 
-def test_quoting_is_that_of_go() -> None:
+def test_strings_are_quoted_as_go_quotes_them() -> None:
     assert quote('a"b\n\x01é\u2028') == '"a\\"b\\n\\x01é\\u2028"'
 
 
 @given(st.text("AQg=/+\n\ré-_ ", max_size=13))
-def test_the_fast_way_takes_only_what_the_digits_say(text: str) -> None:
+def test_the_fast_decoder_agrees_with_the_one_that_goes_digit_by_digit(text: str) -> None:
     def outcome(decode: Callable[[str], bytes]) -> bytes | str:
         try:
             return decode(text)

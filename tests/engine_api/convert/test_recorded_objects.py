@@ -91,7 +91,7 @@ def _local(shown: dict[str, Any]) -> LocalNode:
 
 
 @pytest.mark.parametrize("name", ["info_inactive", "info_locked", "info_worker", "info_error"])
-def test_the_info_of_a_node_that_is_no_manager_is_as_recorded(name: str) -> None:
+def test_the_info_of_a_node_that_is_not_a_manager_is_as_recorded(name: str) -> None:
     shown = _info(name)
     assert info_section(_local(shown)) == shown
 
@@ -116,9 +116,10 @@ def test_a_rotation_that_waits_for_nodes_that_are_away_shows_which() -> None:
     new = RootCA.create(1_795_362_749.0)
     cluster = api.Cluster(root_ca=api.RootCA(root_rotation=api.RootRotation(ca_cert=new.bundle_pem)))
     nodes = []
-    for name, state, done in (("here", "READY", False), ("done", "DOWN", True), ("attic", "DOWN", False)):
+    ready, down = api.NodeStatus.READY, api.NodeStatus.DOWN
+    for name, state, done in (("here", ready, False), ("done", down, True), ("attic", down, False)):
         node = api.Node(id=name, description=api.NodeDescription(hostname=name))
-        node.status.state = api.NodeStatus.State.Value(state)
+        node.status.state = state
         if done:
             info = node.description.tls_info
             info.cert_issuer_subject, info.cert_issuer_public_key = new.issuer.subject_der, new.issuer.public_key_der

@@ -63,7 +63,8 @@ def _contains(shown: Any, sent: Any, path: str = "") -> None:
 
 
 def test_docker_py_sends_modes_in_lower_case_and_nulls() -> None:
-    body = {"Name": "py", "Mode": {"replicated": {"Replicas": 2}}, "Networks": None, "EndpointSpec": None}
+    body: dict[str, Any] = {"Name": "py", "Mode": {"replicated": {"Replicas": 2}}}
+    body |= {"Networks": None, "EndpointSpec": None}
     body |= {"TaskTemplate": {"ContainerSpec": {"Image": "busybox", "Args": None, "Healthcheck": {"Test": None}}}}
     assert spec_of(body).replicated.replicas == 2
     assert spec_of({**body, "Mode": {"global": {}}}).WhichOneof("mode") == "global"
@@ -161,7 +162,7 @@ _TYPE_ERRORS = [
 
 
 @pytest.mark.parametrize(("body", "text"), _TYPE_ERRORS)
-def test_a_wrong_type_is_refused_in_the_words_of_go(body: Any, text: str) -> None:
+def test_a_wrong_type_is_refused_with_gos_message(body: Any, text: str) -> None:
     value, _ = first_value(json.dumps(body))
     with pytest.raises(JsonError) as caught:
         SERVICE_SPEC.parse(value)
@@ -180,7 +181,7 @@ def test_a_wrong_type_is_refused_in_the_words_of_go(body: Any, text: str) -> Non
          "memory swap provided, but no memory-limit was set"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_expressed_is_refused_in_the_words_of_stock(table: Table, body: Any, text: str) -> None:
+def test_what_cannot_be_expressed_is_refused_with_stocks_message(table: Table, body: Any, text: str) -> None:
     message: Any = {NODE_SPEC: api.NodeSpec, CLUSTER_SPEC: api.ClusterSpec, SERVICE_SPEC: api.ServiceSpec}[table]()
     with pytest.raises(BadParameter) as caught:
         table.fill(message, table.parse(body))
@@ -221,7 +222,7 @@ def test_a_plugin_service_of_a_stock_peer_is_shown() -> None:
         ((1, 39), set()),
     ],
 )
-def test_clients_of_old_versions_cannot_mean_new_members(version: tuple[int, ...], kept: set[str]) -> None:
+def test_fields_newer_than_the_clients_api_version_are_ignored(version: tuple[int, ...], kept: set[str]) -> None:
     body = _container(
         OomScoreAdj=5,
         Privileges={"Seccomp": {"Mode": "custom"}},
@@ -249,7 +250,7 @@ def test_networks_at_the_top_count_for_old_versions_only() -> None:
     assert not spec_of(body, (1, 44)).task.networks
 
 
-def test_bad_base64_is_refused_with_the_place_of_the_fault() -> None:
+def test_bad_base64_is_refused_with_the_position_of_the_fault() -> None:
     for text, place in (("???", 0), ("eA=", 3), ("eA", 0), ("eHg*", 3), ("eA==x", 4), ("eA=x", 2)):
         with pytest.raises(JsonError, match=f"illegal base64 data at input byte {place}$"):
             SECRET_SPEC.parse({"Data": text})

@@ -56,7 +56,7 @@ def _message(draw: st.DrawFn, cls: type[Message], depth: int = 0) -> Any:
     return message
 
 
-def _draw_field(draw: st.DrawFn, message: Any, field: FieldDescriptor, depth: int) -> None:
+def _draw_field(draw: st.DrawFn, message: Any, field: Any, depth: int) -> None:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         getattr(message, field.name).update(draw(st.dictionaries(_TEXT, _TEXT, max_size=2)))
     elif field.message_type is None:
@@ -76,7 +76,7 @@ def _draw_field(draw: st.DrawFn, message: Any, field: FieldDescriptor, depth: in
 
 
 def _settles(table: Any, message: Any) -> None:
-    """Shown and read, an object may lose what JSON has no place for; after that it must not change again."""
+    """Shown and read, an object may lose what JSON cannot express; after that it must not change again."""
     once = type(message)()
     table.fill(once, table.parse(_through_json(table.show(message))))
     shown = table.show(once)

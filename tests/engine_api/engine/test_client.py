@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,21 +12,8 @@ from engine_api.engine.errors import EngineError, EngineUnavailable
 from tests.engine_api.fake_engine import FakeEngine
 
 
-@pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[FakeEngine]:
-    async with FakeEngine(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(engine: FakeEngine) -> AsyncIterator[EngineClient]:
-    made = EngineClient(engine.host)
-    yield made
-    await made.close()
-
-
 @pytest.mark.parametrize("host", ["", "docker.sock", "http://h:2375", "unix://"])
-def test_an_address_that_is_none_is_refused(host: str) -> None:
+def test_an_invalid_address_is_refused(host: str) -> None:
     with pytest.raises(ValueError, match="neither unix"):
         EngineClient(host)
 
@@ -45,7 +31,7 @@ async def test_the_newest_version_that_both_speak_is_used(
 @pytest.mark.parametrize("theirs", ["1.24", "", "new"])
 async def test_an_engine_that_is_too_old_is_unavailable(engine: FakeEngine, client: EngineClient, theirs: str) -> None:
     engine.api_version = theirs
-    with pytest.raises(EngineUnavailable, match=r"at least 1\.41 is needed"):
+    with pytest.raises(EngineUnavailable, match=r"at least 1\.41 is required"):
         await client.info()
 
 
@@ -85,7 +71,7 @@ async def test_a_call_without_an_answer_ends(engine: FakeEngine, client: EngineC
     engine.pull_gate.set()
 
 
-async def test_an_answer_that_is_no_json_is_an_error(tmp_path: Path) -> None:
+async def test_an_answer_that_is_not_json_is_an_error(tmp_path: Path) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for _ in range(2):
             await reader.readuntil(b"\r\n\r\n")

@@ -290,7 +290,7 @@ def test_secrets_and_configs_become_files_where_users_expect_them() -> None:
 
 
 @pytest.mark.parametrize("owner", ["root", "", "-1", "4294967296"])
-def test_an_owner_that_is_no_number_is_refused(owner: str) -> None:
+def test_an_owner_that_is_not_a_number_is_refused(owner: str) -> None:
     spec = api.ContainerSpec(secrets=[reference("a", uid=owner)])
     with pytest.raises(TaskError, match=r'strconv.Atoi: parsing ".*": invalid syntax'):
         container.payload_files(spec, "/d", str.encode, str.encode)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -14,19 +12,6 @@ from tests.engine_api.fake_engine import FakeEngine
 
 DIGEST = "sha256:" + "ab" * 32
 PULL = "POST /images/create"
-
-
-@pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[FakeEngine]:
-    async with FakeEngine(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(engine: FakeEngine) -> AsyncIterator[EngineClient]:
-    made = EngineClient(engine.host)
-    yield made
-    await made.close()
 
 
 async def test_a_tag_is_pulled_even_when_the_image_is_here(engine: FakeEngine, client: EngineClient) -> None:
@@ -50,7 +35,9 @@ async def test_an_image_id_and_an_offline_node_pull_nothing(engine: FakeEngine, 
     assert engine.calls == []
 
 
-async def test_a_failed_pull_is_told_and_tried_again_by_the_next_task(engine: FakeEngine, client: EngineClient) -> None:
+async def test_a_failed_pull_is_reported_and_tried_again_by_the_next_task(
+    engine: FakeEngine, client: EngineClient
+) -> None:
     puller = ImagePuller(client)
     engine.pull_lines = [{"error": "no such host"}]
     assert await puller.ensure("x:1", "") == "no such host"

@@ -43,7 +43,7 @@ def test_a_line_without_details_keeps_its_blanks() -> None:
 
 
 @pytest.mark.parametrize("line", [b"no stamp\n", b"", b"\n", b"2026-13-45T99:99:99.000000000Z  x\n"])
-def test_a_line_that_is_no_engines_is_kept(line: bytes) -> None:
+def test_a_line_without_the_engines_time_stamp_is_kept(line: bytes) -> None:
     (message,) = parse(frame(1, line))
     assert message.data in (line, b"x\n")
 
@@ -63,8 +63,8 @@ def test_frames_are_put_together_however_they_are_cut(lines: list[tuple[int, byt
 
 
 @pytest.mark.parametrize("data", [frame(9, b"x"), b"\x01\0\0\0\xff\xff\xff\xff" + b"x" * 20])
-def test_a_stream_that_is_no_log_is_refused(data: bytes) -> None:
-    with pytest.raises(EngineError, match="not understood"):
+def test_a_stream_that_is_not_a_log_is_refused(data: bytes) -> None:
+    with pytest.raises(EngineError, match="the engine's log stream is malformed"):
         parse(data)
 
 

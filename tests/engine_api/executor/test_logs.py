@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -54,8 +53,8 @@ class Sink:
         assert self.closed.is_set()
 
 
-class Bench:
-    """A publisher over a fake engine."""
+class LogPublisherHarness:
+    """Drives a LogPublisher and a ContainerWatch on a fake engine."""
 
     def __init__(self, engine: FakeEngine, client: EngineClient) -> None:
         self.engine = engine
@@ -87,105 +86,102 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with FakeEngine(tmp_path) as engine:
-        client = EngineClient(engine.host)
-        made = Bench(engine, client)
-        yield made
-        await made.publisher.close()
-        await client.close()
+async def harness(engine: FakeEngine, client: EngineClient) -> AsyncIterator[LogPublisherHarness]:
+    made = LogPublisherHarness(engine, client)
+    yield made
+    await made.publisher.close()
 
 
-async def test_all_tasks_are_published_and_the_end_is_told(bench: Bench) -> None:
-    bench.publish(bench.container(1, "a\n", "b\n"), bench.container(2, "c\n"))
-    assert await bench.ended.get() == LogsEnded("sub")
-    assert sorted(bench.sink.lines) == [b"a\n", b"b\n", b"c\n"]
-    assert bench.sink.closed.is_set()
+async def test_the_logs_of_all_tasks_are_published_and_their_end_is_reported(harness: LogPublisherHarness) -> None:
+    harness.publish(harness.container(1, "a\n", "b\n"), harness.container(2, "c\n"))
+    assert await harness.ended.get() == LogsEnded("sub")
+    assert sorted(harness.sink.lines) == [b"a\n", b"b\n", b"c\n"]
+    assert harness.sink.closed.is_set()
 
 
-async def test_nothing_to_publish_ends_at_once(bench: Bench) -> None:
-    bench.publish()
-    assert await bench.ended.get() == LogsEnded("sub")
-    assert bench.sink.closed.is_set()
+async def test_nothing_to_publish_ends_at_once(harness: LogPublisherHarness) -> None:
+    harness.publish()
+    assert await harness.ended.get() == LogsEnded("sub")
+    assert harness.sink.closed.is_set()
 
 
-async def test_a_task_that_cannot_be_read_does_not_keep_the_others(bench: Bench) -> None:
-    gone, good, bad = bench.container(1, "x\n"), bench.container(2, "a\n"), bench.container(3)
-    del bench.engine.containers["web.1.t1"]
-    bench.engine.logs["web.3.t3"] = b"\x09 nonsense"
-    bench.publish(gone, good, bad)
-    await bench.ended.get()
-    assert bench.sink.lines == [b"a\n"]
+async def test_a_task_that_cannot_be_read_does_not_keep_the_others(harness: LogPublisherHarness) -> None:
+    gone, good, bad = harness.container(1, "x\n"), harness.container(2, "a\n"), harness.container(3)
+    del harness.engine.containers["web.1.t1"]
+    harness.engine.logs["web.3.t3"] = b"\x09 nonsense"
+    harness.publish(gone, good, bad)
+    await harness.ended.get()
+    assert harness.sink.lines == [b"a\n"]
 
 
-async def test_an_engine_that_is_away_ends_what_is_not_followed(bench: Bench) -> None:
-    task = bench.container(1, "a\n")
-    await bench.engine.stop()
-    bench.publish(task)
-    await bench.ended.get()
-    assert bench.sink.closed.is_set()
+async def test_an_engine_that_is_away_ends_what_is_not_followed(harness: LogPublisherHarness) -> None:
+    task = harness.container(1, "a\n")
+    await harness.engine.stop()
+    harness.publish(task)
+    await harness.ended.get()
+    assert harness.sink.closed.is_set()
 
 
-async def test_following_stays_open_for_tasks_that_come_later(bench: Bench) -> None:
-    first, second = bench.container(1, "a\n"), bench.container(2, "b\n", status="created")
-    bench.publish(first, follow=True)
-    bench.publish(first, second, follow=True)
-    running = asyncio.create_task(bench.watch.run())
-    await bench.engine.followed.wait()
-    await bench.sink.has(b"a\n")
-    bench.engine.containers["web.2.t2"]["State"]["Status"] = "running"
-    bench.engine.tell("web.2.t2", "start")
-    await bench.sink.has(b"a\n", b"b\n")
-    bench.publisher.stop("sub")
-    await bench.sink.closed.wait()
-    assert await bench.ended.get() == LogsEnded("sub")
+async def test_following_stays_open_for_tasks_that_come_later(harness: LogPublisherHarness) -> None:
+    first, second = harness.container(1, "a\n"), harness.container(2, "b\n", status="created")
+    harness.publish(first, follow=True)
+    harness.publish(first, second, follow=True)
+    running = asyncio.create_task(harness.watch.run())
+    await harness.engine.followed.wait()
+    await harness.sink.has(b"a\n")
+    harness.engine.containers["web.2.t2"]["State"]["Status"] = "running"
+    harness.engine.tell("web.2.t2", "start")
+    await harness.sink.has(b"a\n", b"b\n")
+    harness.publisher.stop("sub")
+    await harness.sink.closed.wait()
+    assert await harness.ended.get() == LogsEnded("sub")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_a_reader_that_lost_the_engine_goes_on_after_its_last_line(bench: Bench) -> None:
-    running = asyncio.create_task(bench.watch.run())
-    await bench.engine.followed.wait()
-    bench.engine.logs_cut = True
-    bench.publish(bench.container(1, "a\n"), follow=True)
-    await bench.sink.has(b"a\n")
-    bench.engine.logs_cut = False
-    bench.engine.logs["web.1.t1"] = frame(1, "b\n")
-    bench.engine.lose_events()
-    await bench.sink.has(b"a\n", b"b\n")
-    assert bench.engine.queries["GET /containers/web.1.t1/logs"]["since"] == "1795359120.000000001"
+async def test_a_reader_that_lost_the_engine_goes_on_after_its_last_line(harness: LogPublisherHarness) -> None:
+    running = asyncio.create_task(harness.watch.run())
+    await harness.engine.followed.wait()
+    harness.engine.logs_cut = True
+    harness.publish(harness.container(1, "a\n"), follow=True)
+    await harness.sink.has(b"a\n")
+    harness.engine.logs_cut = False
+    harness.engine.logs["web.1.t1"] = frame(1, "b\n")
+    harness.engine.lose_events()
+    await harness.sink.has(b"a\n", b"b\n")
+    assert harness.engine.queries["GET /containers/web.1.t1/logs"]["since"] == "1795359120.000000001"
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_a_broken_call_ends_the_publication(bench: Bench) -> None:
-    bench.sink.broken = True
-    bench.publish(bench.container(1, "a\n"), bench.container(2, "b\n"))
-    assert await bench.ended.get() == LogsEnded("sub")
+async def test_a_broken_call_ends_the_publication(harness: LogPublisherHarness) -> None:
+    harness.sink.broken = True
+    harness.publish(harness.container(1, "a\n"), harness.container(2, "b\n"))
+    assert await harness.ended.get() == LogsEnded("sub")
 
 
-async def test_a_call_that_cannot_be_opened_ends_the_publication(bench: Bench) -> None:
-    bench.refused = True
-    bench.publish(bench.container(1, "a\n"))
-    assert await bench.ended.get() == LogsEnded("sub")
-    assert bench.sink.lines == []
+async def test_a_call_that_cannot_be_opened_ends_the_publication(harness: LogPublisherHarness) -> None:
+    harness.refused = True
+    harness.publish(harness.container(1, "a\n"))
+    assert await harness.ended.get() == LogsEnded("sub")
+    assert harness.sink.lines == []
 
 
-async def test_a_subscription_may_come_again_while_its_old_publication_ends(bench: Bench) -> None:
-    task = bench.container(1, "a\n")
-    bench.publish(task, follow=True)
-    bench.publisher.stop("sub")
-    bench.publisher.stop("sub")
-    bench.publish(task)
-    assert await bench.ended.get() == LogsEnded("sub")
-    assert bench.ended.empty()
-    assert bench.sink.lines == [b"a\n"]
+async def test_a_subscription_may_come_again_while_its_old_publication_ends(harness: LogPublisherHarness) -> None:
+    task = harness.container(1, "a\n")
+    harness.publish(task, follow=True)
+    harness.publisher.stop("sub")
+    harness.publisher.stop("sub")
+    harness.publish(task)
+    assert await harness.ended.get() == LogsEnded("sub")
+    assert harness.ended.empty()
+    assert harness.sink.lines == [b"a\n"]
 
 
-async def test_many_lines_travel_together(bench: Bench) -> None:
-    bench.publish(bench.container(1, *(["x\n"] * 9)))
-    await bench.ended.get()
-    assert max(bench.sink.sizes) > 1
+async def test_many_lines_travel_together(harness: LogPublisherHarness) -> None:
+    harness.publish(harness.container(1, *(["x\n"] * 9)))
+    await harness.ended.get()
+    assert max(harness.sink.sizes) > 1
 
 
 async def test_the_rate_is_limited_after_the_first_second_s_worth() -> None:

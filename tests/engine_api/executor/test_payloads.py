@@ -70,6 +70,6 @@ def test_a_full_or_forbidden_place_is_an_error_without_the_secret(store: PlainSt
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_plain_directory_is_no_tmpfs(tmp_path: Path) -> None:
+def test_a_plain_directory_is_not_a_tmpfs(tmp_path: Path) -> None:
     assert not is_tmpfs(tmp_path)
     assert not is_tmpfs(tmp_path / "none")

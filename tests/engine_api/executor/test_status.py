@@ -29,7 +29,7 @@ def test_a_running_container_of_a_stock_engine_is_understood() -> None:
 @pytest.mark.parametrize(
     "container", [{}, {"State": None, "NetworkSettings": None}, {"NetworkSettings": {"Ports": None}}]
 )
-def test_an_answer_with_holes_is_no_trouble(container: dict[str, Any]) -> None:
+def test_missing_fields_in_the_engines_answer_count_as_empty(container: dict[str, Any]) -> None:
     assert not status.is_running(container)
     assert status.exit_code(container) == 0
     assert status.health(container) == ""
@@ -49,5 +49,5 @@ def test_ports_without_a_binding_or_with_an_unknown_protocol_are_left_out() -> N
     assert found[0].protocol == api.PortConfig.SCTP
 
 
-def test_no_health_check_is_no_health() -> None:
+def test_without_a_health_check_there_is_no_health_status() -> None:
     assert status.health({"State": {"Health": {"Status": "none"}}}) == ""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -14,20 +12,17 @@ from tests.engine_api.fake_engine import FakeEngine
 
 
 @pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[FakeEngine]:
-    async with FakeEngine(tmp_path) as running:
-        for name in ("a", "b"):
-            labels = {"com.docker.swarm.task": "", "com.docker.swarm.task.id": f"t{name}"}
-            running.add_container(name, {"Labels": labels})
-            running.containers[name]["State"].update(Status="running", Running=True)
-        yield running
+def engine(engine: FakeEngine) -> FakeEngine:
+    for name in ("a", "b"):
+        labels = {"com.docker.swarm.task": "", "com.docker.swarm.task.id": f"t{name}"}
+        engine.add_container(name, {"Labels": labels})
+        engine.containers[name]["State"].update(Status="running", Running=True)
+    return engine
 
 
 @pytest.fixture
-async def watch(engine: FakeEngine) -> AsyncIterator[ContainerWatch]:
-    client = EngineClient(engine.host)
-    yield ContainerWatch(client)
-    await client.close()
+def watch(client: EngineClient) -> ContainerWatch:
+    return ContainerWatch(client)
 
 
 async def test_events_reach_the_task_they_are_about_and_no_other(engine: FakeEngine, watch: ContainerWatch) -> None:

@@ -12,6 +12,7 @@ from aiohttp import web
 from engine_api.front.backends import Backends, engine_connector, make_runner
 from engine_api.front.front import Front
 from tests.engine_api.front_place import MIB, Place, close, quick
+from tests.engine_api.route_table import IS_LOCAL
 
 
 @pytest.fixture
@@ -25,10 +26,10 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     runner = await make_runner(app)
     assert runner.server is not None
     connect = engine_connector(f"unix://{made.engine}", 5)
-    made.backends = Backends(runner.server, connect, "unix:///engine", quick, linger_s=0.05)
+    made.backends = Backends(runner.server, IS_LOCAL, connect, "unix:///engine", quick, linger_s=0.05)
     loop = asyncio.get_running_loop()
     engine = await asyncio.start_unix_server(made.accept, made.engine)
-    front = await loop.create_unix_server(lambda: Front(made.backends, made.fronts), made.socket)
+    front = await loop.create_unix_server(lambda: Front(made.backends, made.fronts, made.policy), made.socket)
     yield made
     for client in made.clients:
         await close(client.writer)

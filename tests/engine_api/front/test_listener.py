@@ -1,4 +1,4 @@
-"""The API's door: who gets through a handshake, and what a refusal costs and says."""
+"""Listeners: who gets through a TLS handshake, what a refusal costs and says, and what each has of its own."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from structlog.testing import capture_logs
 
 from certs.tls import ClientTls, Credentials, client_context
 from engine_api.config import Config, load
-from engine_api.front.listener import Door, DoorError
+from engine_api.front.admission import Admission
+from engine_api.front.http1 import Head
+from engine_api.front.listener import Listener, ListenError
+from engine_api.front.policy import FullAccess, Policy, Refused
+from engine_api.front.tls import Tls, TlsError
 from swarm import defaults
 from tests.conftest import Authority
 
 
 class Echo(asyncio.Protocol):
-    """What is behind the door."""
+    """What is behind the handshake."""
 
     transport: asyncio.Transport
 
@@ -36,7 +40,7 @@ class Echo(asyncio.Protocol):
 
 
 class Place:
-    """A door on a free port, its files, and clients."""
+    """A listener on a free port, its files, and clients."""
 
     def __init__(self, directory: Path, authority: Authority, *flags: str) -> None:
         self.directory = directory
@@ -45,7 +49,11 @@ class Place:
         self.port = 0
         self.write(authority, authority.issue())
         self.config: Config = load(["-H", "tcp://", *(flags or ("--tls",))], {"DOCKER_CERT_PATH": str(directory)})
-        self.door = Door(self.config, lambda: self.now)
+        self.admission = Admission(lambda: self.now)
+        config = self.config
+        self.tls = Tls(
+            config.tlscert, config.tlskey, config.tlscacert, verify=config.tlsverify, admission=self.admission
+        )
 
     def write(self, trusted: Authority, server: Credentials) -> None:
         """The files of --tlscacert, --tlscert and --tlskey."""
@@ -54,11 +62,12 @@ class Place:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        self.door.load()
-        server = await asyncio.get_running_loop().create_server(self.door.protocols(Echo), "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        async with server:
-            yield
+        self.tls.load()
+        listener = Listener("tcp://127.0.0.1:0", tls=self.tls)
+        await listener.open(lambda policy: Echo())
+        self.port = listener.port
+        yield
+        listener.close()
 
     async def connect(
         self, credentials: Credentials | None, adjust: Callable[[ssl.SSLContext], object] = lambda context: None
@@ -126,7 +135,7 @@ async def test_without_verification_everybody_gets_in_by_tls(tmp_path: Path, aut
     async with place.open():
         assert await place.works(None)
     (tmp_path / "ca.pem").unlink()
-    place.door.load()  # nobody is verified by it
+    place.tls.load()  # nobody is verified by it
 
 
 async def test_new_files_count_for_new_connections_and_bad_ones_for_none(
@@ -139,7 +148,7 @@ async def test_new_files_count_for_new_connections_and_bad_ones_for_none(
             assert await _echoes(reader, writer)
             place.write(other_authority, other_authority.issue())
             assert await place.works(old)
-            place.door.load()
+            place.tls.load()
             assert await place.works(new)
             assert not await place.works(old)
             assert await _echoes(reader, writer)
@@ -148,12 +157,12 @@ async def test_new_files_count_for_new_connections_and_bad_ones_for_none(
                 before = file.read_bytes()
                 for content in (b"", b"x" * 10, place.authority.issue().key_pem):
                     file.write_bytes(content)
-                    with pytest.raises(DoorError) as refused:
-                        place.door.load()
+                    with pytest.raises(TlsError) as refused:
+                        place.tls.load()
                     assert str(file) in str(refused.value)
                 file.unlink()
-                with pytest.raises(DoorError, match=rf"cannot read {file} \(--tls{'ca' * (name == 'ca')}"):
-                    place.door.load()
+                with pytest.raises(TlsError, match=rf"cannot read {file} \(--tls{'ca' * (name == 'ca')}"):
+                    place.tls.load()
                 file.write_bytes(before)
             assert await place.works(new)
 
@@ -211,7 +220,7 @@ async def test_handshakes_from_many_addresses_are_limited_and_keep_nobody_out(
         silent = [await _silent(place, f"127.1.0.{number}") for number in range(1, 31)]
         for reader, _ in silent[:20]:
             assert await reader.read() == b""
-        assert len(place.door._shaking) == 10
+        assert place.admission.handshakes == 10
         assert await place.works(client)
         for _, held in silent:
             held.close()
@@ -249,3 +258,49 @@ async def test_a_handshake_that_is_not_finished_is_out_of_time(place: Place, mon
                 writer.write(words)
                 with contextlib.suppress(ConnectionResetError):
                     assert await reader.read() == b""
+
+
+# --- unix sockets, and what each listener has of its own ---
+
+
+class Nothing:
+    """A policy that allows nothing."""
+
+    def check(self, head: Head) -> None:
+        raise Refused("nothing is allowed here")
+
+
+async def test_listeners_have_files_modes_and_policies_of_their_own(tmp_path: Path) -> None:
+    given: list[Policy] = []
+
+    def front(policy: Policy) -> Echo:
+        given.append(policy)
+        return Echo()
+
+    restricted = Listener(f"unix://{tmp_path}/restricted.sock", policy=Nothing(), mode=0o600)
+    full = Listener(f"unix://{tmp_path}/full.sock")
+    for listener, name, mode in ((restricted, "restricted.sock", 0o600), (full, "full.sock", 0o660)):
+        await listener.open(front)
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / name))
+        with closing(writer):
+            assert await _echoes(reader, writer)
+        assert given[-1] is listener.policy
+    assert [type(policy) for policy in given] == [Nothing, FullAccess]
+    for listener, name in ((restricted, "restricted.sock"), (full, "full.sock")):
+        listener.close()
+        listener.forget_file()
+        assert not (tmp_path / name).exists()
+
+
+async def test_a_listener_removes_no_file_that_it_did_not_make(tmp_path: Path) -> None:
+    first = Listener(f"unix://{tmp_path}/a.sock")
+    await first.open(lambda policy: Echo())
+    second = Listener(f"unix://{tmp_path}/a.sock")
+    with pytest.raises(ListenError, match="another process listens on"):
+        await second.open(lambda policy: Echo())
+    second.close()
+    second.forget_file()
+    assert (tmp_path / "a.sock").exists()
+    first.close()
+    first.forget_file()

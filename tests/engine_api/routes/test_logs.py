@@ -51,7 +51,8 @@ async def test_details_and_timestamps_are_as_recorded(backend: Any, start: Any) 
 
 
 async def test_where_a_line_comes_from_cannot_be_forged_and_details_are_escaped(backend: Any, start: Any) -> None:
-    backend.log = [_line("x\n", **{"com.docker.swarm.node.id": "forged", "a b": "c=d,e"})]
+    labels: dict[str, Any] = {"com.docker.swarm.node.id": "forged", "a b": "c=d,e"}
+    backend.log = [_line("x\n", **labels)]
     found = await _read(await start(backend), "/v1.41/services/min/logs?stdout=1&details=1")
     assert b"forged" not in found
     assert b"a+b=c%3Dd%2Ce,com.docker.swarm.node.id=5mrhki644jwyu57wrbmzqqfe6," in found

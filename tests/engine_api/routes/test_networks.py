@@ -1,14 +1,20 @@
-"""Networks of the swarm by name, as the CLI asks for them before it makes a service."""
+"""Networks of the swarm: read by name, as the CLI does before it makes a service, or refused as not available yet."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine_api.front.backends import is_local
-from engine_api.front.http1 import parse_request
+from engine_api.backend import LocalNode, LocalNodeState
+from engine_api.engine.client import EngineClient
+from engine_api.routes.system import System
+from engine_api.server.request import EngineHooks
 from swarm import api
+from tests.engine_api.conftest import NOW
+from tests.engine_api.fake_engine import FakeEngine
 
 HOST_ID = "v1ec2drwfral37bvks7knio31"
 
@@ -45,16 +51,116 @@ async def test_an_unknown_network_is_not_found_on_any_node(empty_backend: Any, s
         assert (answer.status, await answer.json()) == (404, {"message": "network nosuch not found"})
 
 
+# --- what is not available yet ---
+
+NO_OVERLAY = (
+    "overlay networks are not available in this version of sideswarm, so the network web was not created; for "
+    "services, use the network of the host (--network host; in a compose file, networks: {default: {name: host, "
+    "external: true}}), or no network and published ports with mode=host"
+)
+NO_ATTACHMENT = (
+    "the network ov is an overlay network of the swarm, and these are not available in this version of sideswarm; "
+    "connect the container to a network of its engine"
+)
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[FakeEngine]:
+    async with FakeEngine(tmp_path) as engine:
+        yield engine
+
+
+@pytest.fixture
+async def hooks(engine: FakeEngine) -> AsyncIterator[EngineHooks]:
+    """The routes' way to this engine."""
+    client = EngineClient(engine.host)
+    yield System(client, [], lambda: NOW).hooks
+    await client.close()
+
+
+async def _post(client: Any, path: str, body: Any) -> tuple[int, Any]:
+    async with client.post(path, json=body) as answer:
+        text = await answer.read()
+        return answer.status, await answer.json() if text else None
+
+
 @pytest.mark.parametrize(
-    ("request_line", "ours"),
+    "body",
     [
-        (b"GET /v1.41/networks/host?scope=swarm", True),
-        (b"GET /networks/host?verbose=true&scope=swarm", True),
-        (b"GET /v1.41/networks/host", False),
-        (b"GET /v1.41/networks/host?scope=swarmed", False),
-        (b"GET /v1.41/networks?scope=swarm", False),
-        (b"DELETE /v1.41/networks/host?scope=swarm", False),
+        {"Name": "web", "Driver": "overlay"},
+        {"name": "web", "driver": "overlay", "Attachable": True},
+        {"Name": "web", "Driver": "bridge", "Scope": "swarm"},
+        {"Name": "web", "Ingress": True},
     ],
 )
-def test_only_networks_of_the_swarm_are_ours(request_line: bytes, ours: bool) -> None:
-    assert is_local(parse_request(request_line + b" HTTP/1.1\r\nHost: docker\r\n\r\n")) is ours
+async def test_a_manager_refuses_networks_of_the_swarm_and_makes_nothing(
+    backend: Any, engine: FakeEngine, hooks: EngineHooks, start: Any, body: Any
+) -> None:
+    client = await start(backend, hooks=hooks)
+    networks = list(backend.store.all(api.Network))
+    assert await _post(client, "/v1.41/networks/create", body) == (501, {"message": NO_OVERLAY})
+    assert list(backend.store.all(api.Network)) == networks
+    assert engine.calls == []
+
+
+@pytest.mark.parametrize(
+    "body", [{"Name": "web"}, {"Name": "web", "Driver": "bridge"}, {"Name": 1, "Driver": None}, []]
+)
+async def test_all_other_networks_are_made_by_the_engine(
+    backend: Any, engine: FakeEngine, hooks: EngineHooks, start: Any, body: Any
+) -> None:
+    client = await start(backend, hooks=hooks)
+    assert (await _post(client, "/v1.40/networks/create", body))[0] == 201
+    assert engine.calls == ["POST /networks/create"]
+    assert engine.bodies == [body]
+
+
+async def test_what_the_engine_says_of_a_network_is_passed_on(
+    backend: Any, engine: FakeEngine, hooks: EngineHooks, start: Any
+) -> None:
+    client = await start(backend, hooks=hooks)
+    engine.refuse["POST /networks/create"] = (409, "network with name web already exists")
+    refused = (409, {"message": "network with name web already exists"})
+    assert await _post(client, "/networks/create", {"Name": "web"}) == refused
+
+
+async def test_outside_a_swarm_the_engine_says_that_there_is_none(
+    empty_backend: Any, engine: FakeEngine, hooks: EngineHooks, start: Any
+) -> None:
+    client = await start(empty_backend, hooks=hooks)
+    engine.refuse["POST /networks/create"] = (500, empty_backend.gate)
+    refused = (500, {"message": empty_backend.gate})
+    assert await _post(client, "/networks/create", {"Name": "web", "Driver": "overlay"}) == refused
+
+
+async def test_a_worker_sends_its_user_to_a_manager(backend: Any, hooks: EngineHooks, start: Any) -> None:
+    backend.node = LocalNode(LocalNodeState.ACTIVE, "w")
+    client = await start(backend, hooks=hooks)
+    status, answer = await _post(client, "/networks/create", {"Name": "web", "Driver": "overlay"})
+    assert (status, answer["message"][:56]) == (403, "Cannot create a multi-host network from a worker node. P")
+
+
+async def test_a_locked_manager_says_so(backend: Any, hooks: EngineHooks, start: Any) -> None:
+    backend.node, backend.gate = LocalNode(LocalNodeState.LOCKED), "Swarm is encrypted"
+    client = await start(backend, hooks=hooks)
+    refused = (503, {"message": "Swarm is encrypted"})
+    assert await _post(client, "/networks/create", {"Name": "web", "Driver": "overlay"}) == refused
+
+
+async def test_a_container_cannot_be_connected_to_an_overlay_network(
+    backend: Any, engine: FakeEngine, hooks: EngineHooks, start: Any
+) -> None:
+    overlay = api.Network(id="ov")
+    overlay.spec.annotations.name = "ov"
+    backend.put(overlay)
+    client = await start(backend, hooks=hooks)
+    body = {"Container": "c1"}
+    assert (await _post(client, "/networks/mine/connect", body))[0] == 201
+    for network, answer in (("ov", (501, NO_ATTACHMENT)), ("nosuch", (404, "network nosuch not found"))):
+        engine.refuse[f"POST /networks/{network}/connect"] = (404, f"network {network} not found")
+        assert await _post(client, f"/networks/{network}/connect", body) == (answer[0], {"message": answer[1]})
+    engine.refuse["POST /networks/ov/connect"] = (404, "No such container: c1")
+    assert await _post(client, "/networks/ov/connect", body) == (404, {"message": "No such container: c1"})
+    engine.refuse["POST /networks/ov/connect"] = (404, "network ov not found")
+    backend.gate = "This node is not a swarm manager."
+    assert await _post(client, "/networks/ov/connect", body) == (404, {"message": "network ov not found"})

@@ -23,7 +23,7 @@ ROWS = {
 }
 
 OUT_OF_REACH = {
-    r"(inactive|worker)_overlay_create|net_.*|networks_.*|get_404_networks|noquorum_net_create": "networks come later",
+    r"inactive_overlay_create|net_.*|networks_.*|get_404_networks|noquorum_net_create": "networks come later",
     r"ctr_.*": "the engine's own answer, proxied",
     r"init_bad_listen_port|init_force_on_inactive_badlisten": "binding a port; engine_api.cluster",
     r"join_(wrong_.*|unreachable|refused|badtoken|token_v9)": "needs a remote manager; engine_api.cluster",

@@ -14,6 +14,7 @@ from engine_api.errors import ApiError
 from engine_api.server.fragments import Fragments
 from engine_api.server.request import EngineHooks
 from swarm import api
+from swarm.api import rpc
 
 _SPEC = {"TaskTemplate": {"ContainerSpec": {"Image": "busybox:latest"}}}
 
@@ -88,7 +89,7 @@ async def test_names_of_networks_become_ids_and_predefined_ones_their_twins(back
     template = {**_SPEC["TaskTemplate"], "Networks": [{"Target": "ov1", "Aliases": ["a"]}, {"Target": "host"}]}
     async with client.post("/v1.41/services/create", json={"TaskTemplate": template}):
         method, request = backend.calls[-1]
-    assert method == "Control/CreateService"
+    assert method == rpc.CREATE_SERVICE.name
     assert SERVICE_SPEC.show(request.spec)["TaskTemplate"]["Networks"] == [
         {"Target": "ul8zog7fcztlf6ws185hqx0sd", "Aliases": ["a"]},
         {"Target": "h" * 25},

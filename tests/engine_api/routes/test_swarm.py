@@ -38,26 +38,26 @@ async def test_the_keys_of_the_networks_change_when_asked_for(backend: Any, star
     assert _keys(backend) == second
 
 
-async def test_a_flag_that_is_no_boolean_changes_nothing(backend: Any, start: Any) -> None:
+async def test_a_flag_that_is_not_a_boolean_changes_nothing(backend: Any, start: Any) -> None:
     status, body = await _update(await start(backend), "&rotateNetworkKeys=please")
     assert status == 400
     assert "invalid value for rotateNetworkKeys" in body["message"]
     assert _keys(backend) == []
 
 
-async def test_a_leader_that_does_not_know_the_mark_is_told_of(
+async def test_a_leader_that_does_not_know_the_mark_is_reported(
     backend: Any, start: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call = backend.call
 
     async def stock(method: str, request: Message) -> Message:
         if has_mark(request, NETWORK_KEYS):
-            request.DiscardUnknownFields()  # type: ignore[attr-defined]  # what a stock engine does with them
+            request.DiscardUnknownFields()  # what a stock engine does with them
         answer: Message = await call(method, request)
         return answer
 
     monkeypatch.setattr(backend, "call", stock)
     status, body = await _update(await start(backend), "&rotateNetworkKeys=true")
     assert status == 503
-    assert "the keys of the networks were not changed" in body["message"]
+    assert "the network keys were not rotated" in body["message"]
     assert _keys(backend) == []

@@ -22,7 +22,7 @@ class Container:
 
 
 class Engine:
-    """Performs steps with random delays; ``chaos`` is the chance of a temporary error or of a container that ends."""
+    """Performs steps with random delays. ``chaos``: probability of a temporary error, or of a container that ends."""
 
     def __init__(self, rng: Random, after: After, tell: Callable[[Executed], None]) -> None:
         self.containers: dict[str, Container] = {}

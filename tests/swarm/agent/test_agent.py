@@ -34,15 +34,15 @@ from swarm.api import extensions
 from swarm.errors import Aborted, NotFound, PermissionDenied, SwarmError, Unavailable, Unimplemented
 from swarm.node.remotes import Remotes
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
+from tests.swarm.agent.agent_world import make_task
 from tests.swarm.agent.test_worker import COMPLETE, INCREMENTAL, message
-from tests.swarm.agent.world import make_task
 
 M1, M2 = ("m1", "10.0.0.1:2377"), ("m2", "10.0.0.2:2377")
 X = TypeVar("X")
 
 
-class Driver:
-    """Feeds an agent and finds its effects and streams again."""
+class AgentHarness:
+    """Drives one Agent, and keeps its effects and streams."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -117,14 +117,14 @@ def methods(effects: list[AgentEffect]) -> list[str]:
 
 
 def test_nothing_happens_before_the_node_is_described() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     assert driver.tell(None) == []
     assert driver.agent.deadline() is None
     assert driver.describe() == [Connect("10.0.0.1:2377", "m1", 1)]
 
 
 def test_a_session_opens_with_the_description_and_then_all_its_streams() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     call = only(driver.connect(), Call)
     assert call.method == "Dispatcher/Session"
     assert call.request == api.SessionRequest(description=api.NodeDescription(hostname="host"))
@@ -135,7 +135,7 @@ def test_a_session_opens_with_the_description_and_then_all_its_streams() -> None
 
 
 def test_heartbeats_follow_the_period_of_the_manager() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.register()
     response = api.HeartbeatResponse()
     response.period.FromMilliseconds(4700)
@@ -146,16 +146,16 @@ def test_heartbeats_follow_the_period_of_the_manager() -> None:
 
 
 def test_a_heartbeat_without_answer_ends_the_session() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.register()
     effects = driver.due()
     assert driver.now == 105.0
     assert every(effects, Disconnect) == [Disconnect()]
-    assert only(effects, SessionState).error == "Dispatcher/Heartbeat was not answered in time"
+    assert only(effects, SessionState).error == "the manager did not answer Dispatcher/Heartbeat in time"
 
 
 def test_a_node_whose_engine_ended_says_farewell_and_comes_back_with_it() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.register()
     driver.tell(Reply(driver.streams["Heartbeat"], api.HeartbeatResponse()))
     call = only(driver.tell(EngineGone("no engine", certain=True)), Call)
@@ -171,7 +171,7 @@ def test_a_node_whose_engine_ended_says_farewell_and_comes_back_with_it() -> Non
 
 
 def test_a_farewell_that_nobody_answers_is_not_waited_for() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.register()
     driver.tell(Reply(driver.streams["Heartbeat"], api.HeartbeatResponse()))
     driver.tell(EngineGone("no engine", certain=True))
@@ -179,8 +179,8 @@ def test_a_farewell_that_nobody_answers_is_not_waited_for() -> None:
     assert driver.now == 100.0 + defaults.FAREWELL_TIMEOUT_S
 
 
-def test_a_node_whose_engine_is_only_slow_leaves_without_a_word() -> None:
-    driver = Driver()
+def test_a_node_whose_engine_is_only_slow_disconnects_without_a_farewell() -> None:
+    driver = AgentHarness()
     driver.register()
     effects = driver.tell(EngineGone("no answer", certain=False))
     assert every(effects, Disconnect)
@@ -188,7 +188,7 @@ def test_a_node_whose_engine_is_only_slow_leaves_without_a_word() -> None:
 
 
 def test_an_engine_that_comes_back_during_the_farewell_opens_a_new_session() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.register()
     driver.tell(EngineGone("no engine", certain=True))
     assert every(driver.tell(EngineBack()), Disconnect)
@@ -196,7 +196,7 @@ def test_an_engine_that_comes_back_during_the_farewell_opens_a_new_session() -> 
 
 
 def test_a_first_message_that_does_not_come_in_time_ends_the_attempt() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.connect()
     effects = driver.due()
     assert driver.now == 100.0 + defaults.SESSION_FIRST_MESSAGE_S
@@ -204,7 +204,7 @@ def test_a_first_message_that_does_not_come_in_time_ends_the_attempt() -> None:
 
 
 def test_a_connection_that_is_not_made_in_time_is_given_up() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.describe()
     assert every(driver.due(), Disconnect) == [Disconnect()]
     assert driver.tell(Connected(1)) == []
@@ -213,7 +213,7 @@ def test_a_connection_that_is_not_made_in_time_is_given_up() -> None:
 
 @pytest.mark.parametrize("name", ["Session", "Heartbeat", "Assignments", "ListenSubscriptions"])
 def test_any_stream_that_ends_ends_the_session(name: str) -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.register()
     effects = driver.fail(name, NotFound("node not registered") if name == "Heartbeat" else None)
     assert every(effects, Disconnect) == [Disconnect()]
@@ -223,14 +223,14 @@ def test_any_stream_that_ends_ends_the_session(name: str) -> None:
 
 
 def test_a_manager_without_log_broker_is_tolerated() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.register()
     assert driver.fail("ListenSubscriptions", Unimplemented("unknown service")) == []
     assert driver.agent.registered
 
 
 def test_without_managers_the_agent_keeps_trying() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.remotes.keep_only([])
     assert only(driver.describe(), SessionState).error == "no remote hosts provided"
     driver.remotes.observe(M2, 10)
@@ -238,14 +238,14 @@ def test_without_managers_the_agent_keeps_trying() -> None:
 
 
 def test_the_managers_of_the_message_replace_what_is_known() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.remotes.observe(("gone", "10.0.0.9:2377"), -100)
     driver.register()
     assert driver.remotes.managers() == [M1, M2]
 
 
 def test_the_node_hears_of_session_messages_only_when_something_changed() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     update = only(driver.register(), SessionUpdate)
     assert (update.node.id, update.managers, update.root_ca) == ("n1", (M1, M2), b"ROOT")
     quiet = driver.session_message(
@@ -257,7 +257,7 @@ def test_the_node_hears_of_session_messages_only_when_something_changed() -> Non
 
 
 def test_a_new_description_opens_a_new_session_at_once_with_the_old_id() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.register()
     assert driver.describe("host") == []
     effects = driver.describe("renamed")
@@ -268,7 +268,7 @@ def test_a_new_description_opens_a_new_session_at_once_with_the_old_id() -> None
 
 
 def test_plugins_in_another_order_are_no_new_description() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     a, b = api.PluginDescription(type="Log", name="a"), api.PluginDescription(type="Log", name="b")
     driver.tell(Described(api.NodeDescription(engine=api.EngineDescription(plugins=[a, b]))))
     driver.tell(Connected(1))
@@ -277,14 +277,14 @@ def test_plugins_in_another_order_are_no_new_description() -> None:
 
 
 def test_a_description_that_changed_while_registering_is_told_right_after() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.connect()
     driver.describe("renamed")
     assert only(driver.session_message(), Connect).connection == 2
 
 
 def test_a_manager_in_the_same_process_is_preferred() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.tell(LocalManager(True))
     assert driver.describe() == [Connect("", "n1", 1)]
     driver.tell(ConnectionLost(1, "gone"))
@@ -296,7 +296,7 @@ def test_a_manager_in_the_same_process_is_preferred() -> None:
 
 
 def test_a_gap_in_the_assignments_opens_the_stream_again_and_skips_the_message() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.register()
     driver.assign(message(COMPLETE, make_task("t1", "n1")))
     stream = driver.streams["Assignments"]
@@ -311,7 +311,7 @@ def test_a_gap_in_the_assignments_opens_the_stream_again_and_skips_the_message()
 
 
 def test_what_belongs_to_no_task_is_swept_once_all_tasks_are_known() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.register()
     effects = driver.assign(message(COMPLETE, make_task("t1", "n1"), make_task("t2", "n1")))
     assert only(effects, Sweep).task_ids == ("t1", "t2")
@@ -325,8 +325,8 @@ def statuses(call: Call) -> list[tuple[str, int]]:
     return [(update.task_id, update.status.state) for update in call.request.updates]
 
 
-def with_tasks(*task_ids: str) -> Driver:
-    driver = Driver()
+def with_tasks(*task_ids: str) -> AgentHarness:
+    driver = AgentHarness()
     driver.register()
     driver.tell(Reply(driver.streams["Heartbeat"], period(60)))
     driver.assign(message(COMPLETE, *(make_task(i, "n1") for i in task_ids)))
@@ -429,7 +429,7 @@ def test_an_unpublished_volume_is_reported() -> None:
 # --- logs ----------------------------------------------------------------------------------------------------------
 
 
-def subscribe(driver: Driver, follow: bool, close: bool = False) -> list[AgentEffect]:
+def subscribe(driver: AgentHarness, follow: bool, close: bool = False) -> list[AgentEffect]:
     subscription = api.SubscriptionMessage(id="sub", close=close)
     subscription.selector.service_ids.append("s1")
     subscription.options.follow = follow

@@ -6,11 +6,11 @@ from swarm import api, defaults
 from swarm.agent.events import Connect, Connected, ConnectionLost
 from swarm.errors import Aborted, Unavailable
 from swarm.rpc import Call
-from tests.swarm.agent.test_agent import M1, Driver, only
+from tests.swarm.agent.test_agent import M1, AgentHarness, only
 
 
 def test_the_next_session_carries_the_last_session_id_and_tries_again_later_and_later() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.register()
     driver.fail("Session", Aborted("node must disconnect"))
     only(driver.connect(), Call)
@@ -28,7 +28,7 @@ def test_the_next_session_carries_the_last_session_id_and_tries_again_later_and_
 
 
 def test_managers_that_cannot_be_reached_are_passed_over_without_a_pause_until_none_is_left() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.register()
     driver.remotes.learn([("m3", "10.0.0.3:2377")])
     for _ in range(6):  # a long back-off: these were reached, and said no
@@ -48,7 +48,7 @@ def test_managers_that_cannot_be_reached_are_passed_over_without_a_pause_until_n
 
 
 def test_a_manager_that_was_reached_after_others_were_not_may_be_tried_again() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.register()
     driver.remotes.observe(M1, 1000)
     driver.fail("Session", Unavailable("no"))
@@ -63,7 +63,7 @@ def test_a_manager_that_was_reached_after_others_were_not_may_be_tried_again() -
 
 
 def test_the_back_off_starts_over_after_a_good_session() -> None:
-    driver = Driver()
+    driver = AgentHarness()
     driver.connect()
     for _ in range(6):
         driver.fail("Session", Unavailable("no"))

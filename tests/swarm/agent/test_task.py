@@ -1,4 +1,4 @@
-"""The steps of one task, as a table and as stories."""
+"""The steps of one task, as a table and as sequences of events."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def new_task(state: int = api.ASSIGNED, desired: int = api.RUNNING) -> api.Task:
     return task
 
 
-class Story:
-    """A run with its clock and executor."""
+class TaskHarness:
+    """Drives one TaskRun as the agent and the executor do."""
 
     def __init__(self, task: api.Task, synced: bool = True) -> None:
         self.run = TaskRun(task)
@@ -65,8 +65,8 @@ class Story:
         return status.state, status.message, status.err
 
 
-def running_story() -> Story:
-    story = Story(new_task())
+def running_story() -> TaskHarness:
+    story = TaskHarness(new_task())
     story.steps()
     story.end(Step.PREPARE)
     story.end(Step.START)
@@ -74,7 +74,7 @@ def running_story() -> Story:
 
 
 def test_a_task_is_prepared_started_and_waited_for() -> None:
-    story = Story(new_task())
+    story = TaskHarness(new_task())
     assert story.steps() == ["prepare"]
     assert story.status == (api.PREPARING, "preparing", "")
     assert story.end(Step.PREPARE) == ["start"]
@@ -86,7 +86,7 @@ def test_a_task_is_prepared_started_and_waited_for() -> None:
 
 
 def test_a_task_with_desired_state_ready_pauses_there_until_it_is_wanted() -> None:
-    story = Story(new_task(desired=api.READY))
+    story = TaskHarness(new_task(desired=api.READY))
     assert story.steps() == ["prepare"]
     assert story.end(Step.PREPARE) == []
     assert story.status == (api.READY, "prepared", "")
@@ -94,7 +94,7 @@ def test_a_task_with_desired_state_ready_pauses_there_until_it_is_wanted() -> No
 
 
 def test_wanting_a_task_sooner_does_not_interrupt_its_preparation() -> None:
-    story = Story(new_task(desired=api.READY))
+    story = TaskHarness(new_task(desired=api.READY))
     story.steps()
     assert story.assign(api.RUNNING) == []
     assert story.end(Step.PREPARE) == ["start"]
@@ -108,14 +108,14 @@ def test_a_container_that_fails_fails_its_task_with_the_exit_code() -> None:
 
 
 def test_an_error_before_starting_rejects_the_task() -> None:
-    story = Story(new_task())
+    story = TaskHarness(new_task())
     story.steps()
     assert story.end(Step.PREPARE, "No such image: x") == []
     assert story.status == (api.REJECTED, "preparing", "No such image: x")
 
 
 def test_an_error_from_starting_on_fails_the_task() -> None:
-    story = Story(new_task())
+    story = TaskHarness(new_task())
     story.steps()
     story.end(Step.PREPARE)
     assert story.end(Step.START, "starting container failed: no") == []
@@ -123,7 +123,7 @@ def test_an_error_from_starting_on_fails_the_task() -> None:
 
 
 def test_a_temporary_error_keeps_the_state_and_tries_again_later_and_later() -> None:
-    story = Story(new_task())
+    story = TaskHarness(new_task())
     story.steps()
     delays = []
     for _ in range(8):
@@ -230,7 +230,7 @@ def test_the_same_assignment_again_does_nothing() -> None:
     assert story.run.task.status.state == api.RUNNING
 
 
-def test_facts_about_the_container_are_news_once() -> None:
+def test_a_fact_about_the_container_is_reported_once() -> None:
     story = running_story()
     facts = api.ContainerStatus(container_id="c", pid=42)
     story.run.news = False
@@ -243,7 +243,7 @@ def test_facts_about_the_container_are_news_once() -> None:
 
 
 def test_a_step_that_gives_itself_up_is_tried_again_after_a_pause() -> None:
-    story = Story(new_task())
+    story = TaskHarness(new_task())
     story.steps()
     assert story.end(Step.PREPARE, cancelled=True) == []
     assert story.status == (api.PREPARING, "preparing", "")
@@ -258,7 +258,7 @@ def with_secret() -> api.Task:
 
 
 def test_a_missing_secret_rejects_the_task_once_the_manager_told_all() -> None:
-    story = Story(with_secret(), synced=False)
+    story = TaskHarness(with_secret(), synced=False)
     assert story.steps() == []
     assert story.status[0] == api.PREPARING
     story.synced = True
@@ -267,7 +267,7 @@ def test_a_missing_secret_rejects_the_task_once_the_manager_told_all() -> None:
 
 
 def test_a_task_gets_its_own_value_of_a_secret_that_differs_by_task() -> None:
-    story = Story(with_secret())
+    story = TaskHarness(with_secret())
     for secret_id, data in (("s1", b"shared"), ("s1.t1", b"own"), ("s2", b"other")):
         secret = api.Secret(id=secret_id)
         secret.spec.data = data

@@ -1,4 +1,4 @@
-"""Assigned against present."""
+"""What the worker begins, keeps and removes when the assigned tasks differ from those that it has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from random import Random
 from swarm import api
 from swarm.agent.events import Execute, Executed, Journal, Step
 from swarm.agent.worker import Worker, WorkerEffect
-from tests.swarm.agent.world import make_task
+from tests.swarm.agent.agent_world import make_task
 
 COMPLETE = api.AssignmentsMessage.COMPLETE
 INCREMENTAL = api.AssignmentsMessage.INCREMENTAL

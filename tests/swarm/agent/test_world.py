@@ -8,17 +8,17 @@ import pytest
 
 from swarm import api
 from swarm.store.tx import Tx
-from tests.swarm.agent.world import Node, World, make_task
+from tests.swarm.agent.agent_world import AgentWorld, Node, make_task
 
 
-def assigned(world: World, node: Node) -> list[api.Task]:
+def assigned(world: AgentWorld, node: Node) -> list[api.Task]:
     return list(world.store.find(api.Task, "node", node.node_id))
 
 
 class Workload:
-    """Random changes of the cluster and random faults."""
+    """Drives an AgentWorld with random changes of the cluster and random faults."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: AgentWorld) -> None:
         self.world = world
         self.count = 0
         for i in range(4):
@@ -103,7 +103,7 @@ class Workload:
         self.world.run(120.0)
 
 
-def check_converged(world: World) -> None:
+def check_converged(world: AgentWorld) -> None:
     for node in world.nodes:
         tasks = assigned(world, node)
         for task in tasks:
@@ -125,8 +125,8 @@ def check_converged(world: World) -> None:
         assert stored.status.addr == f"10.0.1.{node.node_id[1:]}"
 
 
-def simulate(seed: int, steps: int = 120) -> World:
-    world = World(seed, nodes=3)
+def simulate(seed: int, steps: int = 120) -> AgentWorld:
+    world = AgentWorld(seed, nodes=3)
     workload = Workload(world)
     workload.run(steps)
     workload.calm()
@@ -144,7 +144,7 @@ def test_the_same_seed_gives_the_same_trace() -> None:
 
 
 def test_a_quiet_cluster_writes_nothing() -> None:
-    world = World(1, nodes=3)
+    world = AgentWorld(1, nodes=3)
     for node in world.nodes:
         world.start(node)
     world.write(lambda tx: tx.create(make_task("t1", "n0")))

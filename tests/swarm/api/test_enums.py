@@ -9,7 +9,7 @@ from swarm import api
 from swarm.api.enums import unknown_value, word
 
 
-def test_a_value_has_its_word_and_any_other_number_is_shown_as_it_is() -> None:
+def test_a_known_value_is_shown_by_its_name_and_any_other_number_as_it_is() -> None:
     assert word(api.NodeRole, api.MANAGER) == "MANAGER"
     assert word(api.NodeRole, 7) == "7"
 
@@ -17,7 +17,7 @@ def test_a_value_has_its_word_and_any_other_number_is_shown_as_it_is() -> None:
 def port(protocol: int) -> api.ServiceSpec:
     spec = api.ServiceSpec()
     spec.endpoint.ports.add()
-    spec.endpoint.ports.add(protocol=protocol)  # type: ignore[arg-type]
+    spec.endpoint.ports.add(protocol=protocol)
     return spec
 
 
@@ -32,5 +32,5 @@ def port(protocol: int) -> api.ServiceSpec:
         (api.Annotations(labels={"a": "b"}), None),
     ],
 )
-def test_a_number_without_a_meaning_is_found_at_any_depth(message: Message, field: str | None) -> None:
+def test_a_number_without_a_name_is_found_at_any_depth(message: Message, field: str | None) -> None:
     assert unknown_value(message) == field

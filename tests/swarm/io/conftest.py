@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from certs.tls import server_context
 from swarm import api
-from swarm.api.methods import Method
+from swarm.api.methods import AnyMethod
 from swarm.errors import NotFound
 from swarm.grpc.authorize import ClusterAuthorizer
 from swarm.io.grpc import client
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from tests.conftest import Authority
 
 
-def let_everyone_in(method: Method, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
+def let_everyone_in(method: AnyMethod, direct: Peer, metadata: Mapping[str, tuple[str, ...]]) -> Peer:
     return LOCAL
 
 
 class Served:
-    """What the tests' services do, by method and request.
+    """Drives an RpcServer with services for tests, by method and request.
 
     Health/Check answers with a status, with an error for the service "missing", and not at all for "never".
     Dispatcher/Session sends as many messages as its session_id says and ends; "open" is kept open.

@@ -8,7 +8,7 @@ from swarm.io.process import EVENTS_PER_TURN_MAX, Clock, Inbox, drive
 
 
 class Alarm:
-    """A machine that wants to be woken a few times and says how often it was, and with what."""
+    """A machine for the loop under test: it wants to be woken a few times, and keeps its turns."""
 
     def __init__(self, times: int, period_s: float) -> None:
         self._left = times

@@ -7,7 +7,7 @@ import asyncio
 from swarm.io.process import within
 
 
-async def test_a_condition_that_holds_at_once_or_after_a_change_is_told_and_one_that_never_does_is_given_up() -> None:
+async def test_waiting_ends_when_the_condition_holds_or_the_time_is_up() -> None:
     changed, seen = asyncio.Event(), [0]
     assert await within(10.0, changed, lambda: seen == [0])
 

@@ -8,7 +8,7 @@ from swarm import api
 from swarm.api.timestamps import stamp
 from swarm.store.store import Change
 from swarm.store.tx import Tx
-from tests.swarm.manager.lab import Lab
+from tests.swarm.manager.leader_harness import LeaderHarness
 
 GIGABYTE = 1 << 30
 
@@ -38,7 +38,7 @@ def _apply_node(node: api.Node, settings: dict[str, str]) -> None:
             raise AssertionError(f"unknown node setting {key}")
 
 
-def node(lab: Lab, verb: str, name: str, settings: dict[str, str]) -> None:
+def node(harness: LeaderHarness, verb: str, name: str, settings: dict[str, str]) -> None:
     """add, set, down, up, rm."""
 
     def change(tx: Tx) -> None:
@@ -58,9 +58,9 @@ def node(lab: Lab, verb: str, name: str, settings: dict[str, str]) -> None:
         before = edited.description.resources.nano_cpus
         _apply_node(edited, settings)
         if edited.description.resources.nano_cpus < before:
-            lab.shrunk[name] = None
+            harness.shrunk[name] = None
 
-    lab.write(change)
+    harness.write(change)
 
 
 def _duration(text: str) -> Duration:
@@ -147,7 +147,7 @@ def _apply_service(spec: api.ServiceSpec, settings: dict[str, str]) -> None:
                 raise AssertionError(f"unknown service setting {key}")
 
 
-def service(lab: Lab, verb: str, name: str, settings: dict[str, str]) -> None:
+def service(harness: LeaderHarness, verb: str, name: str, settings: dict[str, str]) -> None:
     """create, update, rollback, rm; with what the Control API does to the object."""
 
     def create(tx: Tx) -> None:
@@ -184,9 +184,9 @@ def service(lab: Lab, verb: str, name: str, settings: dict[str, str]) -> None:
         stamp(edited.update_status.started_at, tx.now)
 
     if "start-first" in settings.values():
-        lab.start_first = True
+        harness.start_first = True
     verbs = {"create": create, "update": update, "rollback": rollback}
-    lab.write(verbs[verb] if verb != "rm" else lambda tx: tx.remove(api.Service, name))
+    harness.write(verbs[verb] if verb != "rm" else lambda tx: tx.remove(api.Service, name))
 
 
 def describe_service(change: Change) -> list[str]:
@@ -208,9 +208,9 @@ def describe_service(change: Change) -> list[str]:
     return out
 
 
-def tasks_of(lab: Lab, name: str) -> list[api.Task]:
+def tasks_of(harness: LeaderHarness, name: str) -> list[api.Task]:
     """Tasks of a service, oldest first within a slot."""
-    tasks = lab.store.find(api.Task, "service", name)
+    tasks = harness.store.find(api.Task, "service", name)
     return sorted(tasks, key=lambda x: (x.slot, x.node_id if not x.slot else "", x.meta.created_at.ToNanoseconds()))
 
 

@@ -80,7 +80,7 @@ def test_an_object_that_fails_is_put_aside_with_growing_pauses_and_stops_nobody(
     assert [entry["event"] for entry in logs] == ["stage.object_failed", "stage.object_failed"]
 
 
-def test_a_timer_set_again_has_one_moment() -> None:
+def test_a_timer_that_is_set_again_keeps_only_its_new_time() -> None:
     timers = Timers()
     timers.set("a", 5.0)
     timers.set("a", 3.0)

@@ -87,5 +87,5 @@ def test_a_node_without_description_has_empty_properties() -> None:
     assert node_matches(parse(["node.ip!=10.0.0.0/8"]), bare)
 
 
-def test_stored_expressions_that_cannot_be_read_bind_nobody() -> None:
+def test_stored_expressions_that_cannot_be_parsed_are_ignored() -> None:
     assert parse_stored(["node.id=="]) == []

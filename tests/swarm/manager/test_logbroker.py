@@ -10,14 +10,14 @@ from swarm import api, defaults
 from swarm.errors import Code, SwarmError, Unavailable
 from swarm.manager.logbroker import LogBroker
 from swarm.rpc import LOCAL, Call, StreamData, StreamEnd
-from tests.swarm.agent.world import make_task
-from tests.swarm.manager.harness import Harness
+from tests.swarm.agent.agent_world import make_task
+from tests.swarm.manager.service_harness import ServiceHarness
 
 NOT_COMPLETE = "warning: incomplete log stream. some logs could not be retrieved for the following reasons: "
 
 
-class Broker(Harness):
-    """A log broker over service s1 with running tasks t1 on n1 and t2 on n2."""
+class LogBrokerHarness(ServiceHarness):
+    """Drives a LogBroker over service s1 with running tasks t1 on n1 and t2 on n2."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,11 +73,11 @@ class Broker(Harness):
 
 
 @pytest.fixture
-def broker() -> Broker:
-    return Broker()
+def broker() -> LogBrokerHarness:
+    return LogBrokerHarness()
 
 
-def test_lines_of_all_nodes_reach_the_reader_whose_stream_ends_with_the_last(broker: Broker) -> None:
+def test_lines_of_all_nodes_reach_the_reader_whose_stream_ends_with_the_last(broker: LogBrokerHarness) -> None:
     listeners = [broker.listen("n1"), broker.listen("n2")]
     reader = broker.read(service_ids=["s1"], tail=5)
     publications = []
@@ -97,7 +97,7 @@ def test_lines_of_all_nodes_reach_the_reader_whose_stream_ends_with_the_last(bro
     assert [broker.asked(listener) for listener in listeners] == [[], []]
 
 
-def test_a_node_that_does_not_listen_is_named_in_the_warning(broker: Broker) -> None:
+def test_a_node_that_does_not_listen_is_named_in_the_warning(broker: LogBrokerHarness) -> None:
     listener = broker.listen("n1")
     reader = broker.read(service_ids=["s1"])
     broker.close(broker.publish("n1"), broker.asked(listener)[0].id)
@@ -106,13 +106,13 @@ def test_a_node_that_does_not_listen_is_named_in_the_warning(broker: Broker) -> 
     assert error.rpc_text == "rpc error: code = Unknown desc = " + NOT_COMPLETE + "node n2 is not available"
 
 
-def test_a_task_that_has_no_node_yet_is_named_in_the_warning(broker: Broker) -> None:
+def test_a_task_that_has_no_node_yet_is_named_in_the_warning(broker: LogBrokerHarness) -> None:
     broker.create(api.Task(id="t3", service_id="s1"))
     error = broker.ending(broker.read(task_ids=["t3"]))
     assert str(error) == NOT_COMPLETE + "task t3 has not been scheduled"
 
 
-def test_a_service_that_never_ran_has_no_logs(broker: Broker) -> None:
+def test_a_service_that_never_ran_has_no_logs(broker: LogBrokerHarness) -> None:
     broker.create(make_task("t3", "n1", service_id="s3"))
     broker.listen("n1")
     assert broker.ending(broker.read(service_ids=["s3"])) is None
@@ -120,13 +120,13 @@ def test_a_service_that_never_ran_has_no_logs(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("selector", [None, api.LogSelector()])
-def test_something_must_be_selected(broker: Broker, selector: api.LogSelector | None) -> None:
+def test_something_must_be_selected(broker: LogBrokerHarness, selector: api.LogSelector | None) -> None:
     request = api.SubscribeLogsRequest(selector=selector)
     stream = broker.call("Logs/SubscribeLogs", request, "m1")
     assert broker.error(stream).code == Code.INVALID_ARGUMENT
 
 
-def test_following_goes_on_and_takes_in_new_tasks(broker: Broker) -> None:
+def test_following_goes_on_and_takes_in_new_tasks(broker: LogBrokerHarness) -> None:
     listeners = [broker.listen("n1"), broker.listen("n3")]
     reader = broker.read(follow=True, service_ids=["s1"])
     first = broker.asked(listeners[0])[0]
@@ -142,7 +142,7 @@ def test_following_goes_on_and_takes_in_new_tasks(broker: Broker) -> None:
     assert broker.asked(listeners[1]) == []
 
 
-def test_when_the_reader_goes_the_nodes_are_told(broker: Broker) -> None:
+def test_when_the_reader_goes_the_nodes_are_told(broker: LogBrokerHarness) -> None:
     listener = broker.listen("n1")
     reader = broker.read(follow=True, service_ids=["s1"])
     asked = broker.asked(listener)[0]
@@ -160,7 +160,7 @@ def test_when_the_reader_goes_the_nodes_are_told(broker: Broker) -> None:
     assert broker.out == []
 
 
-def test_a_node_may_publish_only_its_own_lines_under_one_id(broker: Broker) -> None:
+def test_a_node_may_publish_only_its_own_lines_under_one_id(broker: LogBrokerHarness) -> None:
     listener = broker.listen("n1")
     broker.read(follow=True, service_ids=["s1"])
     asked = broker.asked(listener)[0]
@@ -183,7 +183,7 @@ def test_a_node_may_publish_only_its_own_lines_under_one_id(broker: Broker) -> N
     assert broker.error(foreign).code == Code.NOT_FOUND
 
 
-def test_a_publication_that_ends_without_a_word_counts_as_done(broker: Broker) -> None:
+def test_a_publication_that_ends_without_a_closing_message_counts_as_done(broker: LogBrokerHarness) -> None:
     listener = broker.listen("n1")
     reader = broker.read(task_ids=["t1"])
     publication = broker.publish("n1")
@@ -193,7 +193,7 @@ def test_a_publication_that_ends_without_a_word_counts_as_done(broker: Broker) -
     assert broker.ending(reader) is None
 
 
-def test_a_node_that_comes_back_goes_on_after_the_last_line(broker: Broker) -> None:
+def test_a_node_that_comes_back_goes_on_after_the_last_line(broker: LogBrokerHarness) -> None:
     listener = broker.listen("n1")
     reader = broker.read(follow=True, task_ids=["t1"], tail=-11)
     asked = broker.asked(listener)[0]
@@ -212,7 +212,7 @@ def test_a_node_that_comes_back_goes_on_after_the_last_line(broker: Broker) -> N
     assert broker.lines(reader) == ["1", "2", "3"]
 
 
-def test_without_follow_a_lost_node_is_waited_for_only_so_long(broker: Broker) -> None:
+def test_without_follow_a_lost_node_is_waited_for_only_so_long(broker: LogBrokerHarness) -> None:
     listener = broker.listen("n1")
     reader = broker.read(task_ids=["t1"])
     broker.send(StreamEnd(listener))
@@ -227,7 +227,7 @@ def test_without_follow_a_lost_node_is_waited_for_only_so_long(broker: Broker) -
     assert str(broker.ending(reader)) == NOT_COMPLETE + "node n1 disconnected unexpectedly"
 
 
-def test_the_old_stream_of_a_node_that_already_came_back_does_not_matter(broker: Broker) -> None:
+def test_the_old_stream_of_a_node_that_already_came_back_does_not_matter(broker: LogBrokerHarness) -> None:
     old = broker.listen("n1")
     reader = broker.read(task_ids=["t1"])
     new = broker.listen("n1")
@@ -238,7 +238,7 @@ def test_the_old_stream_of_a_node_that_already_came_back_does_not_matter(broker:
     assert broker.ending(reader) is None
 
 
-def test_the_end_of_leadership_ends_everything(broker: Broker) -> None:
+def test_the_end_of_leadership_ends_everything(broker: LogBrokerHarness) -> None:
     listener = broker.listen("n1")
     reader = broker.read(follow=True, service_ids=["s1"])
     publication = broker.publish("n1")
@@ -247,13 +247,13 @@ def test_the_end_of_leadership_ends_everything(broker: Broker) -> None:
         assert broker.error(stream).code == Code.ABORTED
 
 
-def test_the_number_of_readers_is_limited(broker: Broker) -> None:
+def test_the_number_of_readers_is_limited(broker: LogBrokerHarness) -> None:
     for _ in range(defaults.LOG_SUBSCRIPTIONS_MAX):
         broker.read(follow=True, service_ids=["s1"])
     assert broker.error(broker.read(follow=True, service_ids=["s1"])).code == Code.RESOURCE_EXHAUSTED
 
 
-def test_nothing_is_left_behind_when_everyone_is_gone(broker: Broker) -> None:
+def test_nothing_is_left_behind_when_everyone_is_gone(broker: LogBrokerHarness) -> None:
     before = repr(sorted((k, str(v)) for k, v in vars(broker.broker).items() if isinstance(v, dict) and k != "_calls"))
     listener = broker.listen("n1")
     reader = broker.read(follow=True, service_ids=["s1"], node_ids=["n9"])

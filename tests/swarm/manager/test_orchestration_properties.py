@@ -1,4 +1,4 @@
-"""Whatever clients, nodes and tasks do: the lab's invariants hold, and when it stops, the cluster converges."""
+"""Whatever clients, nodes and tasks do: the harness's invariants hold, and when it stops, the cluster converges."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from swarm.manager.scheduler.scheduler import SchedulerStage
 from swarm.manager.stages import task_stages
 from swarm.store.tx import Tx
 from tests.swarm.manager import commands
-from tests.swarm.manager.lab import Lab, report
+from tests.swarm.manager.leader_harness import LeaderHarness, report
 
 ENDS = (api.FAILED, api.COMPLETE, api.REJECTED)
 SERVICES = ("web", "db", "agent", "batch")
@@ -33,15 +33,15 @@ OPERATIONS = st.lists(
 
 
 class Workload:
-    """Random operations on a small cluster."""
+    """Drives a LeaderHarness with random operations on a small cluster."""
 
     def __init__(self, seed: int, start_first: bool) -> None:
-        self.lab = Lab(seed)
-        self.lab.agents = True
-        self.lab.start_first = start_first
+        self.harness = LeaderHarness(seed)
+        self.harness.agents = True
+        self.harness.start_first = start_first
         self.order = "start-first" if start_first else "stop-first"
         for name in NODES:
-            commands.node(self.lab, "add", name, {"cpus": "4", "label.zone": name[-1]})
+            commands.node(self.harness, "add", name, {"cpus": "4", "label.zone": name[-1]})
         self.create("web")
         self.create("agent")
 
@@ -53,71 +53,71 @@ class Workload:
             settings |= {"mode": "replicated_job", "completions": "5", "concurrent": "2"}
         else:
             settings |= {"replicas": "3", "update.order": self.order, "update.monitor": "1s"}
-        commands.service(self.lab, "create", name, settings)
+        commands.service(self.harness, "create", name, settings)
 
     def service(self, pick: int) -> api.Service | None:
-        return self.lab.store.get(api.Service, SERVICES[pick % len(SERVICES)])
+        return self.harness.store.get(api.Service, SERVICES[pick % len(SERVICES)])
 
     def perform(self, operation: str, pick: int) -> None:
-        lab, rng = self.lab, Random(pick)
+        harness, rng = self.harness, Random(pick)
         service = self.service(pick)
-        node = lab.store.get(api.Node, NODES[pick % len(NODES)])
+        node = harness.store.get(api.Node, NODES[pick % len(NODES)])
         if operation in ("scale", "update", "rollback", "remove") and service is None:
             self.create(SERVICES[pick % len(SERVICES)])
         elif operation == "scale" and service is not None and t.mode_of(service) == t.REPLICATED:
-            commands.service(lab, "update", service.id, {"replicas": str(rng.randrange(7))})
+            commands.service(harness, "update", service.id, {"replicas": str(rng.randrange(7))})
         elif operation == "update" and service is not None:
             change = {"image": f"v{rng.randrange(3)}", "cpus": rng.choice(("0.5", "1"))}
             if t.mode_of(service) == t.REPLICATED and rng.random() < 0.5:
                 change |= {"update.failure": rng.choice(("pause", "continue", "rollback"))}
-            commands.service(lab, "update", service.id, change)
+            commands.service(harness, "update", service.id, change)
         elif operation == "rollback" and service is not None and service.HasField("previous_spec"):
             if not t.is_job(service.spec):
-                commands.service(lab, "rollback", service.id, {})
+                commands.service(harness, "rollback", service.id, {})
         elif operation == "remove" and service is not None:
-            commands.service(lab, "rm", service.id, {})
+            commands.service(harness, "rm", service.id, {})
         elif operation == "fail":
             self.fail(rng)
         elif operation in ("down", "availability", "label", "gone"):
             self.change_node(operation, node, rng, NODES[pick % len(NODES)])
         elif operation == "tick":
-            lab.tick(rng.choice((0.3, 1.0, 6.0, 70.0)))
+            harness.tick(rng.choice((0.3, 1.0, 6.0, 70.0)))
         elif operation == "elect":
-            lab.elect()
-            lab.settle()
+            harness.elect()
+            harness.settle()
 
     def change_node(self, operation: str, node: api.Node | None, rng: Random, name: str) -> None:
-        lab = self.lab
+        harness = self.harness
         if node is None:
-            commands.node(lab, "add", name, {"cpus": "4", "label.zone": name[-1]})
+            commands.node(harness, "add", name, {"cpus": "4", "label.zone": name[-1]})
         elif operation == "down":
             verb = "up" if node.status.state == api.NodeStatus.DOWN else "down"
-            commands.node(lab, verb, name, {})
+            commands.node(harness, verb, name, {})
         elif operation == "availability":
-            commands.node(lab, "set", name, {"availability": rng.choice(("active", "pause", "drain"))})
+            commands.node(harness, "set", name, {"availability": rng.choice(("active", "pause", "drain"))})
         elif operation == "label":
-            commands.node(lab, "set", name, {"label.zone": rng.choice("123"), "cpus": rng.choice("34")})
+            commands.node(harness, "set", name, {"label.zone": rng.choice("123"), "cpus": rng.choice("34")})
         else:
-            commands.node(lab, "rm", name, {})
+            commands.node(harness, "rm", name, {})
 
     def fail(self, rng: Random) -> None:
-        running = [task for task in self.lab.store.all(api.Task) if task.status.state == api.RUNNING]
+        running = [task for task in self.harness.store.all(api.Task) if task.status.state == api.RUNNING]
         if running:
             task_id = rng.choice(running).id
-            self.lab.write(lambda tx: report(tx, task_id, rng.choice(ENDS), "test"))
+            self.harness.write(lambda tx: report(tx, task_id, rng.choice(ENDS), "test"))
 
     def recover(self) -> None:
         """All nodes are well again, updates are resumed, and time passes."""
         for name in NODES:
-            node = self.lab.store.get(api.Node, name)
+            node = self.harness.store.get(api.Node, name)
             if node is None:
-                commands.node(self.lab, "add", name, {"cpus": "8"})
+                commands.node(self.harness, "add", name, {"cpus": "8"})
             else:
-                commands.node(self.lab, "up", name, {"availability": "active", "cpus": "8"})
-        for service in list(self.lab.store.all(api.Service)):
+                commands.node(self.harness, "up", name, {"availability": "active", "cpus": "8"})
+        for service in list(self.harness.store.all(api.Service)):
             if not t.is_job(service.spec):
-                commands.service(self.lab, "update", service.id, {"image": "last"})
-        self.lab.tick(600.0)
+                commands.service(self.harness, "update", service.id, {"image": "last"})
+        self.harness.tick(600.0)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -129,7 +129,7 @@ def test_the_cluster_converges_after_any_history(
     for operation, pick in operations:
         work.perform(operation, pick)
     work.recover()
-    store = work.lab.store
+    store = work.harness.store
     for service in store.all(api.Service):
         tasks = list(store.find(api.Task, "service", service.id))
         running = [task for task in tasks if task.status.state == api.RUNNING]
@@ -151,14 +151,14 @@ def test_running_the_stages_again_changes_nothing(seed: int, operations: list[tu
     work = Workload(seed, start_first=False)
     for operation, pick in operations:
         work.perform(operation, pick)
-    lab = work.lab
-    lab.tick(0.01)  # groups that wait for a node try again after a tiny pause
+    harness = work.harness
+    harness.tick(0.01)  # groups that wait for a node try again after a tiny pause
     for _, stage in task_stages(strict=True):
-        tx = Tx(lab.store, lab.now, lab.rng)
-        stage.rebuild(lab.store, lab.now)
-        names = [("service", x.id) for x in lab.store.all(api.Service)]
-        names += [("node", x.id) for x in lab.store.all(api.Node)]
-        names += [("task", x.id) for x in lab.store.all(api.Task)]
+        tx = Tx(harness.store, harness.now, harness.rng)
+        stage.rebuild(harness.store, harness.now)
+        names = [("service", x.id) for x in harness.store.all(api.Service)]
+        names += [("node", x.id) for x in harness.store.all(api.Node)]
+        names += [("task", x.id) for x in harness.store.all(api.Task)]
         for kind, object_id in names * 2:
             stage.note(kind, object_id)
         stage.run(tx)
@@ -171,7 +171,7 @@ def test_what_stages_keep_beside_the_store_is_what_the_store_says(seed: int, ope
     work = Workload(seed, start_first=False)
     for operation, pick in operations:
         work.perform(operation, pick)
-    store, stages = work.lab.store, work.lab.stages
+    store, stages = work.harness.store, work.harness.stages
     allocator, scheduler = stages["allocator"], stages["scheduler"]
     assert isinstance(allocator, AllocatorStage)
     assert isinstance(scheduler, SchedulerStage)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from random import Random
@@ -27,6 +28,7 @@ from certs.root import RootCA
 from certs.tls import ClientTls, Credentials, server_context
 from certs.tokens import join_token, new_join_token
 from swarm import api, defaults
+from swarm.api.methods import Method, Req, Res
 from swarm.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -43,7 +45,7 @@ from swarm.node import bootstrap
 from swarm.node.bootstrap import World
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from swarm.store.tx import Tx
-from tests.swarm.manager.trust.conftest import CLUSTER, MANAGER, Lab
+from tests.swarm.manager.trust.conftest import CLUSTER, MANAGER, TrustHarness
 
 NOW = 1_795_362_749.0
 
@@ -57,13 +59,14 @@ class Manager:
     def __init__(self) -> None:
         now = time.time()
         self.root = RootCA.create(now)
-        self.lab = Lab(now, self.root)
+        self.lab = TrustHarness(now, self.root)
         key = keys.new_private_key()
         certificate = self.root.sign(keys.new_csr(key), MANAGER, "swarm-manager", CLUSTER, now, 0)
         self.credentials = Credentials(certificate, keys.private_key_pem(key))
         self.context = server_context(self.credentials, self.root.bundle_pem)
         authorizer = ClusterAuthorizer(CLUSTER, lambda node_id: is_blacklisted(self.lab.store, CLUSTER, node_id))
-        self.server = RpcServer(self._handle, lambda: self.context, authorizer, itertools.count(1))
+        self.lapsed: Counter[bool] = Counter()
+        self.server = RpcServer(self._handle, lambda: self.context, authorizer, itertools.count(1), lapsed=self.lapsed)
 
     def _handle(self, event: Call | StreamData | StreamEnd) -> None:
         assert isinstance(event, Call)
@@ -255,10 +258,10 @@ class ScriptedConnection:
         self.scripted = scripted
         self.closed = False
 
-    async def unary(self, method: str, request: Message, timeout_s: float | None = None) -> Message:
+    async def unary(self, method: Method[Req, Res], request: Req, timeout_s: float | None = None) -> Res:
         assert not self.closed
         assert timeout_s == defaults.CERTIFICATE_CALL_TIMEOUT_S
-        return self.scripted.respond(method.partition("/")[2], request)
+        return method.checked_response(self.scripted.respond(method.name.partition("/")[2], request))
 
     def close(self) -> None:
         if not self.closed:

@@ -152,7 +152,7 @@ async def test_submitted_writes_are_reported_on_the_loop_in_order(disk: RaftDisk
     assert len(disk.load().entries) == 50
 
 
-async def test_an_error_reaches_only_who_caused_it(disk: RaftDisk) -> None:
+async def test_an_error_reaches_only_the_caller_that_caused_it(disk: RaftDisk) -> None:
     answers: list[asyncio.Future[DiskError | None]] = []
     for index in (1, 3, 2):  # 3 leaves a gap
         future: asyncio.Future[DiskError | None] = asyncio.get_running_loop().create_future()
@@ -195,7 +195,7 @@ def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     disk.close()
 
 
-def test_a_file_that_is_no_database_is_corrupt(path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_corrupt(path: Path) -> None:
     path.write_bytes(b"not a database, but long enough to have a header" * 100)
     with pytest.raises(DiskCorrupt):
         reload(path)
@@ -347,7 +347,7 @@ def test_without_room_for_it_the_log_file_grows_as_it_must(path: Path) -> None:
 
 
 def test_a_crash_between_submit_and_done_loses_all_or_nothing(tmp_path: Path) -> None:
-    disk = RaftDisk(tmp_path / "a" / "raft.db", call_soon=lambda call: None)  # nobody hears of the end
+    disk = RaftDisk(tmp_path / "a" / "raft.db", call_soon=lambda call: None)  # nothing hears of the end
     disk.save(Persist(1, state(1), (entry(1),)))
     disk.submit(Persist(2, state(2), (entry(2, 2), entry(3, 2))), lambda error: None)
     shutil.copytree(tmp_path / "a", tmp_path / "b")

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from certs.tls import ClientTls, server_context
 from swarm import api, defaults
 from swarm.address import parse_host_port
+from swarm.api import rpc
 from swarm.errors import Code, DeadlineExceeded, InvalidArgument, SwarmError, Unavailable
 from swarm.grpc import frames as h2
 from swarm.grpc.authorize import ClusterAuthorizer, forwarding_metadata
@@ -30,7 +31,7 @@ SERVING = api.HealthCheckResponse(status=api.HealthCheckResponse.SERVING)
 
 
 class Listener:
-    """Takes a call's answers in the words of machines."""
+    """Takes the answers of a call that a machine makes, as events."""
 
     def __init__(self) -> None:
         self.answers: list[Reply | StreamData | StreamEnd] = []
@@ -99,7 +100,7 @@ async def test_a_client_stream_that_ends_ok_without_an_answer_is_ok(
 async def test_a_unary_call_that_ends_ok_without_an_answer_is_an_error(
     served: Served, connection: ClientConnection
 ) -> None:
-    task = asyncio.create_task(connection.unary("Health/Check", NEVER))
+    task = asyncio.create_task(connection.unary(rpc.CHECK, NEVER))
     await served.until(lambda: bool(served.calls))
     served.server.send(StreamEnd(served.calls[0].stream))
     with pytest.raises(SwarmError) as failed:
@@ -121,7 +122,7 @@ async def test_the_deadline_reaches_the_server(served: Served, connection: Clien
 
 async def test_bad_metadata_is_refused_before_anything_is_sent(connection: ClientConnection) -> None:
     with pytest.raises(InvalidArgument):
-        await connection.unary("Health/Check", HEALTH, metadata=(("UPPER", "x"),))
+        await connection.unary(rpc.CHECK, HEALTH, metadata=(("UPPER", "x"),))
 
 
 async def test_answers_to_calls_that_are_gone_are_dropped(served: Served) -> None:
@@ -132,11 +133,11 @@ async def test_answers_to_calls_that_are_gone_are_dropped(served: Served) -> Non
 
 async def test_a_handler_that_raises_costs_only_its_call(served: Served, connection: ClientConnection) -> None:
     with capture_logs() as logs, pytest.raises(SwarmError) as failed:
-        async for _ in connection.stream("Dispatcher/Session", api.SessionRequest(session_id="not a number")):
+        async for _ in connection.stream(rpc.SESSION, api.SessionRequest(session_id="not a number")):
             pass
     assert failed.value.code == Code.INTERNAL
     assert [log["event"] for log in logs] == ["rpc.handler_failed"]
-    assert await connection.unary("Health/Check", HEALTH) == SERVING
+    assert await connection.unary(rpc.CHECK, HEALTH) == SERVING
 
 
 # --- backpressure ---
@@ -145,7 +146,7 @@ async def test_a_handler_that_raises_costs_only_its_call(served: Served, connect
 async def test_a_reader_that_stops_loses_its_stream_not_the_servers_memory(
     served: Served, connection: ClientConnection
 ) -> None:
-    stream = connection.stream("Dispatcher/Session", api.SessionRequest(session_id="open"))
+    stream = connection.stream(rpc.SESSION, api.SessionRequest(session_id="open"))
     await anext(stream)
     number = served.calls[0].stream
     message = api.SessionMessage(RootCA=b"x" * 1_000_000)
@@ -162,16 +163,16 @@ async def test_a_reader_that_stops_loses_its_stream_not_the_servers_memory(
         async for _ in stream:
             pass
     assert failed.value.code == Code.RESOURCE_EXHAUSTED
-    assert await connection.unary("Health/Check", HEALTH) == SERVING
+    assert await connection.unary(rpc.CHECK, HEALTH) == SERVING
 
 
 async def test_a_producer_can_wait_for_a_slow_reader(served: Served, connection: ClientConnection) -> None:
-    stream = connection.stream("Dispatcher/Session", api.SessionRequest(session_id="open"))
+    stream = connection.stream(rpc.SESSION, api.SessionRequest(session_id="open"))
     await anext(stream)
     number = served.calls[0].stream
     for _ in range(3):
         served.server.send(StreamData(number, api.SessionMessage(RootCA=b"x" * 2_000_000)))
-    await connection.unary("Health/Check", HEALTH)
+    await connection.unary(rpc.CHECK, HEALTH)
     assert served.server.buffered(number) > 0
     for _ in range(3):
         await anext(stream)
@@ -191,7 +192,7 @@ async def test_a_paused_client_stream_holds_its_client_back(served: Served, conn
     for _ in range(50):
         connection.send(StreamData(1, messages()))
     connection.send(StreamEnd(1))
-    await connection.unary("Health/Check", HEALTH)
+    await connection.unary(rpc.CHECK, HEALTH)
     assert served.received == {}
     assert connection.buffered(1) > 50 * 100_000 - 2 * defaults.RPC_MANAGER_STREAM_WINDOW_BYTES
     served.server.resume(number)
@@ -257,7 +258,7 @@ async def test_a_long_status_text_comes_as_far_as_headers_may_go(served: Served,
     assert end.error.message == "ü" * 2048
 
 
-# --- who is it ---
+# --- identities ---
 
 
 async def test_a_worker_a_manager_and_a_stranger_are_told_apart(authority: Authority, cluster: Served) -> None:
@@ -265,7 +266,7 @@ async def test_a_worker_a_manager_and_a_stranger_are_told_apart(authority: Autho
         tls = authority.client(authority.issue(node_id, role) if node_id else None, "swarm-ca")
         connection = await client.connect(cluster.address, tls)
         with pytest.raises(DeadlineExceeded):
-            await connection.unary("CA/GetRootCACertificate", api.GetRootCACertificateRequest(), 0.02)
+            await connection.unary(rpc.GET_ROOT_CA_CERTIFICATE, api.GetRootCACertificateRequest(), 0.02)
         assert (cluster.calls[-1].peer.node_id, cluster.calls[-1].peer.role) == (node_id, role)
         assert cluster.calls[-1].peer.host == "127.0.0.1"
         connection.close()
@@ -274,7 +275,7 @@ async def test_a_worker_a_manager_and_a_stranger_are_told_apart(authority: Autho
 async def test_a_worker_may_not_do_what_managers_do(authority: Authority, cluster: Served) -> None:
     connection = await client.connect(cluster.address, authority.client(authority.issue("w1", "swarm-worker")))
     with pytest.raises(SwarmError, match=r"not part of OUs: \[swarm-manager\]") as failed:
-        await connection.unary("Health/Check", HEALTH)
+        await connection.unary(rpc.CHECK, HEALTH)
     assert failed.value.code == Code.PERMISSION_DENIED
     assert not cluster.calls
     connection.close()
@@ -283,16 +284,14 @@ async def test_a_worker_may_not_do_what_managers_do(authority: Authority, cluste
 async def test_a_removed_node_is_refused(authority: Authority, cluster: Served) -> None:
     connection = await client.connect(cluster.address, authority.client(authority.issue("gone")))
     with pytest.raises(SwarmError, match="node gone was removed from swarm"):
-        await connection.unary("Health/Check", HEALTH)
+        await connection.unary(rpc.CHECK, HEALTH)
     connection.close()
 
 
 async def test_a_follower_passes_on_who_asked(authority: Authority, cluster: Served) -> None:
     follower = await client.connect(cluster.address, authority.client(authority.issue("m2")))
     original = Peer("w1", "swarm-worker", "cluster1", "10.0.0.9:4000")
-    stream = follower.stream(
-        "Dispatcher/Session", api.SessionRequest(session_id="1"), metadata=forwarding_metadata(original)
-    )
+    stream = follower.stream(rpc.SESSION, api.SessionRequest(session_id="1"), metadata=forwarding_metadata(original))
     assert len([message async for message in stream]) == 1
     assert cluster.calls[0].peer == Peer("w1", "swarm-worker", "cluster1", "10.0.0.9:4000", forwarder="m2")
     follower.close()
@@ -310,9 +309,9 @@ async def test_new_credentials_count_from_the_next_connection_on(
     )
     for tls in (authority.client(authority.issue("m3")), other_authority.client(other_authority.issue("m4"))):
         connection = await client.connect(served.address, tls)
-        assert await connection.unary("Health/Check", HEALTH) == SERVING
+        assert await connection.unary(rpc.CHECK, HEALTH) == SERVING
         connection.close()
-    assert await old.unary("Health/Check", HEALTH) == SERVING
+    assert await old.unary(rpc.CHECK, HEALTH) == SERVING
     old.close()
 
 
@@ -376,7 +375,7 @@ async def test_a_renewed_stock_peer_without_alpn_is_served(authority: Authority,
 async def test_calls_that_are_open_fail_when_the_connection_is_closed(
     served: Served, connection: ClientConnection
 ) -> None:
-    task = asyncio.create_task(connection.unary("Health/Check", NEVER))
+    task = asyncio.create_task(connection.unary(rpc.CHECK, NEVER))
     await served.until(lambda: bool(served.calls))
     connection.close()
     with pytest.raises(Unavailable, match="is closing"):
@@ -384,11 +383,11 @@ async def test_calls_that_are_open_fail_when_the_connection_is_closed(
     assert isinstance(await connection.closed, Unavailable)
     await served.until(lambda: bool(served.ends))
     with pytest.raises(Unavailable):
-        await connection.unary("Health/Check", HEALTH)
+        await connection.unary(rpc.CHECK, HEALTH)
 
 
 async def test_a_stopping_server_lets_open_calls_finish(served: Served, connection: ClientConnection) -> None:
-    task = asyncio.create_task(connection.unary("Health/Check", NEVER))
+    task = asyncio.create_task(connection.unary(rpc.CHECK, NEVER))
     await served.until(lambda: bool(served.calls))
     closing = asyncio.create_task(served.server.close(5.0))
     for _ in range(100_000):
@@ -396,7 +395,7 @@ async def test_a_stopping_server_lets_open_calls_finish(served: Served, connecti
             break
         await asyncio.sleep(0)
     with pytest.raises(Unavailable, match="draining"):
-        await connection.unary("Health/Check", HEALTH)
+        await connection.unary(rpc.CHECK, HEALTH)
     served.server.send(Reply(served.calls[0].stream, SERVING))
     assert await task == SERVING
     await closing
@@ -404,7 +403,7 @@ async def test_a_stopping_server_lets_open_calls_finish(served: Served, connecti
 
 
 async def test_a_stopping_server_ends_what_does_not_finish(served: Served, connection: ClientConnection) -> None:
-    task = asyncio.create_task(connection.unary("Health/Check", NEVER))
+    task = asyncio.create_task(connection.unary(rpc.CHECK, NEVER))
     await served.until(lambda: bool(served.calls))
     await served.server.close(0.01)
     with pytest.raises(SwarmError, match="the server is stopping") as failed:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.errors import Code, SwarmError, Unavailable
 from swarm.grpc import frames as h2
 from swarm.grpc import wire
@@ -62,13 +63,13 @@ async def scripted(*answers: bytes, hello: bytes = HELLO) -> AsyncIterator[clien
 async def failure(*answers: bytes) -> SwarmError:
     async with scripted(*answers) as connection:
         with pytest.raises(SwarmError) as failed:
-            await connection.unary("Health/Check", HEALTH)
+            await connection.unary(rpc.CHECK, HEALTH)
         return failed.value
 
 
 async def test_the_script_can_answer_well() -> None:
     async with scripted(RESPONSE, data(ANSWER), OK) as connection:
-        assert (await connection.unary("Health/Check", HEALTH)).ListFields()
+        assert (await connection.unary(rpc.CHECK, HEALTH)).ListFields()
 
 
 @pytest.mark.parametrize(
@@ -122,21 +123,21 @@ async def test_a_refused_call_is_repeated_unseen() -> None:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     connection = await client.connect(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", None)
-    assert (await connection.unary("Health/Check", HEALTH)).ListFields()
+    assert (await connection.unary(rpc.CHECK, HEALTH)).ListFields()
     connection.close()
     await done.wait()
     server.close()
 
 
-async def test_why_the_server_went_is_told() -> None:
+async def test_the_reason_of_a_goaway_is_reported() -> None:
     async with scripted(h2.goaway_frame(1, ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings")) as connection:
-        call = asyncio.create_task(connection.unary("Health/Check", HEALTH))
+        call = asyncio.create_task(connection.unary(rpc.CHECK, HEALTH))
         for _ in range(1000):
             if connection.draining:
                 break
             await asyncio.sleep(0)
         with pytest.raises(Unavailable, match="code: ENHANCE_YOUR_CALM, debug data: 'too_many_pings'"):
-            await connection.unary("Health/Check", HEALTH)
+            await connection.unary(rpc.CHECK, HEALTH)
         call.cancel()
         await asyncio.wait([call])
 
@@ -146,10 +147,10 @@ async def test_a_server_that_does_not_answer_pings_is_given_up(monkeypatch: pyte
     monkeypatch.setattr(defaults, "RPC_KEEPALIVE_TIMEOUT_S", 0.01)
     async with scripted() as connection:
         with pytest.raises(Unavailable, match="keepalive ping failed to receive ACK within timeout"):
-            await connection.unary("Health/Check", HEALTH)
+            await connection.unary(rpc.CHECK, HEALTH)
 
 
-async def test_what_is_no_grpc_server_is_recognised() -> None:
+async def test_a_server_that_is_not_grpc_is_recognised() -> None:
     with pytest.raises(Unavailable, match="connection error"):
         async with scripted(hello=b"HTTP/1.1 400 Bad Request\r\n\r\n"):
             pass

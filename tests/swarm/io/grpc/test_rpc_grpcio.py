@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from certs.tls import ClientTls, server_context
 from swarm import api, defaults
+from swarm.api import rpc
 from swarm.api.methods import METHODS
 from swarm.errors import Code, DeadlineExceeded, SwarmError, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer
@@ -175,7 +176,7 @@ async def test_grpcio_comes_over_tls_with_its_certificate(authority: Authority, 
 
 
 class Reference:
-    """grpcio's server with the same services."""
+    """grpcio's server with the same services, for our client to call."""
 
     def __init__(self) -> None:
         self.metadata: list[tuple[str, str]] = []
@@ -265,7 +266,7 @@ async def test_we_get_a_unary_answer_and_send_metadata(
     reference: Reference, connection: client.ClientConnection
 ) -> None:
     metadata = (("forwarded_cert", "true"), ("forwarded_cert_cn", ""))
-    assert await connection.unary("Health/Check", HEALTH, timeout_s=30, metadata=metadata) == SERVING
+    assert await connection.unary(rpc.CHECK, HEALTH, timeout_s=30, metadata=metadata) == SERVING
     assert set(metadata) <= set(reference.metadata)
     assert reference.deadline is not None
     assert 0 < reference.deadline <= 30
@@ -273,17 +274,17 @@ async def test_we_get_a_unary_answer_and_send_metadata(
 
 async def test_we_get_errors_with_code_and_text(connection: client.ClientConnection) -> None:
     with pytest.raises(SwarmError) as failed:
-        await connection.unary("Health/Check", api.HealthCheckRequest(service="missing"))
+        await connection.unary(rpc.CHECK, api.HealthCheckRequest(service="missing"))
     assert (failed.value.code, failed.value.message) == (Code.NOT_FOUND, "no service “missing” 100%\n")
 
 
 async def test_we_get_a_server_stream(connection: client.ClientConnection) -> None:
-    stream = connection.stream("Dispatcher/Session", api.SessionRequest(session_id="500"))
-    assert [message.session_id async for message in stream] == [str(number) for number in range(500)]  # type: ignore[attr-defined]
+    stream = connection.stream(rpc.SESSION, api.SessionRequest(session_id="500"))
+    assert [message.session_id async for message in stream] == [str(number) for number in range(500)]
 
 
 async def test_closing_a_stream_cancels_it(reference: Reference, connection: client.ClientConnection) -> None:
-    stream = connection.stream("Dispatcher/Session", api.SessionRequest(session_id="100000000"))
+    stream = connection.stream(rpc.SESSION, api.SessionRequest(session_id="100000000"))
     await anext(stream)
     await stream.aclose()
     await reference.cancelled.wait()
@@ -298,33 +299,33 @@ async def logs(count: int, *, close: bool = False) -> AsyncIterator[api.PublishL
 
 
 async def test_we_send_a_client_stream(connection: client.ClientConnection) -> None:
-    assert isinstance(await connection.client_stream("LogBroker/PublishLogs", logs(1000)), api.PublishLogsResponse)
+    assert isinstance(await connection.client_stream(rpc.PUBLISH_LOGS, logs(1000)), api.PublishLogsResponse)
 
 
 async def test_a_client_stream_ends_when_the_server_ends_it(connection: client.ClientConnection) -> None:
     with pytest.raises(SwarmError, match="subscription not found"):
-        await connection.client_stream("LogBroker/PublishLogs", logs(1, close=True))
+        await connection.client_stream(rpc.PUBLISH_LOGS, logs(1, close=True))
 
 
 @pytest.mark.parametrize("size", [0, 100, 16_384, 65_535, 3 << 20])
 async def test_we_send_and_get_messages_of_any_allowed_size(connection: client.ClientConnection, size: int) -> None:
-    response = await connection.unary("Control/CreateConfig", config(size))
+    response = await connection.unary(rpc.CREATE_CONFIG, config(size))
     assert isinstance(response, api.CreateConfigResponse)
     assert len(response.config.spec.data) == size
 
 
 async def test_we_are_refused_a_message_of_20_mb(connection: client.ClientConnection) -> None:
     with pytest.raises(SwarmError) as failed:
-        await connection.unary("Control/CreateConfig", config(20 << 20))
+        await connection.unary(rpc.CREATE_CONFIG, config(20 << 20))
     assert failed.value.code == Code.RESOURCE_EXHAUSTED
-    assert await connection.unary("Health/Check", HEALTH) == SERVING
+    assert await connection.unary(rpc.CHECK, HEALTH) == SERVING
 
 
 async def test_we_take_an_answer_of_20_mb_from_a_manager() -> None:
     reference = Reference()
     async with grpcio_server(reference, max_receive_message_length=-1, max_send_message_length=-1):
         connection = await client.connect(f"127.0.0.1:{reference.port}", None)
-        response = await connection.unary("Control/CreateConfig", config(20 << 20))
+        response = await connection.unary(rpc.CREATE_CONFIG, config(20 << 20))
         assert isinstance(response, api.CreateConfigResponse)
         assert len(response.config.spec.data) == 20 << 20
         connection.close()
@@ -332,21 +333,21 @@ async def test_we_take_an_answer_of_20_mb_from_a_manager() -> None:
 
 async def test_we_run_out_of_time(reference: Reference, connection: client.ClientConnection) -> None:
     with pytest.raises(DeadlineExceeded):
-        await connection.unary("Health/Check", api.HealthCheckRequest(service="never"), timeout_s=0.05)
+        await connection.unary(rpc.CHECK, api.HealthCheckRequest(service="never"), timeout_s=0.05)
     await reference.cancelled.wait()
 
 
 async def test_cancelling_the_task_cancels_the_call(reference: Reference, connection: client.ClientConnection) -> None:
-    task = asyncio.create_task(connection.unary("Health/Check", api.HealthCheckRequest(service="never")))
-    await connection.unary("Health/Check", HEALTH)
+    task = asyncio.create_task(connection.unary(rpc.CHECK, api.HealthCheckRequest(service="never")))
+    await connection.unary(rpc.CHECK, HEALTH)
     task.cancel()
     await reference.cancelled.wait()
 
 
 async def test_we_make_many_calls_at_once(connection: client.ClientConnection) -> None:
     answers = await asyncio.gather(
-        *(connection.unary("Health/Check", HEALTH) for _ in range(200)),
-        *(connection.unary("Control/CreateConfig", config(100_000)) for _ in range(30)),
+        *(connection.unary(rpc.CHECK, HEALTH) for _ in range(200)),
+        *(connection.unary(rpc.CREATE_CONFIG, config(100_000)) for _ in range(30)),
     )
     assert answers[:200] == [SERVING] * 200
 
@@ -355,14 +356,14 @@ async def test_calls_beyond_the_peers_limit_wait_for_their_turn() -> None:
     reference = Reference()
     async with grpcio_server(reference, max_concurrent_streams=2):
         connection = await client.connect(f"127.0.0.1:{reference.port}", None)
-        answers = await asyncio.gather(*(connection.unary("Health/Check", HEALTH) for _ in range(50)))
+        answers = await asyncio.gather(*(connection.unary(rpc.CHECK, HEALTH) for _ in range(50)))
         assert answers == [SERVING] * 50
         connection.close()
 
 
 async def test_we_ask_for_what_does_not_exist(connection: client.ClientConnection) -> None:
     with pytest.raises(SwarmError) as failed:
-        await connection.unary("CA/GetRootCACertificate", api.GetRootCACertificateRequest())
+        await connection.unary(rpc.GET_ROOT_CA_CERTIFICATE, api.GetRootCACertificateRequest())
     assert failed.value.code == Code.UNIMPLEMENTED
 
 
@@ -370,15 +371,15 @@ async def test_when_the_server_dies_open_calls_are_unavailable() -> None:
     reference = Reference()
     async with grpcio_server(reference) as server:
         connection = await client.connect(f"127.0.0.1:{reference.port}", None)
-        task = asyncio.create_task(connection.unary("Health/Check", api.HealthCheckRequest(service="never")))
-        await connection.unary("Health/Check", HEALTH)
+        task = asyncio.create_task(connection.unary(rpc.CHECK, api.HealthCheckRequest(service="never")))
+        await connection.unary(rpc.CHECK, HEALTH)
         await server.stop(0)
         with pytest.raises(SwarmError) as failed:
             await task
         assert failed.value.code in (Code.UNAVAILABLE, Code.CANCELED)
         assert isinstance(await connection.closed, Unavailable)
         with pytest.raises(Unavailable):
-            await connection.unary("Health/Check", HEALTH)
+            await connection.unary(rpc.CHECK, HEALTH)
 
 
 async def test_we_speak_to_grpcio_over_tls(authority: Authority) -> None:
@@ -390,7 +391,7 @@ async def test_we_speak_to_grpcio_over_tls(authority: Authority) -> None:
     async with grpcio_server(reference, credentials):
         address = f"127.0.0.1:{reference.port}"
         connection = await client.connect(address, authority.client(authority.issue("w", "swarm-worker")))
-        assert await connection.unary("Health/Check", HEALTH, 5.0) == SERVING
+        assert await connection.unary(rpc.CHECK, HEALTH, 5.0) == SERVING
         connection.close()
         with pytest.raises(Unavailable):
             await client.connect(address, ClientTls("swarm-manager", None), timeout_s=5.0)

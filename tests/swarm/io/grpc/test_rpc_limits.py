@@ -1,4 +1,4 @@
-"""What strangers may not do to port 2377: limits of time, number and memory."""
+"""What clients without a certificate may not do to port 2377: limits of time, number and memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from swarm import api, defaults
 from swarm.address import parse_host_port
+from swarm.api import rpc
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc import frames as h2
 from swarm.grpc.wire import frame_message
@@ -36,7 +37,7 @@ async def turns_until(condition: Callable[[], bool]) -> None:
 
 
 class Raw:
-    """A client that speaks frames and does what it likes."""
+    """A client of the RpcServer that sends frames by hand and keeps no rules."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -72,7 +73,7 @@ async def test_a_client_that_never_says_hello_is_dropped(served: Served) -> None
     await raw.close()
 
 
-async def test_a_request_that_does_not_come_is_out_of_time(served: Served) -> None:
+async def test_a_request_that_does_not_arrive_runs_out_of_time(served: Served) -> None:
     raw = await Raw.connect(served)
     block = b"".join((h2.METHOD_POST, h2.literal(":path", "/docker.swarmkit.v1.Health/Check")))
     block += h2.literal("content-type", "application/grpc")
@@ -86,7 +87,7 @@ async def test_a_request_that_does_not_come_is_out_of_time(served: Served) -> No
 
 
 async def test_an_idle_client_is_asked_to_leave(served: Served, connection: ClientConnection) -> None:
-    await connection.unary("Health/Check", HEALTH)
+    await connection.unary(rpc.CHECK, HEALTH)
     sweep(served, defaults.RPC_IDLE_ANONYMOUS_S + 1)
     assert "draining" in str(await connection.closed)
 
@@ -171,7 +172,7 @@ async def test_a_stranger_may_not_send_much(authority: Authority, cluster: Serve
     connection = await client.connect(cluster.address, authority.client(server_name="swarm-ca"))
     request = api.IssueNodeCertificateRequest(csr=b"x" * defaults.RPC_MESSAGE_ANONYMOUS_BYTES_MAX)
     with pytest.raises(SwarmError, match="larger than max"):
-        await connection.unary("NodeCA/IssueNodeCertificate", request)
+        await connection.unary(rpc.ISSUE_NODE_CERTIFICATE, request)
     connection.close()
 
 

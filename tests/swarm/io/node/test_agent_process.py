@@ -17,7 +17,7 @@ from swarm.io.process import Clock
 
 
 class Fragile:
-    """An agent that writes down what it hears, and breaks when an engine comes back."""
+    """Takes the place of Agent: it keeps the events that it gets, and raises when an engine comes back."""
 
     def __init__(self, journal: Mapping[str, bytes], heard: asyncio.Queue[AgentEvent]) -> None:
         self.journal = journal
@@ -38,7 +38,7 @@ class Fragile:
 
 
 class Process:
-    """The process around agents of that kind."""
+    """Drives an AgentProcess around agents of that kind."""
 
     def __init__(self, directory: Path) -> None:
         self.heard: asyncio.Queue[AgentEvent] = asyncio.Queue()

@@ -51,8 +51,8 @@ class Members:
     def answer(self, served: Served, call: Call) -> None:
         match call.request:
             case api.HealthCheckRequest(service="Raft") if self.serves:
-                answer = api.HealthCheckResponse(status=api.HealthCheckResponse.SERVING)
-                served.server.send(Reply(call.stream, answer))
+                health = api.HealthCheckResponse(status=api.HealthCheckResponse.SERVING)
+                served.server.send(Reply(call.stream, health))
             case api.HealthCheckRequest():
                 served.server.send(StreamEnd(call.stream, Unavailable("this manager is not ready yet")))
             case api.ResolveAddressRequest(raft_id=raft_id) if raft_id in self.addresses:

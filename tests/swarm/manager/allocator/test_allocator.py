@@ -7,64 +7,64 @@ from collections.abc import Callable
 from swarm import api
 from swarm.manager.allocator.allocator import AllocatorStage
 from tests.swarm.manager import commands
-from tests.swarm.manager.lab import Lab
+from tests.swarm.manager.leader_harness import LeaderHarness
 
 
-def add_network(lab: Lab, name: str, driver: str, ingress: bool = False) -> None:
+def add_network(harness: LeaderHarness, name: str, driver: str, ingress: bool = False) -> None:
     network = api.Network(id=name)
     network.spec.annotations.name = name
     network.spec.driver_config.name = driver
     network.spec.ingress = ingress
-    lab.write(lambda tx: tx.create(network))
+    harness.write(lambda tx: tx.create(network))
 
 
-def allocator(lab: Lab) -> AllocatorStage:
-    stage = lab.stages["allocator"]
+def allocator(harness: LeaderHarness) -> AllocatorStage:
+    stage = harness.stages["allocator"]
     assert isinstance(stage, AllocatorStage)
     return stage
 
 
 def test_publishing_and_removing_again_and_again_leaks_no_port() -> None:
-    lab = Lab()
-    lab.agents = True
-    commands.node(lab, "add", "w1", {})
+    harness = LeaderHarness()
+    harness.agents = True
+    commands.node(harness, "add", "w1", {})
     for _ in range(12):
-        commands.service(lab, "create", "web", {"image": "x", "replicas": "1", "port": "80,8080:81"})
-        service = lab.store.get(api.Service, "web")
+        commands.service(harness, "create", "web", {"image": "x", "replicas": "1", "port": "80,8080:81"})
+        service = harness.store.get(api.Service, "web")
         assert service is not None
         assert [port.published_port for port in service.endpoint.ports] == [30000, 8080]
-        commands.service(lab, "rm", "web", {})
-        assert allocator(lab).ports.state() == {}
-        assert allocator(lab).audit(lab.store)
+        commands.service(harness, "rm", "web", {})
+        assert allocator(harness).ports.state() == {}
+        assert allocator(harness).audit(harness.store)
 
 
 def test_a_task_on_a_predefined_network_gets_its_attachment() -> None:
-    lab = Lab()
-    commands.node(lab, "add", "w1", {})
-    lab.write(lambda tx: tx.edit(api.Node, "w1").description.engine.plugins.add(type="Network", name="host"))
-    add_network(lab, "host", "host")
-    commands.service(lab, "create", "web", {"image": "x", "replicas": "1", "network": "host"})
-    (task,) = lab.store.find(api.Task, "service", "web")
-    network = lab.store.get(api.Network, "host")
+    harness = LeaderHarness()
+    commands.node(harness, "add", "w1", {})
+    harness.write(lambda tx: tx.edit(api.Node, "w1").description.engine.plugins.add(type="Network", name="host"))
+    add_network(harness, "host", "host")
+    commands.service(harness, "create", "web", {"image": "x", "replicas": "1", "network": "host"})
+    (task,) = harness.store.find(api.Task, "service", "web")
+    network = harness.store.get(api.Network, "host")
     assert network is not None
     assert network.driver_state.name == "host"
     assert network.ipam.HasField("driver")
     assert task.status.state == api.ASSIGNED
     assert [(x.network.id, list(x.addresses)) for x in task.networks] == [("host", [])]
-    service = lab.store.get(api.Service, "web")
+    service = harness.store.get(api.Service, "web")
     assert service is not None
     assert [(vip.network_id, vip.addr) for vip in service.endpoint.virtual_ips] == [("host", "")]
 
 
 def test_a_service_that_leaves_a_node_local_network_or_wants_no_virtual_ip_keeps_none() -> None:
-    lab = Lab()
-    add_network(lab, "host", "host")
-    add_network(lab, "bridge", "bridge")
-    commands.service(lab, "create", "web", {"image": "x", "replicas": "1", "network": "host"})
+    harness = LeaderHarness()
+    add_network(harness, "host", "host")
+    add_network(harness, "bridge", "bridge")
+    commands.service(harness, "create", "web", {"image": "x", "replicas": "1", "network": "host"})
 
     def networks_of_web(change: Callable[[api.Service], object]) -> list[str]:
-        lab.write(lambda tx: change(tx.edit(api.Service, "web")))
-        service = lab.store.get(api.Service, "web")
+        harness.write(lambda tx: change(tx.edit(api.Service, "web")))
+        service = harness.store.get(api.Service, "web")
         assert service is not None
         return [vip.network_id for vip in service.endpoint.virtual_ips]
 
@@ -76,21 +76,21 @@ def test_a_service_that_leaves_a_node_local_network_or_wants_no_virtual_ip_keeps
 
 
 def test_a_task_waits_with_a_reason_and_goes_on_when_the_network_comes() -> None:
-    lab = Lab()
-    commands.node(lab, "add", "w1", {})
-    lab.write(lambda tx: tx.edit(api.Node, "w1").description.engine.plugins.add(type="Network", name="bridge"))
-    commands.service(lab, "create", "web", {"image": "x", "replicas": "1", "network": "late"})
-    (task,) = lab.store.find(api.Task, "service", "web")
+    harness = LeaderHarness()
+    commands.node(harness, "add", "w1", {})
+    harness.write(lambda tx: tx.edit(api.Node, "w1").description.engine.plugins.add(type="Network", name="bridge"))
+    commands.service(harness, "create", "web", {"image": "x", "replicas": "1", "network": "late"})
+    (task,) = harness.store.find(api.Task, "service", "web")
     assert (task.status.state, task.status.err) == (api.NEW, "network late not found")
-    add_network(lab, "late", "bridge")
-    (task,) = lab.store.find(api.Task, "service", "web")
+    add_network(harness, "late", "bridge")
+    (task,) = harness.store.find(api.Task, "service", "web")
     assert (task.status.state, task.status.err) == (api.ASSIGNED, "")
 
 
 def test_a_service_without_ports_and_networks_has_no_endpoint() -> None:
-    lab = Lab()
-    commands.service(lab, "create", "web", {"image": "x", "replicas": "1"})
-    service = lab.store.get(api.Service, "web")
+    harness = LeaderHarness()
+    commands.service(harness, "create", "web", {"image": "x", "replicas": "1"})
+    service = harness.store.get(api.Service, "web")
     assert service is not None
     assert not service.HasField("endpoint")
 
@@ -99,8 +99,8 @@ def test_dynamic_ports_run_out_with_a_reason() -> None:
     other = api.Service(id="other")
     for number in range(30000, 32768):
         other.endpoint.ports.add(published_port=number)
-    lab = Lab()
-    allocator(lab).ports.account("other", other)
-    commands.service(lab, "create", "web", {"image": "x", "replicas": "1", "port": "80"})
-    (task,) = lab.store.find(api.Task, "service", "web")
+    harness = LeaderHarness()
+    allocator(harness).ports.account("other", other)
+    commands.service(harness, "create", "web", {"image": "x", "replicas": "1", "port": "80"})
+    (task,) = harness.store.find(api.Task, "service", "web")
     assert task.status.err == "no free port left in the dynamic port range"

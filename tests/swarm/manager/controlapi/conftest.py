@@ -1,4 +1,4 @@
-"""A cluster in a store, as after the recording of tests/golden's errors, and a way to call the control API on it."""
+"""Drives the method table of swarm.manager.controlapi on the cluster in which tests/golden's errors were recorded."""
 
 from __future__ import annotations
 
@@ -12,45 +12,25 @@ from certs.root import RootCA
 from certs.tokens import new_join_token
 from swarm import api
 from swarm.errors import SwarmError
-from swarm.manager.controlapi.methods import control
+from swarm.manager.controlapi.methods import control as control_methods
 from swarm.store.store import Store
 from swarm.store.tx import Tx
+from tests.swarm.manager.fake_members import FakeMembers
 
 NOW = 1_700_000_000.0
 ROOT = RootCA.create(NOW)
 
 
-class Group:
-    """A Raft group: node IDs to their state, and who could leave without the loss of a quorum."""
-
-    def __init__(self) -> None:
-        self.members: dict[str, api.ManagerStatus] = {}
-        self.removable: list[str] = []
-        self.full = False
-
-    def may_grow(self) -> bool:
-        return not self.full
-
-    def is_member(self, node_id: str) -> bool:
-        return node_id in self.members
-
-    def can_remove(self, node_id: str) -> bool:
-        return node_id in self.removable
-
-    def member_of(self, node_id: str) -> api.ManagerStatus | None:
-        return self.members.get(node_id)
-
-
-class Lab:
-    """Calls methods by name; each write is one pass and one entry."""
+class ControlHarness:
+    """Drives the control API: calls methods by name; each write is one pass and one entry."""
 
     def __init__(self) -> None:
         self.store = Store()
-        self.group = Group()
+        self.group = FakeMembers()
         self.now = NOW
         self.rng = Random("controlapi")
         self.root = ROOT
-        self.table = control(self.group)
+        self.table = control_methods(self.group)
 
     def call(self, method: str, request: Message) -> Any:
         """The response; a write is committed, one that fails changes nothing."""
@@ -64,7 +44,7 @@ class Lab:
         return response
 
     def refused(self, method: str, request: Message) -> str:
-        """The text that users see for a call that must fail, "<Code>: <message>"; the store must stay as it is."""
+        """The text that users see for a call that must fail, "<Code>: <message>"; the store must not change."""
         before = self.store.save()
         with pytest.raises(SwarmError) as caught:
             self.call(method, request)
@@ -103,25 +83,25 @@ def _service(service_id: str, spec: api.ServiceSpec) -> api.Service:
 
 
 @pytest.fixture
-def lab() -> Lab:
+def control() -> ControlHarness:
     """Services full, glob and min; a secret, a config, networks; nodes n1 (manager) and n2; the cluster."""
-    lab = Lab()
-    lab.store.apply([], 10)
-    full = lab.service_spec("full")
+    control = ControlHarness()
+    control.store.apply([], 10)
+    full = control.service_spec("full")
     full.task.container.secrets.add(secret_id="s1", secret_name="sec1").file.name = "sec1"
     full.task.container.configs.add(config_id="c1", config_name="cfg1").file.name = "cfg1"
     full.task.networks.add(target="net1")
     full.endpoint.ports.add(target_port=80, published_port=8080)
-    glob = lab.service_spec("glob")
+    glob = control.service_spec("glob")
     glob.ClearField("replicated")
     getattr(glob, "global").SetInParent()
     glob.endpoint.ports.add(target_port=80, published_port=9090, publish_mode=api.PortConfig.HOST)
     cluster = api.Cluster(id="cl", spec=api.ClusterSpec(annotations=api.Annotations(name="default")))
-    cluster.root_ca.ca_cert = lab.root.bundle_pem
-    cluster.root_ca.ca_key = lab.root.key_pem or b""
-    cluster.root_ca.join_tokens.worker = new_join_token(lab.root.bundle_pem, lab.rng)
-    cluster.root_ca.join_tokens.manager = new_join_token(lab.root.bundle_pem, lab.rng)
-    lab.put(
+    cluster.root_ca.ca_cert = control.root.bundle_pem
+    cluster.root_ca.ca_key = control.root.key_pem or b""
+    cluster.root_ca.join_tokens.worker = new_join_token(control.root.bundle_pem, control.rng)
+    cluster.root_ca.join_tokens.manager = new_join_token(control.root.bundle_pem, control.rng)
+    control.put(
         cluster,
         api.Secret(id="s1", spec=api.SecretSpec(annotations=api.Annotations(name="sec1"), data=b"x")),
         api.Config(id="c1", spec=api.ConfigSpec(annotations=api.Annotations(name="cfg1"), data=b"x")),
@@ -136,15 +116,15 @@ def lab() -> Lab:
         ),
         _service("svcfull", full),
         _service("svcglob", glob),
-        _service("svcmin", lab.service_spec("min")),
+        _service("svcmin", control.service_spec("min")),
         _node("n1", api.MANAGER),
         _node("n2", api.WORKER),
     )
-    lab.group.members["n1"] = api.ManagerStatus(
+    control.group.members["n1"] = api.ManagerStatus(
         raft_id=7, addr="10.0.0.1:2377", leader=True, reachability=api.RaftMemberStatus.REACHABLE
     )
-    lab.group.removable.append("n2")
-    return lab
+    control.group.removable.append("n2")
+    return control
 
 
 def _node(node_id: str, role: int) -> api.Node:

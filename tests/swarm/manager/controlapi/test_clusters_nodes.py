@@ -14,24 +14,24 @@ from swarm.manager.controlapi.clusters import redacted
 from swarm.manager.orchestrator.reaper import ReaperStage
 
 
-def _update(lab: Any, rotation: api.KeyRotation | None = None, **spec: Any) -> api.UpdateClusterRequest:
+def _update(control: Any, rotation: api.KeyRotation | None = None, **spec: Any) -> api.UpdateClusterRequest:
     return api.UpdateClusterRequest(
         cluster_id="cl",
-        cluster_version=lab.version(api.Cluster, "cl"),
+        cluster_version=control.version(api.Cluster, "cl"),
         spec=api.ClusterSpec(annotations=api.Annotations(name="default"), **spec),
         rotation=rotation,
     )
 
 
-def _cluster(lab: Any) -> api.Cluster:
-    cluster: api.Cluster = lab.store.get(api.Cluster, "cl")
+def _cluster(control: Any) -> api.Cluster:
+    cluster: api.Cluster = control.store.get(api.Cluster, "cl")
     return cluster
 
 
 # --- clusters ------------------------------------------------------------------------------------------------------
 
 
-def test_no_key_leaves_with_a_cluster() -> None:
+def test_a_cluster_is_shown_without_its_keys() -> None:
     cluster = api.Cluster(id="cl")
     cluster.spec.ca_config.signing_ca_key = b"HIDDEN"
     cluster.spec.ca_config.signing_ca_cert = b"HIDDEN"
@@ -57,94 +57,96 @@ def test_every_field_of_a_cluster_is_either_shown_or_hidden_on_purpose() -> None
     assert {field.name for field in api.Cluster.DESCRIPTOR.fields} == shown | hidden
 
 
-def test_a_cluster_shows_the_defaults_of_its_networks(lab: Any) -> None:
-    shown = lab.call("GetCluster", api.GetClusterRequest(cluster_id="cl")).cluster
+def test_a_cluster_shows_the_defaults_of_its_networks(control: Any) -> None:
+    shown = control.call("GetCluster", api.GetClusterRequest(cluster_id="cl")).cluster
     assert (list(shown.defaultAddressPool), shown.subnetSize, shown.VXLANUDPPort) == (["10.0.0.0/8"], 24, 4789)
-    listed = lab.call("ListClusters", api.ListClustersRequest()).clusters
+    listed = control.call("ListClusters", api.ListClustersRequest()).clusters
     assert listed == [shown]
 
 
-def test_join_tokens_rotate_one_by_one(lab: Any) -> None:
-    before = _cluster(lab).root_ca.join_tokens
-    lab.call("UpdateCluster", _update(lab, api.KeyRotation(worker_join_token=True)))
-    after = _cluster(lab).root_ca.join_tokens
+def test_join_tokens_rotate_one_by_one(control: Any) -> None:
+    before = _cluster(control).root_ca.join_tokens
+    control.call("UpdateCluster", _update(control, api.KeyRotation(worker_join_token=True)))
+    after = _cluster(control).root_ca.join_tokens
     assert after.worker != before.worker
     assert after.manager == before.manager
     assert after.worker.rpartition("-")[0] == before.worker.rpartition("-")[0]
 
 
-def test_the_keys_of_the_networks_change_when_a_mark_asks_for_it_and_never_show(lab: Any) -> None:
-    plain = lab.call("UpdateCluster", _update(lab))
+def test_the_keys_of_the_networks_change_when_a_mark_asks_for_it_and_never_show(control: Any) -> None:
+    plain = control.call("UpdateCluster", _update(control))
     assert not has_mark(plain, NETWORK_KEYS)
-    assert not _cluster(lab).network_bootstrap_keys
+    assert not _cluster(control).network_bootstrap_keys
     newest = 0
     for _ in range(2):
-        answer = lab.call("UpdateCluster", marked(_update(lab), NETWORK_KEYS))
+        answer = control.call("UpdateCluster", marked(_update(control), NETWORK_KEYS))
         assert has_mark(answer, NETWORK_KEYS)
-        keys = _cluster(lab).network_bootstrap_keys
+        keys = _cluster(control).network_bootstrap_keys
         assert len(keys) == 6
         assert not any(key.key in answer.SerializeToString() for key in keys)
         assert max(key.lamport_time for key in keys) > newest
         newest = max(key.lamport_time for key in keys)
-    assert _cluster(lab).encryption_key_lamport_clock == newest
+    assert _cluster(control).encryption_key_lamport_clock == newest
 
 
-def test_the_unlock_key_lives_as_long_as_the_lock(lab: Any) -> None:
+def test_the_unlock_key_lives_as_long_as_the_lock(control: Any) -> None:
     def key() -> bytes:
-        return b"".join(key.key for key in _cluster(lab).unlock_keys if key.subsystem == "swarm-manager")
+        return b"".join(key.key for key in _cluster(control).unlock_keys if key.subsystem == "swarm-manager")
 
-    locked = {"encryption_config": api.EncryptionConfig(auto_lock_managers=True)}
+    locked: dict[str, Any] = {"encryption_config": api.EncryptionConfig(auto_lock_managers=True)}
     rotate = api.KeyRotation(manager_unlock_key=True)
     assert key() == b""
-    lab.call("UpdateCluster", _update(lab, rotate))
+    control.call("UpdateCluster", _update(control, rotate))
     assert key() == b""
-    shown = lab.call("UpdateCluster", _update(lab, **locked)).cluster
+    shown = control.call("UpdateCluster", _update(control, **locked)).cluster
     first = key()
     assert len(first) == 32
     assert first not in shown.SerializeToString()
-    lab.call("UpdateCluster", _update(lab, **locked))
+    control.call("UpdateCluster", _update(control, **locked))
     assert key() == first
-    lab.call("UpdateCluster", _update(lab, rotate, **locked))
+    control.call("UpdateCluster", _update(control, rotate, **locked))
     assert len(key()) == 32
     assert key() != first
-    lab.call("UpdateCluster", _update(lab))
+    control.call("UpdateCluster", _update(control))
     assert key() == b""
-    assert not _cluster(lab).unlock_keys
+    assert not _cluster(control).unlock_keys
 
 
-def test_an_update_replaces_the_whole_spec(lab: Any) -> None:
-    lab.call("UpdateCluster", _update(lab, orchestration=api.OrchestrationConfig(task_history_retention_limit=9)))
-    assert _cluster(lab).spec.orchestration.task_history_retention_limit == 9
-    answer = lab.call("UpdateCluster", _update(lab)).cluster
-    assert _cluster(lab).spec.orchestration.task_history_retention_limit == 0
-    assert answer.meta == _cluster(lab).meta
+def test_an_update_replaces_the_whole_spec(control: Any) -> None:
+    control.call(
+        "UpdateCluster", _update(control, orchestration=api.OrchestrationConfig(task_history_retention_limit=9))
+    )
+    assert _cluster(control).spec.orchestration.task_history_retention_limit == 9
+    answer = control.call("UpdateCluster", _update(control)).cluster
+    assert _cluster(control).spec.orchestration.task_history_retention_limit == 0
+    assert answer.meta == _cluster(control).meta
 
 
-def test_the_cluster_keeps_its_name(lab: Any) -> None:
-    request = _update(lab)
+def test_the_cluster_keeps_its_name(control: Any) -> None:
+    request = _update(control)
     request.spec.annotations.name = "other"
-    assert lab.refused("UpdateCluster", request) == "InvalidArgument: modification of cluster name is not allowed"
+    assert control.refused("UpdateCluster", request) == "InvalidArgument: modification of cluster name is not allowed"
 
 
-def test_old_entries_of_the_blacklist_are_forgotten(lab: Any) -> None:
-    tx = lab.tx()
+def test_old_entries_of_the_blacklist_are_forgotten(control: Any) -> None:
+    tx = control.tx()
     cluster = tx.edit(api.Cluster, "cl")
     grace = int(defaults.BLACKLIST_GRACE_S)
-    cluster.blacklisted_certificates["old"].expiry.seconds = int(lab.now) - grace - 100
-    cluster.blacklisted_certificates["fresh"].expiry.seconds = int(lab.now) - grace + 100
+    cluster.blacklisted_certificates["old"].expiry.seconds = int(control.now) - grace - 100
+    cluster.blacklisted_certificates["fresh"].expiry.seconds = int(control.now) - grace + 100
     cluster.blacklisted_certificates["unknown"].SetInParent()
-    lab.commit(tx)
-    lab.call("UpdateCluster", _update(lab))
-    assert sorted(_cluster(lab).blacklisted_certificates) == ["fresh", "unknown"]
+    control.commit(tx)
+    control.call("UpdateCluster", _update(control))
+    assert sorted(_cluster(control).blacklisted_certificates) == ["fresh", "unknown"]
 
 
-def _ca(**fields: Any) -> dict[str, api.CAConfig]:
+def _ca(**fields: Any) -> dict[str, Any]:
     return {"ca_config": api.CAConfig(**fields)}
 
 
-def test_signing_material_is_checked_before_anything_changes(lab: Any) -> None:
-    other = RootCA.create(lab.now)
-    ours, key = lab.root.bundle_pem, lab.root.key_pem or b""
+def test_signing_material_is_checked_before_anything_changes(control: Any) -> None:
+    other = RootCA.create(control.now)
+    ours, key = control.root.bundle_pem, control.root.key_pem or b""
     two = certificates_pem([*load_certificates(ours), *load_certificates(other.bundle_pem)])
     cases = (
         (
@@ -159,219 +161,219 @@ def test_signing_material_is_checked_before_anything_changes(lab: Any) -> None:
         ),
     )
     for spec, text in cases:
-        assert lab.refused("UpdateCluster", _update(lab, **spec)) == f"InvalidArgument: {text}"
-    lab.now += 19.5 * 365 * 24 * 3600
+        assert control.refused("UpdateCluster", _update(control, **spec)) == f"InvalidArgument: {text}"
+    control.now += 19.5 * 365 * 24 * 3600
     spec = _ca(signing_ca_cert=other.bundle_pem, signing_ca_key=other.key_pem)
-    refused = lab.refused("UpdateCluster", _update(lab, **spec))
+    refused = control.refused("UpdateCluster", _update(control, **spec))
     assert refused == "InvalidArgument: CA certificate expires too soon"
 
 
-def test_text_without_a_certificate_counts_as_no_certificate(lab: Any) -> None:
-    lab.call("UpdateCluster", _update(lab, **_ca(signing_ca_cert=b"no certificate at all")))
-    assert _cluster(lab).root_ca.ca_cert == lab.root.bundle_pem
+def test_text_without_a_certificate_counts_as_no_certificate(control: Any) -> None:
+    control.call("UpdateCluster", _update(control, **_ca(signing_ca_cert=b"no certificate at all")))
+    assert _cluster(control).root_ca.ca_cert == control.root.bundle_pem
 
 
-def test_a_rotation_of_the_root_can_be_forced_once_per_number(lab: Any) -> None:
-    shown = lab.call("UpdateCluster", _update(lab, **_ca(force_rotate=1))).cluster
-    root = _cluster(lab).root_ca
+def test_a_rotation_of_the_root_can_be_forced_once_per_number(control: Any) -> None:
+    shown = control.call("UpdateCluster", _update(control, **_ca(force_rotate=1))).cluster
+    root = _cluster(control).root_ca
     assert root.root_rotation.ca_cert
     assert root.root_rotation.ca_cert != root.ca_cert
     assert (shown.root_ca.root_rotation.ca_cert, shown.root_ca.root_rotation.ca_key) == (
         root.root_rotation.ca_cert,
         b"",
     )
-    lab.call("UpdateCluster", _update(lab, **_ca(force_rotate=1)))
-    assert _cluster(lab).root_ca.root_rotation == root.root_rotation
+    control.call("UpdateCluster", _update(control, **_ca(force_rotate=1)))
+    assert _cluster(control).root_ca.root_rotation == root.root_rotation
 
 
-def test_a_stale_update_does_not_start_a_rotation(lab: Any) -> None:
-    request = _update(lab, **_ca(force_rotate=1))
+def test_a_stale_update_does_not_start_a_rotation(control: Any) -> None:
+    request = _update(control, **_ca(force_rotate=1))
     request.cluster_version.index = 1
-    assert lab.refused("UpdateCluster", request) == "Unknown: update out of sequence"
+    assert control.refused("UpdateCluster", request) == "Unknown: update out of sequence"
 
 
-def test_a_root_given_again_ends_a_rotation_away_from_it(lab: Any) -> None:
-    lab.call("UpdateCluster", _update(lab, **_ca(force_rotate=1)))
-    spec = _ca(signing_ca_cert=lab.root.bundle_pem, signing_ca_key=lab.root.key_pem, force_rotate=3)
-    lab.call("UpdateCluster", _update(lab, **spec))
-    root = _cluster(lab).root_ca
-    assert (root.HasField("root_rotation"), root.last_forced_rotation, root.ca_key) == (False, 3, lab.root.key_pem)
+def test_a_root_given_again_ends_a_rotation_away_from_it(control: Any) -> None:
+    control.call("UpdateCluster", _update(control, **_ca(force_rotate=1)))
+    spec = _ca(signing_ca_cert=control.root.bundle_pem, signing_ca_key=control.root.key_pem, force_rotate=3)
+    control.call("UpdateCluster", _update(control, **spec))
+    root = _cluster(control).root_ca
+    assert (root.HasField("root_rotation"), root.last_forced_rotation, root.ca_key) == (False, 3, control.root.key_pem)
 
 
-def test_a_cluster_without_its_root_key_can_be_given_the_key_back(lab: Any) -> None:
-    tx = lab.tx()
+def test_a_cluster_without_its_root_key_can_be_given_the_key_back(control: Any) -> None:
+    tx = control.tx()
     tx.edit(api.Cluster, "cl").root_ca.ClearField("ca_key")
-    lab.commit(tx)
-    assert lab.refused("UpdateCluster", _update(lab)) == (
+    control.commit(tx)
+    assert control.refused("UpdateCluster", _update(control)) == (
         "InvalidArgument: there must be at least one valid, reachable external CA "
         "corresponding to the current CA certificate"
     )
     wrong = private_key_pem(new_private_key())
-    refused = lab.refused(
-        "UpdateCluster", _update(lab, **_ca(signing_ca_cert=lab.root.bundle_pem, signing_ca_key=wrong))
+    refused = control.refused(
+        "UpdateCluster", _update(control, **_ca(signing_ca_cert=control.root.bundle_pem, signing_ca_key=wrong))
     )
     assert refused.endswith("certificate key mismatch")
-    right = _ca(signing_ca_cert=lab.root.bundle_pem, signing_ca_key=lab.root.key_pem)
-    lab.call("UpdateCluster", _update(lab, **right))
-    assert _cluster(lab).root_ca.ca_key == lab.root.key_pem
+    right = _ca(signing_ca_cert=control.root.bundle_pem, signing_ca_key=control.root.key_pem)
+    control.call("UpdateCluster", _update(control, **right))
+    assert _cluster(control).root_ca.ca_key == control.root.key_pem
 
 
 # --- nodes ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_node_shows_its_place_in_the_group_which_is_not_stored(lab: Any) -> None:
-    shown = lab.call("GetNode", api.GetNodeRequest(node_id="n1")).node
-    assert shown.manager_status == lab.group.members["n1"]
-    assert not lab.store.get(api.Node, "n1").HasField("manager_status")
-    listed = lab.call("ListNodes", api.ListNodesRequest()).nodes
+def test_a_node_shows_its_place_in_the_group_which_is_not_stored(control: Any) -> None:
+    shown = control.call("GetNode", api.GetNodeRequest(node_id="n1")).node
+    assert shown.manager_status == control.group.members["n1"]
+    assert not control.store.get(api.Node, "n1").HasField("manager_status")
+    listed = control.call("ListNodes", api.ListNodesRequest()).nodes
     assert [(node.id, node.HasField("manager_status")) for node in listed] == [("n1", True), ("n2", False)]
 
 
-def _wish(lab: Any, node_id: str, role: int) -> api.UpdateNodeRequest:
-    request = api.UpdateNodeRequest(node_id=node_id, node_version=lab.version(api.Node, node_id))
-    request.spec.CopyFrom(lab.store.get(api.Node, node_id).spec)
+def _wish(control: Any, node_id: str, role: int) -> api.UpdateNodeRequest:
+    request = api.UpdateNodeRequest(node_id=node_id, node_version=control.version(api.Node, node_id))
+    request.spec.CopyFrom(control.store.get(api.Node, node_id).spec)
     request.spec.desired_role = role  # type: ignore[assignment]
     return request
 
 
-def _managers(lab: Any, *node_ids: str) -> None:
+def _managers(control: Any, *node_ids: str) -> None:
     for node_id in node_ids:
         node = api.Node(id=node_id, role=api.MANAGER)
         node.spec.desired_role = api.MANAGER
-        lab.put(node)
-        lab.group.members[node_id] = api.ManagerStatus(raft_id=len(lab.group.members) + 10)
+        control.put(node)
+        control.group.members[node_id] = api.ManagerStatus(raft_id=len(control.group.members) + 10)
 
 
-def test_a_role_that_does_not_exist_is_no_way_round_the_checks_of_a_demotion(lab: Any) -> None:
-    _managers(lab, "m2", "m3")
+def test_an_unknown_role_does_not_get_around_the_checks_of_a_demotion(control: Any) -> None:
+    _managers(control, "m2", "m3")
     text = "InvalidArgument: invalid argument: spec.desired_role has a value that this manager does not know"
     for node_id in ("m2", "n2"):
-        assert lab.refused("UpdateNode", _wish(lab, node_id, 7)) == text
+        assert control.refused("UpdateNode", _wish(control, node_id, 7)) == text
 
 
-def test_a_demotion_needs_a_member_that_the_group_can_spare(lab: Any) -> None:
-    _managers(lab, "m2", "m3")
-    assert lab.refused("UpdateNode", _wish(lab, "m2", api.WORKER)) == (
+def test_a_demotion_needs_a_member_that_the_group_can_spare(control: Any) -> None:
+    _managers(control, "m2", "m3")
+    assert control.refused("UpdateNode", _wish(control, "m2", api.WORKER)) == (
         "FailedPrecondition: can't remove member from the raft: this would result in a loss of quorum"
     )
-    lab.group.removable.append("m2")
-    lab.call("UpdateNode", _wish(lab, "m2", api.WORKER))
-    assert lab.store.get(api.Node, "m2").spec.desired_role == api.WORKER
-    del lab.group.members["m3"]
-    refused = lab.refused("UpdateNode", _wish(lab, "m3", api.WORKER))
+    control.group.removable.append("m2")
+    control.call("UpdateNode", _wish(control, "m2", api.WORKER))
+    assert control.store.get(api.Node, "m2").spec.desired_role == api.WORKER
+    del control.group.members["m3"]
+    refused = control.refused("UpdateNode", _wish(control, "m3", api.WORKER))
     assert refused == "NotFound: can't find manager in raft memberlist"
 
 
-def test_a_promotion_into_a_group_that_cannot_grow_is_refused(lab: Any) -> None:
-    lab.group.full = True
-    assert lab.refused("UpdateNode", _wish(lab, "n2", api.MANAGER)).startswith(
+def test_a_promotion_into_a_group_that_cannot_grow_is_refused(control: Any) -> None:
+    control.group.full = True
+    assert control.refused("UpdateNode", _wish(control, "n2", api.MANAGER)).startswith(
         "FailedPrecondition: the swarm has 51 managers, as many as it may have"
     )
-    lab.group.full = False
-    lab.call("UpdateNode", _wish(lab, "n2", api.MANAGER))
-    assert lab.store.get(api.Node, "n2").spec.desired_role == api.MANAGER
+    control.group.full = False
+    control.call("UpdateNode", _wish(control, "n2", api.MANAGER))
+    assert control.store.get(api.Node, "n2").spec.desired_role == api.MANAGER
 
 
-def test_managers_cannot_all_be_demoted_before_the_first_has_stepped_down(lab: Any) -> None:
-    _managers(lab, "m2")
-    lab.group.removable += ["n1", "m2"]
-    lab.call("UpdateNode", _wish(lab, "m2", api.WORKER))
-    refused = lab.refused("UpdateNode", _wish(lab, "n1", api.WORKER))
+def test_managers_cannot_all_be_demoted_before_the_first_has_stepped_down(control: Any) -> None:
+    _managers(control, "m2")
+    control.group.removable += ["n1", "m2"]
+    control.call("UpdateNode", _wish(control, "m2", api.WORKER))
+    refused = control.refused("UpdateNode", _wish(control, "n1", api.WORKER))
     assert refused == "FailedPrecondition: attempting to demote the last manager of the swarm"
 
 
-def test_other_changes_of_a_manager_are_free(lab: Any) -> None:
-    request = _wish(lab, "n1", api.MANAGER)
+def test_other_changes_of_a_manager_are_allowed(control: Any) -> None:
+    request = _wish(control, "n1", api.MANAGER)
     request.spec.availability = api.NodeSpec.DRAIN
-    answer = lab.call("UpdateNode", request).node
-    assert answer == lab.store.get(api.Node, "n1")
+    answer = control.call("UpdateNode", request).node
+    assert answer == control.store.get(api.Node, "n1")
     assert answer.spec.availability == api.NodeSpec.DRAIN
 
 
 @pytest.mark.parametrize("life_days", [400.0, 1 / 12])
-def test_removing_a_node_blacklists_its_last_certificate_and_older_ones(lab: Any, life_days: float) -> None:
+def test_removing_a_node_blacklists_its_last_certificate_and_older_ones(control: Any, life_days: float) -> None:
     life_s = life_days * 86400.0
-    chain = lab.root.sign(new_csr(new_private_key()), "n2", "swarm-worker", "cl", lab.now, life_s)
-    tx = lab.tx()
+    chain = control.root.sign(new_csr(new_private_key()), "n2", "swarm-worker", "cl", control.now, life_s)
+    tx = control.tx()
     node = tx.edit(api.Node, "n2")
     node.certificate.certificate = chain
     node.status.state = api.NodeStatus.DOWN
-    lab.commit(tx)
-    lab.call("RemoveNode", api.RemoveNodeRequest(node_id="n2"))
-    assert lab.store.get(api.Node, "n2") is None
+    control.commit(tx)
+    control.call("RemoveNode", api.RemoveNodeRequest(node_id="n2"))
+    assert control.store.get(api.Node, "n2") is None
     expiry = int(load_certificates(chain)[0].not_valid_after_utc.timestamp())
-    older = int(lab.now + defaults.NODE_CERT_EXPIRY_S)  # of the default life, before somebody shortened it
-    assert _cluster(lab).blacklisted_certificates["n2"].expiry.seconds == max(expiry, older)
+    older = int(control.now + defaults.NODE_CERT_EXPIRY_S)  # of the default life, before somebody shortened it
+    assert _cluster(control).blacklisted_certificates["n2"].expiry.seconds == max(expiry, older)
 
 
-def test_the_reaper_gives_up_the_tasks_of_a_removed_node_in_the_same_pass(lab: Any) -> None:
+def test_the_reaper_gives_up_the_tasks_of_a_removed_node_in_the_same_pass(control: Any) -> None:
     for task_id, node_id, state in (("t1", "n2", api.RUNNING), ("t2", "n2", api.FAILED), ("t3", "n1", api.RUNNING)):
         task = api.Task(id=task_id, node_id=node_id, service_id="svcmin")
         task.status.state = state
-        lab.put(task)
-    tx, reaper = lab.tx(), ReaperStage()
-    reaper.rebuild(lab.store, lab.now)
-    lab.table["Control/RemoveNode"].function(tx, api.RemoveNodeRequest(node_id="n2", force=True))
+        control.put(task)
+    tx, reaper = control.tx(), ReaperStage()
+    reaper.rebuild(control.store, control.now)
+    control.table["Control/RemoveNode"].function(tx, api.RemoveNodeRequest(node_id="n2", force=True))
     for kind, object_id in tx.log:
         reaper.note(kind, object_id)
     reaper.run(tx)
-    lab.commit(tx)
-    states = [lab.store.get(api.Task, task_id).status.state for task_id in ("t1", "t2", "t3")]
+    control.commit(tx)
+    states = [control.store.get(api.Task, task_id).status.state for task_id in ("t1", "t2", "t3")]
     assert states == [api.ORPHANED, api.FAILED, api.RUNNING]
-    assert lab.store.get(api.Task, "t1").status.message == "Task belonged to a node that has been deleted"
+    assert control.store.get(api.Task, "t1").status.message == "Task belonged to a node that has been deleted"
 
 
 @pytest.mark.parametrize(
     "certificate", [b"", b"garbage", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
 )
-def test_a_certificate_that_cannot_be_read_is_blacklisted_for_ever(lab: Any, certificate: bytes) -> None:
-    tx = lab.tx()
+def test_a_certificate_that_cannot_be_read_is_blacklisted_for_ever(control: Any, certificate: bytes) -> None:
+    tx = control.tx()
     tx.edit(api.Node, "n2").certificate.certificate = certificate
-    lab.commit(tx)
-    lab.call("RemoveNode", api.RemoveNodeRequest(node_id="n2", force=True))
-    assert not _cluster(lab).blacklisted_certificates["n2"].HasField("expiry")
+    control.commit(tx)
+    control.call("RemoveNode", api.RemoveNodeRequest(node_id="n2", force=True))
+    assert not _cluster(control).blacklisted_certificates["n2"].HasField("expiry")
 
 
-def test_a_demoted_manager_that_left_the_group_can_be_removed(lab: Any) -> None:
-    _managers(lab, "m2")
-    del lab.group.members["m2"]
-    lab.call("RemoveNode", api.RemoveNodeRequest(node_id="m2"))
-    assert lab.store.get(api.Node, "m2") is None
+def test_a_demoted_manager_that_left_the_group_can_be_removed(control: Any) -> None:
+    _managers(control, "m2")
+    del control.group.members["m2"]
+    control.call("RemoveNode", api.RemoveNodeRequest(node_id="m2"))
+    assert control.store.get(api.Node, "m2") is None
 
 
 # --- secrets and configs -------------------------------------------------------------------------------------------
 
 
-def test_the_data_of_a_secret_never_comes_back(lab: Any) -> None:
+def test_the_data_of_a_secret_never_comes_back(control: Any) -> None:
     spec = api.SecretSpec(annotations=api.Annotations(name="new"), data=b"HIDDEN")
-    answers = [lab.call("CreateSecret", api.CreateSecretRequest(spec=spec))]
+    answers = [control.call("CreateSecret", api.CreateSecretRequest(spec=spec))]
     secret = answers[0].secret
-    answers.append(lab.call("GetSecret", api.GetSecretRequest(secret_id=secret.id)))
-    answers.append(lab.call("ListSecrets", api.ListSecretsRequest()))
+    answers.append(control.call("GetSecret", api.GetSecretRequest(secret_id=secret.id)))
+    answers.append(control.call("ListSecrets", api.ListSecretsRequest()))
     update = api.UpdateSecretRequest(secret_id=secret.id, secret_version=secret.meta.version, spec=spec)
     update.spec.annotations.labels["k"] = "v"
-    answers.append(lab.call("UpdateSecret", update))
+    answers.append(control.call("UpdateSecret", update))
     assert all(b"HIDDEN" not in answer.SerializeToString() for answer in answers)
-    kept = lab.store.get(api.Secret, secret.id)
+    kept = control.store.get(api.Secret, secret.id)
     assert (kept.spec.data, dict(kept.spec.annotations.labels)) == (b"HIDDEN", {"k": "v"})
 
 
-def test_configs_show_their_data_and_change_their_labels(lab: Any) -> None:
+def test_configs_show_their_data_and_change_their_labels(control: Any) -> None:
     spec = api.ConfigSpec(annotations=api.Annotations(name="new", labels={"a": "b"}), data=b"shown")
-    config = lab.call("CreateConfig", api.CreateConfigRequest(spec=spec)).config
-    assert lab.call("GetConfig", api.GetConfigRequest(config_id=config.id)).config == config
+    config = control.call("CreateConfig", api.CreateConfigRequest(spec=spec)).config
+    assert control.call("GetConfig", api.GetConfigRequest(config_id=config.id)).config == config
     del spec.annotations.labels["a"]
     spec.ClearField("data")
     update = api.UpdateConfigRequest(config_id=config.id, config_version=config.meta.version, spec=spec)
-    changed = lab.call("UpdateConfig", update).config
+    changed = control.call("UpdateConfig", update).config
     assert (changed.spec.data, dict(changed.spec.annotations.labels)) == (b"shown", {})
-    lab.call("RemoveConfig", api.RemoveConfigRequest(config_id=config.id))
-    assert lab.store.get(api.Config, config.id) is None
+    control.call("RemoveConfig", api.RemoveConfigRequest(config_id=config.id))
+    assert control.store.get(api.Config, config.id) is None
 
 
-def test_a_secret_in_use_by_several_services_names_them_all(lab: Any) -> None:
-    spec = lab.service_spec("also")
+def test_a_secret_in_use_by_several_services_names_them_all(control: Any) -> None:
+    spec = control.service_spec("also")
     spec.task.container.secrets.add(secret_id="s1", secret_name="sec1").file.name = "x"
-    lab.put(api.Service(id="aaa", spec=spec))
-    refused = lab.refused("RemoveSecret", api.RemoveSecretRequest(secret_id="s1"))
+    control.put(api.Service(id="aaa", spec=spec))
+    refused = control.refused("RemoveSecret", api.RemoveSecretRequest(secret_id="s1"))
     assert refused == "InvalidArgument: secret 'sec1' is in use by the following services: also, full"

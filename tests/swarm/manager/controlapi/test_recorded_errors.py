@@ -205,51 +205,51 @@ SERVICES: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_bad_service_is_refused_with_the_recorded_text(lab: Any, name: str) -> None:
+def test_a_bad_service_is_refused_with_the_recorded_text(control: Any, name: str) -> None:
     change, text = SERVICES[name]
-    spec = lab.service_spec()
+    spec = control.service_spec()
     change(spec)
-    assert lab.refused("CreateService", api.CreateServiceRequest(spec=spec)) == text
+    assert control.refused("CreateService", api.CreateServiceRequest(spec=spec)) == text
 
 
-def _update(lab: Any, **fields: Any) -> api.UpdateServiceRequest:
-    version = fields.pop("version", lab.version(api.Service, "svcmin"))
-    spec = fields.pop("spec", lab.service_spec("min"))
+def _update(control: Any, **fields: Any) -> api.UpdateServiceRequest:
+    version = fields.pop("version", control.version(api.Service, "svcmin"))
+    spec = fields.pop("spec", control.service_spec("min"))
     return api.UpdateServiceRequest(service_id="svcmin", service_version=version, spec=spec, **fields)
 
 
-def test_recorded_errors_of_service_updates(lab: Any) -> None:
-    stale = _update(lab, version=api.Version(index=1))
-    assert lab.refused("UpdateService", stale) == "Unknown: update out of sequence"
-    renamed = _update(lab, spec=lab.service_spec("min2"))
-    assert lab.refused("UpdateService", renamed) == "Unimplemented: renaming services is not supported"
-    other_mode = lab.service_spec("min")
+def test_recorded_errors_of_service_updates(control: Any) -> None:
+    stale = _update(control, version=api.Version(index=1))
+    assert control.refused("UpdateService", stale) == "Unknown: update out of sequence"
+    renamed = _update(control, spec=control.service_spec("min2"))
+    assert control.refused("UpdateService", renamed) == "Unimplemented: renaming services is not supported"
+    other_mode = control.service_spec("min")
     getattr(other_mode, "global").SetInParent()
-    refused = lab.refused("UpdateService", _update(lab, spec=other_mode))
+    refused = control.refused("UpdateService", _update(control, spec=other_mode))
     assert refused == "Unimplemented: service mode change is not allowed"
-    back = _update(lab, rollback=api.UpdateServiceRequest.PREVIOUS)
-    refused = lab.refused("UpdateService", back)
+    back = _update(control, rollback=api.UpdateServiceRequest.PREVIOUS)
+    refused = control.refused("UpdateService", back)
     assert refused == "FailedPrecondition: service svcmin does not have a previous spec"
 
 
-def _node_update(lab: Any, node_id: str, role: int, **fields: Any) -> api.UpdateNodeRequest:
-    version = fields.pop("version", lab.version(api.Node, node_id))
+def _node_update(control: Any, node_id: str, role: int, **fields: Any) -> api.UpdateNodeRequest:
+    version = fields.pop("version", control.version(api.Node, node_id))
     spec = api.NodeSpec(desired_role=role, membership=api.NodeSpec.ACCEPTED)  # type: ignore[arg-type]
     return api.UpdateNodeRequest(node_id=node_id, node_version=version, spec=spec)
 
 
-def test_recorded_errors_of_nodes(lab: Any) -> None:
-    stale = _node_update(lab, "n2", api.WORKER, version=api.Version(index=1))
-    assert lab.refused("UpdateNode", stale) == "Unknown: update out of sequence"
-    refused = lab.refused("UpdateNode", _node_update(lab, "n1", api.WORKER))
+def test_recorded_errors_of_nodes(control: Any) -> None:
+    stale = _node_update(control, "n2", api.WORKER, version=api.Version(index=1))
+    assert control.refused("UpdateNode", stale) == "Unknown: update out of sequence"
+    refused = control.refused("UpdateNode", _node_update(control, "n1", api.WORKER))
     assert refused == "FailedPrecondition: attempting to demote the last manager of the swarm"
     for force in (False, True):
-        refused = lab.refused("RemoveNode", api.RemoveNodeRequest(node_id="n1", force=force))
+        refused = control.refused("RemoveNode", api.RemoveNodeRequest(node_id="n1", force=force))
         assert refused == (
             "FailedPrecondition: node n1 is a cluster manager and is a member of the raft cluster. "
             "It must be demoted to worker before removal"
         )
-    refused = lab.refused("RemoveNode", api.RemoveNodeRequest(node_id="n2"))
+    refused = control.refused("RemoveNode", api.RemoveNodeRequest(node_id="n2"))
     assert refused == "FailedPrecondition: node n2 is not down and can't be removed"
 
 
@@ -276,54 +276,56 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_a_bad_secret_is_refused_with_the_recorded_text(lab: Any, name: str) -> None:
+def test_a_bad_secret_is_refused_with_the_recorded_text(control: Any, name: str) -> None:
     given, data, text = SECRETS[name]
     spec = api.SecretSpec(annotations=api.Annotations(name=given), data=data)
-    assert lab.refused("CreateSecret", api.CreateSecretRequest(spec=spec)) == text
+    assert control.refused("CreateSecret", api.CreateSecretRequest(spec=spec)) == text
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_bad_config_is_refused_with_the_recorded_text(lab: Any, name: str) -> None:
+def test_a_bad_config_is_refused_with_the_recorded_text(control: Any, name: str) -> None:
     given, data, text = CONFIGS[name]
     spec = api.ConfigSpec(annotations=api.Annotations(name=given), data=data)
-    assert lab.refused("CreateConfig", api.CreateConfigRequest(spec=spec)) == text
+    assert control.refused("CreateConfig", api.CreateConfigRequest(spec=spec)) == text
 
 
-def test_recorded_errors_of_secret_drivers(lab: Any) -> None:
+def test_recorded_errors_of_secret_drivers(control: Any) -> None:
     spec = api.SecretSpec(annotations=api.Annotations(name="e"), driver=api.Driver())
-    refused = lab.refused("CreateSecret", api.CreateSecretRequest(spec=spec))
+    refused = control.refused("CreateSecret", api.CreateSecretRequest(spec=spec))
     assert refused == "InvalidArgument: secret driver must have a name"
     spec.driver.name = "nosuch"
-    assert lab.refused("CreateSecret", api.CreateSecretRequest(spec=spec)) == 'Unknown: plugin "nosuch" not found'
+    assert control.refused("CreateSecret", api.CreateSecretRequest(spec=spec)) == 'Unknown: plugin "nosuch" not found'
 
 
-def test_recorded_errors_of_secrets_and_configs_in_use_or_changed(lab: Any) -> None:
+def test_recorded_errors_of_secrets_and_configs_in_use_or_changed(control: Any) -> None:
     used = "is in use by the following service: full"
     assert (
-        lab.refused("RemoveSecret", api.RemoveSecretRequest(secret_id="s1")) == f"InvalidArgument: secret 'sec1' {used}"
+        control.refused("RemoveSecret", api.RemoveSecretRequest(secret_id="s1"))
+        == f"InvalidArgument: secret 'sec1' {used}"
     )
     assert (
-        lab.refused("RemoveConfig", api.RemoveConfigRequest(config_id="c1")) == f"InvalidArgument: config 'cfg1' {used}"
+        control.refused("RemoveConfig", api.RemoveConfigRequest(config_id="c1"))
+        == f"InvalidArgument: config 'cfg1' {used}"
     )
     for name, data in (("sec1", b"xx"), ("other", b"")):
         request = api.UpdateSecretRequest(
             secret_id="s1",
-            secret_version=lab.version(api.Secret, "s1"),
+            secret_version=control.version(api.Secret, "s1"),
             spec=api.SecretSpec(annotations=api.Annotations(name=name), data=data),
         )
-        assert lab.refused("UpdateSecret", request) == "InvalidArgument: only updates to Labels are allowed"
+        assert control.refused("UpdateSecret", request) == "InvalidArgument: only updates to Labels are allowed"
     request = api.UpdateSecretRequest(
         secret_id="s1",
         secret_version=api.Version(index=1),
         spec=api.SecretSpec(annotations=api.Annotations(name="sec1")),
     )
-    assert lab.refused("UpdateSecret", request) == "Unknown: update out of sequence"
+    assert control.refused("UpdateSecret", request) == "Unknown: update out of sequence"
     config = api.UpdateConfigRequest(
         config_id="c1",
-        config_version=lab.version(api.Config, "c1"),
+        config_version=control.version(api.Config, "c1"),
         spec=api.ConfigSpec(annotations=api.Annotations(name="cfg1"), data=b"xx"),
     )
-    assert lab.refused("UpdateConfig", config) == "InvalidArgument: only updates to Labels are allowed"
+    assert control.refused("UpdateConfig", config) == "InvalidArgument: only updates to Labels are allowed"
 
 
 def _network(name: str, **fields: Any) -> api.NetworkSpec:
@@ -332,7 +334,7 @@ def _network(name: str, **fields: Any) -> api.NetworkSpec:
     return spec
 
 
-def _ipam(**fields: str) -> api.IPAMOptions:
+def _ipam(**fields: Any) -> api.IPAMOptions:
     return api.IPAMOptions(configs=[api.IPAMConfig(subnet="10.44.0.0/24", **fields)])
 
 
@@ -367,24 +369,24 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_bad_network_is_refused_with_the_recorded_text(lab: Any, name: str) -> None:
+def test_a_bad_network_is_refused_with_the_recorded_text(control: Any, name: str) -> None:
     spec, text = NETWORKS[name]
-    assert lab.refused("CreateNetwork", api.CreateNetworkRequest(spec=spec)) == text
+    assert control.refused("CreateNetwork", api.CreateNetworkRequest(spec=spec)) == text
 
 
-def test_recorded_errors_of_networks_in_use(lab: Any) -> None:
-    refused = lab.refused("RemoveNetwork", api.RemoveNetworkRequest(network_id="net1"))
+def test_recorded_errors_of_networks_in_use(control: Any) -> None:
+    refused = control.refused("RemoveNetwork", api.RemoveNetworkRequest(network_id="net1"))
     assert refused == "FailedPrecondition: network net1 is in use by service svcfull"
-    refused = lab.refused("RemoveNetwork", api.RemoveNetworkRequest(network_id="ingr"))
+    refused = control.refused("RemoveNetwork", api.RemoveNetworkRequest(network_id="ingr"))
     assert refused == "FailedPrecondition: ingress network cannot be removed because service svcfull depends on it"
 
 
-def test_recorded_errors_of_the_cluster(lab: Any) -> None:
+def test_recorded_errors_of_the_cluster(control: Any) -> None:
     def refused(version: int | None = None, **fields: Any) -> str:
         spec = api.ClusterSpec(annotations=api.Annotations(name="default"), **fields)
-        index = lab.version(api.Cluster, "cl").index if version is None else version
+        index = control.version(api.Cluster, "cl").index if version is None else version
         request = api.UpdateClusterRequest(cluster_id="cl", cluster_version=api.Version(index=index), spec=spec)
-        return str(lab.refused("UpdateCluster", request))
+        return str(control.refused("UpdateCluster", request))
 
     assert refused(version=1) == "Unknown: update out of sequence"
     short = api.CAConfig(node_cert_expiry=Duration(seconds=1))
@@ -420,9 +422,9 @@ MISSING = {
 
 
 @pytest.mark.parametrize("method", MISSING)
-def test_an_unknown_id_is_not_found(lab: Any, method: str) -> None:
+def test_an_unknown_id_is_not_found(control: Any, method: str) -> None:
     request, text = MISSING[method]
-    assert lab.refused(method, request) == text
+    assert control.refused(method, request) == text
 
 
 EMPTY = {
@@ -444,10 +446,10 @@ EMPTY = {
 }
 
 
-def test_an_empty_request_is_refused_or_lists_everything(lab: Any) -> None:
-    for name in lab.table:
+def test_an_empty_request_is_refused_or_lists_everything(control: Any) -> None:
+    for name in control.table:
         method = name.partition("/")[2]
         if method.startswith("List"):
             continue
-        refused = lab.refused(method, METHODS[name].request())
+        refused = control.refused(method, METHODS[name].request())
         assert refused.partition(": ")[2] == EMPTY.get(method, "invalid argument"), method

@@ -10,8 +10,8 @@ from swarm.api.equality import same_status, same_task
 from swarm.rpc import StreamEnd
 from swarm.store.store import Change
 from swarm.store.tx import Tx
-from tests.swarm.agent.world import make_task
-from tests.swarm.manager.dispatcher.test_dispatcher import Cluster
+from tests.swarm.agent.agent_world import make_task
+from tests.swarm.manager.dispatcher.test_dispatcher import DispatcherHarness
 
 UPDATE, REMOVE = api.AssignmentChange.UPDATE, api.AssignmentChange.REMOVE
 
@@ -37,10 +37,10 @@ def words(message: api.AssignmentsMessage) -> list[str]:
 
 
 class Feed:
-    """A cluster with one registered node and its Assignments stream."""
+    """Drives a Dispatcher with one registered node and its Assignments stream."""
 
     def __init__(self, *objects: api.Task | api.Secret | api.Config | api.Volume) -> None:
-        self.cluster = Cluster()
+        self.cluster = DispatcherHarness()
         if objects:
             self.cluster.create(*objects)
         self.session_id = self.cluster.register()
@@ -215,7 +215,7 @@ def test_a_volume_that_must_go_is_in_the_first_message_too() -> None:
 
 
 def test_the_deprecated_tasks_stream_sends_everything_each_time() -> None:
-    cluster = Cluster()
+    cluster = DispatcherHarness()
     cluster.create(make_task("t1", "n1"))
     stream = cluster.call("Dispatcher/Tasks", api.TasksRequest(session_id=cluster.register()), "n1")
     cluster.create(make_task("t2", "n1"))
@@ -226,7 +226,7 @@ def test_the_deprecated_tasks_stream_sends_everything_each_time() -> None:
 
 def calls_for_one_change(nodes: int) -> int:
     """How many functions the dispatcher calls for a new task when so many agents listen."""
-    cluster = Cluster(*(api.Node(id=f"n{i}") for i in range(nodes)))
+    cluster = DispatcherHarness(*(api.Node(id=f"n{i}") for i in range(nodes)))
     for i in range(nodes):
         cluster.assignments(cluster.register(f"n{i}"), f"n{i}")
     cluster.create(make_task("t1", "n1"))

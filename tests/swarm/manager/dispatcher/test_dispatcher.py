@@ -11,14 +11,14 @@ from swarm.api import extensions
 from swarm.errors import Code
 from swarm.manager.dispatcher.dispatcher import DOWN_MESSAGE, ENGINE_GONE_MESSAGE, UNKNOWN_MESSAGE, Dispatcher
 from swarm.rpc import LOCAL, Call, Reply, StreamData, StreamEnd
-from tests.swarm.agent.world import make_task
-from tests.swarm.manager.harness import Harness
+from tests.swarm.agent.agent_world import make_task
+from tests.swarm.manager.service_harness import ServiceHarness
 
 DESCRIPTION = api.NodeDescription(hostname="host")
 
 
-class Cluster(Harness):
-    """A dispatcher with nodes n1 and n2."""
+class DispatcherHarness(ServiceHarness):
+    """Drives a Dispatcher with nodes n1 and n2."""
 
     def __init__(self, *nodes: api.Node) -> None:
         super().__init__()
@@ -73,14 +73,14 @@ class Cluster(Harness):
 
 
 @pytest.fixture
-def cluster() -> Cluster:
-    return Cluster()
+def cluster() -> DispatcherHarness:
+    return DispatcherHarness()
 
 
 # --- sessions ------------------------------------------------------------------------------------------------------
 
 
-def test_a_session_is_answered_only_after_its_commit(cluster: Cluster) -> None:
+def test_a_session_is_answered_only_after_its_commit(cluster: DispatcherHarness) -> None:
     cluster.pass_time(1.0)
     cluster.hold = True
     stream = cluster.session()
@@ -94,14 +94,14 @@ def test_a_session_is_answered_only_after_its_commit(cluster: Cluster) -> None:
     assert [k.lamport_time for k in answer.network_bootstrap_keys] == [1]
 
 
-def test_registering_makes_a_node_ready_with_its_address_and_description(cluster: Cluster) -> None:
+def test_registering_makes_a_node_ready_with_its_address_and_description(cluster: DispatcherHarness) -> None:
     cluster.register()
     node = cluster.node()
     assert (node.status.state, node.status.message, node.status.addr) == (api.NodeStatus.READY, "", "10.0.0.5")
     assert node.description == DESCRIPTION
 
 
-def test_a_session_whose_commit_fails_is_refused(cluster: Cluster) -> None:
+def test_a_session_whose_commit_fails_is_refused(cluster: DispatcherHarness) -> None:
     cluster.pass_time(1.0)
     cluster.hold = True
     stream = cluster.session()
@@ -109,12 +109,14 @@ def test_a_session_whose_commit_fails_is_refused(cluster: Cluster) -> None:
     assert cluster.error(stream).code == Code.FAILED_PRECONDITION
 
 
-def test_an_unknown_node_is_refused(cluster: Cluster) -> None:
+def test_an_unknown_node_is_refused(cluster: DispatcherHarness) -> None:
     error = cluster.error(cluster.session("n9"))
     assert (error.code, str(error)) == (Code.UNKNOWN, "node not found")
 
 
-def test_a_known_session_only_updates_the_description_and_writes_nothing_when_it_is_the_same(cluster: Cluster) -> None:
+def test_a_known_session_only_updates_the_description_and_writes_nothing_when_it_is_the_same(
+    cluster: DispatcherHarness,
+) -> None:
     session_id = cluster.register()
     entries = len(cluster.entries)
     plugins = [api.PluginDescription(type="Log", name=n) for n in "ab"]
@@ -132,7 +134,7 @@ def test_a_known_session_only_updates_the_description_and_writes_nothing_when_it
     assert len(cluster.entries) == entries + 1
 
 
-def test_a_new_session_ends_the_streams_of_the_old_one(cluster: Cluster) -> None:
+def test_a_new_session_ends_the_streams_of_the_old_one(cluster: DispatcherHarness) -> None:
     first = cluster.session()
     cluster.pass_time(1.0)
     session_id = cluster.data(first, api.SessionMessage)[0].session_id
@@ -144,7 +146,7 @@ def test_a_new_session_ends_the_streams_of_the_old_one(cluster: Cluster) -> None
         assert (error.code, str(error)) == (Code.INVALID_ARGUMENT, "session invalid")
 
 
-def test_registrations_are_limited(cluster: Cluster) -> None:
+def test_registrations_are_limited(cluster: DispatcherHarness) -> None:
     for _ in range(defaults.REGISTRATIONS_MAX):
         cluster.register()
     error = cluster.error(cluster.session())
@@ -154,7 +156,7 @@ def test_registrations_are_limited(cluster: Cluster) -> None:
     cluster.register()
 
 
-def test_calls_without_a_session_are_refused(cluster: Cluster) -> None:
+def test_calls_without_a_session_are_refused(cluster: DispatcherHarness) -> None:
     cluster.register()
     cluster.pass_time(100.0)
     for stream in (cluster.beat("x"), cluster.assignments("x"), cluster.report("x", "t1", api.RUNNING)):
@@ -166,12 +168,12 @@ def test_calls_without_a_session_are_refused(cluster: Cluster) -> None:
         assert (error.code, str(error)) == (Code.INVALID_ARGUMENT, "session invalid")
 
 
-def test_too_long_a_description_is_refused(cluster: Cluster) -> None:
+def test_too_long_a_description_is_refused(cluster: DispatcherHarness) -> None:
     huge = api.NodeDescription(hostname="x" * defaults.NODE_DESCRIPTION_BYTES_MAX)
     assert cluster.error(cluster.session(description=huge)).code == Code.INVALID_ARGUMENT
 
 
-def test_the_agent_of_this_manager_needs_no_certificate(cluster: Cluster) -> None:
+def test_the_agent_of_this_manager_needs_no_certificate(cluster: DispatcherHarness) -> None:
     cluster.create(api.Node(id="m1"))
     call = Call(77, "Dispatcher/Session", api.SessionRequest(description=DESCRIPTION), LOCAL)
     cluster.perform(cluster.dispatcher.handle(call, cluster.now))
@@ -179,7 +181,7 @@ def test_the_agent_of_this_manager_needs_no_certificate(cluster: Cluster) -> Non
     assert cluster.data(77, api.SessionMessage)[0].node.id == "m1"
 
 
-def test_a_node_has_only_so_many_sessions_open(cluster: Cluster) -> None:
+def test_a_node_has_only_so_many_sessions_open(cluster: DispatcherHarness) -> None:
     session_id = cluster.register()
     streams = [cluster.session(session_id=session_id) for _ in range(defaults.SESSIONS_PER_NODE_MAX + 1)]
     assert len(cluster.data(streams[-1], api.SessionMessage)) == 1
@@ -189,7 +191,7 @@ def test_a_node_has_only_so_many_sessions_open(cluster: Cluster) -> None:
 # --- what everyone must know ---------------------------------------------------------------------------------------
 
 
-def test_changes_that_concern_all_nodes_go_to_all_and_only_once(cluster: Cluster) -> None:
+def test_changes_that_concern_all_nodes_go_to_all_and_only_once(cluster: DispatcherHarness) -> None:
     streams = [cluster.session("n1"), cluster.session("n2")]
     cluster.pass_time(1.0)
     for stream in streams:
@@ -206,7 +208,7 @@ def test_changes_that_concern_all_nodes_go_to_all_and_only_once(cluster: Cluster
         assert [len(m.managers) for m in cluster.data(stream, api.SessionMessage)] == [2]
 
 
-def test_a_change_of_a_node_goes_to_that_node(cluster: Cluster) -> None:
+def test_a_change_of_a_node_goes_to_that_node(cluster: DispatcherHarness) -> None:
     streams = [cluster.session("n1"), cluster.session("n2")]
     cluster.pass_time(1.0)
     for stream in streams:
@@ -218,7 +220,7 @@ def test_a_change_of_a_node_goes_to_that_node(cluster: Cluster) -> None:
     assert cluster.take(streams[1]) == []
 
 
-def test_removing_a_node_ends_its_streams(cluster: Cluster) -> None:
+def test_removing_a_node_ends_its_streams(cluster: DispatcherHarness) -> None:
     stream = cluster.session()
     cluster.pass_time(1.0)
     cluster.remove(api.Node, "n1")
@@ -231,7 +233,7 @@ def test_removing_a_node_ends_its_streams(cluster: Cluster) -> None:
 # --- heartbeats ----------------------------------------------------------------------------------------------------
 
 
-def test_heartbeats_keep_a_node_ready_and_carry_a_period_with_jitter(cluster: Cluster) -> None:
+def test_heartbeats_keep_a_node_ready_and_carry_a_period_with_jitter(cluster: DispatcherHarness) -> None:
     session_id = cluster.register()
     periods = []
     for _ in range(30):
@@ -241,7 +243,7 @@ def test_heartbeats_keep_a_node_ready_and_carry_a_period_with_jitter(cluster: Cl
     assert cluster.node().status.state == api.NodeStatus.READY
 
 
-def test_three_silent_periods_make_a_node_down(cluster: Cluster) -> None:
+def test_three_silent_periods_make_a_node_down(cluster: DispatcherHarness) -> None:
     stream = cluster.session()
     cluster.pass_time(13.0)
     assert cluster.node().status.state == api.NodeStatus.READY
@@ -253,7 +255,7 @@ def test_three_silent_periods_make_a_node_down(cluster: Cluster) -> None:
     assert cluster.node().status.state == api.NodeStatus.READY
 
 
-def test_a_node_without_its_engine_is_down_at_its_own_word(cluster: Cluster) -> None:
+def test_a_node_that_says_that_its_engine_is_gone_is_down_at_once(cluster: DispatcherHarness) -> None:
     session_id = cluster.register()
     farewell = extensions.marked(api.HeartbeatRequest(session_id=session_id), extensions.ENGINE_GONE)
     assert cluster.data(cluster.call("Dispatcher/Heartbeat", farewell, "n1"), api.HeartbeatResponse)
@@ -264,7 +266,7 @@ def test_a_node_without_its_engine_is_down_at_its_own_word(cluster: Cluster) -> 
     assert cluster.node().status.state == api.NodeStatus.READY
 
 
-def test_the_heartbeat_period_comes_from_the_cluster_and_zero_means_the_default(cluster: Cluster) -> None:
+def test_the_heartbeat_period_comes_from_the_cluster_and_zero_means_the_default(cluster: DispatcherHarness) -> None:
     session_id = cluster.register()
     cluster.edit(api.Cluster, "c1", lambda c: c.spec.dispatcher.heartbeat_period.FromSeconds(60))
     period_s = cluster.data(cluster.beat(session_id), api.HeartbeatResponse)[0].period.seconds
@@ -274,7 +276,7 @@ def test_the_heartbeat_period_comes_from_the_cluster_and_zero_means_the_default(
     assert 4 <= period_s <= 5
 
 
-def test_a_new_leader_finds_nodes_unknown_and_gives_them_six_periods(cluster: Cluster) -> None:
+def test_a_new_leader_finds_nodes_unknown_and_gives_them_six_periods(cluster: DispatcherHarness) -> None:
     cluster.register()
     cluster.register("n2")
     cluster.elect()
@@ -290,7 +292,7 @@ def test_a_new_leader_finds_nodes_unknown_and_gives_them_six_periods(cluster: Cl
     assert (status.state, status.message) == (api.NodeStatus.DOWN, 'heartbeat failure for node in "unknown" state')
 
 
-def test_a_node_that_came_back_and_falls_silent_gets_only_three_periods(cluster: Cluster) -> None:
+def test_a_node_that_came_back_and_falls_silent_gets_only_three_periods(cluster: DispatcherHarness) -> None:
     cluster.elect()
     cluster.register()
     cluster.pass_time(17.0)
@@ -299,7 +301,7 @@ def test_a_node_that_came_back_and_falls_silent_gets_only_three_periods(cluster:
 
 def test_a_node_that_comes_back_at_the_last_moment_is_not_down() -> None:
     for twentieth in range(26 * 20, 34 * 20):  # its time is up somewhere in between
-        cluster = Cluster()
+        cluster = DispatcherHarness()
         cluster.call("Dispatcher/Session", api.SessionRequest(), "n2")  # writes come in batches, this is the first
         cluster.pass_time(twentieth / 20)
         cluster.session("n2")
@@ -311,7 +313,7 @@ def test_a_node_that_comes_back_at_the_last_moment_is_not_down() -> None:
 
 def test_tasks_of_a_node_that_is_down_for_a_day_become_orphans() -> None:
     down = api.Node(id="n1", status=api.NodeStatus(state=api.NodeStatus.DOWN))
-    cluster = Cluster(down)
+    cluster = DispatcherHarness(down)
     tasks = [make_task(f"t{i}", "n1") for i in range(250)]
     tasks[0].status.state = api.COMPLETE
     tasks[1].status.state = api.RUNNING
@@ -324,7 +326,7 @@ def test_tasks_of_a_node_that_is_down_for_a_day_become_orphans() -> None:
     assert max(cluster.entries[2:]) <= defaults.ENTRY_CHANGES_MAX // 2
 
 
-def test_a_node_that_comes_back_within_a_day_keeps_its_tasks(cluster: Cluster) -> None:
+def test_a_node_that_comes_back_within_a_day_keeps_its_tasks(cluster: DispatcherHarness) -> None:
     cluster.create(make_task("t1", "n1"))
     cluster.register()
     cluster.pass_time(3600.0)
@@ -337,7 +339,7 @@ def test_a_node_that_comes_back_within_a_day_keeps_its_tasks(cluster: Cluster) -
     assert cluster.task("t1").status.state == api.ASSIGNED
 
 
-def test_an_agent_that_hangs_up_before_its_answer_is_still_watched(cluster: Cluster) -> None:
+def test_an_agent_that_hangs_up_before_its_answer_is_still_watched(cluster: DispatcherHarness) -> None:
     cluster.pass_time(1.0)
     cluster.hold = True
     stream = cluster.session()
@@ -353,15 +355,17 @@ def test_an_agent_that_hangs_up_before_its_answer_is_still_watched(cluster: Clus
 
 
 @pytest.fixture
-def working() -> tuple[Cluster, str]:
-    cluster = Cluster()
+def working() -> tuple[DispatcherHarness, str]:
+    cluster = DispatcherHarness()
     cluster.create(make_task("t1", "n1"), make_task("t2", "n2"))
     session_id = cluster.register()
     cluster.pass_time(1.0)
     return cluster, session_id
 
 
-def test_a_status_is_written_with_who_applied_it_and_answered_after_its_commit(working: tuple[Cluster, str]) -> None:
+def test_a_status_is_written_with_who_applied_it_and_answered_after_its_commit(
+    working: tuple[DispatcherHarness, str],
+) -> None:
     cluster, session_id = working
     cluster.hold = True
     stream = cluster.report(session_id, "t1", api.RUNNING, message="started")
@@ -373,7 +377,7 @@ def test_a_status_is_written_with_who_applied_it_and_answered_after_its_commit(w
     assert status.applied_at.ToNanoseconds() == int(cluster.now * 1e9)
 
 
-def test_a_status_never_goes_backwards(working: tuple[Cluster, str]) -> None:
+def test_a_status_never_goes_backwards(working: tuple[DispatcherHarness, str]) -> None:
     cluster, session_id = working
     cluster.report(session_id, "t1", api.RUNNING)
     cluster.pass_time(1.0)
@@ -383,7 +387,9 @@ def test_a_status_never_goes_backwards(working: tuple[Cluster, str]) -> None:
     assert len(cluster.entries) == entries
 
 
-def test_reports_that_overtake_each_other_in_a_batch_leave_the_higher_state(working: tuple[Cluster, str]) -> None:
+def test_reports_that_overtake_each_other_in_a_batch_leave_the_higher_state(
+    working: tuple[DispatcherHarness, str],
+) -> None:
     cluster, session_id = working
     cluster.hold = True
     cluster.report(session_id, "t1", api.ACCEPTED)
@@ -394,7 +400,7 @@ def test_reports_that_overtake_each_other_in_a_batch_leave_the_higher_state(work
     assert cluster.task().status.state == api.FAILED
 
 
-def test_the_same_status_again_writes_nothing(working: tuple[Cluster, str]) -> None:
+def test_the_same_status_again_writes_nothing(working: tuple[DispatcherHarness, str]) -> None:
     cluster, session_id = working
     cluster.report(session_id, "t1", api.RUNNING)
     cluster.pass_time(1.0)
@@ -403,12 +409,12 @@ def test_the_same_status_again_writes_nothing(working: tuple[Cluster, str]) -> N
     assert len(cluster.entries) == entries
 
 
-def test_unknown_tasks_are_ignored(working: tuple[Cluster, str]) -> None:
+def test_unknown_tasks_are_ignored(working: tuple[DispatcherHarness, str]) -> None:
     cluster, session_id = working
     assert cluster.data(cluster.report(session_id, "gone", api.RUNNING), api.UpdateTaskStatusResponse)
 
 
-def test_a_node_may_not_report_for_another_nodes_task(working: tuple[Cluster, str]) -> None:
+def test_a_node_may_not_report_for_another_nodes_task(working: tuple[DispatcherHarness, str]) -> None:
     cluster, session_id = working
     error = cluster.error(cluster.report(session_id, "t2", api.RUNNING))
     assert (error.code, str(error)) == (Code.PERMISSION_DENIED, "cannot update a task not assigned this node")
@@ -416,14 +422,14 @@ def test_a_node_may_not_report_for_another_nodes_task(working: tuple[Cluster, st
     assert cluster.task("t2").status.state == api.ASSIGNED
 
 
-def test_texts_of_a_status_are_cut_to_a_bearable_length(working: tuple[Cluster, str]) -> None:
+def test_long_texts_of_a_status_are_truncated(working: tuple[DispatcherHarness, str]) -> None:
     cluster, session_id = working
     cluster.report(session_id, "t1", api.REJECTED, err="x" * 2_000_000)
     assert len(cluster.task().status.err) == defaults.STATUS_TEXT_CHARS_MAX
 
 
 def test_many_statuses_are_written_in_bounded_entries_and_answered_at_the_end() -> None:
-    cluster = Cluster()
+    cluster = DispatcherHarness()
     for i in range(0, 500, 100):
         cluster.create(*(make_task(f"t{j}", "n1") for j in range(i, i + 100)))
     session_id = cluster.register()
@@ -437,7 +443,7 @@ def test_many_statuses_are_written_in_bounded_entries_and_answered_at_the_end() 
     assert cluster.data(stream, api.UpdateTaskStatusResponse)
 
 
-def test_reports_within_a_tenth_of_a_second_share_an_entry(working: tuple[Cluster, str]) -> None:
+def test_reports_within_a_tenth_of_a_second_share_an_entry(working: tuple[DispatcherHarness, str]) -> None:
     cluster, session_id = working
     other = cluster.register("n2")
     cluster.pass_time(1.0)
@@ -452,7 +458,7 @@ def test_reports_within_a_tenth_of_a_second_share_an_entry(working: tuple[Cluste
 
 
 def test_an_unpublished_volume_is_noted() -> None:
-    cluster = Cluster()
+    cluster = DispatcherHarness()
     volume = api.Volume(id="v1")
     volume.publish_status.add(node_id="n1", state=api.VolumePublishStatus.PENDING_NODE_UNPUBLISH)
     volume.publish_status.add(node_id="n2", state=api.VolumePublishStatus.PUBLISHED)
@@ -469,7 +475,7 @@ def test_an_unpublished_volume_is_noted() -> None:
 # --- the end -------------------------------------------------------------------------------------------------------
 
 
-def test_the_end_of_leadership_disconnects_everyone(working: tuple[Cluster, str]) -> None:
+def test_the_end_of_leadership_disconnects_everyone(working: tuple[DispatcherHarness, str]) -> None:
     cluster, session_id = working
     session = cluster.session(session_id=session_id)
     cluster.take(session)
@@ -490,7 +496,7 @@ def test_the_end_of_leadership_disconnects_everyone(working: tuple[Cluster, str]
     assert cluster.dispatcher.deadline() is None
 
 
-def test_replies_go_only_to_those_who_still_wait(working: tuple[Cluster, str]) -> None:
+def test_replies_go_only_to_those_who_still_wait(working: tuple[DispatcherHarness, str]) -> None:
     cluster, session_id = working
     cluster.hold = True
     stream = cluster.report(session_id, "t1", api.RUNNING)

@@ -6,11 +6,11 @@ from random import Random
 
 from swarm import api
 from swarm.manager.network_keys import rotate_keys
-from tests.swarm.manager.dispatcher.test_dispatcher import Cluster
+from tests.swarm.manager.dispatcher.test_dispatcher import DispatcherHarness
 
 
 def test_every_session_hears_of_new_keys_of_the_networks() -> None:
-    cluster = Cluster()
+    cluster = DispatcherHarness()
     streams = [cluster.session("n1"), cluster.session("n2")]
     cluster.pass_time(1.0)
     for stream in streams:

@@ -23,7 +23,7 @@ def test_a_task_goes_forward_until_it_has_ended(known: api.TaskState, reported: 
     assert is_news(api.TaskStatus(state=known), api.TaskStatus(state=reported)) == news
 
 
-def test_more_is_learnt_of_how_a_task_ended() -> None:
+def test_later_details_of_how_a_task_ended_are_accepted() -> None:
     known, reported = api.TaskStatus(state=api.FAILED), api.TaskStatus(state=api.FAILED, err="task: non-zero exit (7)")
     assert is_news(known, reported)
     assert not is_news(reported, reported)

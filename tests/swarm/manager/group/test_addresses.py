@@ -65,7 +65,7 @@ def test_a_member_that_calls_from_elsewhere_is_looked_for_there_once_its_address
 def test_an_address_where_it_is_not_found_is_not_taken_and_tried_again_in_a_while() -> None:
     group = make()
     pause_s = defaults.PEER_DIAL_PAUSE_S
-    told = []
+    told: list[bool] = []
     for turn in range(20):
         now = turn * pause_s / 4
         group.lost(NODE2)

@@ -223,7 +223,9 @@ def yes(message: raftpb.Message, voter: int) -> raftpb.Message | None:
     if message.type not in kinds:
         return None
     index = message.index + len(message.entries)
-    return raftpb.Message(type=kinds[message.type], to=1, term=message.term, index=index, **{"from": voter})
+    answer = raftpb.Message(type=kinds[message.type], to=1, term=message.term, index=index)
+    setattr(answer, "from", voter)
+    return answer
 
 
 def test_a_demoted_manager_that_waited_for_a_leader_is_not_let_in_by_the_one_that_knows() -> None:
@@ -242,7 +244,8 @@ def test_a_demoted_manager_that_waited_for_a_leader_is_not_let_in_by_the_one_tha
 def test_nobody_speaks_for_a_member_on_another_node() -> None:
     lab = Lab()
     voter = lab.joined()
-    message = raftpb.Message(type=raftpb.MsgHeartbeat, to=1, term=lab.manager.raft.term + 1, **{"from": voter})
+    message = raftpb.Message(type=raftpb.MsgHeartbeat, to=1, term=lab.manager.raft.term + 1)
+    setattr(message, "from", voter)
     for peer, taken in ((OTHER, False), (JOINER, True)):
         lab.stream += 1
         request = api.ProcessRaftMessageRequest(message=message)

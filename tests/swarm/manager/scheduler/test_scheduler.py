@@ -9,60 +9,62 @@ from swarm import api, defaults
 from swarm.manager.scheduler.filters import Pipeline
 from swarm.manager.scheduler.nodes import NodeSet
 from tests.swarm.manager import commands
-from tests.swarm.manager.lab import Lab
+from tests.swarm.manager.leader_harness import LeaderHarness
 
 
-def states(lab: Lab, name: str) -> list[str]:
-    return [commands.state_of(task) for task in commands.tasks_of(lab, name)]
+def states(harness: LeaderHarness, name: str) -> list[str]:
+    return [commands.state_of(task) for task in commands.tasks_of(harness, name)]
 
 
 def test_a_waiting_task_survives_a_label_update_of_its_service() -> None:
-    lab = Lab()
-    commands.service(lab, "create", "web", {"image": "x", "replicas": "1"})
-    assert states(lab, "web") == ["PENDING (no suitable node)"]
-    commands.service(lab, "update", "web", {"label": "y"})
-    commands.node(lab, "add", "w1", {})
-    lab.tick(1)
-    assert states(lab, "web") == ["ASSIGNED on w1"]
+    harness = LeaderHarness()
+    commands.service(harness, "create", "web", {"image": "x", "replicas": "1"})
+    assert states(harness, "web") == ["PENDING (no suitable node)"]
+    commands.service(harness, "update", "web", {"label": "y"})
+    commands.node(harness, "add", "w1", {})
+    harness.tick(1)
+    assert states(harness, "web") == ["ASSIGNED on w1"]
 
 
 def test_a_service_larger_than_an_entry_takes_several_passes() -> None:
-    lab = Lab()
+    harness = LeaderHarness()
     for name in ("w1", "w2", "w3"):
-        commands.node(lab, "add", name, {})
-    before = lab.index
-    commands.service(lab, "create", "web", {"image": "x", "replicas": "450"})
-    assert lab.index - before == 450 // defaults.ENTRY_CHANGES_MAX + 1
-    per_node = [len(list(lab.store.find(api.Task, "node", name))) for name in ("w1", "w2", "w3")]
+        commands.node(harness, "add", name, {})
+    before = harness.index
+    commands.service(harness, "create", "web", {"image": "x", "replicas": "450"})
+    assert harness.index - before == 450 // defaults.ENTRY_CHANGES_MAX + 1
+    per_node = [len(list(harness.store.find(api.Task, "node", name))) for name in ("w1", "w2", "w3")]
     assert per_node == [150, 150, 150]
 
 
 def test_every_task_of_a_large_group_is_told_why_it_waits() -> None:
-    lab = Lab()
-    commands.node(lab, "add", "w1", {"cpus": "1"})
-    commands.service(lab, "create", "web", {"image": "x", "replicas": "450", "cpus": "1"})
-    texts = [task.status.err for task in lab.store.find(api.Task, "service", "web")]
+    harness = LeaderHarness()
+    commands.node(harness, "add", "w1", {"cpus": "1"})
+    commands.service(harness, "create", "web", {"image": "x", "replicas": "450", "cpus": "1"})
+    texts = [task.status.err for task in harness.store.find(api.Task, "service", "web")]
     assert sorted(set(texts)) == ["", "no suitable node (insufficient resources on 1 node)"]
     assert texts.count("") == 1
 
 
-def test_room_that_a_task_leaves_is_given_to_one_that_waits() -> None:
-    lab = Lab()
-    lab.agents = True
-    commands.node(lab, "add", "w1", {"cpus": "1"})
-    commands.service(lab, "create", "first", {"image": "x", "replicas": "1", "cpus": "1"})
-    commands.service(lab, "create", "second", {"image": "x", "replicas": "1", "cpus": "1"})
-    commands.service(lab, "rm", "first", {})
-    lab.tick(1)
-    assert states(lab, "second") == ["RUNNING on w1"]
+def test_resources_that_a_task_frees_go_to_one_that_waits() -> None:
+    harness = LeaderHarness()
+    harness.agents = True
+    commands.node(harness, "add", "w1", {"cpus": "1"})
+    commands.service(harness, "create", "first", {"image": "x", "replicas": "1", "cpus": "1"})
+    commands.service(harness, "create", "second", {"image": "x", "replicas": "1", "cpus": "1"})
+    commands.service(harness, "rm", "first", {})
+    harness.tick(1)
+    assert states(harness, "second") == ["RUNNING on w1"]
 
 
 def test_spread_preferences_nest_and_full_branches_give_their_share_to_the_others() -> None:
-    lab = Lab()
+    harness = LeaderHarness()
     for name, zone, cpus in (("a1", "a", "1"), ("b1", "b", "8"), ("b2", "b", "8"), ("c1", "c", "8")):
-        commands.node(lab, "add", name, {"label.zone": zone, "cpus": cpus})
-    commands.service(lab, "create", "web", {"image": "x", "replicas": "9", "cpus": "1", "spread": "node.labels.zone"})
-    counts = [len(list(lab.store.find(api.Task, "node", name))) for name in ("a1", "b1", "b2", "c1")]
+        commands.node(harness, "add", name, {"label.zone": zone, "cpus": cpus})
+    commands.service(
+        harness, "create", "web", {"image": "x", "replicas": "9", "cpus": "1", "spread": "node.labels.zone"}
+    )
+    counts = [len(list(harness.store.find(api.Task, "node", name))) for name in ("a1", "b1", "b2", "c1")]
     assert counts == [1, 2, 2, 4]
 
 

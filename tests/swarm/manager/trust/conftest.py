@@ -1,4 +1,4 @@
-"""A new cluster in a store, with passes of the trust stages and calls to the certificate authority."""
+"""Drives ClusterStage, CertificateStage and CertificateAuthority on the store of a new cluster."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ ROOT = RootCA.create(NOW, ec.derive_private_key(7, ec.SECP256R1()), deterministi
 M = TypeVar("M", bound=Message)
 
 
-class Lab:
-    """A leader reduced to its trust parts: each pass runs queued writes, then the stages, and commits."""
+class TrustHarness:
+    """Drives the parts of a leader that issue certificates: each pass runs the writes, then the stages, and commits."""
 
     def __init__(self, now: float = NOW, root: RootCA = ROOT) -> None:
         self.store = Store()
@@ -69,7 +69,7 @@ class Lab:
         return effects + self.commit(tx)
 
     def edit(self, change: Callable[[Tx], object]) -> list[Effect]:
-        """Any other change, without a pass of the stages; they are told of it."""
+        """Any other change, without a pass of the stages, which get notes of it."""
         tx = Tx(self.store, self.now, self.rng)
         change(tx)
         for stage in self.stages:
@@ -137,8 +137,8 @@ def peer_of(node: api.Node, org: str = CLUSTER) -> Peer:
 
 
 @pytest.fixture
-def lab() -> Lab:
+def trust() -> TrustHarness:
     """A cluster one pass old."""
-    lab = Lab()
-    lab.run_pass()
-    return lab
+    trust = TrustHarness()
+    trust.run_pass()
+    return trust

@@ -15,7 +15,7 @@ from swarm.manager.cluster import ClusterStage, NewCluster, bootstrap, complete_
 from swarm.manager.network_keys import SUBSYSTEM_GOSSIP, rotate_keys
 from swarm.store.store import Store
 from swarm.store.tx import Tx
-from tests.swarm.manager.trust.conftest import CLUSTER, CSR, MANAGER, NOW, ROOT, Lab
+from tests.swarm.manager.trust.conftest import CLUSTER, CSR, MANAGER, NOW, ROOT, TrustHarness
 
 HOUR_S = 3600.0
 
@@ -105,7 +105,7 @@ def test_the_predefined_networks_carry_the_label_of_internal_ones() -> None:
         assert dict(spec.annotations.labels) == {"com.docker.swarm.predefined": "true"}
 
 
-def test_a_second_birth_changes_nothing() -> None:
+def test_bootstrapping_a_second_time_changes_nothing() -> None:
     store = born()
     tx = Tx(store, NOW + 5, Random(2))
     bootstrap(tx, CLUSTER, MANAGER, api.ClusterSpec(), ROOT, CSR, b"", NewCluster())
@@ -165,45 +165,45 @@ def test_three_rotations_leave_nothing_of_what_was_known_before() -> None:
 
 
 def test_keys_change_every_twelve_hours() -> None:
-    lab = Lab()
-    lab.run_pass()
-    before = rings(lab.cluster)
-    assert lab.stages[0].deadline() == NOW + 12 * HOUR_S
-    lab.now += 12 * HOUR_S - 1
-    lab.run_pass()
-    assert rings(lab.cluster) == before
-    lab.now += 1
-    lab.run_pass()
-    check_keys(lab.cluster)
-    assert rings(lab.cluster) != before
-    assert lab.stages[0].deadline() == lab.now + 12 * HOUR_S
-    lab.run_pass()
-    assert lab.stages[0].deadline() == lab.now + 12 * HOUR_S
+    trust = TrustHarness()
+    trust.run_pass()
+    before = rings(trust.cluster)
+    assert trust.stages[0].deadline() == NOW + 12 * HOUR_S
+    trust.now += 12 * HOUR_S - 1
+    trust.run_pass()
+    assert rings(trust.cluster) == before
+    trust.now += 1
+    trust.run_pass()
+    check_keys(trust.cluster)
+    assert rings(trust.cluster) != before
+    assert trust.stages[0].deadline() == trust.now + 12 * HOUR_S
+    trust.run_pass()
+    assert trust.stages[0].deadline() == trust.now + 12 * HOUR_S
 
 
-def test_a_new_leader_goes_on_counting_from_the_last_change(lab: Lab) -> None:
-    lab.now += 11 * HOUR_S
-    lab.elect()
-    lab.run_pass()
-    assert lab.stages[0].deadline() == NOW + 12 * HOUR_S
+def test_a_new_leader_goes_on_counting_from_the_last_change(trust: TrustHarness) -> None:
+    trust.now += 11 * HOUR_S
+    trust.elect()
+    trust.run_pass()
+    assert trust.stages[0].deadline() == NOW + 12 * HOUR_S
 
 
-def test_other_changes_of_the_cluster_do_not_put_off_the_keys(lab: Lab) -> None:
-    lab.now += 11 * HOUR_S
-    lab.edit(lambda tx: tx.edit(api.Cluster, CLUSTER).spec.annotations.labels.update(a="b"))
-    lab.run_pass()
-    assert lab.stages[0].deadline() == NOW + 12 * HOUR_S
+def test_other_changes_of_the_cluster_do_not_put_off_the_keys(trust: TrustHarness) -> None:
+    trust.now += 11 * HOUR_S
+    trust.edit(lambda tx: tx.edit(api.Cluster, CLUSTER).spec.annotations.labels.update(a="b"))
+    trust.run_pass()
+    assert trust.stages[0].deadline() == NOW + 12 * HOUR_S
 
 
-def test_a_clock_ahead_of_ours_does_not_put_off_the_keys_for_long(lab: Lab) -> None:
-    lab.now -= 1000 * HOUR_S
-    lab.elect()
-    lab.run_pass()
-    assert lab.stages[0].deadline() == lab.now + 12 * HOUR_S
+def test_a_clock_ahead_of_ours_does_not_put_off_the_keys_for_long(trust: TrustHarness) -> None:
+    trust.now -= 1000 * HOUR_S
+    trust.elect()
+    trust.run_pass()
+    assert trust.stages[0].deadline() == trust.now + 12 * HOUR_S
 
 
 @pytest.mark.parametrize("left", [0, 1])
-def test_missing_keys_and_networks_are_made_good(lab: Lab, left: int) -> None:
+def test_missing_keys_and_networks_are_created(trust: TrustHarness, left: int) -> None:
     def damage(tx: Tx) -> None:
         cluster = tx.edit(api.Cluster, CLUSTER)
         gossip = [key for key in cluster.network_bootstrap_keys if key.subsystem == SUBSYSTEM_GOSSIP]
@@ -212,13 +212,13 @@ def test_missing_keys_and_networks_are_made_good(lab: Lab, left: int) -> None:
         for network in list(tx.all(api.Network)):
             tx.remove(api.Network, network.id)
 
-    lab.edit(damage)
-    lab.run_pass()
-    check_keys(lab.cluster)
-    assert lab.store.count(api.Network) == 2
-    index = lab.store.index
-    lab.run_pass()
-    assert lab.store.index == index
+    trust.edit(damage)
+    trust.run_pass()
+    check_keys(trust.cluster)
+    assert trust.store.count(api.Network) == 2
+    index = trust.store.index
+    trust.run_pass()
+    assert trust.store.index == index
 
 
 def test_the_stage_waits_for_a_cluster() -> None:

@@ -20,7 +20,7 @@ from swarm.errors import InvalidArgument
 from swarm.manager.root_rotation import issued_by, issuer_of, trusted_roots, update_root_ca
 from swarm.store.store import copy_of
 from swarm.store.tx import Tx
-from tests.swarm.manager.trust.conftest import CLUSTER, CSR, MANAGER, NOW, ROOT, Lab, peer_of
+from tests.swarm.manager.trust.conftest import CLUSTER, CSR, MANAGER, NOW, ROOT, TrustHarness, peer_of
 
 State = api.IssuanceStatus
 NEW_KEY = ec.derive_private_key(13, ec.SECP256R1())
@@ -38,7 +38,7 @@ def user_root(key: keys.PrivateKey = NEW_KEY, days: int = 3650) -> bytes:
 USER_ROOT, USER_KEY = user_root(), keys.private_key_pem(NEW_KEY)
 
 
-def ask(lab: Lab, forced: int = 0, certificate: bytes = b"", key: bytes = b"") -> None:
+def ask(trust: TrustHarness, forced: int = 0, certificate: bytes = b"", key: bytes = b"") -> None:
     """What UpdateCluster does with these settings."""
 
     def change(tx: Tx) -> None:
@@ -47,47 +47,47 @@ def ask(lab: Lab, forced: int = 0, certificate: bytes = b"", key: bytes = b"") -
         config.force_rotate, config.signing_ca_cert, config.signing_ca_key = forced, certificate, key
         update_root_ca(cluster, tx.now, lambda: NEW_KEY, deterministic=True)
 
-    lab.edit(change)
+    trust.edit(change)
 
 
-def describe(lab: Lab, node_id: str) -> None:
-    """What a node does after it got a certificate: it tells who issued it."""
-    chain = lab.node(node_id).certificate.certificate
-    issuer = RootCA(lab.cluster.root_ca.ca_cert, None).verify(chain, lab.now)
+def describe(trust: TrustHarness, node_id: str) -> None:
+    """A node got a certificate, and reports its issuer."""
+    chain = trust.node(node_id).certificate.certificate
+    issuer = RootCA(trust.cluster.root_ca.ca_cert, None).verify(chain, trust.now)
 
     def change(tx: Tx) -> None:
         info = tx.edit(api.Node, node_id).description.tls_info
         info.cert_issuer_subject, info.cert_issuer_public_key = issuer.subject_der, issuer.public_key_der
 
-    lab.edit(change)
+    trust.edit(change)
 
 
-def renew(lab: Lab, node_id: str) -> None:
-    lab.issue(peer_of(lab.node(node_id)), csr=CSR)
-    describe(lab, node_id)
+def renew(trust: TrustHarness, node_id: str) -> None:
+    trust.issue(peer_of(trust.node(node_id)), csr=CSR)
+    describe(trust, node_id)
 
 
 @pytest.fixture
-def rotating(lab: Lab) -> Lab:
+def rotating(trust: TrustHarness) -> TrustHarness:
     """Two nodes, a forced rotation, one pass."""
-    lab.join()
-    lab.issue(peer_of(lab.node(MANAGER)))
-    for node in list(lab.store.all(api.Node)):
-        describe(lab, node.id)
-    ask(lab, forced=1)
-    lab.run_pass()
-    return lab
+    trust.join()
+    trust.issue(peer_of(trust.node(MANAGER)))
+    for node in list(trust.store.all(api.Node)):
+        describe(trust, node.id)
+    ask(trust, forced=1)
+    trust.run_pass()
+    return trust
 
 
-def node_ids(lab: Lab) -> list[str]:
-    return [node.id for node in lab.store.all(api.Node)]
+def node_ids(trust: TrustHarness) -> list[str]:
+    return [node.id for node in trust.store.all(api.Node)]
 
 
-def states(lab: Lab) -> list[int]:
-    return [node.certificate.status.state for node in lab.store.all(api.Node)]
+def states(trust: TrustHarness) -> list[int]:
+    return [node.certificate.status.state for node in trust.store.all(api.Node)]
 
 
-def test_a_forced_rotation_asks_every_node_for_a_new_certificate(rotating: Lab) -> None:
+def test_a_forced_rotation_asks_every_node_for_a_new_certificate(rotating: TrustHarness) -> None:
     root_ca = rotating.cluster.root_ca
     assert root_ca.ca_cert == ROOT.bundle_pem
     assert root_ca.last_forced_rotation == 1
@@ -95,7 +95,7 @@ def test_a_forced_rotation_asks_every_node_for_a_new_certificate(rotating: Lab) 
     assert states(rotating) == [State.ROTATE, State.ROTATE]
 
 
-def test_new_certificates_lead_to_the_old_and_to_the_new_root(rotating: Lab) -> None:
+def test_new_certificates_lead_to_the_old_and_to_the_new_root(rotating: TrustHarness) -> None:
     node_id = node_ids(rotating)[0]
     renew(rotating, node_id)
     chain = rotating.node(node_id).certificate.certificate
@@ -104,7 +104,7 @@ def test_new_certificates_lead_to_the_old_and_to_the_new_root(rotating: Lab) -> 
     assert issued_by(rotating.node(node_id), issuer_of(rotating.cluster.root_ca))
 
 
-def test_until_a_node_follows_both_roots_of_a_rotation_are_trusted(rotating: Lab) -> None:
+def test_until_a_node_follows_both_roots_of_a_rotation_are_trusted(rotating: TrustHarness) -> None:
     during = copy_of(rotating.cluster.root_ca)
     assert len(keys.load_certificates(trusted_roots(ROOT.bundle_pem, during))) == 2
     for node_id in node_ids(rotating):
@@ -115,7 +115,7 @@ def test_until_a_node_follows_both_roots_of_a_rotation_are_trusted(rotating: Lab
     assert keys.load_certificates(trusted_roots(after.ca_cert, after)) == keys.load_certificates(after.ca_cert)
 
 
-def test_when_all_nodes_have_converged_the_new_root_takes_over(rotating: Lab) -> None:
+def test_when_all_nodes_have_converged_the_new_root_takes_over(rotating: TrustHarness) -> None:
     before = copy_of(rotating.cluster.root_ca)
     for node_id in node_ids(rotating):
         assert rotating.cluster.root_ca.HasField("root_rotation")
@@ -136,7 +136,7 @@ def test_when_all_nodes_have_converged_the_new_root_takes_over(rotating: Lab) ->
     assert rotating.store.index == index
 
 
-def test_a_removed_node_does_not_hold_up_the_rotation(rotating: Lab) -> None:
+def test_a_removed_node_does_not_hold_up_the_rotation(rotating: TrustHarness) -> None:
     silent, other = node_ids(rotating)
     renew(rotating, other)
     rotating.run_pass()
@@ -146,8 +146,8 @@ def test_a_removed_node_does_not_hold_up_the_rotation(rotating: Lab) -> None:
     assert not rotating.cluster.root_ca.HasField("root_rotation")
 
 
-def test_a_new_leader_sees_the_rotation_through(rotating: Lab) -> None:
-    successor = Lab()
+def test_a_new_leader_sees_the_rotation_through(rotating: TrustHarness) -> None:
+    successor = TrustHarness()
     successor.store.restore(rotating.store.save(), rotating.store.index)
     successor.elect()
     for node_id in node_ids(successor):
@@ -156,30 +156,30 @@ def test_a_new_leader_sees_the_rotation_through(rotating: Lab) -> None:
     assert not successor.cluster.root_ca.HasField("root_rotation")
 
 
-def test_nodes_are_asked_in_batches(lab: Lab) -> None:
+def test_nodes_are_asked_in_batches(trust: TrustHarness) -> None:
     def arrive(tx: Tx) -> None:
         for number in range(2 * defaults.ROOT_ROTATION_BATCH_NODES):
             node = api.Node(id=f"n{number}")
             node.certificate.status.state = State.ISSUED
             tx.create(node)
 
-    lab.edit(arrive)
-    ask(lab, forced=1)
+    trust.edit(arrive)
+    ask(trust, forced=1)
     asked = []
     for _ in range(4):
-        lab.run_pass()
-        asked.append(states(lab).count(State.ROTATE))
-        due = lab.stages[1].deadline()
-        lab.run_pass()
-        assert states(lab).count(State.ROTATE) == asked[-1]
+        trust.run_pass()
+        asked.append(states(trust).count(State.ROTATE))
+        due = trust.stages[1].deadline()
+        trust.run_pass()
+        assert states(trust).count(State.ROTATE) == asked[-1]
         assert due is not None
         if asked[-1] < 61:
-            assert due == lab.now + defaults.ROOT_ROTATION_PERIOD_S
-        lab.now = due
+            assert due == trust.now + defaults.ROOT_ROTATION_PERIOD_S
+        trust.now = due
     assert asked == [30, 60, 61, 61]
 
 
-def test_a_node_whose_request_failed_is_asked_again(rotating: Lab) -> None:
+def test_a_node_whose_request_failed_is_asked_again(rotating: TrustHarness) -> None:
     node_id = node_ids(rotating)[0]
     rotating.edit(lambda tx: setattr(tx.edit(api.Node, node_id).certificate.status, "state", State.FAILED))
     rotating.run_pass()
@@ -190,7 +190,7 @@ def test_a_node_whose_request_failed_is_asked_again(rotating: Lab) -> None:
     assert rotating.node(node_id).certificate.status.state == State.ROTATE
 
 
-def test_the_log_says_who_is_waited_for_once_a_minute(rotating: Lab) -> None:
+def test_the_log_says_who_is_waited_for_once_a_minute(rotating: TrustHarness) -> None:
     silent, other = node_ids(rotating)
 
     def name(tx: Tx) -> None:
@@ -213,7 +213,7 @@ def test_the_log_says_who_is_waited_for_once_a_minute(rotating: Lab) -> None:
     assert [(line["nodes"], line["count"]) for line in waiting] == [("attic (down)", 1)] * 2
 
 
-def test_another_wish_in_between_starts_over_from_the_trusted_root(rotating: Lab) -> None:
+def test_another_request_in_between_starts_over_from_the_trusted_root(rotating: TrustHarness) -> None:
     renew(rotating, node_ids(rotating)[0])
     third = ec.derive_private_key(17, ec.SECP256R1())
     wanted = user_root(third)
@@ -228,13 +228,13 @@ def test_another_wish_in_between_starts_over_from_the_trusted_root(rotating: Lab
     assert states(rotating) == [State.ROTATE, State.ROTATE]
 
 
-def test_the_same_wish_again_changes_nothing(rotating: Lab) -> None:
+def test_the_same_request_again_changes_nothing(rotating: TrustHarness) -> None:
     before = copy_of(rotating.cluster.root_ca)
     ask(rotating, forced=1)
     assert rotating.cluster.root_ca == before
 
 
-def test_a_wish_for_the_trusted_root_abandons_the_rotation(rotating: Lab) -> None:
+def test_a_request_for_the_trusted_root_abandons_the_rotation(rotating: TrustHarness) -> None:
     ask(rotating, forced=2, certificate=ROOT.bundle_pem, key=ROOT.key_pem or b"")
     root_ca = rotating.cluster.root_ca
     assert not root_ca.HasField("root_rotation")
@@ -243,23 +243,23 @@ def test_a_wish_for_the_trusted_root_abandons_the_rotation(rotating: Lab) -> Non
     assert rotating.stages[1].deadline() is None
 
 
-def test_a_root_of_the_user_is_rotated_to(lab: Lab) -> None:
-    ask(lab, certificate=b"text\n" + USER_ROOT, key=USER_KEY)
-    rotation = lab.cluster.root_ca.root_rotation
+def test_a_root_of_the_user_is_rotated_to(trust: TrustHarness) -> None:
+    ask(trust, certificate=b"text\n" + USER_ROOT, key=USER_KEY)
+    rotation = trust.cluster.root_ca.root_rotation
     assert (rotation.ca_cert, rotation.ca_key) == (USER_ROOT, USER_KEY)
-    before = copy_of(lab.cluster.root_ca)
-    ask(lab, certificate=USER_ROOT, key=USER_KEY)
-    assert lab.cluster.root_ca == before
+    before = copy_of(trust.cluster.root_ca)
+    ask(trust, certificate=USER_ROOT, key=USER_KEY)
+    assert trust.cluster.root_ca == before
 
 
-def test_text_without_any_certificate_counts_as_not_given(lab: Lab) -> None:
-    before = copy_of(lab.cluster.root_ca)
-    ask(lab, certificate=b"no PEM here")
-    assert lab.cluster.root_ca == before
+def test_text_without_any_certificate_counts_as_not_given(trust: TrustHarness) -> None:
+    before = copy_of(trust.cluster.root_ca)
+    ask(trust, certificate=b"no PEM here")
+    assert trust.cluster.root_ca == before
 
 
 def no_change(cluster: api.Cluster) -> None:
-    """Leaves the root as it is."""
+    """Changes nothing."""
 
 
 def without_key(cluster: api.Cluster) -> None:
@@ -290,10 +290,10 @@ EXTERNAL = "there must be at least one valid, reachable external CA correspondin
         (to_external, b"", b"", EXTERNAL.format("next")),
     ],
 )
-def test_a_wish_that_cannot_be_granted_changes_nothing(
-    lab: Lab, prepare: Callable[[api.Cluster], None], certificate: bytes, key: bytes, text: str
+def test_a_request_that_cannot_be_granted_changes_nothing(
+    trust: TrustHarness, prepare: Callable[[api.Cluster], None], certificate: bytes, key: bytes, text: str
 ) -> None:
-    cluster = copy_of(lab.cluster)
+    cluster = copy_of(trust.cluster)
     prepare(cluster)
     cluster.spec.ca_config.signing_ca_cert, cluster.spec.ca_config.signing_ca_key = certificate, key
     before = copy_of(cluster)
@@ -302,8 +302,8 @@ def test_a_wish_that_cannot_be_granted_changes_nothing(
     assert cluster == before
 
 
-def test_a_key_that_was_elsewhere_can_be_brought_in(lab: Lab) -> None:
-    cluster = copy_of(lab.cluster)
+def test_a_key_that_was_elsewhere_can_be_brought_in(trust: TrustHarness) -> None:
+    cluster = copy_of(trust.cluster)
     without_key(cluster)
     to_external(cluster)
     config = cluster.spec.ca_config

@@ -1,7 +1,7 @@
 """A real manager under attack: its machine and services behind real TLS on loopback, and clients that obey no rules.
 
-Fort is what is attacked: one ManagerProcess that leads a cluster with a few nodes, tasks and secrets. Intruder is a
-client that writes whatever bytes it is told to and understands what comes back.
+AttackedManager is one ManagerProcess that leads a cluster with a few nodes, tasks and secrets. Intruder is a client
+that writes whatever bytes it is told to, and understands the answers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from certs.root import RootCA
 from certs.tls import ClientTls, Credentials, client_context, server_context
 from swarm import api
 from swarm.address import parse_host_port
-from swarm.api.methods import METHODS, Method
+from swarm.api import rpc
+from swarm.api.methods import METHODS, AnyMethod
 from swarm.grpc import frames as h2
 from swarm.grpc import wire
 from swarm.grpc.frames import ErrorCode
@@ -141,7 +142,7 @@ class Intruder(asyncio.Protocol):
     def request(
         self,
         stream: int,
-        method: Method | str,
+        method: AnyMethod | str,
         body: bytes = b"",
         metadata: Mapping[str, str] | tuple[tuple[str, str], ...] = (),
         *,
@@ -182,7 +183,7 @@ class Intruder(asyncio.Protocol):
             self.transport.abort()
 
 
-def headers(method: Method | str, metadata: tuple[tuple[str, str], ...] = ()) -> bytes:
+def headers(method: AnyMethod | str, metadata: tuple[tuple[str, str], ...] = ()) -> bytes:
     """The header block of a call."""
     path = METHODS[method].path if isinstance(method, str) else method.path
     block = wire.request_block(path, MANAGER_ROLE, secure=True)
@@ -201,8 +202,8 @@ def data_frames(stream: int, body: bytes, *, end: bool = True, size: int = h2.DE
     return b"".join([*frames, h2.frame(h2.DATA, h2.END_STREAM if end else 0, stream, parts[-1])])
 
 
-class Fort:
-    """The manager that is attacked, and what it takes to be one of its nodes."""
+class AttackedManager:
+    """Drives the ManagerProcess that is attacked; has what it takes to be one of its nodes."""
 
     def __init__(self, directory: Path) -> None:
         self.pki = Pki()
@@ -314,9 +315,9 @@ class Fort:
 
         async def work() -> None:
             while not stop.is_set():
-                await connection.unary("Dispatcher/Heartbeat", beat, timeout_s=WAIT_S)
+                await connection.unary(rpc.HEARTBEAT, beat, timeout_s=WAIT_S)
                 await asyncio.sleep(0.001)
-            await connection.unary("Dispatcher/Heartbeat", beat, timeout_s=WAIT_S)
+            await connection.unary(rpc.HEARTBEAT, beat, timeout_s=WAIT_S)
 
         worker = asyncio.create_task(work())
         try:
@@ -325,7 +326,7 @@ class Fort:
             stop.set()
             await worker
         newcomer = await self.connect(self.worker(OTHER_WORKER))  # members are let in as well
-        await newcomer.unary("CA/GetRootCACertificate", api.GetRootCACertificateRequest(), timeout_s=WAIT_S)
+        await newcomer.unary(rpc.GET_ROOT_CA_CERTIFICATE, api.GetRootCACertificateRequest(), timeout_s=WAIT_S)
         assert not self.process.failed.done()
 
     def sweep(self, later_s: float) -> None:
@@ -369,7 +370,7 @@ async def settled(condition: Callable[[], bool]) -> None:
 
 async def session_of(connection: client.ClientConnection) -> str:
     """Register with the dispatcher, and stay registered while the connection is open."""
-    stream = connection.stream("Dispatcher/Session", api.SessionRequest())
+    stream = connection.stream(rpc.SESSION, api.SessionRequest())
     message = await anext(stream)
     assert isinstance(message, api.SessionMessage)
     _kept.append(stream)

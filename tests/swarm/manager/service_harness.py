@@ -1,4 +1,4 @@
-"""A leader reduced to its store: writes of a service are applied at once, or when the test says so."""
+"""Drives one swarm.manager.service.Service on a store: its writes are applied at once, or when the test says so."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from swarm.store.tx import Tx
 M = TypeVar("M", bound=Message)
 
 
-class Harness:
-    """Owns store and clock. ``out`` collects what goes to clients; ``held`` what waits for its commit."""
+class ServiceHarness:
+    """Drives one Service.
+
+    It owns the store and the clock. ``out`` collects what goes to clients; ``held`` what waits for its commit.
+    """
 
     def __init__(self) -> None:
         self.store = Store()
@@ -88,6 +91,7 @@ class Harness:
         """Do what the service wants."""
         for effect in effects:
             if not isinstance(effect, Write):
+                assert isinstance(effect, Reply | StreamData | StreamEnd), "nothing else is performed here"
                 self.out.append(effect)
             elif self.hold:
                 self.held.append(effect)

@@ -1,9 +1,9 @@
 """Clients that keep writing to a manager that keeps dying, and what they must find afterwards.
 
 Each writer owns its objects, does one thing after the other, and notes what was acknowledged. A request whose answer
-never came may or may not have happened; the writer looks what became of it when the manager is back, before it goes
-on. So after every restart each object must be exactly as the last acknowledged write left it, or as the one write
-that was under way would have made it.
+never came may or may not have happened; the writer looks it up when the manager is back, before it goes
+on. So after every restart each object must be exactly as the last acknowledged write left it, or as the write that was
+under way would have left it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REPLICAS_MAX = 4
 
 
 class Gone(Exception):
-    """The manager did not answer: nobody knows what became of the request."""
+    """The manager did not answer: the request may or may not have been carried out."""
 
 
 @dataclass
@@ -132,7 +132,7 @@ class Writer:
     # --- afterwards ------------------------------------------------------------------------------------------------
 
     def check(self, found: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
-        """What is wrong with the cluster, (kind, name) -> object, as far as this writer can tell; it settles doubts."""
+        """Compare this writer's objects with those found, (kind, name) -> object; returns what is wrong."""
         wrong = []
         for known in (*self._services.values(), *self._configs.values()):
             item = found.get((known.kind, known.name))
@@ -160,22 +160,22 @@ class Writer:
 
 
 @dataclass
-class Crowd:
-    """Several writers at once, from the outside."""
+class CheckedWriters:
+    """Several writers at once, each a client of the Engine API."""
 
     writers: list[Writer]
     stop: threading.Event = field(default_factory=threading.Event)
     threads: list[threading.Thread] = field(default_factory=list)
 
     def start(self) -> None:
-        """Everybody writes."""
+        """Start all writers."""
         self.stop.clear()
         self.threads = [threading.Thread(target=writer.run, args=(self.stop,)) for writer in self.writers]
         for thread in self.threads:
             thread.start()
 
     def join(self) -> None:
-        """Nobody writes any more."""
+        """Stop all writers and wait for them."""
         self.stop.set()
         for thread in self.threads:
             thread.join()

@@ -1,4 +1,4 @@
-"""One dispatcher over a store, agents with fake engines, and a network that loses connections, on virtual time."""
+"""Drives Agent, Dispatcher and LogBroker on virtual time, with fake engines and a network that loses connections."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class Node:
     effects: list[AgentEffect] = field(default_factory=list)
 
 
-class World:
-    """Runs everything from one seed; ``trace`` is what happened."""
+class AgentWorld:
+    """Drives agents, a Dispatcher and a LogBroker from one seed; ``trace`` is what happened."""
 
     def __init__(self, seed: int, nodes: int) -> None:
         self.now = 1000.0
@@ -219,7 +219,7 @@ class World:
         self.tell(node, Described(api.NodeDescription(hostname=node.hostname)))
 
     def cut(self, node: Node) -> None:
-        """Break the present connection; each side notices at a time of its own."""
+        """Break the present connection; each side notices after a delay of its own."""
         connection = node.connection
         if connection is None:
             return

@@ -1,4 +1,4 @@
-"""A leader with all stages of orchestration over a store, without Raft, agents or a clock of its own.
+"""Drives swarm.manager.leader.Leader with all stages of orchestration on a store, without Raft or real agents.
 
 Every stage is watched: a task may only make the transitions that swarmkit's design/tla/Tasks.tla allows this component,
 no node may be oversubscribed, and a slot may hold one live task (two while an update starts first).
@@ -69,8 +69,8 @@ class Watched:
             assert orphaned or (state, GONE) in ALLOWED[self.name], f"{self.name}: removed {task_id} in {state}"
 
 
-class Lab:
-    """now: seconds since the epoch. changes: called with what every pass committed."""
+class LeaderHarness:
+    """Drives a Leader. now: seconds since the epoch. changes: called with what every pass committed."""
 
     def __init__(self, seed: int = 1, changes: Callable[[list[Change]], None] | None = None) -> None:
         self.now = 1000.0
