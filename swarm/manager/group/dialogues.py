@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from typing import Protocol
 
 import structlog
-from google.protobuf.message import Message
 
 from certs.errors import CertsError
 from swarm import api, defaults
-from swarm.api import extensions
+from swarm.api import extensions, rpc
+from swarm.api.methods import Method, Req, Res
 from swarm.errors import JoinUndecided, SwarmError, Unavailable
 from swarm.manager.events import FoundAt
 from swarm.manager.group.health import is_ours
@@ -34,7 +34,7 @@ _FAILURES = (SwarmError, CertsError, OSError, TimeoutError)
 class Connection(Protocol):
     """To one manager (swarm.io.grpc.client.ClientConnection)."""
 
-    async def unary(self, method: str, request: Message, timeout_s: float) -> Message:
+    async def unary(self, method: Method[Req, Res], request: Req, timeout_s: float) -> Res:
         """One call; raises SwarmError."""
         ...
 
@@ -84,16 +84,14 @@ async def _ask_in(
     if answer.raft_id in past_raft_ids:
         was = api.RaftMember(raft_id=answer.raft_id, node_id=node_id, addr=address)
         request, timeout_s = api.LeaveRequest(node=was), defaults.RAFT_JOIN_TIMEOUT_S
-        await connection.unary("RaftMembership/Leave", request, timeout_s=timeout_s)
+        await connection.unary(rpc.LEAVE, request, timeout_s=timeout_s)
         answer = await _ask(connection, address)
     return answer
 
 
 async def _ask(connection: Connection, address: str) -> api.JoinResponse:
     request, timeout_s = api.JoinRequest(addr=address), defaults.RAFT_JOIN_TIMEOUT_S
-    answer = await connection.unary("RaftMembership/Join", request, timeout_s=timeout_s)
-    assert isinstance(answer, api.JoinResponse)
-    return answer
+    return await connection.unary(rpc.JOIN, request, timeout_s=timeout_s)
 
 
 async def check(addr: str, node_id: str, dial: Dial) -> tuple[str, bool]:
@@ -105,12 +103,11 @@ async def check(addr: str, node_id: str, dial: Dial) -> tuple[str, bool]:
     try:
         connection = await dial(addr, node_id, timeout_s)
         try:
-            answer = await connection.unary("Health/Check", request, timeout_s=timeout_s)
+            answer = await connection.unary(rpc.CHECK, request, timeout_s=timeout_s)
         finally:
             connection.close()
     except _FAILURES as error:
         return str(error) or "no answer in time", False
-    assert isinstance(answer, api.HealthCheckResponse)
     if answer.status != api.HealthCheckResponse.SERVING:
         return "it does not serve", False
     return "", is_ours(answer)
@@ -150,8 +147,6 @@ async def _resolve(raft_id: int, addr: str, dial: Dial) -> api.ResolveAddressRes
     request, timeout_s = api.ResolveAddressRequest(raft_id=raft_id), defaults.RAFT_SEND_TIMEOUT_S
     connection = await dial(addr, "", defaults.RAFT_DIAL_TIMEOUT_S)
     try:
-        answer = await connection.unary("Raft/ResolveAddress", request, timeout_s=timeout_s)
+        return await connection.unary(rpc.RESOLVE_ADDRESS, request, timeout_s=timeout_s)
     finally:
         connection.close()
-    assert isinstance(answer, api.ResolveAddressResponse)
-    return answer
