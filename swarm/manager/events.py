@@ -30,6 +30,31 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
+class DisconnectRemovedNodes:
+    """Effect: nodes may have been removed from the cluster; drop the connections of all that are."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndCallsOfDemoted:
+    """Effect: a manager became a worker; end the open calls that only managers may have (authorize.overstays)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PersistFailed:
+    """Event: this write of the log failed, instead of Persisted; nothing of it is on the disk."""
+
+    write: events.Persist
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailLocalCalls:
+    """Effect: end every open call of this process with this error."""
+
+    error: SwarmError
+
+
+@dataclass(frozen=True, slots=True)
 class Leadership:
     """Effect: who leads now. leading: this manager does, and its leader is up. leader: raft ID, 0 for nobody."""
 
@@ -162,6 +187,9 @@ ManagerEffect = (
     | StreamData
     | StreamEnd
     | Changed
+    | DisconnectRemovedNodes
+    | EndCallsOfDemoted
+    | FailLocalCalls
     | Leadership
     | Forward
     | ForwardMore
@@ -188,6 +216,7 @@ ManagerEvent = (
     | PeerAnswered
     | FoundAt
     | events.Persisted
+    | PersistFailed
     | events.Received
     | events.Unreachable
     | events.Gone

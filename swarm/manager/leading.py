@@ -44,6 +44,9 @@ class Leading:
         self.leader: Leader | None = None
         self.pass_tag = 0
         """Of the last pass that was proposed."""
+        self.elections_won = 0
+        self.passes = 0
+        """That changed something, since the start."""
         self._store = store
         self._parts = parts
         self._group = group
@@ -60,6 +63,7 @@ class Leading:
 
     def begin(self, now: float) -> None:
         """This manager was elected, and its store is complete."""
+        self.elections_won += 1
         stages = self._parts.stages(self._store, self._rng, now, self._strict)
         self.leader = Leader(self._store, stages, self._rng, now, self._strict)
         self._services = list(self._parts.services(self._store, self._rng, now))
@@ -150,6 +154,7 @@ class Leading:
         self.perform(effects, now)
         if data is not None:
             self.pass_tag = next(self._tags)
+            self.passes += 1
         return data
 
     def deadline(self, passes: bool) -> float | None:

@@ -11,6 +11,7 @@ The manager gives events to its parts and collects their effects:
     Consensus   drives the Raft core, applies what commits
     Messages    what other members send
     Changes     members join and leave, leadership is handed over
+    Persistence writes of the log that fail
     Calls       where each open call is
     Leading     passes and services, while this manager leads
 
@@ -20,11 +21,13 @@ The manager gives events to its parts and collects their effects:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from random import Random
 
 import structlog
 
+from swarm import api
 from swarm.api import raftpb
 from swarm.errors import Internal, NoLeader, NotTaken, SwarmError, Unavailable, Unimplemented
 from swarm.manager.calls import Calls
@@ -33,6 +36,8 @@ from swarm.manager.events import (
     AuthorityAnswered,
     Changed,
     DialPeer,
+    DisconnectRemovedNodes,
+    EndCallsOfDemoted,
     ForwardAnswered,
     ForwardFailed,
     ForwardOpened,
@@ -45,14 +50,17 @@ from swarm.manager.events import (
     PeerChecked,
     PeerDialled,
     PeerKnown,
+    PersistFailed,
 )
 from swarm.manager.group import health
 from swarm.manager.group.changes import Changes
 from swarm.manager.group.consensus import Consensus
 from swarm.manager.group.members import RaftGroup
 from swarm.manager.group.messages import Messages
+from swarm.manager.group.persistence import Persistence
 from swarm.manager.leading import LOG_SAYS_WHY, Leading
 from swarm.manager.service import Write
+from swarm.manager.status import Member, Status
 from swarm.raft import events
 from swarm.raft.raft import Raft
 from swarm.rpc import MANAGER_ROLE, Call, Reply, StreamData, StreamEnd
@@ -79,6 +87,7 @@ class Manager:
         self._calls = Calls(raft, self.group, parts.reads, out, tags)
         self._leading = Leading(store, parts, self.group, self._calls, out, tags, rng, strict)
         self._consensus = Consensus(raft, store, self.group, self, out, parts.mixed_leadership, strict)
+        self._persistence = Persistence(out)
         self._messages = Messages(self.group, self._consensus, out)
         self._changes = Changes(raft, store, self.group, self._consensus, self._calls, out, tags, rng)
 
@@ -114,7 +123,13 @@ class Manager:
             case PeerAnswered(raft_id=raft_id, round_trip_s=round_trip_s):
                 self._consensus.round_trips.measured(raft_id, round_trip_s)
                 self._consensus.configure(now)
+            case events.Persisted():
+                self._persistence.succeeded()
+                self._consensus.step(event, now)
+            case PersistFailed():
+                self._persistence.failed(event, now)
             case None:
+                self._persistence.wake(now)
                 self._consensus.step(None, now)
                 self._leading.wake(now)
                 self._expire(now)
@@ -146,12 +161,57 @@ class Manager:
     def deadline(self) -> float | None:
         """See Machine.deadline."""
         leading = self._leading.deadline(passes=not self.raft.transferring)
-        candidates = (self.raft.deadline(), leading, self._calls.deadline())
+        candidates = (self.raft.deadline(), leading, self._calls.deadline(), self._persistence.deadline())
         return min((due for due in candidates if due is not None), default=None)
 
     def restore(self, snapshot: raftpb.Snapshot) -> None:
         """Begin with a snapshot's store and membership."""
         self._consensus.restore(snapshot)
+
+    def recall(self, kinds: Mapping[int, bool], joined: Iterable[api.RaftMember]) -> None:
+        """Begin with what was known of members before.
+
+        kinds: which are managers of ours, by raft ID. joined: the members that were told when this one joined.
+        """
+        for raft_id, ours in kinds.items():
+            self.group.known(raft_id, ours)
+        self.group.expect(joined)
+
+    def members(self) -> tuple[Member, ...]:
+        """The members of the group, by raft ID."""
+        group, peers = self.group, self.group.peers
+        return tuple(
+            Member(
+                raft_id=raft_id,
+                node_id=member.node_id,
+                addr=member.addr,
+                found_at=peers[raft_id].addr,
+                reachable=group.reachable(raft_id),
+                leads=raft_id == self.raft.leader,
+                ours=group.is_ours(raft_id),
+            )
+            for raft_id, member in sorted(group.members.items())
+        )
+
+    def status(self) -> Status:
+        """The present state."""
+        core, snapshot = self.raft.status(), self.raft.snapshot
+        return Status(
+            raft_id=self.group.raft_id,
+            members=self.members(),
+            leading=self.leading,
+            leader=core.leader,
+            term=core.term,
+            calls=self._calls.by_place(),
+            counts=replace(self._calls.counts),
+            store_index=self.store.index,
+            commit_index=core.committed,
+            applied_index=core.applied,
+            snapshot_index=snapshot.metadata.index if snapshot is not None else 0,
+            elections_won=self._leading.elections_won,
+            passes=self._leading.passes,
+            entries_applied=self._consensus.entries_applied,
+        )
 
     @property
     def leading(self) -> bool:
@@ -181,6 +241,8 @@ class Manager:
             self._messages.resolve(call)
         elif method == "RaftMembership/Join" and (answer := self._changes.known_joiner(call)) is not None:
             self._out.append(answer)
+        elif self._persistence.trouble and call.peer.local and method in self._parts.writes:
+            self._out.append(StreamEnd(call.stream, Unavailable(self._persistence.trouble)))
         elif self.leading:
             self._lead_call(call, now)
         else:
@@ -227,7 +289,11 @@ class Manager:
         if self._leading.leader is not None:
             self._leading.perform(self._leading.leader.committed(), now)
         self._out.append(Changed(changes))
+        if self.leading and any(map(_steps_down, changes)):
+            self._out.append(EndCallsOfDemoted())
         self._leading.tell(changes, now)
+        if any(change.kind == "cluster" for change in changes):
+            self._out.append(DisconnectRemovedNodes())  # after the dispatcher's own last word to them
 
     def membership_applied(self, change: raftpb.ConfChange | None, index: int, now: float) -> None:
         """See Above."""
@@ -290,3 +356,11 @@ class Manager:
         if leader in self.group.members:
             for call in self._calls.take_waiting():
                 self._calls.pass_on(call, now)
+
+
+def _steps_down(change: Change) -> bool:
+    """Whether a manager became a worker."""
+    before, after = change.before, change.after
+    if not (isinstance(before, api.Node) and isinstance(after, api.Node)):
+        return False
+    return (before.role, after.role) == (api.MANAGER, api.WORKER)

@@ -11,8 +11,8 @@ from google.protobuf.message import Message
 from swarm import api, defaults
 from swarm.api import raftpb
 from swarm.api.methods import METHODS
-from swarm.errors import JoinUndecided, SwarmError, Unavailable
-from swarm.grpc.authorize import ClusterAuthorizer
+from swarm.errors import PermissionDenied, SwarmError, Unavailable
+from swarm.grpc.authorize import ClusterAuthorizer, overstays
 from swarm.io.disk.raft_disk import Loaded
 from swarm.io.node.local_calls import LocalCalls
 from swarm.manager import assemble
@@ -24,6 +24,9 @@ from swarm.manager.events import (
     Changed,
     CheckPeer,
     DialPeer,
+    DisconnectRemovedNodes,
+    EndCallsOfDemoted,
+    FailLocalCalls,
     Forward,
     ForwardMore,
     Leadership,
@@ -32,10 +35,10 @@ from swarm.manager.events import (
     PeerChecked,
     PeerDialled,
     PeerKnown,
+    PersistFailed,
 )
 from swarm.manager.external_ca import Question
-from swarm.manager.group import health
-from swarm.manager.group.members import is_join_undecided
+from swarm.manager.group import dialogues, health
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
 from swarm.raft import events
@@ -47,7 +50,7 @@ from tests.sim.checkers import CheckedParts, CheckedRaft, CheckedStore
 from tests.sim.driver import Driver
 from tests.sim.kernel import Future, Script
 from tests.sim.network import Answer, Connection, Listener, settle
-from tests.sim.peers import News, Peers
+from tests.sim.peers import News, Peers, dial
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
@@ -103,7 +106,9 @@ class ManagerDriver:
             elif image.raft_id:
                 entries = loaded.entries
             else:
-                image.raft_id = yield from self._join(join)
+                answer: api.JoinResponse = yield self.process.run(self._join(join))
+                self._joined = list(answer.members)
+                image.raft_id = answer.raft_id
                 yield self.kernel.sleep(0.002)  # a crash here leaves a log of nothing, that nobody expects
         except SwarmError:
             self.close()
@@ -121,40 +126,13 @@ class ManagerDriver:
         image.write(events.Persist(0, hard_state, entries))
         return image.load()
 
-    def _join(self, managers: Sequence[str]) -> Script:
-        error: SwarmError = Unavailable("no manager is known to join the group through")
-        undecided = False
-        for addr in managers:
-            asked = False
-            try:
-                connection: Connection = yield self.network.dial(self.process, addr, defaults.RPC_DIAL_TIMEOUT_S)
-                try:
-                    asked = True
-                    answer = yield from self._ask_in(connection)
-                finally:
-                    connection.close()
-            except SwarmError as problem:
-                error = problem
-                undecided = undecided or (asked and is_join_undecided(error))
-                continue
-            if answer.raft_id in self.process.disk.past_raft_ids:
-                error = Unavailable("the group has not removed the member yet that this node was")
-                continue
-            self._joined = list(answer.members)
-            return answer.raft_id
-        raise JoinUndecided(error.message) if undecided else error
+    async def _join(self, managers: Sequence[str]) -> api.JoinResponse:
+        """See ManagerProcess._join."""
 
-    def _ask_in(self, connection: Connection) -> Script:
-        """See ManagerProcess._ask_in."""
-        request, limit_s = api.JoinRequest(addr=self.addr), defaults.RAFT_JOIN_TIMEOUT_S
-        answer = yield from connection.unary("RaftMembership/Join", request, limit_s)
-        assert isinstance(answer, api.JoinResponse)
-        if answer.raft_id in self.process.disk.past_raft_ids:
-            was = api.RaftMember(raft_id=answer.raft_id, node_id=self.process.node_id, addr=self.addr)
-            yield from connection.unary("RaftMembership/Leave", api.LeaveRequest(node=was), limit_s)
-            answer = yield from connection.unary("RaftMembership/Join", request, limit_s)
-            assert isinstance(answer, api.JoinResponse)
-        return answer
+        async def reach(addr: str, node_id: str, timeout_s: float) -> Connection:
+            return await dial(self.network, self.process, addr, node_id, timeout_s)
+
+        return await dialogues.join(managers, self.process.node_id, self.addr, self.process.disk.past_raft_ids, reach)
 
     def _make(self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...], managers: Sequence[str]) -> None:
         process, config = self.process, events.Config(raft_id=raft_id)
@@ -168,8 +146,7 @@ class ManagerDriver:
         self.manager = Manager(raft, self.store, parts.parts(), self._rng, strict=True)
         if loaded.snapshot is not None:
             self.manager.restore(loaded.snapshot)
-        for member in self._joined:
-            self.manager.group.members.setdefault(member.raft_id, member)
+        self.manager.recall({}, self._joined)
         self.driver = Driver(process, "manager", self.manager, self._perform, raft.check)
         self.peers = Peers(self, self._report, managers)
         self.driver.start()
@@ -183,24 +160,25 @@ class ManagerDriver:
         self.local.fail_all(Unavailable("the manager is stopping"))
         if self.network.listeners.get(self.addr) is self:
             del self.network.listeners[self.addr]
-        for connection in list(self.process.connections.values()):
-            if connection.server is self:
-                connection.shut()
+        for connection in self._connections():
+            connection.shut()
         if self.peers is not None:
             self.peers.close()
         if self.driver is not None:
             self.driver.close()
 
+    def _connections(self) -> list[Connection]:
+        """Those that others have to this manager."""
+        return [connection for connection in self.process.connections.values() if connection.server is self]
+
     def others(self) -> tuple[tuple[str, str], ...]:
         """See ManagerProcess.others."""
         assert self.manager is not None
-        group = self.manager.group
-        members = [member for key, member in group.members.items() if key != group.raft_id]
-        return tuple((member.node_id, member.addr) for member in members)
+        return tuple((member.node_id, member.addr) for member in self.manager.status().others)
 
     def hand_over(self) -> Script:
         """A leader that stops waits for the next one first."""
-        if self.leadership.leading and self.manager is not None and len(self.manager.group.members) > 1:
+        if self.leadership.leading and self.manager is not None and self.manager.status().others:
             self.put(events.TransferLeadership())
             end = self.kernel.now + defaults.HANDOVER_WAIT_S
             while self.leadership.leading and self.kernel.now < end and not self.closed:
@@ -329,6 +307,16 @@ class ManagerDriver:
                 self.leadership = effect
                 if leading:
                     self.kernel.say(self.process.name, "leads", term)
+            case FailLocalCalls(error=error):
+                self.local.fail_all(error)
+            case DisconnectRemovedNodes():
+                for connection in self._connections():
+                    if self._is_blacklisted(node_id := connection.peer.node_id):
+                        self.kernel.say(self.process.name, "drops", node_id)
+                        connection.drop(PermissionDenied(f"Permission denied: node {node_id} was removed from swarm"))
+            case EndCallsOfDemoted():
+                for connection in self._connections():
+                    connection.end_calls(lambda method, peer: overstays(method, peer, self._is_demoted))
             case Changed(changes=changes):
                 self._changed(changes)
             case events.Restore():
@@ -362,8 +350,8 @@ class ManagerDriver:
         if self.closed:
             return
         if self.disk_fails:
-            self.local.fail_all(Unavailable("the manager cannot write its log: disk full"))
-            self.kernel.at(defaults.DISK_RETRY_S, lambda: self._persist(effect))
+            self.writing = None
+            self.put(PersistFailed(effect, "disk full"))
             return
         self.process.disk.raft.write(effect)
         self.writing = None
@@ -386,18 +374,17 @@ class ManagerDriver:
         manager = self.manager
         assert manager is not None
         assert self.peers is not None
-        group = manager.group
         while True:
             self._members_changed = Future()
-            for raft_id, member in list(group.peers.items()):
-                if raft_id != group.raft_id:
-                    error, ours = yield from self.peers.check(member.addr, member.node_id)
-                    if not error:
-                        self._kinds[raft_id] = ours
-                        self.put(PeerKnown(raft_id, ours))
-            pause_s = defaults.PEER_CHECK_SOON_S if group.undetermined() else defaults.PEER_CHECK_S
-            others = [member.addr for raft_id, member in group.peers.items() if raft_id != group.raft_id]
-            self.peers.ask_for_us(group.raft_id, others)
+            others = manager.status().others
+            for member in others:
+                error, ours = yield self.peers.run(self.peers.check(member.found_at, member.node_id))
+                if not error and self._kinds.get(member.raft_id) is not ours:
+                    self._kinds[member.raft_id] = ours
+                    self.put(PeerKnown(member.raft_id, ours))
+            status = manager.status()
+            pause_s = defaults.PEER_CHECK_SOON_S if status.undetermined else defaults.PEER_CHECK_S
+            self.peers.ask_for_us(status.raft_id, [member.found_at for member in others])
             if not (self.leadership.leading or self.leadership.leader):
                 pause_s = min(pause_s, defaults.PEER_CHECK_LEADERLESS_S)
             changed = self._members_changed
@@ -406,11 +393,11 @@ class ManagerDriver:
 
     def _check_joiner(self, effect: CheckPeer) -> Script:
         assert self.peers is not None
-        error, ours = yield from self.peers.check(effect.addr)
+        error, ours = yield self.peers.run(self.peers.check(effect.addr))
         self.put(PeerChecked(effect.stream, error, ours))
 
     def _dial(self, effect: DialPeer) -> Script:
         assert self.peers is not None
-        error, _ = yield from self.peers.check(effect.addr, effect.node_id)
+        error, _ = yield self.peers.run(self.peers.check(effect.addr, effect.node_id))
         self.kernel.say(self.process.name, "dialled", effect.addr, error or "found")
         self.put(PeerDialled(effect.raft_id, effect.addr, error))

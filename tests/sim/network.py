@@ -215,12 +215,13 @@ class Connection:
         self.server = server
         self.closed = Future()  # on the caller's side: why
         self.dropped = False  # on the server's side
-        self._peer = network.seen(caller)
+        self.peer = network.seen(caller)
         host, server_host = caller.host, server.process.host
         self._up, self._down = Way(self, host, server_host), Way(self, server_host, host)
         self._listeners: dict[int, Listener] = {}
         self._uploads: dict[int, None] = {}
         self._streams: dict[int, int] = {}
+        self._methods: dict[int, str] = {}
         self._own_streams = -1
         caller.connections[number] = self
         server.process.connections[number] = self
@@ -293,6 +294,22 @@ class Connection:
             word = type(answer)(client_stream, copy_of(answer.message))
         self._down.send(lambda: self._hear(word))
 
+    def end_calls(self, why: Callable[[AnyMethod, Peer], SwarmError | None]) -> None:
+        """See RpcServer.end_calls."""
+        for stream in list(self._streams.values()):
+            _, client_stream, peer = self.server.routes[stream]
+            error = why(METHODS[self._methods[stream]], peer)
+            if error is not None:
+                self.answer(stream, client_stream, StreamEnd(stream, error))
+                self.server.incoming(StreamEnd(stream, error))
+
+    def drop(self, error: SwarmError) -> None:
+        """See ServerConnection.stop: what is still open ends with this error, then the connection."""
+        for client_stream, stream in list(self._streams.items()):
+            self.answer(stream, client_stream, StreamEnd(stream, error))
+            self.server.incoming(StreamEnd(stream, error))
+        self.shut()
+
     def shut(self) -> None:
         """The server closes it: both sides know soon."""
         self._server_gone()
@@ -304,13 +321,14 @@ class Connection:
         if self.dropped:
             return
         try:
-            peer = self.server.authorizer(METHODS[method], self._peer, words)
+            peer = self.server.authorizer(METHODS[method], self.peer, words)
         except SwarmError as error:
             refusal = StreamEnd(client_stream, error)
             self._down.send(lambda: self._hear(refusal))
             return
         stream = next(self.server.streams)
         self._streams[client_stream] = stream
+        self._methods[stream] = method
         self.server.routes[stream] = (self, client_stream, peer)
         self.server.incoming(Call(stream, method, request, peer))
 

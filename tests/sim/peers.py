@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from swarm import api, defaults
-from swarm.api import extensions, raftpb
+from swarm.api import raftpb
 from swarm.errors import SwarmError
 from swarm.grpc.authorize import forwarding_metadata
 from swarm.manager.events import (
@@ -19,7 +19,7 @@ from swarm.manager.events import (
     FoundAt,
     PeerAnswered,
 )
-from swarm.manager.group import health
+from swarm.manager.group import dialogues
 from swarm.manager.group.members import REMOVED_TEXT
 from swarm.raft import events
 from swarm.rpc import Call, StreamData, StreamEnd
@@ -28,6 +28,7 @@ from tests.sim.network import REFUSED, Answer, Connection, Listener, Network, se
 
 if TYPE_CHECKING:
     from tests.sim.manager_driver import ManagerDriver
+    from tests.sim.process import Process
 
 PIECE_BYTES = 3000
 
@@ -85,7 +86,8 @@ class Peers:
         """See Peers.send; the link keeps no promises."""
         member = members.get(message.to) or self._strangers.get(message.to)
         if member is None:
-            self._search(message.to, [known.addr for known in members.values()], ours=False)
+            known = self._asked([member.addr for member in members.values()])
+            self._search(message.to, self._find(message.to, known))
             member = callers.get(message.to)
         if member is None:
             self._report(events.Unreachable(message.to))
@@ -140,39 +142,35 @@ class Peers:
 
     def ask_for_us(self, raft_id: int, addresses: Sequence[str]) -> None:
         """See Peers.ask_for_us."""
-        self._search(raft_id, addresses, ours=True)
+        self._search(raft_id, self._ask_for_us(raft_id, self._asked(addresses)))
 
-    def _search(self, raft_id: int, addresses: Sequence[str], ours: bool) -> None:
-        if raft_id not in self._searches:
-            self._searches[raft_id] = None
-            self.run(self._resolve(raft_id, list(dict.fromkeys([*addresses, *self._managers])), ours))
+    async def _ask_for_us(self, raft_id: int, addresses: Sequence[str]) -> None:
+        found = await dialogues.ask_for_us(raft_id, addresses, self.dial)
+        if found is not None:
+            self._report(found)
+        else:
+            await self._kernel.sleep(defaults.PEER_CHECK_SOON_S)
 
-    def _resolve(self, raft_id: int, addresses: Sequence[str], ours: bool) -> Script:
-        request = api.ResolveAddressRequest(raft_id=raft_id)
-        try:
-            for addr in addresses:
-                try:
-                    connection = yield self._network.dial(self._process, addr, defaults.RAFT_DIAL_TIMEOUT_S)
-                    try:
-                        limit_s = defaults.RAFT_SEND_TIMEOUT_S
-                        answer = yield from connection.unary("Raft/ResolveAddress", request, limit_s)
-                    finally:
-                        connection.close()
-                except SwarmError as error:
-                    if ours and error.message == REMOVED_TEXT:
-                        self._report(events.Removed())
-                        return
-                    continue
-                if ours:
-                    self._report(FoundAt(answer.addr, extensions.has_mark(answer, extensions.MOVED)))
-                    return
-                if answer.addr:
-                    self._kernel.say(self._process.name, "resolved", f"{raft_id:x}", answer.addr)
-                    self._strangers[raft_id] = api.RaftMember(raft_id=raft_id, addr=answer.addr)
-                    break
-            yield self._kernel.sleep(defaults.PEER_CHECK_SOON_S)
-        finally:
-            self._searches.pop(raft_id, None)
+    async def _find(self, raft_id: int, addresses: Sequence[str]) -> None:
+        found = await dialogues.find(raft_id, addresses, self.dial)
+        if found is not None:
+            self._kernel.say(self._process.name, "resolved", f"{raft_id:x}", found.addr)
+            self._strangers[raft_id] = found
+        await self._kernel.sleep(defaults.PEER_CHECK_SOON_S)
+
+    def _asked(self, addresses: Sequence[str]) -> list[str]:
+        return list(dict.fromkeys([*addresses, *self._managers]))
+
+    def _search(self, raft_id: int, search: Coroutine[Future, Any, None]) -> None:
+        if raft_id in self._searches:
+            search.close()
+            return
+        self._searches[raft_id] = None
+        self.run(search).then(lambda: self._searches.pop(raft_id, None))
+
+    async def dial(self, addr: str, node_id: str, timeout_s: float) -> Connection:
+        """See dialogues.Dial."""
+        return await dial(self._network, self._process, addr, node_id, timeout_s)
 
     def keep_only(self, members: dict[int, api.RaftMember]) -> None:
         """See Peers.keep_only."""
@@ -190,19 +188,12 @@ class Peers:
             self._links[key] = link
         return link
 
-    def check(self, addr: str, node_id: str = "") -> Script:
-        """See Peers.check."""
-        try:
-            connection = yield self._network.dial(self._process, addr, defaults.RPC_DIAL_TIMEOUT_S, node_id)
-            try:
-                request = api.HealthCheckRequest(service="Raft")
-                answer = yield from connection.unary("Health/Check", request, defaults.RPC_DIAL_TIMEOUT_S)
-            finally:
-                connection.close()
-        except SwarmError as error:
-            return str(error) or "no answer in time", False
-        stock = self._process.node.stock or connection.server.process.node.stock
-        return "", health.is_ours(answer) and not stock
+    async def check(self, addr: str, node_id: str = "") -> tuple[str, bool]:
+        """See Peers.check. Stock managers are taken for such, and take nobody for one of ours."""
+        error, ours = await dialogues.check(addr, node_id, self.dial)
+        server = self._network.listeners.get(addr)
+        stock = self._process.node.stock or (server is not None and server.process.node.stock)
+        return error, ours and not stock
 
     # --- calls that the leader answers -------------------------------------------------------------------------------
 
@@ -241,3 +232,9 @@ class Peers:
             self._forwarded.pop(effect.tag, None)
         if connection is not None:
             connection.send(effect.word)
+
+
+async def dial(network: Network, process: Process, addr: str, node_id: str, timeout_s: float) -> Connection:
+    """See dialogues.Dial."""
+    connection: Connection = await network.dial(process, addr, timeout_s, node_id)
+    return connection

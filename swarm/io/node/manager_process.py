@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 
 from certs.tls import ClientTls
 from swarm import api, defaults
+from swarm.address import host_of
 from swarm.api import raftpb
 from swarm.api.methods import Method, Req, Res
 from swarm.errors import SwarmError, Unavailable
@@ -28,12 +29,11 @@ from swarm.io.counts import Counts
 from swarm.io.disk import replaced_file
 from swarm.io.disk.raft_disk import Loaded, RaftDisk
 from swarm.io.grpc.server import RpcServer
-from swarm.io.node import joining
 from swarm.io.node.backpressure import Backpressure, Flow
 from swarm.io.node.external_authority import ask_authority
 from swarm.io.node.local_calls import LocalCalls
 from swarm.io.node.peer_link import News
-from swarm.io.node.peers import Peers
+from swarm.io.node.peers import Peers, dialler
 from swarm.io.process import Clock, Inbox, drive
 from swarm.manager import assemble
 from swarm.manager.assemble import Group
@@ -44,6 +44,9 @@ from swarm.manager.events import (
     Changed,
     CheckPeer,
     DialPeer,
+    DisconnectRemovedNodes,
+    EndCallsOfDemoted,
+    FailLocalCalls,
     Forward,
     ForwardMore,
     Leadership,
@@ -52,11 +55,13 @@ from swarm.manager.events import (
     PeerChecked,
     PeerDialled,
     PeerKnown,
+    PersistFailed,
 )
 from swarm.manager.external_ca import Outcome
-from swarm.manager.group import health
+from swarm.manager.group import dialogues, health
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
+from swarm.manager.status import Member
 from swarm.raft import events, membership
 from swarm.raft.events import LogLost
 from swarm.raft.raft import Raft
@@ -140,8 +145,6 @@ class ManagerProcess:
         self._watch: asyncio.Task[None] | None = None
         self._joined: list[api.RaftMember] = []
         self._checks: set[asyncio.Task[None]] = set()
-        self._disk_error = ""
-        self._retry: asyncio.TimerHandle | None = None
 
     async def start(self, create: bool, join: Sequence[str] = (), force_new_cluster: bool = False) -> None:
         """Listen and begin. create: the disk is empty and this is the first manager of a new cluster.
@@ -169,7 +172,7 @@ class ManagerProcess:
             await self._server.close(0)
             await asyncio.to_thread(self._disk.close)
             raise
-        self.peers = Peers(self._client_tls, self._report, self._is_ours, join)
+        self.peers = Peers(self._client_tls, self._report, lambda raft_id: self._kinds.get(raft_id, False), join)
         self.manager = manager
         self._task = asyncio.create_task(self._run(), name="manager")
         self._watch = asyncio.create_task(self._watch_peers(), name="peers")
@@ -195,11 +198,10 @@ class ManagerProcess:
         return self._disk.load()
 
     async def _join(self, managers: Sequence[str]) -> int:
-        """Become a member through any of the managers. Raises SwarmError; see joining.join."""
+        """Become a member through any of the managers. Raises SwarmError; see dialogues.join."""
         settings = self.settings
-        answer = await joining.join(
-            managers, settings.node_id, settings.address, settings.past_raft_ids, self._client_tls()
-        )
+        dial = dialler(self._client_tls)
+        answer = await dialogues.join(managers, settings.node_id, settings.address, settings.past_raft_ids, dial)
         await asyncio.to_thread(self._disk.initialize, answer.raft_id, settings.node_id, settings.cluster_id)
         self._joined = list(answer.members)
         return answer.raft_id
@@ -212,11 +214,7 @@ class ManagerProcess:
             manager.restore(loaded.snapshot)
         kinds = json.loads(loaded.blobs.get(PEERS_BLOB, b"{}"))
         self._kinds = {int(peer): ours for peer, ours in kinds.items()}
-        for peer, ours in self._kinds.items():
-            manager.group.known(peer, ours)
-        for member in self._joined:
-            # known before the log tells: otherwise the leader could not be answered
-            manager.group.members.setdefault(member.raft_id, member)
+        manager.recall(self._kinds, self._joined)
         return manager
 
     def _report(self, event: News) -> None:
@@ -230,29 +228,26 @@ class ManagerProcess:
         """Find out what the other members are; a member that was replaced or upgraded is noticed as well."""
         assert self.manager is not None
         assert self.peers is not None
-        group = self.manager.group
         while True:
             self._members_changed.clear()
-            others = [member for raft_id, member in group.peers.items() if raft_id != group.raft_id]
+            others = self.manager.status().others
             await asyncio.gather(*(self._look_at(self.peers, member) for member in others))
-            pause_s = defaults.PEER_CHECK_SOON_S if group.undetermined() else defaults.PEER_CHECK_S
-            self.peers.ask_for_us(group.raft_id, [member.addr for member in others])
+            status = self.manager.status()
+            pause_s = defaults.PEER_CHECK_SOON_S if status.undetermined else defaults.PEER_CHECK_S
+            self.peers.ask_for_us(status.raft_id, [member.found_at for member in others])
             if not self.has_leader:
                 pause_s = min(pause_s, defaults.PEER_CHECK_LEADERLESS_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._members_changed.wait()
 
-    async def _look_at(self, peers: Peers, member: api.RaftMember) -> None:
-        error, ours = await peers.check(member.addr, member.node_id)
+    async def _look_at(self, peers: Peers, member: Member) -> None:
+        error, ours = await peers.check(member.found_at, member.node_id)
         if not error and self._kinds.get(member.raft_id) is not ours:
-            log.info("raft.peer_known", peer=f"{member.raft_id:x}", addr=member.addr, ours=ours)
+            log.info("raft.peer_known", peer=f"{member.raft_id:x}", addr=member.found_at, ours=ours)
             self._inbox.put(PeerKnown(member.raft_id, ours))
             self._kinds[member.raft_id] = ours
             self._disk.put_blob(PEERS_BLOB, json.dumps(self._kinds).encode(), _not_noted)
-
-    def _is_ours(self, raft_id: int) -> bool:
-        return self._kinds.get(raft_id, False)
 
     def _incoming(self, word: Call | StreamData | StreamEnd) -> None:
         """A word of a caller. All go through the inbox: more of a call must not overtake its beginning."""
@@ -290,7 +285,7 @@ class ManagerProcess:
 
     async def close(self) -> None:
         """Stop; open calls fail. A leader hands over first, if there is somebody to hand over to."""
-        if self.leadership.leading and self.manager is not None and len(self.manager.group.members) > 1:
+        if self.leadership.leading and self.manager is not None and self.manager.status().others:
             self._inbox.put(events.TransferLeadership())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(defaults.HANDOVER_WAIT_S):
@@ -298,8 +293,6 @@ class ManagerProcess:
         self.local.fail_all(Unavailable("the manager is stopping"))
         await self._server.close(1.0)
         self._flow.stop()
-        if self._retry is not None:
-            self._retry.cancel()
         for task in (self._task, self._watch, *self._checks):
             if task is not None:
                 task.cancel()
@@ -307,10 +300,6 @@ class ManagerProcess:
         if self.peers is not None:
             await self.peers.close()
         await asyncio.to_thread(self._disk.close)
-
-    def erase(self) -> None:
-        """Forget log and membership; after close(). Blocks."""
-        erase_log(self._file.parent)
 
     async def reseal(self, sealer: Sealer, commit: Callable[[], None]) -> None:
         """Write log and snapshots anew, sealed by ``sealer``; see RaftDisk.reseal. Raises DiskError."""
@@ -322,13 +311,12 @@ class ManagerProcess:
     def raft_id(self) -> int:
         """This member of the group; after start()."""
         assert self.manager is not None
-        return self.manager.group.raft_id
+        return self.manager.raft.config.raft_id
 
     def others(self) -> tuple[tuple[str, str], ...]:
         """(node ID, "ip:port") of the other members as far as the log tells; after start()."""
         assert self.manager is not None
-        members = [member for key, member in self.manager.group.members.items() if key != self.raft_id]
-        return tuple((member.node_id, member.addr) for member in members)
+        return tuple((member.node_id, member.addr) for member in self.manager.status().others)
 
     @property
     def has_leader(self) -> bool:
@@ -358,8 +346,6 @@ class ManagerProcess:
 
     async def call(self, method: Method[Req, Res], request: Req, timeout_s: float, since: float | None = None) -> Res:
         """A unary call of this process. since: as in Call."""
-        if self._disk_error and method.name in self._parts.writes:
-            raise Unavailable(self._disk_error)
         return await self.local.unary(method, request, timeout_s, since=since)
 
     def stream(self, method: Method[Req, Res], request: Req, peer: Peer = LOCAL) -> AsyncIterator[Res]:
@@ -400,35 +386,36 @@ class ManagerProcess:
                 log.info("raft.removed")
                 self.removed.set()
             case events.Restore():
-                self._changed(None)  # the manager has taken it in; nobody knows what is different
-            case events.Persist() if self.leadership.leading:
-                # the way to the followers' disks is longer than the one to ours, and threads share the interpreter
-                loop = asyncio.get_running_loop()
-                loop.call_soon(loop.call_soon, self._persist, effect)
+                self._changed(())  # the manager has taken it in; nobody knows what is different
             case events.Persist():
-                self._persist(effect)
+                self._write_log(effect)
             case Changed(changes=changes):
                 self._changed(changes)
-            case Leadership(leading=leading):
-                self.leadership = effect
-                if leading:
-                    log.info("manager.leading", term=effect.term)
-                    self._leading.set()
-                    self._deposed.clear()
-                else:
-                    self._leading.clear()
-                    self._deposed.set()
+            case FailLocalCalls(error=error):
+                self.local.fail_all(error)
+            case DisconnectRemovedNodes():
+                self._server.drop_nodes(self._is_blacklisted)
+            case EndCallsOfDemoted():
+                self._server.end_calls(lambda method, peer: overstays(method, peer, self._is_demoted))
+            case Leadership():
+                self._lead(effect)
             case _:
                 log.warning("manager.effect_without_effect", effect=type(effect).__name__)
 
-    def _changed(self, changes: Sequence[Change] | None) -> None:
+    def _lead(self, leadership: Leadership) -> None:
+        self.leadership = leadership
+        if leadership.leading:
+            log.info("manager.leading", term=leadership.term)
+            self._leading.set()
+            self._deposed.clear()
+        else:
+            self._leading.clear()
+            self._deposed.set()
+
+    def _changed(self, changes: Sequence[Change]) -> None:
+        """Without changes everything was replaced."""
         for watcher in self.watchers:
-            watcher(changes or ())
-        if changes is None or any(change.kind == "cluster" for change in changes):
-            # later, so that the dispatcher's own last word to a node that was removed comes first
-            asyncio.get_running_loop().call_soon(self._server.drop_nodes, self._is_blacklisted)
-        if self.leadership.leading and any(map(_steps_down, changes or ())):
-            self._server.end_calls(lambda method, peer: overstays(method, peer, self._is_demoted))
+            watcher(changes)
 
     def _deliver(self, answer: Reply | StreamData | StreamEnd) -> None:
         if not self.local.deliver(answer):
@@ -450,22 +437,19 @@ class ManagerProcess:
             outcome = await ask_authority(effect.question, credentials, self._counts.external_ca)
         self._inbox.put(AuthorityAnswered(effect.tag, outcome))
 
-    def _persist(self, effect: events.Persist) -> None:
-        self._disk.submit(effect, lambda error: self._persisted(effect, error))
+    def _write_log(self, effect: events.Persist) -> None:
+        if self.leadership.leading:
+            # the way to the followers' disks is longer than the one to ours, and threads share the interpreter
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._persist, effect)
+        else:
+            self._persist(effect)
 
-    def _persisted(self, effect: events.Persist, error: Exception | None) -> None:
-        if error is None:
-            if self._disk_error:
-                log.info("raft.disk_recovered")
-            self._disk_error = ""
-            self._inbox.put(events.Persisted(effect.token))
-            return
-        # nothing was written and nothing is acknowledged; who waits is told why, and the same write is tried again
-        if not self._disk_error:
-            log.error("raft.disk_failed", error=str(error), retry_s=defaults.DISK_RETRY_S)
-        self._disk_error = f"the manager cannot write its log: {error}"
-        self.local.fail_all(Unavailable(f"{self._disk_error}; this request may still take effect when it can"))
-        self._retry = asyncio.get_running_loop().call_later(defaults.DISK_RETRY_S, self._persist, effect)
+    def _persist(self, effect: events.Persist) -> None:
+        def done(error: Exception | None) -> None:
+            self._inbox.put(events.Persisted(effect.token) if error is None else PersistFailed(effect, str(error)))
+
+        self._disk.submit(effect, done)
 
     def _is_blacklisted(self, node_id: str) -> bool:
         return is_blacklisted(self.store, self.settings.cluster_id, node_id)
@@ -475,17 +459,9 @@ class ManagerProcess:
 
     def _hosts_of_members(self) -> list[str]:
         """The addresses where nodes and managers are said to be, for RpcServer."""
-        managers = () if self.manager is None else self.manager.group.peers.values()
-        hosts = [Peer(addr=member.addr).host for member in managers]
+        managers = () if self.manager is None else self.manager.members()
+        hosts = [host_of(member.found_at) for member in managers]
         return hosts + [node.status.addr for node in self.store.all(api.Node)]
-
-
-def _steps_down(change: Change) -> bool:
-    """Whether a manager became a worker."""
-    before, after = change.before, change.after
-    if not (isinstance(before, api.Node) and isinstance(after, api.Node)):
-        return False
-    return (before.role, after.role) == (api.MANAGER, api.WORKER)
 
 
 def erase_log(directory: Path) -> None:

@@ -16,12 +16,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import structlog
-from google.protobuf.message import Message
 
 from certs.errors import CertsError
 from certs.tls import ClientTls
 from swarm import api, defaults
-from swarm.api import extensions, raftpb
+from swarm.api import extensions, raftpb, rpc
 from swarm.errors import SwarmError, Unavailable
 from swarm.io.grpc import client
 from swarm.manager.events import ForwardAnswered, ForwardFailed, ForwardOpened, FoundAt, PeerAnswered
@@ -186,12 +185,12 @@ class PeerLink:
     async def _deliver(self, connection: client.ClientConnection, message: raftpb.Message) -> None:
         try:
             if message.type == raftpb.MsgSnap:
-                await connection.client_stream("Raft/StreamRaftMessage", _pieces(message))
+                await connection.client_stream(rpc.STREAM_RAFT_MESSAGE, _pieces(message))
                 self._report(events.SnapshotSent(self._raft_id, ok=True))
             else:
                 request = api.ProcessRaftMessageRequest(message=message)
                 began = asyncio.get_running_loop().time()
-                await connection.unary("Raft/ProcessRaftMessage", request, timeout_s=defaults.RAFT_SEND_TIMEOUT_S)
+                await connection.unary(rpc.PROCESS_RAFT_MESSAGE, request, timeout_s=defaults.RAFT_SEND_TIMEOUT_S)
                 if self.ours:
                     self._report(PeerAnswered(self._raft_id, asyncio.get_running_loop().time() - began))
             self._open_flow(connection)
@@ -213,7 +212,7 @@ class PeerLink:
         self._report(events.Unreachable(self._raft_id))
 
 
-async def _pieces(message: raftpb.Message) -> AsyncIterator[Message]:
+async def _pieces(message: raftpb.Message) -> AsyncIterator[api.StreamRaftMessageRequest]:
     """The message once for each piece of its snapshot (WIRE: chunks of at most 4 MiB)."""
     data = message.snapshot.data
     size = defaults.RAFT_SNAPSHOT_PIECE_BYTES

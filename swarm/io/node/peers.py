@@ -18,14 +18,13 @@ import structlog
 from certs.errors import CertsError
 from certs.tls import ClientTls
 from swarm import api, defaults
-from swarm.api import extensions, raftpb
+from swarm.api import raftpb
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc.authorize import forwarding_metadata
 from swarm.io.grpc import client
 from swarm.io.node.peer_link import News, PeerLink, Report
-from swarm.manager.events import Forward, ForwardAnswered, ForwardFailed, ForwardMore, ForwardOpened, FoundAt
-from swarm.manager.group.health import is_ours
-from swarm.manager.group.members import REMOVED_TEXT
+from swarm.manager.events import Forward, ForwardAnswered, ForwardFailed, ForwardMore, ForwardOpened
+from swarm.manager.group import dialogues
 from swarm.raft import events
 from swarm.rpc import Reply, StreamData, StreamEnd
 
@@ -50,6 +49,7 @@ class Peers:
         heard of.
         """
         self._tls = tls
+        self._dialler = dialler(tls)
         self._is_ours = is_ours
         self._managers = managers
         self._strangers: dict[int, api.RaftMember] = {}
@@ -69,7 +69,8 @@ class Peers:
         """
         member = members.get(message.to) or self._strangers.get(message.to)
         if member is None:
-            self._search(message.to, [member.addr for member in members.values()])
+            known = self._asked([member.addr for member in members.values()])
+            self._search(message.to, self._find(message.to, known))
             member = callers.get(message.to)
         if member is None:
             self._report(events.Unreachable(message.to))
@@ -77,44 +78,33 @@ class Peers:
             self._link(member).send(message)
 
     def ask_for_us(self, raft_id: int, addresses: Sequence[str]) -> None:
-        """See where the others find this member, and whether it is one still.
+        """See where the others find this member, and whether it is one still."""
+        self._search(raft_id, self._ask_for_us(raft_id, self._asked(addresses)))
 
-        Who was removed before it had a log hears of that in no other way.
-        """
-        self._search(raft_id, addresses, ours=True)
+    async def _ask_for_us(self, raft_id: int, addresses: Sequence[str]) -> None:
+        found = await dialogues.ask_for_us(raft_id, addresses, self._dialler)
+        if found is not None:
+            self._report(found)
+        else:
+            await asyncio.sleep(defaults.PEER_CHECK_SOON_S)
 
-    def _search(self, raft_id: int, addresses: Sequence[str], ours: bool = False) -> None:
-        """Ask for the address of a member that the log has not told of, at most once at a time."""
-        if raft_id not in self._searches:
-            task = asyncio.create_task(self._resolve(raft_id, dict.fromkeys([*addresses, *self._managers]), ours))
-            self._searches[raft_id] = task
-            task.add_done_callback(lambda _: self._searches.pop(raft_id, None))
-
-    async def _resolve(self, raft_id: int, addresses: dict[str, None], ours: bool) -> None:
-        request = api.ResolveAddressRequest(raft_id=raft_id)
-        for addr in addresses:
-            try:
-                connection = await client.connect(addr, self._tls(), defaults.RAFT_DIAL_TIMEOUT_S)
-                try:
-                    timeout_s = defaults.RAFT_SEND_TIMEOUT_S
-                    answer = await connection.unary("Raft/ResolveAddress", request, timeout_s=timeout_s)
-                finally:
-                    connection.close()
-            except (SwarmError, CertsError, OSError, TimeoutError) as error:
-                log.debug("raft.not_resolved", peer=f"{raft_id:x}", addr=addr, error=str(error))
-                if ours and isinstance(error, SwarmError) and error.message == REMOVED_TEXT:
-                    self._report(events.Removed())
-                    return
-                continue
-            assert isinstance(answer, api.ResolveAddressResponse)
-            if ours:
-                self._report(FoundAt(answer.addr, extensions.has_mark(answer, extensions.MOVED)))
-                return
-            if answer.addr:
-                log.info("raft.peer_resolved", peer=f"{raft_id:x}", addr=answer.addr)
-                self._strangers[raft_id] = api.RaftMember(raft_id=raft_id, addr=answer.addr)
-                break
+    async def _find(self, raft_id: int, addresses: Sequence[str]) -> None:
+        """Ask for the address of a member that the log has not told of."""
+        found = await dialogues.find(raft_id, addresses, self._dialler)
+        if found is not None:
+            self._strangers[raft_id] = found
         await asyncio.sleep(defaults.PEER_CHECK_SOON_S)
+
+    def _asked(self, addresses: Sequence[str]) -> list[str]:
+        return list(dict.fromkeys([*addresses, *self._managers]))
+
+    def _search(self, raft_id: int, search: Coroutine[Any, Any, None]) -> None:
+        """For one member there is at most one search at a time."""
+        if raft_id in self._searches:
+            search.close()
+            return
+        self._searches[raft_id] = task = asyncio.create_task(search)
+        task.add_done_callback(lambda _: self._searches.pop(raft_id, None))
 
     def _link(self, member: api.RaftMember) -> PeerLink:
         link = self._links.get(member.raft_id)
@@ -219,24 +209,21 @@ class Peers:
     # --- health ----------------------------------------------------------------------------------------------------
 
     async def check(self, addr: str, node_id: str = "") -> tuple[str, bool]:
-        """("" or why no manager serves at ``addr``, whether it is one of ours) (swarmkit: raft.go checkHealth).
-
-        node_id: of the only node that counts; empty: any manager of the cluster does.
-        """
-        tls = replace(self._tls(), node_id=node_id)
+        """See dialogues.check."""
         try:
             async with asyncio.timeout(defaults.RPC_DIAL_TIMEOUT_S):
-                connection = await client.connect(addr, tls, defaults.RPC_DIAL_TIMEOUT_S)
-                try:
-                    answer = await connection.unary("Health/Check", api.HealthCheckRequest(service="Raft"))
-                finally:
-                    connection.close()
-        except (SwarmError, CertsError, OSError, TimeoutError) as error:
-            return str(error) or "no answer in time", False
-        assert isinstance(answer, api.HealthCheckResponse)
-        if answer.status != api.HealthCheckResponse.SERVING:
-            return "it does not serve", False
-        return "", is_ours(answer)
+                return await dialogues.check(addr, node_id, self._dialler)
+        except TimeoutError:
+            return "no answer in time", False
+
+
+def dialler(tls: Callable[[], ClientTls]) -> dialogues.Dial:
+    """Connections to managers with this node's certificate, as dialogues need them."""
+
+    async def dial(addr: str, node_id: str, timeout_s: float) -> client.ClientConnection:
+        return await client.connect(addr, replace(tls(), node_id=node_id), timeout_s)
+
+    return dial
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from swarm import api, defaults
 from swarm.api import encoding, raftpb
 from swarm.errors import SwarmError
-from swarm.manager.events import ManagerEffect
+from swarm.manager.events import DisconnectRemovedNodes, ManagerEffect
 from swarm.manager.group.members import RaftGroup
 from swarm.manager.group.tick import RoundTrips
 from swarm.raft import events
@@ -76,6 +76,8 @@ class Consensus:
     ) -> None:
         """mixed_leadership: this member may lead stock managers."""
         self.round_trips = RoundTrips()
+        self.entries_applied = 0
+        """Since the start."""
         self._raft = raft
         self._store = store
         self._group = group
@@ -100,7 +102,7 @@ class Consensus:
                     self._snapshot_in_turn(now)
                 case events.Restore(snapshot=snapshot):
                     self.restore(snapshot)
-                    self._out.append(effect)
+                    self._out += [effect, DisconnectRemovedNodes()]
                 case events.ReadReady(tag=tag):
                     above.read_ready(tag)
                 case events.BecameLeader(term=term):
@@ -119,6 +121,7 @@ class Consensus:
     # --- the log ---------------------------------------------------------------------------------------------------
 
     def _apply(self, entry: raftpb.Entry, now: float) -> None:
+        self.entries_applied += 1
         if entry.Type == raftpb.EntryConfChange:
             self._store.index = entry.Index
             self._apply_membership(parse_change(entry), entry.Index, now)

@@ -9,7 +9,7 @@ answer on its advertised address, since the group will count on it), and so is a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -232,6 +232,15 @@ class RaftGroup:
         """What kind of manager a member is."""
         self._ours[raft_id] = ours
 
+    def is_ours(self, raft_id: int) -> bool | None:
+        """Whether this member is a manager of ours; None: not known yet."""
+        return self._ours.get(raft_id)
+
+    def expect(self, members: Iterable[api.RaftMember]) -> None:
+        """What was told when this member joined, until the log tells: the leader could not be answered otherwise."""
+        for member in members:
+            self.members.setdefault(member.raft_id, member)
+
     def only_ours(self) -> bool:
         """Whether every other member is known to be a manager of ours."""
         return all(self._ours.get(raft_id, False) for raft_id in self.members if raft_id != self.raft_id)
@@ -239,10 +248,6 @@ class RaftGroup:
     def stock(self) -> list[int]:
         """The members that are known to be stock managers."""
         return [raft_id for raft_id in sorted(self.members) if self._ours.get(raft_id) is False]
-
-    def undetermined(self) -> bool:
-        """Whether it is not known of some member what it is."""
-        return any(raft_id not in self._ours for raft_id in self.members if raft_id != self.raft_id)
 
     # --- changes ---------------------------------------------------------------------------------------------------
 

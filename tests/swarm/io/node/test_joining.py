@@ -1,4 +1,4 @@
-"""Asking a manager to become a member, against a server that keeps its own list of members."""
+"""Asking a manager to become a member (swarm.manager.group.dialogues), against a server that keeps its own list."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from certs.tls import server_context
 from swarm import api
 from swarm.errors import FailedPrecondition, JoinUndecided, SwarmError, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer
-from swarm.io.node import joining
+from swarm.io.node.peers import dialler
+from swarm.manager.group import dialogues
 from swarm.rpc import Call, Reply, StreamEnd
 from tests.swarm.io.conftest import MakeServed, Served
 
@@ -29,7 +30,8 @@ class Group:
         self.raft_id = 7
         self.heeds = True
         self.refusal: Exception | None = None
-        self._tls = authority.client(authority.issue("manager2"))
+        tls = authority.client(authority.issue("manager2"))
+        self._dial = dialler(lambda: tls)
         served.call = self.answer  # type: ignore[method-assign]
 
     def answer(self, call: Call) -> None:
@@ -46,7 +48,7 @@ class Group:
 
     async def join(self, *past_raft_ids: int) -> int:
         managers = ["127.0.0.1:1", self.served.address]
-        return (await joining.join(managers, "manager2", ADDRESS, past_raft_ids, self._tls)).raft_id
+        return (await dialogues.join(managers, "manager2", ADDRESS, past_raft_ids, self._dial)).raft_id
 
     @property
     def asked(self) -> list[str]:

@@ -14,10 +14,18 @@ from swarm.api import extensions, raftpb
 from swarm.errors import NotFound, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer
 from swarm.io.node.peers import Peers
-from swarm.manager.events import FoundAt, PeerAnswered
+from swarm.manager.events import (
+    Forward,
+    ForwardAnswered,
+    ForwardFailed,
+    ForwardMore,
+    ForwardOpened,
+    FoundAt,
+    PeerAnswered,
+)
 from swarm.manager.group.members import REMOVED_TEXT
 from swarm.raft import events
-from swarm.rpc import Call, Reply, StreamEnd
+from swarm.rpc import LOCAL, Call, Reply, StreamData, StreamEnd
 from tests.swarm.io.conftest import MakeServed, Served
 
 if TYPE_CHECKING:
@@ -202,3 +210,48 @@ async def test_the_way_to_a_manager_of_ours_is_measured(members: Members) -> Non
     assert isinstance(told, PeerAnswered)
     assert told.raft_id == OURS
     assert told.round_trip_s > 0
+
+
+def publication(tag: int, address: str) -> Forward:
+    """A client stream that goes to the manager at this address."""
+    leader = api.RaftMember(raft_id=OURS, addr=address)
+    return Forward(tag, Call(1000 + tag, "LogBroker/PublishLogs", None, LOCAL), leader)
+
+
+def piece(tag: int, number: int) -> ForwardMore:
+    return ForwardMore(tag, StreamData(1000 + tag, api.PublishLogsMessage(subscription_id=str(number))))
+
+
+async def test_a_client_stream_is_opened_at_the_leader_before_more_of_it_is_wanted(members: Members) -> None:
+    members.peers.forward(publication(1, members.first.address))
+    assert await members.told.get() == ForwardOpened(1)
+    for number in range(3):
+        members.peers.more(piece(1, number))
+    members.peers.more(ForwardMore(1, StreamEnd(1001)))
+    answered = await members.told.get()
+    assert isinstance(answered, ForwardAnswered)
+    assert answered.tag == 1
+    assert isinstance(answered.answer, Reply)
+    came = [event.message for event in members.first.events if isinstance(event, StreamData)]
+    assert came == [api.PublishLogsMessage(subscription_id=str(number)) for number in range(3)]
+    assert members.peers.waiting_bytes(1001) == 0
+
+
+async def test_a_call_that_cannot_be_given_to_the_leader_is_told_of(members: Members) -> None:
+    members.peers.forward(publication(1, "127.0.0.1:1"))
+    failed = await members.told.get()
+    assert isinstance(failed, ForwardFailed)
+    assert failed.tag == 1
+    assert isinstance(failed.error, Unavailable)
+
+
+async def test_a_call_that_is_cancelled_before_its_connection_is_made_is_not_opened(members: Members) -> None:
+    members.peers.forward(publication(1, members.first.address))
+    members.peers.more(ForwardMore(1, StreamEnd(1001, Unavailable("the caller went away"))))
+    members.peers.forward(publication(2, members.first.address))
+    assert await members.told.get() == ForwardOpened(2)
+    members.peers.more(ForwardMore(2, StreamEnd(1002)))
+    answered = await members.told.get()
+    assert isinstance(answered, ForwardAnswered)
+    assert answered.tag == 2
+    assert len(members.first.calls) == 1

@@ -258,3 +258,26 @@ def test_nobody_speaks_for_a_member_on_another_node() -> None:
         assert lab.manager.leading is not taken, "a leader of a later term exists"
         if isinstance(answer, StreamEnd):
             assert isinstance(answer.error, PermissionDenied)
+
+
+def test_the_status_of_a_manager_tells_what_it_knows_and_how_often_what_happened() -> None:
+    lab = Lab()
+    status = lab.manager.status()
+    assert (status.raft_id, status.leading, status.leader) == (1, True, 1)
+    (member,) = status.members
+    assert (member.node_id, member.addr, member.found_at, member.leads) == (
+        "n1",
+        "10.0.0.1:2377",
+        "10.0.0.1:2377",
+        True,
+    )
+    assert status.others == ()
+    assert not status.undetermined
+    assert status.elections_won == 1
+    assert status.entries_applied == status.applied_index == status.commit_index == status.store_index
+    lab.manager.recall({}, [api.RaftMember(raft_id=2, node_id="n2", addr="10.0.0.2:2377")])
+    assert lab.manager.status().undetermined
+    lab.manager.recall({2: False}, ())
+    (other,) = lab.manager.status().others
+    assert other.ours is False
+    assert not lab.manager.status().undetermined
