@@ -130,7 +130,7 @@ def _with_role_now(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bo
     return replace(peer, role=WORKER_ROLE)
 
 
-def overstays(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bool]) -> Demoted | None:
+def demotion_error(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bool]) -> Demoted | None:
     """Why an open call must end: it was allowed only because a node was a manager, and that node was demoted since."""
     if _is_raft_method(method):
         return None

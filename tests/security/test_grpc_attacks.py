@@ -104,10 +104,10 @@ async def tried(fort: Fort, methods: list[AnyMethod], body: bytes) -> None:
         intruder.close()
 
 
-@pytest.mark.parametrize("kind", ["stranger", "worker", "manager"])
+@pytest.mark.parametrize("kind", ["anonymous", "worker", "manager"])
 async def test_a_message_beyond_the_limit_is_refused_at_its_first_bytes(fort: Fort, kind: str) -> None:
-    credentials = {"stranger": None, "worker": fort.worker(), "manager": fort.manager()}[kind]
-    most = defaults.RPC_MESSAGE_ANONYMOUS_BYTES_MAX if kind == "stranger" else defaults.RPC_MESSAGE_BYTES_MAX
+    credentials = {"anonymous": None, "worker": fort.worker(), "manager": fort.manager()}[kind]
+    most = defaults.RPC_MESSAGE_ANONYMOUS_BYTES_MAX if kind == "anonymous" else defaults.RPC_MESSAGE_BYTES_MAX
     intruder = await fort.intrude(credentials)
     intruder.request(1, "NodeCA/IssueNodeCertificate", b"\0" + (most + 1).to_bytes(4, "big"), end=False)
     assert await intruder.answer() == (

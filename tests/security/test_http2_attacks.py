@@ -22,7 +22,7 @@ ROOT = METHODS["CA/GetRootCACertificate"]
 HEADERS = headers(ROOT)
 CALL = framed(api.GetRootCACertificateRequest())
 LITERAL = b"\x40\x01a\x7f\x81\x1e" + b"v" * 4000  # a field of 4000 bytes that enters the table
-KINDS = ["stranger", "worker"]
+KINDS = ["anonymous", "worker"]
 MEMORY_BYTES_MAX = 1 << 20  # what a connection that is being attacked may hold of us
 
 
@@ -31,7 +31,7 @@ def opened(stream: int, *, end: bool = False) -> bytes:
 
 
 def credentials_of(fort: Fort, kind: str) -> Credentials | None:
-    return None if kind == "stranger" else fort.worker()
+    return None if kind == "anonymous" else fort.worker()
 
 
 def connection_of(fort: Fort, number: int = 0) -> ServerConnection:
@@ -43,7 +43,7 @@ def held_bytes(connection: ServerConnection) -> int:
     assert connection.h2 is not None
     assert connection.transport is not None
     waiting = connection.transport.get_write_buffer_size()
-    return connection.h2.held_bytes() + waiting + connection.guest.unfinished_bytes
+    return connection.h2.held_bytes() + waiting + connection.tracked.unfinished_bytes
 
 
 FLOODS = {
@@ -121,7 +121,7 @@ FLOODS = {
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [(name, "stranger") for name in FLOODS] + [(name, "worker") for name in ("rapid reset", "PING", "HPACK bomb")],
+    [(name, "anonymous") for name in FLOODS] + [(name, "worker") for name in ("rapid reset", "PING", "HPACK bomb")],
 )
 async def test_a_flood_ends_its_connection_is_logged_once_and_harms_nobody(fort: Fort, name: str, kind: str) -> None:
     words, code = FLOODS[name]
@@ -154,7 +154,7 @@ async def test_a_slow_flood_below_the_limits_holds_little(fort: Fort, kind: str)
                 )
             intruder.write(PING * 20 + h2.settings_frame({h2.HEADER_TABLE_SIZE: start}))
             await intruder.alive()
-            connection = next(c for c in fort.server._connections if c.guest.stranger is (kind == "stranger"))
+            connection = next(c for c in fort.server._connections if c.tracked.anonymous is (kind == "anonymous"))
             connection.h2._receiver._resets._count = 0  # type: ignore[union-attr]  # another second
             assert held_bytes(connection) < 64 << 10
             assert len(connection.calls) == 0
@@ -166,7 +166,7 @@ async def test_a_client_that_reads_nothing_is_cut_off(fort: Fort) -> None:
         intruder = await fort.intrude()
         await intruder.alive()
         assert intruder.transport is not None
-        connection = next(c for c in fort.server._connections if c.guest.stranger)
+        connection = next(c for c in fort.server._connections if c.tracked.anonymous)
         intruder.transport.pause_reading()
         most, number = 0, 1
         with capture_logs() as logs:
@@ -250,7 +250,7 @@ async def test_requests_that_never_come_are_out_of_time(fort: Fort) -> None:
     outcome = await intruder.until(lambda seen: len(seen.status) == 100)
     assert {code for code, _ in outcome.status.values()} == {Code.DEADLINE_EXCEEDED}
     assert fort.server._incomplete == {}
-    assert connection_of(fort).guest.unfinished_bytes == 0
+    assert connection_of(fort).tracked.unfinished_bytes == 0
 
 
 async def test_a_flood_of_calls_that_are_not_allowed_ends_the_connection(fort: Fort) -> None:

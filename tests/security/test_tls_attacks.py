@@ -98,7 +98,7 @@ async def half_handshakes(fort: Fort, count: int, hello: bytes) -> list[asyncio.
 async def test_half_handshakes_keep_nobody_out_and_time_out(
     fort: Fort, monkeypatch: pytest.MonkeyPatch, hello: bytes
 ) -> None:
-    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_PER_ADDRESS_MAX", 20)
+    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_CONNECTIONS_PER_ADDRESS_MAX", 20)
     with capture_logs() as logs:
         async with fort.served_meanwhile():
             writers = await half_handshakes(fort, 60, hello)
@@ -114,10 +114,10 @@ async def test_half_handshakes_keep_nobody_out_and_time_out(
         writer.transport.abort()
 
 
-async def test_strangers_that_come_too_fast_are_turned_away_before_their_handshake(
+async def test_anonymous_connections_that_come_too_fast_are_refused_before_their_handshake(
     fort: Fort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(defaults, "RPC_STRANGERS_PER_ADDRESS_PER_S_MAX", 5)
+    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_CONNECTIONS_PER_ADDRESS_PER_S_MAX", 5)
     admission = fort.server._admission
     refused = 0
     with capture_logs() as logs:
@@ -301,7 +301,7 @@ async def test_a_flood_of_key_updates_ends_the_connection(fort: Fort) -> None:
 
 
 async def test_a_member_behind_the_address_of_a_flood_is_let_in(fort: Fort, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_PER_ADDRESS_MAX", 8)
+    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_CONNECTIONS_PER_ADDRESS_MAX", 8)
     flood: list[Intruder] = []
     for _ in range(12):
         flood.append(await fort.intrude())

@@ -24,7 +24,7 @@ from swarm.address import join_host_port
 from swarm.api.methods import BY_PATH, AnyMethod
 from swarm.errors import Code, DeadlineExceeded, ResourceExhausted, SwarmError, Unimplemented
 from swarm.grpc import events, http2, wire
-from swarm.grpc.admission import Guest
+from swarm.grpc.admission import TrackedConnection
 from swarm.grpc.flow import Limits, Stream
 from swarm.grpc.frames import ErrorCode
 from swarm.grpc.rate import Rate
@@ -148,9 +148,9 @@ class Owner(Protocol):
 class ServerConnection(asyncio.Protocol):
     """The application protocol on top of TLS."""
 
-    def __init__(self, owner: Owner, guest: Guest) -> None:
+    def __init__(self, owner: Owner, tracked: TrackedConnection) -> None:
         self._owner = owner
-        self.guest = guest
+        self.tracked = tracked
         self._loop = asyncio.get_running_loop()
         self._receiving = False
         self._timed: list[ServerCall] = []

@@ -23,7 +23,7 @@ from swarm import api, defaults
 from swarm.api import raftpb
 from swarm.api.methods import Method, Req, Res
 from swarm.errors import SwarmError, Unavailable
-from swarm.grpc.authorize import ClusterAuthorizer, overstays
+from swarm.grpc.authorize import ClusterAuthorizer, demotion_error
 from swarm.io.counts import Counts
 from swarm.io.disk import replaced_file
 from swarm.io.disk.raft_disk import Loaded, RaftDisk
@@ -428,7 +428,7 @@ class ManagerProcess:
             # later, so that the dispatcher's own last word to a node that was removed comes first
             asyncio.get_running_loop().call_soon(self._server.drop_nodes, self._is_blacklisted)
         if self.leadership.leading and any(map(_steps_down, changes or ())):
-            self._server.end_calls(lambda method, peer: overstays(method, peer, self._is_demoted))
+            self._server.end_calls(lambda method, peer: demotion_error(method, peer, self._is_demoted))
 
     def _deliver(self, answer: Reply | StreamData | StreamEnd) -> None:
         if not self.local.deliver(answer):
