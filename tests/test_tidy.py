@@ -50,7 +50,7 @@ INHERITING_CLASSES = (
     "tests.sim.checkers.CheckedStore <- swarm.store.store.Store",
     "tests.sim.engine.SimEngine <- tests.swarm.agent.engine.Engine",
     "tests.sim.raft_story.Story <- tests.sim.raft_world.World",
-    "tests.swarm.io.node.test_lapsed.Old <- tests.swarm.node.test_bootstrap.Manager",
+    "tests.swarm.io.node.test_expired_certificate.Old <- tests.swarm.node.test_bootstrap.Manager",
     "tests.swarm.io.test_process.CountingInbox <- swarm.io.process.Inbox",
     "tests.swarm.manager.dispatcher.test_dispatcher.DispatcherHarness"
     " <- tests.swarm.manager.service_harness.ServiceHarness",

@@ -124,16 +124,16 @@ FLOODS = {
     [(name, "anonymous") for name in FLOODS] + [(name, "worker") for name in ("rapid reset", "PING", "HPACK bomb")],
 )
 async def test_a_flood_ends_its_connection_is_logged_once_and_harms_nobody(fort: Fort, name: str, kind: str) -> None:
-    words, code = FLOODS[name]
+    data, code = FLOODS[name]
     greeting = h2.PREFACE if name == "frames before SETTINGS" else h2.PREFACE + h2.settings_frame({})
     with capture_logs() as logs:
         async with fort.served_meanwhile():
             for _ in range(2):
                 intruder = await fort.intrude(credentials_of(fort, kind), greeting=greeting)
-                intruder.write(words)
+                intruder.write(data)
                 outcome = await intruder.end()
                 assert outcome.goaway is None or outcome.goaway[0] == code, outcome.goaway
-                assert outcome.goaway is not None or len(words) > 100_000  # unread words may cost it the last ones
+                assert outcome.goaway is not None or len(data) > 100_000  # with unread data the last frames may be lost
     refused = [entry for entry in logs if entry["event"] == "rpc.connection_refused"]
     assert [entry["code"] for entry in refused] == [code.name]
     assert len(logs) == 1, logs

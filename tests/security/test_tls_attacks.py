@@ -72,12 +72,12 @@ async def test_a_peer_without_alpn_is_taken_at_its_word(fort: Fort) -> None:
     assert await intruder.answer() == (0, "")
 
 
-@pytest.mark.parametrize("words", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 40_000, b"\0" * 70_000])
-async def test_what_is_not_tls_is_dropped_and_logged_once(fort: Fort, words: bytes) -> None:
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 40_000, b"\0" * 70_000])
+async def test_what_is_not_tls_is_dropped_and_logged_once(fort: Fort, data: bytes) -> None:
     with capture_logs() as logs:
         for _ in range(20):
             reader, writer = await asyncio.open_connection(*fort.address)
-            writer.write(words)
+            writer.write(data)
             await reader.read(1 << 16)
             writer.transport.abort()
         await settled(lambda: fort.server.connection_count == 0)
@@ -150,7 +150,7 @@ async def test_one_certificate_gets_only_so_many_connections(fort: Fort, monkeyp
 
 
 @pytest.mark.parametrize(
-    "words",
+    "data",
     [
         b"",
         h2.PREFACE[:20],
@@ -159,8 +159,8 @@ async def test_one_certificate_gets_only_so_many_connections(fort: Fort, monkeyp
         h2.PREFACE + h2.settings_frame({}) + b"\0\0\x08\x06\0\0\0\0\0abc",
     ],
 )
-async def test_a_greeting_a_header_block_and_a_frame_must_be_completed_in_time(fort: Fort, words: bytes) -> None:
-    slow = [await fort.intrude(greeting=words) for _ in range(10)]
+async def test_a_greeting_a_header_block_and_a_frame_must_be_completed_in_time(fort: Fort, data: bytes) -> None:
+    slow = [await fort.intrude(greeting=data) for _ in range(10)]
     await settled(lambda: len(fort.server._connections) == 10)
     for intruder in slow:
         await intruder.until(lambda seen: seen.settings)
@@ -213,9 +213,9 @@ class Session:
                 await self.exchange()
         self.writer.write(self.outgoing.read())
 
-    async def read_until(self, words: bytes) -> None:
+    async def read_until(self, data: bytes) -> None:
         seen = b""
-        while words not in seen:
+        while data not in seen:
             try:
                 seen += self.tls.read(1 << 16)
             except ssl.SSLWantReadError:

@@ -1,4 +1,4 @@
-"""gRPC requests to the words of swarm/rpc.py: the server of port 2377.
+"""The gRPC server of port 2377: it turns requests into the events of swarm/rpc.py.
 
 A call is looked up in METHODS, authorised, and handed to ``handler`` as a Call when its request is complete (at once
 for client streams); answers come back through ``send`` at any time from the same loop. What the client does later is
@@ -30,7 +30,7 @@ from swarm.api.methods import AnyMethod
 from swarm.errors import DeadlineExceeded, Internal, PermissionDenied, SwarmError, Unavailable
 from swarm.grpc.admission import Admission, TrackedConnection
 from swarm.grpc.http2 import Connection
-from swarm.io.grpc.certificate_reports import LapseReports
+from swarm.io.grpc.certificate_reports import CertificateErrorReports
 from swarm.io.grpc.server_connection import KEEPALIVE_PING, ServerCall, ServerConnection, format_address
 from swarm.log_limiter import Repeats
 from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
@@ -51,13 +51,13 @@ class RpcServer:
         authorizer: Authorizer,
         next_stream: Iterator[int],
         registered_hosts: Callable[[], Iterable[str]] = tuple,
-        lapsed: Counter[bool] | None = None,
+        certificate_errors: Counter[bool] | None = None,
     ) -> None:
         """handler takes events and must not block; authorizer is usually a ClusterAuthorizer.
 
         tls_context is asked for each connection. None: no TLS, for sockets that guard themselves and for tests.
-        registered_hosts: IP addresses of nodes, which a flood of anonymous connections does not keep out. lapsed: see
-        LapseReports.
+        registered_hosts: IP addresses of nodes, which a flood of anonymous connections does not keep out.
+        certificate_errors: see CertificateErrorReports.
         """
         self._handler = handler
         self._tls_context = tls_context
@@ -70,7 +70,9 @@ class RpcServer:
         self._calls: dict[int, ServerCall] = {}
         self._incomplete: dict[int, ServerCall] = {}
         self._dirty: list[ServerConnection] = []
-        self._lapses = LapseReports(Counter() if lapsed is None else lapsed)
+        self._certificate_errors = CertificateErrorReports(
+            Counter() if certificate_errors is None else certificate_errors
+        )
         self._stalled: dict[ServerConnection, tuple[int, float]] = {}
         self._unread: dict[ServerConnection, tuple[int, float]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -206,8 +208,8 @@ class RpcServer:
             self._warn("rpc.not_admitted", peername, node=connection.peer.node_id, reason=reason)
             return False
         self._connections[connection] = None
-        if connection.peer.lapse:
-            self._lapses.report(connection.peer, now)
+        if connection.peer.certificate_error:
+            self._certificate_errors.report(connection.peer, now)
         return True
 
     def lost(self, connection: ServerConnection) -> None:

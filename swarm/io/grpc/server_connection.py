@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError, Message
 
 from certs.errors import InvalidCertificate
 from certs.keys import identity_of
-from certs.validity import Standing, standing
+from certs.validity import Validity, validity_of
 from swarm import defaults
 from swarm.address import join_host_port
 from swarm.api.methods import BY_PATH, AnyMethod
@@ -49,7 +49,7 @@ MANAGER_LIMITS = Limits(
 
 
 class ServerCall:
-    """One call. ``stream`` is its number in swarm/rpc.py's words, ``h2`` its HTTP/2 stream."""
+    """One call. ``stream`` is its number in the events of swarm/rpc.py, ``h2`` its HTTP/2 stream."""
 
     __slots__ = (
         "answered",
@@ -180,7 +180,7 @@ class ServerConnection(asyncio.Protocol):
             self.limits = MANAGER_LIMITS  # no TLS: whoever listens without it says who may come
         elif chain:
             context = transport.get_extra_info("sslcontext")
-            self.peer = _certified(chain, address, standing(chain, context, time.time(), RENEWAL_WINDOW_MAX_S))
+            self.peer = _certified(chain, address, validity_of(chain, context, time.time(), RENEWAL_WINDOW_MAX_S))
             if self.peer.certified:
                 self.limits = MANAGER_LIMITS if self.peer.role == MANAGER_ROLE else WORKER_LIMITS
         if self.limits is MANAGER_LIMITS:
@@ -496,13 +496,19 @@ _MESSAGES_AT_ONCE = defaults.RPC_STREAM_MESSAGES_AT_ONCE
 _UNREAD_BYTES_MAX = defaults.RPC_CONTROL_BUFFER_BYTES_MAX + 2 * defaults.RPC_OUTPUT_CHUNK_BYTES
 
 
-def _certified(chain_der: list[bytes], address: str, judged: Standing) -> Peer:
+def _certified(chain_der: list[bytes], address: str, validity: Validity) -> Peer:
     try:
         identity = identity_of(chain_der[0])
     except InvalidCertificate:
-        return Peer(addr=address)  # of our CA, but no node's: as good as none
-    lapse, renewable = judged.reason, judged.renewable
-    return Peer(identity.node_id, identity.role, identity.org, address, lapse=lapse, renewable=renewable)
+        return Peer(addr=address)  # signed by our CA, but not for a node: the client stays anonymous
+    return Peer(
+        identity.node_id,
+        identity.role,
+        identity.org,
+        address,
+        certificate_error=validity.error,
+        renewable=validity.renewable,
+    )
 
 
 def format_address(peername: Any) -> str:

@@ -128,9 +128,8 @@ class ManagerProcess:
         self._disk = RaftDisk(self._file, sealer)
         authorizer = ClusterAuthorizer(settings.cluster_id, self._is_blacklisted, self._is_demoted)
         self._counts = counts or Counts()
-        self._server = RpcServer(
-            self._incoming, tls_context, authorizer, self._streams, self._hosts_of_members, self._counts.lapsed
-        )
+        errors = self._counts.certificate_errors
+        self._server = RpcServer(self._incoming, tls_context, authorizer, self._streams, self._hosts_of_members, errors)
         self._flow = Backpressure(self._server.pause, self._server.resume, self._waiting_bytes)
         self._leading = asyncio.Event()
         self._deposed = asyncio.Event()

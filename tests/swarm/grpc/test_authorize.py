@@ -151,19 +151,19 @@ def test_the_blacklist_is_asked_at_each_call() -> None:
         ClusterAuthorizer("cluster1", always(True))(METHODS["Health/Check"], MANAGER, {})
 
 
-LAPSED = Peer("w1", "swarm-manager", "cluster1", ADDR, lapse="x509: too late", renewable=True)
+EXPIRED = Peer("w1", "swarm-manager", "cluster1", ADDR, certificate_error="x509: too late", renewable=True)
 RENEWAL = {"NodeCA/IssueNodeCertificate", "NodeCA/NodeCertificateStatus"}
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_an_expired_certificate_opens_nothing_but_its_renewal(method: str) -> None:
-    void = Peer("w1", "swarm-manager", "cluster1", ADDR, lapse="x509: too late")
+    void = Peer("w1", "swarm-manager", "cluster1", ADDR, certificate_error="x509: too late")
     if method in RENEWAL:
-        assert authorizer(METHODS[method], LAPSED, {}) == LAPSED
+        assert authorizer(METHODS[method], EXPIRED, {}) == EXPIRED
         assert refusal(method, void, {}) == "Permission denied: x509: too late"
-        assert refusal(method, LAPSED, metadata_for(MANAGER)) == "Permission denied: x509: too late"
+        assert refusal(method, EXPIRED, metadata_for(MANAGER)) == "Permission denied: x509: too late"
     elif METHODS[method].insecure:
-        assert authorizer(METHODS[method], LAPSED, {}) == authorizer(METHODS[method], void, {}) == ANONYMOUS
+        assert authorizer(METHODS[method], EXPIRED, {}) == authorizer(METHODS[method], void, {}) == ANONYMOUS
     else:
-        for peer, metadata in ((LAPSED, {}), (void, {}), (LAPSED, metadata_for(MANAGER))):
+        for peer, metadata in ((EXPIRED, {}), (void, {}), (EXPIRED, metadata_for(MANAGER))):
             assert refusal(method, peer, metadata) == "Permission denied: x509: too late"
