@@ -24,18 +24,18 @@ from certs.keys import identity_of, load_certificate, load_certificates
 from certs.root import verify_chain
 
 NOT_NOW = "x509: certificate has expired or is not yet valid"
-SKEW_WORTH_TELLING_S = 60.0
+REPORTED_SKEW_MIN_S = 60.0
 
 
 @dataclass(frozen=True)
-class Standing:
-    """reason: why a certificate is not valid now; empty when it is. renewable: it may be renewed nevertheless."""
+class Validity:
+    """error: why a certificate is not valid now; empty when it is. renewable: it may be renewed nevertheless."""
 
-    reason: str = ""
+    error: str = ""
     renewable: bool = False
 
 
-def standing(chain_der: Sequence[bytes], context: ssl.SSLContext, now: float, window_max_s: float) -> Standing:
+def validity_of(chain_der: Sequence[bytes], context: ssl.SSLContext, now: float, window_max_s: float) -> Validity:
     """The validity of a client's chain (leaf first) that ``context`` has verified except for its times.
 
     now: this side's clock, seconds since the epoch. window_max_s: the longest time after its end, in seconds, in which
@@ -45,66 +45,68 @@ def standing(chain_der: Sequence[bytes], context: ssl.SSLContext, now: float, wi
         chain = [load_certificate(der) for der in chain_der]
         roots = [load_certificate(der) for der in context.get_ca_certs(binary_form=True)]
     except InvalidCertificate as error:
-        return Standing(str(error))
+        return Validity(str(error))
     at = datetime.fromtimestamp(now, UTC)
     if all(it.not_valid_before_utc <= at <= it.not_valid_after_utc for it in (*chain, *roots)):
-        return Standing()
+        return Validity()
     leaf = chain[0]
     late_s = now - leaf.not_valid_after_utc.timestamp()
     early_s = leaf.not_valid_before_utc.timestamp() - now
     clock = f"this manager's clock ({_shown(now)})"
     if early_s > 0:
         since = _shown(leaf.not_valid_before_utc.timestamp())
-        return Standing(
-            f"{NOT_NOW}: the certificate of {_owner(leaf)} is valid from {since}, but that is {span(early_s)} ahead of "
-            f"{clock}: the clocks of the managers differ"
+        return Validity(
+            f"{NOT_NOW}: the certificate of {_owner(leaf)} is valid from {since}, but that is "
+            f"{format_duration(early_s)} ahead of {clock}: the clocks of the managers differ"
         )
     window_s = min(window_max_s, (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds())
     expired = ""
     if late_s > 0:
         end = _shown(leaf.not_valid_after_utc.timestamp())
-        expired = f"{NOT_NOW}: the certificate of {_owner(leaf)} expired at {end}, {span(late_s)} before {clock}"
+        expired = (
+            f"{NOT_NOW}: the certificate of {_owner(leaf)} expired at {end}, {format_duration(late_s)} before {clock}"
+        )
         if late_s > window_s:
-            return Standing(
-                f"{expired}, and it could only be renewed within {span(window_s)} after that: unless one of the clocks "
-                "is wrong, that node must leave the swarm and join again"
+            return Validity(
+                f"{expired}, and it could only be renewed within {format_duration(window_s)} after that: "
+                "unless one of the clocks is wrong, that node must leave the swarm and join again"
             )
     try:
         verify_chain(chain, roots, now, allow_expired=bool(expired))
     except CertsError as error:
-        return Standing(str(error))
-    return Standing(f"{expired}: it can only be renewed", renewable=True) if expired else Standing()
+        return Validity(str(error))
+    return Validity(f"{expired}: it can only be renewed", renewable=True) if expired else Validity()
 
 
-def own_trouble(certificate_pem: bytes, now: float) -> str:
+def own_certificate_error(certificate_pem: bytes, now: float) -> str:
     """Why a node's own certificate is not valid now by the node's own clock; empty when it is valid."""
     leaf = load_certificates(certificate_pem)[0]
     start, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
     if now > end:
         return (
-            f"{NOT_NOW}: this node's certificate expired at {_shown(end)}, {span(now - end)} before this node's clock "
-            f"({_shown(now)}), and has not been renewed"
+            f"{NOT_NOW}: this node's certificate expired at {_shown(end)}, {format_duration(now - end)} before "
+            f"this node's clock ({_shown(now)}), and has not been renewed"
         )
     if now < start:
         return (
-            f"{NOT_NOW}: this node's certificate is valid from {_shown(start)}, but that is {span(start - now)} ahead "
-            f"of this node's clock ({_shown(now)})"
+            f"{NOT_NOW}: this node's certificate is valid from {_shown(start)}, but that is "
+            f"{format_duration(start - now)} ahead of this node's clock ({_shown(now)})"
         )
     return ""
 
 
-def apart(own_s: float, other_s: float, other: str) -> str:
+def clock_difference(own_s: float, other_s: float, other: str) -> str:
     """How far this node's clock is from that of ``other`` (both in seconds since the epoch); empty when they agree."""
     ahead_s = other_s - own_s
-    if abs(ahead_s) < SKEW_WORTH_TELLING_S:
+    if abs(ahead_s) < REPORTED_SKEW_MIN_S:
         return ""
     return (
         f"the clocks differ: this node's says {_shown(own_s)}, that of {other} says {_shown(other_s)}, "
-        f"{span(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'}"
+        f"{format_duration(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'}"
     )
 
 
-def span(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration for people, in its two largest units: ``3d4h``, ``2h5m``, ``1m10s``, ``0s``."""
     left, parts = round(seconds), []
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):

@@ -127,8 +127,8 @@ SCHEDULER_RETRY_PAUSE_PER_NODE_S = 1e-5
 API_HANDSHAKE_TIMEOUT_S = 10.0
 API_HANDSHAKES_MAX = 1024  # running TLS handshakes; a new one replaces the oldest
 API_HANDSHAKES_PER_ADDRESS_MAX = 64
-API_STRANGERS_PER_ADDRESS_PER_S_MAX = 200  # connections that fail to authenticate; a handshake costs 1 ms
-API_STRANGERS_PER_S_MAX = 500  # the same, from all addresses without a recently authenticated client
+API_ANONYMOUS_CONNECTIONS_PER_ADDRESS_PER_S_MAX = 200  # those that fail to authenticate count; a handshake costs 1 ms
+API_ANONYMOUS_CONNECTIONS_PER_S_MAX = 500  # the same, from all addresses without a recently authenticated client
 API_KNOWN_ADDRESSES_MAX = 1024
 API_REFUSAL_LOG_S = 60.0  # between two log lines about one address
 API_INSECURE_PAUSE_S = 1.0  # pause at a start that opens the API to everybody, so that users notice the warning
@@ -138,8 +138,8 @@ NODE_CERT_EXPIRY_S = 90 * 24 * 3600.0
 NODE_CERT_EXPIRY_MIN_S = 3600.0
 EXPIRED_RENEWAL_WINDOW_MAX_S = 30 * 24 * 3600.0  # after its end; also at most the certificate's lifetime
 BLACKLIST_GRACE_S = EXPIRED_RENEWAL_WINDOW_MAX_S + 7 * 24 * 3600.0  # kept after a removed node's certificate ends
-LAPSE_REPORT_S = 60.0  # between log lines about one node whose certificate is not valid
-LAPSE_NODES_MAX = 1000  # nodes remembered for that
+CERTIFICATE_ERROR_REPORT_S = 60.0  # between log lines about one node whose certificate is not valid
+CERTIFICATE_ERROR_NODES_MAX = 1000  # nodes remembered for that
 CLOCK_ASK_TIMEOUT_S = 2.0
 JOIN_WAIT_S = 20.0
 JOIN_RETRY_BASE_S = 0.1  # for a join that no client waits for any more; doubled after each failure
@@ -223,16 +223,16 @@ RPC_REFUSALS_PER_S_MAX = 500  # calls on one connection that are forbidden or do
 RPC_CONNECTIONS_MAX = 20_000
 RPC_CONNECTIONS_PER_ADDRESS_MAX = 10_000
 RPC_CONNECTIONS_PER_NODE_MAX = 64
-RPC_ANONYMOUS_MAX = 4_096  # connections without a certificate or still in the handshake; a new one replaces the oldest
-RPC_ANONYMOUS_PER_ADDRESS_MAX = 256
-RPC_STRANGERS_PER_ADDRESS_PER_S_MAX = 200  # connections that prove no identity; a handshake costs 1 ms
-RPC_STRANGERS_PER_S_MAX = 500  # the same, from all addresses that belong to no node
-RPC_HOME_S = 3600.0  # how long an address counts as a node's after a node connected from it
-RPC_HOMES_REFRESH_S = 5.0  # between reads of the nodes' addresses in the store, while many strangers connect
+RPC_ANONYMOUS_CONNECTIONS_MAX = 4_096  # without a certificate, also in the handshake; a new one replaces the oldest
+RPC_ANONYMOUS_CONNECTIONS_PER_ADDRESS_MAX = 256
+RPC_ANONYMOUS_CONNECTIONS_PER_ADDRESS_PER_S_MAX = 200  # a handshake costs 1 ms
+RPC_ANONYMOUS_CONNECTIONS_PER_S_MAX = 500  # the same, from all addresses that belong to no node
+RPC_KNOWN_ADDRESS_TTL_S = 3600.0  # how long an address counts as a node's after a node connected from it
+RPC_KNOWN_ADDRESSES_REFRESH_S = 5.0  # between reads of the nodes' addresses in the store, during a flood
 RPC_ANONYMOUS_CALLS_PER_ADDRESS_PER_S_MAX = 500
 RPC_ANONYMOUS_CALLS_PER_S_MAX = 2_000  # from all addresses that belong to no node
 RPC_UNFINISHED_ANONYMOUS_BYTES_MAX = 2 << 20  # incomplete requests from one address
-RPC_UNFINISHED_STRANGERS_BYTES_MAX = 64 << 20  # from all addresses that belong to no node
+RPC_UNFINISHED_UNKNOWN_ADDRESSES_BYTES_MAX = 64 << 20  # from all addresses that belong to no node
 RPC_UNFINISHED_WORKER_BYTES_MAX = 16 << 20  # from one node
 RPC_UNFINISHED_MANAGER_BYTES_MAX = 256 << 20
 RPC_STREAM_MESSAGES_AT_ONCE = 4  # of one client stream, waiting for the manager; then flow control stops its client
@@ -279,6 +279,6 @@ assert HEARTBEAT_GRACE_PERIODS < HEARTBEAT_GRACE_UNKNOWN_PERIODS
 assert RAFT_MESSAGE_BYTES_MAX <= RPC_MESSAGE_BYTES_MAX < RPC_STREAM_BUFFER_BYTES_MAX < RPC_CONNECTION_BUFFER_BYTES_MAX
 assert RPC_MESSAGE_BYTES_MAX <= RPC_GRANT_BYTES_MAX
 assert CSR_BYTES_MAX < RPC_MESSAGE_ANONYMOUS_BYTES_MAX < RPC_UNFINISHED_ANONYMOUS_BYTES_MAX
-assert RPC_UNFINISHED_ANONYMOUS_BYTES_MAX < RPC_UNFINISHED_STRANGERS_BYTES_MAX
-assert RPC_STRANGERS_PER_ADDRESS_PER_S_MAX < RPC_STRANGERS_PER_S_MAX // 2
+assert RPC_UNFINISHED_ANONYMOUS_BYTES_MAX < RPC_UNFINISHED_UNKNOWN_ADDRESSES_BYTES_MAX
+assert RPC_ANONYMOUS_CONNECTIONS_PER_ADDRESS_PER_S_MAX < RPC_ANONYMOUS_CONNECTIONS_PER_S_MAX // 2
 assert RPC_MESSAGE_BYTES_MAX <= RPC_UNFINISHED_WORKER_BYTES_MAX < RPC_UNFINISHED_MANAGER_BYTES_MAX

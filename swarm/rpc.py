@@ -1,7 +1,7 @@
-"""All of gRPC as values: the words in which machines speak with peers, whatever carries them.
+"""All of gRPC as values: the events of calls between machines and their peers, independent of the transport.
 
 A server receives Call, then StreamData and StreamEnd for what else the client sends, and answers with Reply (unary,
-client streams) or StreamData and StreamEnd (server streams). A client uses the same words the other way round.
+client streams) or StreamData and StreamEnd (server streams). A client uses the same events in the other direction.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Peer:
 
     node_id, role and org come from the certificate (CN, OU, O) and are empty without one. ``local`` marks calls of
     this process itself (its API front, its control socket); they need no certificate. ``forwarder`` is the ID of the
-    manager that passed the call on, else empty. lapse: why the certificate does not count at this moment, as a text for
-    its owner; empty: it counts. renewable: it may be exchanged for another one all the same.
+    manager that forwarded the call, else empty. certificate_error: why the certificate is not valid now, as a text for
+    its owner; empty when it is valid. renewable: whether an invalid certificate may still be renewed.
     """
 
     node_id: str = ""
@@ -33,13 +33,13 @@ class Peer:
     addr: str = ""
     local: bool = False
     forwarder: str = ""
-    lapse: str = ""
+    certificate_error: str = ""
     renewable: bool = False
 
     @property
     def certified(self) -> bool:
-        """Whether it proved who it is by a certificate that counts."""
-        return bool(self.node_id) and not self.lapse
+        """Whether a certificate that is valid now proves who it is."""
+        return bool(self.node_id) and not self.certificate_error
 
     @property
     def host(self) -> str:

@@ -32,7 +32,7 @@ LARGE_CLASSES = {
     "swarm/agent/agent.py Agent": (355, 30),
     "swarm/io/grpc/client_calls.py ClientProtocol": (395, 35),
     "swarm/io/grpc/server_connection.py ServerConnection": (345, 32),
-    "swarm/io/node/manager_process.py ManagerProcess": (364, 33),
+    "swarm/io/node/manager_process.py ManagerProcess": (363, 33),
     "swarm/manager/dispatcher/dispatcher.py Dispatcher": (413, 28),
     "tests/sim/process.py Process": (326, 36),
     "tests/sim/manager_driver.py ManagerDriver": (345, 29),
@@ -50,7 +50,7 @@ INHERITING_CLASSES = (
     "tests.sim.checkers.CheckedStore <- swarm.store.store.Store",
     "tests.sim.engine.SimEngine <- tests.swarm.agent.engine.Engine",
     "tests.sim.raft_story.Story <- tests.sim.raft_world.World",
-    "tests.swarm.io.node.test_lapsed.Old <- tests.swarm.node.test_bootstrap.Manager",
+    "tests.swarm.io.node.test_expired_certificate.Old <- tests.swarm.node.test_bootstrap.Manager",
     "tests.swarm.io.test_process.CountingInbox <- swarm.io.process.Inbox",
     "tests.swarm.manager.dispatcher.test_dispatcher.DispatcherHarness"
     " <- tests.swarm.manager.service_harness.ServiceHarness",

@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 
 from swarm import defaults
-from swarm.grpc.admission import place_of
+from swarm.grpc.admission import network_of
 
 log = structlog.get_logger()
 
@@ -50,14 +50,16 @@ class Admission:
 
     def begin(self, connection: Connection, host: str) -> bool:
         """Count a handshake; False when this connection has to be refused."""
-        address, now = place_of(host), self._clock()
+        address, now = network_of(host), self._clock()
         if now - self._second >= 1.0:
             self._second, self._tries_of_unknown = now, 0
             self._tries.clear()
         tries = self._tries.get(address, 0)
         unknown = address not in self._known
-        most = defaults.API_STRANGERS_PER_S_MAX // (2 if tries else 1)
-        if (unknown and self._tries_of_unknown >= most) or tries >= defaults.API_STRANGERS_PER_ADDRESS_PER_S_MAX:
+        most = defaults.API_ANONYMOUS_CONNECTIONS_PER_S_MAX // (2 if tries else 1)
+        if (
+            unknown and self._tries_of_unknown >= most
+        ) or tries >= defaults.API_ANONYMOUS_CONNECTIONS_PER_ADDRESS_PER_S_MAX:
             self._log("api.too_many_handshakes", host, in_this_second=tries)
             return False
         own = [other for other, its in self._handshakes.items() if its == address]

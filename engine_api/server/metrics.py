@@ -41,7 +41,7 @@ class NodeCollector(Collector):
             "Connections of nodes whose certificate had expired or was not valid yet, by whether it could still be "
             "renewed.",
             "renewable",
-            {str(renewable).lower(): count for renewable, count in counts.lapsed.items()},
+            {str(renewable).lower(): count for renewable, count in counts.certificate_errors.items()},
         )
         yield self._family(
             "sideswarm_certificate_renewals",

@@ -1,18 +1,20 @@
-"""Who may connect to a port that the whole network reaches, and how many resources each client may keep busy.
+"""Who may connect to a port that the whole network reaches, and how many resources each client may use.
 
-Every connection begins anonymous, as a *stranger*, until a certificate shows which node it is. Strangers are limited by
-address: connections, arrivals and calls per second. When the connections of an address are used up, a new stranger
-replaces the oldest one: an idle connection keeps nobody out, and a node needs no more time than its handshake takes,
-even when it shares its address with an attacker. Nodes are limited by ID: connections, and bytes of incomplete
-requests. An IPv6 address stands for its /64 network, because that is what one user gets.
+Every connection is anonymous until a certificate shows which node it belongs to. Anonymous connections are limited by
+address: how many are open, how many are opened per second, and their calls per second. When an address has used up its
+connections, a new one displaces its oldest anonymous one. So an idle connection keeps nobody out, and a node needs no
+more time than its handshake takes, even when it shares its address with an attacker. Nodes are limited by ID:
+connections, and bytes of incomplete requests. An IPv6 address stands for its /64 network, because that is what one user
+gets.
 
-Attackers with many addresses meet limits for all strangers together: arrivals and calls per second, connections, and
-bytes of incomplete requests; if those are too many, the stranger that has held some for the longest time loses its
-connection. Half of the arrivals of a second are kept for addresses from which nobody else came in that second.
-Addresses of nodes of the cluster do not count for these limits and are not held up by them: those from which a node was
-admitted within the last hour and, when strangers become many, those that the store has for nodes and managers.
+Attackers with many addresses meet limits for all unknown addresses together: new connections and calls per second, open
+connections, and bytes of incomplete requests. If there are too many bytes, the anonymous connection that has held some
+for the longest time is closed. Half of the new connections of a second are reserved for addresses that have opened no
+other in that second. Known addresses do not count towards these limits and are not held up by them: those from which a
+node was admitted within the last hour and, when anonymous connections become many, those that the store has for nodes
+and managers.
 
-(grpc-go has no such limits; sshd: MaxStartups)
+(grpc-go has no such limits; the vocabulary is that of sshd's MaxStartups)
 """
 
 from __future__ import annotations
@@ -25,15 +27,15 @@ from swarm import defaults
 from swarm.rpc import MANAGER_ROLE, Peer
 
 
-class Guest:
+class TrackedConnection:
     """One connection, from its TCP handshake on. abort: ends it at once."""
 
-    __slots__ = ("abort", "address", "node", "stranger", "unexpected", "unfinished_bytes", "unfinished_bytes_max")
+    __slots__ = ("abort", "address", "anonymous", "from_unknown", "node", "unfinished_bytes", "unfinished_bytes_max")
 
     def __init__(self, abort: Callable[[], None]) -> None:
         self.abort = abort
-        self.stranger = True
-        self.unexpected = False  # a stranger whose address is not known to be that of a node
+        self.anonymous = True
+        self.from_unknown = False  # anonymous, and its address is not known to be that of a node
         self.address: _Account | None = None  # set while it is counted
         self.node: _Account | None = None
         self.unfinished_bytes = 0
@@ -43,25 +45,25 @@ class Guest:
 class _Account:
     """What one address, or one node, uses."""
 
-    __slots__ = ("arrivals", "calls", "connections", "key", "second", "strangers", "unfinished_bytes")
+    __slots__ = ("anonymous", "arrivals", "calls", "connections", "key", "second", "unfinished_bytes")
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.connections = 0
-        self.strangers: dict[Guest, None] = {}
+        self.anonymous: dict[TrackedConnection, None] = {}
         self.unfinished_bytes = 0
         self.second = 0.0
         self.arrivals = 0
         self.calls = 0
 
-    def turn(self, now: float) -> None:
-        """Start counting anew if the last second is over."""
+    def advance(self, now: float) -> None:
+        """Start a new second if the last one is over."""
         if now - self.second >= 1.0:
             self.second, self.arrivals, self.calls = now, 0, 0
 
 
-class _NodeAddresses:
-    """Where nodes were admitted last: one address each, so that a stolen certificate makes no more than one known."""
+class _KnownAddresses:
+    """Where each node was admitted last: one address per node, so that a stolen certificate adds only one."""
 
     def __init__(self) -> None:
         self._of_node: dict[str, tuple[str, float]] = {}
@@ -77,11 +79,11 @@ class _NodeAddresses:
         self._nodes_at[network] = self._nodes_at.get(network, 0) + 1
 
     def sweep(self, present: Iterable[str], now: float) -> None:
-        """Forget nodes that have not been connected for long. present: those that are connected now."""
+        """Forget the nodes that disconnected long ago. present: those that are connected now."""
         for node_id in present:
             if node_id in self._of_node:
                 self._of_node[node_id] = (self._of_node[node_id][0], now)
-        for node_id in [it for it, (_, at) in self._of_node.items() if now - at > defaults.RPC_HOME_S]:
+        for node_id in [it for it, (_, at) in self._of_node.items() if now - at > defaults.RPC_KNOWN_ADDRESS_TTL_S]:
             self._forget(node_id)
 
     def _forget(self, node_id: str) -> None:
@@ -96,77 +98,80 @@ class _NodeAddresses:
 class Admission:
     """All connections of one server. now: any clock in seconds that never goes back."""
 
-    def __init__(self, hosts_of_members: Callable[[], Iterable[str]] = tuple) -> None:
-        """hosts_of_members: IP addresses of all nodes, those included that never connected."""
+    def __init__(self, registered_hosts: Callable[[], Iterable[str]] = tuple) -> None:
+        """registered_hosts: IP addresses of all nodes in the store, including those that never connected."""
         self.connections = 0
         """TCP connections, including those in their TLS handshake."""
         self._addresses: dict[str, _Account] = {}
         self._nodes: dict[str, _Account] = {}
-        self._strangers: dict[Guest, None] = {}
-        self._unexpected = _Account("")  # all unexpected strangers together
-        self._holding: dict[Guest, None] = {}  # unexpected strangers with incomplete requests, the oldest first
-        self._node_addresses = _NodeAddresses()
-        self._hosts_of_members = hosts_of_members
+        self._anonymous: dict[TrackedConnection, None] = {}  # from unknown addresses, the oldest first
+        self._unknown = _Account("")  # all anonymous connections from unknown addresses together
+        self._holding: dict[TrackedConnection, None] = {}  # those with incomplete requests, the oldest first
+        self._known = _KnownAddresses()
+        self._registered_hosts = registered_hosts
         self._registered: frozenset[str] = frozenset()
         self._registered_at: float | None = None
 
-    def enter(self, guest: Guest, host: str, now: float) -> str:
+    def accept(self, tracked: TrackedConnection, host: str, now: float) -> str:
         """Count a new connection. Returns "", or why it is refused."""
-        key = place_of(host)
+        key = network_of(host)
         address = self._addresses.setdefault(key, _Account(key))
-        address.turn(now)
-        self._unexpected.turn(now)
-        unexpected = not self._expects(key, now)
+        address.advance(now)
+        self._unknown.advance(now)
+        unknown = not self._is_known(key, now)
         if address.connections >= defaults.RPC_CONNECTIONS_PER_ADDRESS_MAX:
             return "too many connections from this address"
-        if address.arrivals >= defaults.RPC_STRANGERS_PER_ADDRESS_PER_S_MAX:
-            return "too many strangers from this address in a second"
-        if unexpected and self._unexpected.arrivals >= defaults.RPC_STRANGERS_PER_S_MAX // (
+        if address.arrivals >= defaults.RPC_ANONYMOUS_CONNECTIONS_PER_ADDRESS_PER_S_MAX:
+            return "too many anonymous connections from this address in a second"
+        if unknown and self._unknown.arrivals >= defaults.RPC_ANONYMOUS_CONNECTIONS_PER_S_MAX // (
             2 if address.arrivals else 1
         ):
-            return "too many strangers in a second"
+            return "too many anonymous connections in a second"
         full = self.connections >= defaults.RPC_CONNECTIONS_MAX
-        if len(address.strangers) >= defaults.RPC_ANONYMOUS_PER_ADDRESS_MAX:
-            self._replace(next(iter(address.strangers)))
-        elif full or (unexpected and len(self._strangers) >= defaults.RPC_ANONYMOUS_MAX):
-            if not self._strangers:
+        if len(address.anonymous) >= defaults.RPC_ANONYMOUS_CONNECTIONS_PER_ADDRESS_MAX:
+            self._displace(next(iter(address.anonymous)))
+        elif full or (unknown and len(self._anonymous) >= defaults.RPC_ANONYMOUS_CONNECTIONS_MAX):
+            if not self._anonymous:
                 return "too many connections"
-            self._replace(next(iter(self._strangers)))
-        guest.address = address
-        guest.unexpected = unexpected
+            self._displace(next(iter(self._anonymous)))
+        tracked.address = address
+        tracked.from_unknown = unknown
         address.connections += 1
         address.arrivals += 1
-        address.strangers[guest] = None
-        if unexpected:
-            self._unexpected.arrivals += 1
-            self._strangers[guest] = None
+        address.anonymous[tracked] = None
+        if unknown:
+            self._unknown.arrivals += 1
+            self._anonymous[tracked] = None
         self.connections += 1
         return ""
 
-    def _expects(self, network: str, now: float) -> bool:
-        """Whether this is a node's address. The store is asked only when strangers are many, and not often."""
-        if not network or network in self._node_addresses:
+    def _is_known(self, network: str, now: float) -> bool:
+        """Whether this is a node's address. The store is read only when there are many anonymous connections."""
+        if not network or network in self._known:
             return True
-        arrivals, strangers = self._unexpected.arrivals, len(self._strangers)
-        if arrivals < defaults.RPC_STRANGERS_PER_S_MAX // 2 and strangers < defaults.RPC_ANONYMOUS_MAX // 2:
+        arrivals, anonymous = self._unknown.arrivals, len(self._anonymous)
+        if (
+            arrivals < defaults.RPC_ANONYMOUS_CONNECTIONS_PER_S_MAX // 2
+            and anonymous < defaults.RPC_ANONYMOUS_CONNECTIONS_MAX // 2
+        ):
             return False
-        if self._registered_at is None or now - self._registered_at >= defaults.RPC_HOMES_REFRESH_S:
-            self._registered = frozenset(map(place_of, self._hosts_of_members()))
+        if self._registered_at is None or now - self._registered_at >= defaults.RPC_KNOWN_ADDRESSES_REFRESH_S:
+            self._registered = frozenset(map(network_of, self._registered_hosts()))
             self._registered_at = now
         return network in self._registered
 
-    def _replace(self, guest: Guest) -> None:
-        self.leave(guest)
-        guest.abort()
+    def _displace(self, tracked: TrackedConnection) -> None:
+        self.release(tracked)
+        tracked.abort()
 
-    def identify(self, guest: Guest, peer: Peer, now: float, trusted: bool = False) -> str:
-        """The TLS handshake is done; without a valid certificate the client stays a stranger.
+    def identify(self, tracked: TrackedConnection, peer: Peer, now: float, trusted: bool = False) -> str:
+        """The TLS handshake is done; without a valid certificate the connection stays anonymous.
 
-        Returns "", or why the connection must end. trusted: it came by a way that needs no certificate (a unix socket).
+        Returns "", or why the connection must end. trusted: no certificate is needed (a unix socket).
         """
-        address = guest.address
+        address = tracked.address
         if address is None:
-            return "its place was taken by a newer connection"
+            return "displaced by a newer connection"
         if not (peer.certified or trusted):
             return ""
         if peer.certified:
@@ -174,35 +179,35 @@ class Admission:
             if node.connections >= defaults.RPC_CONNECTIONS_PER_NODE_MAX:
                 return "too many connections of this node"
             node.connections += 1
-            guest.node = node
-            self._node_addresses.note(peer.node_id, address.key, now)
-        guest.stranger = False
+            tracked.node = node
+            self._known.note(peer.node_id, address.key, now)
+        tracked.anonymous = False
         manager = trusted or peer.role == MANAGER_ROLE
-        guest.unfinished_bytes_max = (
+        tracked.unfinished_bytes_max = (
             defaults.RPC_UNFINISHED_MANAGER_BYTES_MAX if manager else defaults.RPC_UNFINISHED_WORKER_BYTES_MAX
         )
         address.arrivals = max(0, address.arrivals - 1)
-        if guest.unexpected:
-            self._unexpected.arrivals = max(0, self._unexpected.arrivals - 1)
-            guest.unexpected = False
-        address.strangers.pop(guest, None)
-        self._strangers.pop(guest, None)
+        if tracked.from_unknown:
+            self._unknown.arrivals = max(0, self._unknown.arrivals - 1)
+            tracked.from_unknown = False
+        address.anonymous.pop(tracked, None)
+        self._anonymous.pop(tracked, None)
         return ""
 
-    def leave(self, guest: Guest) -> None:
-        """The connection is over. Does nothing if that is known already."""
-        address, guest.address = guest.address, None
+    def release(self, tracked: TrackedConnection) -> None:
+        """The connection has ended. A second call does nothing."""
+        address, tracked.address = tracked.address, None
         if address is None:
             return
         self.connections -= 1
         address.connections -= 1
-        address.strangers.pop(guest, None)
-        self._strangers.pop(guest, None)
-        node, guest.node = guest.node, None
-        (node or address).unfinished_bytes -= guest.unfinished_bytes
-        if guest in self._holding:
-            del self._holding[guest]
-            self._unexpected.unfinished_bytes -= guest.unfinished_bytes
+        address.anonymous.pop(tracked, None)
+        self._anonymous.pop(tracked, None)
+        node, tracked.node = tracked.node, None
+        (node or address).unfinished_bytes -= tracked.unfinished_bytes
+        if tracked in self._holding:
+            del self._holding[tracked]
+            self._unknown.unfinished_bytes -= tracked.unfinished_bytes
         if node is not None:
             node.connections -= 1
             if not node.connections:
@@ -213,48 +218,48 @@ class Admission:
         gone = [key for key, it in self._addresses.items() if not it.connections and now - it.second >= 1.0]
         for key in gone:
             del self._addresses[key]
-        self._node_addresses.sweep(self._nodes, now)
+        self._known.sweep(self._nodes, now)
 
-    def may_call(self, guest: Guest, now: float) -> bool:
-        """Count a call; False if its address, or all strangers together, made too many in this second."""
-        address, everyone = guest.address, self._unexpected
-        if address is None or not guest.stranger:
+    def may_call(self, tracked: TrackedConnection, now: float) -> bool:
+        """Count a call; False if its address, or all unknown addresses together, made too many this second."""
+        address, unknown = tracked.address, self._unknown
+        if address is None or not tracked.anonymous:
             return address is not None
-        address.turn(now)
+        address.advance(now)
         address.calls += 1
-        if guest.unexpected:
-            everyone.turn(now)
-            everyone.calls += 1
-            if everyone.calls > defaults.RPC_ANONYMOUS_CALLS_PER_S_MAX:
+        if tracked.from_unknown:
+            unknown.advance(now)
+            unknown.calls += 1
+            if unknown.calls > defaults.RPC_ANONYMOUS_CALLS_PER_S_MAX:
                 return False
         return address.calls <= defaults.RPC_ANONYMOUS_CALLS_PER_ADDRESS_PER_S_MAX
 
-    def hold(self, guest: Guest, difference: int) -> bool:
+    def hold(self, tracked: TrackedConnection, difference: int) -> bool:
         """Count bytes of incomplete requests, or with a negative difference that they are gone; False: too many."""
-        account = guest.node or guest.address
+        account = tracked.node or tracked.address
         if account is None:
             return False
-        guest.unfinished_bytes += difference
+        tracked.unfinished_bytes += difference
         account.unfinished_bytes += difference
-        if guest.unexpected:
-            self._hold_of_all(guest, difference)
-        return difference <= 0 or account.unfinished_bytes <= guest.unfinished_bytes_max
+        if tracked.from_unknown:
+            self._hold_from_unknown(tracked, difference)
+        return difference <= 0 or account.unfinished_bytes <= tracked.unfinished_bytes_max
 
-    def _hold_of_all(self, guest: Guest, difference: int) -> None:
-        self._unexpected.unfinished_bytes += difference
-        if not guest.unfinished_bytes:
-            self._holding.pop(guest, None)
+    def _hold_from_unknown(self, tracked: TrackedConnection, difference: int) -> None:
+        self._unknown.unfinished_bytes += difference
+        if not tracked.unfinished_bytes:
+            self._holding.pop(tracked, None)
             return
-        self._holding[guest] = None
-        while self._unexpected.unfinished_bytes > defaults.RPC_UNFINISHED_STRANGERS_BYTES_MAX:
+        self._holding[tracked] = None
+        while self._unknown.unfinished_bytes > defaults.RPC_UNFINISHED_UNKNOWN_ADDRESSES_BYTES_MAX:
             oldest = next(iter(self._holding))
-            if oldest is guest:  # one connection alone is limited by its account
+            if oldest is tracked:  # one connection alone is limited by its account
                 break
-            self._replace(oldest)
+            self._displace(oldest)
 
 
 @lru_cache(maxsize=4096)
-def place_of(host: str) -> str:
+def network_of(host: str) -> str:
     """The network of one user: the IPv4 address itself, the /64 of an IPv6 address, "" for a unix socket."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

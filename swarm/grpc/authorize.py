@@ -90,7 +90,7 @@ def authorize(
     """
     direct = _with_role_now(method, direct, is_demoted, forwards=forwarded is not None)
     forwarded = None if forwarded is None else _with_role_now(method, forwarded, is_demoted)
-    if direct.lapse:
+    if direct.certificate_error:
         return _renewing(method, direct, forwarded, cluster_id, is_blacklisted)
     if method.insecure:
         return _known_or_anonymous(direct, forwarded, cluster_id, is_blacklisted)
@@ -130,7 +130,7 @@ def _with_role_now(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bo
     return replace(peer, role=WORKER_ROLE)
 
 
-def overstays(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bool]) -> Demoted | None:
+def demotion_error(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bool]) -> Demoted | None:
     """Why an open call must end: it was allowed only because a node was a manager, and that node was demoted since."""
     if _is_raft_method(method):
         return None
@@ -178,7 +178,7 @@ def _renewing(
     if method.insecure and method not in _RENEWAL:
         return Peer(addr=direct.addr)
     if not direct.renewable or method not in _RENEWAL or forwarded is not None:
-        raise PermissionDenied(f"Permission denied: {direct.lapse}")
+        raise PermissionDenied(f"Permission denied: {direct.certificate_error}")
     if is_blacklisted(direct.node_id):
         raise _removed(direct.node_id)
     return _known_or_anonymous(direct, None, cluster_id, is_blacklisted)

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """lapsed: connections of nodes whose certificate does not count now, by whether it can still be renewed.
+    """certificate_errors: connections of nodes whose certificate is not valid now, by whether it can still be renewed.
 
-    renewals: attempts to renew this node's certificate, by "renewed" and "failed". external_ca: questions to external
+    renewals: attempts to renew this node's certificate, by "renewed" and "failed". external_ca: requests to external
     certificate authorities, by "answered", "refused" and "failed".
     """
 
-    lapsed: Counter[bool] = field(default_factory=Counter)
+    certificate_errors: Counter[bool] = field(default_factory=Counter)
     renewals: Counter[str] = field(default_factory=Counter)
     external_ca: Counter[str] = field(default_factory=Counter)

@@ -46,7 +46,7 @@ from certs.renewal import backoff_s
 from certs.root import NODE_BACKDATE_S, RootCA
 from certs.tls import ClientTls, Credentials
 from certs.tokens import parse_join_token, root_digest
-from certs.validity import apart
+from certs.validity import clock_difference
 from swarm import api, defaults
 from swarm.api import rpc
 from swarm.api.methods import Method, Req, Res
@@ -269,7 +269,7 @@ class _Managers:
         except CertificateExpired as error:
             # it was made just now: its beginning tells what the manager took for the time
             signed_s = leaf.not_valid_before_utc.timestamp() + NODE_BACKDATE_S
-            raise CertificateExpired(f"{error}; {apart(now, signed_s, 'the manager')}") from error
+            raise CertificateExpired(f"{error}; {clock_difference(now, signed_s, 'the manager')}") from error
         if leaf.public_key() != key.public_key():
             raise InvalidCertificate("tls: private key does not match public key")
 

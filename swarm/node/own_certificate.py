@@ -16,7 +16,7 @@ from typing import Protocol
 from certs.keys import identity_of, load_certificates
 from certs.root import Issuer, verify_chain
 from certs.tls import ClientTls, Credentials
-from certs.validity import NOT_NOW, own_trouble
+from certs.validity import NOT_NOW, own_certificate_error
 from swarm import api, defaults
 from swarm.api.methods import Method, Req, Res
 from swarm.node import bootstrap
@@ -59,7 +59,7 @@ def trouble(error: str, certificate_pem: bytes, now: float) -> str:
     """What a user should know of a failure: that a certificate or a clock is behind it; empty: neither is."""
     if NOT_NOW in error:
         return error
-    own = own_trouble(certificate_pem, now)
+    own = own_certificate_error(certificate_pem, now)
     return f"{own}; managers say: {error}" if own else ""
 
 
@@ -76,7 +76,7 @@ async def renew(
     Raises TimeoutError, too.
     """
     own_id = identity_of(credentials.certificate_pem).node_id
-    if manager is None or not own_trouble(credentials.certificate_pem, world.now()):
+    if manager is None or not own_certificate_error(credentials.certificate_pem, world.now()):
         return await bootstrap.renew([addr for _, addr in managers], root_pem, credentials, rng, world)
     others = [addr for node_id, addr in managers if node_id != own_id]
     if not others:

@@ -33,11 +33,11 @@ def test_records_come_out_whole_however_the_network_cuts_them(bodies: list[bytes
     assert found == sent
 
 
-@pytest.mark.parametrize("words", [b"GET / HTTP/1.1", b"\x80\x2e\x01", b"\x16\x03\x01\xff\xffx"])
-def test_bytes_that_are_not_a_record_are_passed_on_unchanged(words: bytes) -> None:
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1", b"\x80\x2e\x01", b"\x16\x03\x01\xff\xffx"])
+def test_bytes_that_are_not_a_record_are_passed_on_unchanged(data: bytes) -> None:
     records = Records()
-    records.feed(words)
-    assert drained(records) == [words]
+    records.feed(data)
+    assert drained(records) == [data]
 
 
 def test_a_few_records_without_data_are_fine_at_any_time_and_many_at_once_are_not() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from certs.keys import pem_blocks
 from certs.tls import Credentials, member_context
-from certs.validity import apart, own_trouble, span, standing
+from certs.validity import clock_difference, format_duration, own_certificate_error, validity_of
 
 if TYPE_CHECKING:
     from tests.conftest import Authority
@@ -21,7 +21,7 @@ WINDOW_S = 30 * 86400.0
 
 
 class Manager:
-    """Drives certs.tls.standing with certificates of any lifetime, as a manager of the same root does."""
+    """Drives certs.validity.validity_of with certificates of any lifetime, as a manager of the same root does."""
 
     def __init__(self, authority: Authority) -> None:
         self.authority = authority
@@ -36,8 +36,8 @@ class Manager:
     def judge(self, credentials: Credentials, at: datetime | None = None) -> tuple[bool, bool, str]:
         """(counts, renewable, reason)."""
         chain = [block.body for block in pem_blocks(credentials.certificate_pem)]
-        found = standing(chain, self.context, (at or self.authority.now).timestamp(), WINDOW_S)
-        return not found.reason, found.renewable, found.reason
+        found = validity_of(chain, self.context, (at or self.authority.now).timestamp(), WINDOW_S)
+        return not found.error, found.renewable, found.error
 
 
 @pytest.fixture(scope="module")
@@ -97,34 +97,37 @@ def test_an_expired_root_is_refused(judge: Manager) -> None:
 
 
 def test_what_cannot_be_read_does_not_count(judge: Manager) -> None:
-    assert not standing([b"0\x03\x02\x01\x05"], judge.context, 0.0, WINDOW_S).renewable
-    assert standing([b"0\x03\x02\x01\x05"], judge.context, 0.0, WINDOW_S).reason == "malformed certificate"
+    assert not validity_of([b"0\x03\x02\x01\x05"], judge.context, 0.0, WINDOW_S).renewable
+    assert validity_of([b"0\x03\x02\x01\x05"], judge.context, 0.0, WINDOW_S).error == "malformed certificate"
 
 
 def test_a_node_knows_what_is_wrong_with_its_own(authority: Authority) -> None:
     certificate, now = authority.issue().certificate_pem, authority.now.timestamp()
-    assert own_trouble(certificate, now) == ""
-    late, early = own_trouble(certificate, now + 91 * 86400), own_trouble(certificate, now - 2 * 3600 - 30)
+    assert own_certificate_error(certificate, now) == ""
+    late, early = (
+        own_certificate_error(certificate, now + 91 * 86400),
+        own_certificate_error(certificate, now - 2 * 3600 - 30),
+    )
     assert "this node's certificate expired at" in late
     assert "1d before this node's clock" in late
     assert "1h ahead of this node's clock" in early
 
 
 def test_clocks_are_named_when_they_differ() -> None:
-    assert apart(1000.0, 1059.0, "m1") == ""
-    assert apart(0.0, 7500.0, "m1") == (
+    assert clock_difference(1000.0, 1059.0, "m1") == ""
+    assert clock_difference(0.0, 7500.0, "m1") == (
         "the clocks differ: this node's says 1970-01-01T00:00:00Z, that of m1 says 1970-01-01T02:05:00Z, 2h5m ahead"
     )
-    assert apart(90000.0, 0.0, "m1").endswith("1d1h behind")
+    assert clock_difference(90000.0, 0.0, "m1").endswith("1d1h behind")
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.2, "0s"), (59, "59s"), (70, "1m10s"), (3600, "1h"), (7500, "2h5m"), (266400, "3d2h")]
 )
 def test_durations_are_written_in_two_units(seconds: float, text: str) -> None:
-    assert span(seconds) == text
+    assert format_duration(seconds) == text
 
 
 @given(st.floats(0, 1e10))
 def test_every_duration_has_a_text(seconds: float) -> None:
-    assert span(seconds)
+    assert format_duration(seconds)

@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from certs import cfssl, keys, root, tls, tokens
 from certs.errors import CertsError
 from certs.root import RootCA
-from certs.validity import standing
+from certs.validity import validity_of
 from tests.fuzz.feed import Feed
 
 NOW = 1_795_359_300.0
@@ -261,8 +261,8 @@ def chain(feed: Feed) -> None:
     refused(tls.verify_chain, ders, roots, name, now)
     refused(tls.verify_chain, ders * 4, roots, name, now)
     if ders:
-        found = standing(ders, _CONTEXT, now, 86_400.0)
-        assert not (found.renewable and not found.reason)
+        found = validity_of(ders, _CONTEXT, now, 86_400.0)
+        assert not (found.renewable and not found.error)
     certificates = refused(keys.load_certificates, presented)
     anchors = refused(keys.load_certificates, roots)
     if certificates is not None and anchors is not None:

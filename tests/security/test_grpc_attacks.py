@@ -114,10 +114,10 @@ async def tried(attacked: AttackedManager, methods: list[AnyMethod], body: bytes
         intruder.close()
 
 
-@pytest.mark.parametrize("kind", ["stranger", "worker", "manager"])
+@pytest.mark.parametrize("kind", ["anonymous", "worker", "manager"])
 async def test_a_message_beyond_the_limit_is_refused_at_its_first_bytes(attacked: AttackedManager, kind: str) -> None:
-    credentials = {"stranger": None, "worker": attacked.worker(), "manager": attacked.manager()}[kind]
-    most = defaults.RPC_MESSAGE_ANONYMOUS_BYTES_MAX if kind == "stranger" else defaults.RPC_MESSAGE_BYTES_MAX
+    credentials = {"anonymous": None, "worker": attacked.worker(), "manager": attacked.manager()}[kind]
+    most = defaults.RPC_MESSAGE_ANONYMOUS_BYTES_MAX if kind == "anonymous" else defaults.RPC_MESSAGE_BYTES_MAX
     intruder = await attacked.intrude(credentials)
     intruder.request(1, "NodeCA/IssueNodeCertificate", b"\0" + (most + 1).to_bytes(4, "big"), end=False)
     assert await intruder.answer() == (

@@ -22,7 +22,7 @@ ROOT = METHODS["CA/GetRootCACertificate"]
 HEADERS = headers(ROOT)
 CALL = framed(api.GetRootCACertificateRequest())
 LITERAL = b"\x40\x01a\x7f\x81\x1e" + b"v" * 4000  # a field of 4000 bytes that enters the table
-KINDS = ["stranger", "worker"]
+KINDS = ["anonymous", "worker"]
 MEMORY_BYTES_MAX = 1 << 20  # what a connection that is being attacked may hold of us
 
 
@@ -31,7 +31,7 @@ def opened(stream: int, *, end: bool = False) -> bytes:
 
 
 def credentials_of(attacked: AttackedManager, kind: str) -> Credentials | None:
-    return None if kind == "stranger" else attacked.worker()
+    return None if kind == "anonymous" else attacked.worker()
 
 
 def connection_of(attacked: AttackedManager, number: int = 0) -> ServerConnection:
@@ -43,7 +43,7 @@ def held_bytes(connection: ServerConnection) -> int:
     assert connection.h2 is not None
     assert connection.transport is not None
     waiting = connection.transport.get_write_buffer_size()
-    return connection.h2.held_bytes() + waiting + connection.guest.unfinished_bytes
+    return connection.h2.held_bytes() + waiting + connection.tracked.unfinished_bytes
 
 
 FLOODS = {
@@ -121,21 +121,21 @@ FLOODS = {
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [(name, "stranger") for name in FLOODS] + [(name, "worker") for name in ("rapid reset", "PING", "HPACK bomb")],
+    [(name, "anonymous") for name in FLOODS] + [(name, "worker") for name in ("rapid reset", "PING", "HPACK bomb")],
 )
 async def test_a_flood_ends_its_connection_is_logged_once_and_harms_nobody(
     attacked: AttackedManager, name: str, kind: str
 ) -> None:
-    words, code = FLOODS[name]
+    data, code = FLOODS[name]
     greeting = h2.PREFACE if name == "frames before SETTINGS" else h2.PREFACE + h2.settings_frame({})
     with capture_logs() as logs:
         async with attacked.served_meanwhile():
             for _ in range(2):
                 intruder = await attacked.intrude(credentials_of(attacked, kind), greeting=greeting)
-                intruder.write(words)
+                intruder.write(data)
                 outcome = await intruder.end()
                 assert outcome.goaway is None or outcome.goaway[0] == code, outcome.goaway
-                assert outcome.goaway is not None or len(words) > 100_000  # unread words may cost it the last ones
+                assert outcome.goaway is not None or len(data) > 100_000  # with unread data the last frames may be lost
     refused = [entry for entry in logs if entry["event"] == "rpc.connection_refused"]
     assert [entry["code"] for entry in refused] == [code.name]
     assert len(logs) == 1, logs
@@ -156,7 +156,7 @@ async def test_a_slow_flood_below_the_limits_holds_little(attacked: AttackedMana
                 )
             intruder.write(PING * 20 + h2.settings_frame({h2.HEADER_TABLE_SIZE: start}))
             await intruder.alive()
-            connection = next(c for c in attacked.server._connections if c.guest.stranger is (kind == "stranger"))
+            connection = next(c for c in attacked.server._connections if c.tracked.anonymous is (kind == "anonymous"))
             connection.h2._receiver._resets._count = 0  # type: ignore[union-attr]  # another second
             assert held_bytes(connection) < 64 << 10
             assert len(connection.calls) == 0
@@ -168,7 +168,7 @@ async def test_a_client_that_reads_nothing_is_cut_off(attacked: AttackedManager)
         intruder = await attacked.intrude()
         await intruder.alive()
         assert intruder.transport is not None
-        connection = next(c for c in attacked.server._connections if c.guest.stranger)
+        connection = next(c for c in attacked.server._connections if c.tracked.anonymous)
         intruder.transport.pause_reading()
         most, number = 0, 1
         with capture_logs() as logs:
@@ -252,7 +252,7 @@ async def test_requests_that_never_come_are_out_of_time(attacked: AttackedManage
     outcome = await intruder.until(lambda seen: len(seen.status) == 100)
     assert {code for code, _ in outcome.status.values()} == {Code.DEADLINE_EXCEEDED}
     assert attacked.server._incomplete == {}
-    assert connection_of(attacked).guest.unfinished_bytes == 0
+    assert connection_of(attacked).tracked.unfinished_bytes == 0
 
 
 async def test_a_flood_of_calls_that_are_not_allowed_ends_the_connection(attacked: AttackedManager) -> None:

@@ -39,7 +39,7 @@ PROBE = framed(b"")
 REFUSED = (int(Code.PERMISSION_DENIED), "Permission denied: unauthorized peer role:")
 FALSE_FORWARDER = "Permission denied: unauthorized forwarder role:"
 ISSUE = METHODS["NodeCA/IssueNodeCertificate"]
-_AT_ONCE = 10  # fewer than the streams that a stranger may have
+_AT_ONCE = 10  # fewer than the streams of an anonymous connection
 
 
 def descriptors() -> Iterator[MethodDescriptor]:
@@ -194,10 +194,10 @@ async def test_calls_that_only_managers_may_have_open_end_when_their_manager_is_
     assert other.outcome.status == {1: told, 5: told}
 
 
-@pytest.mark.parametrize("forwarder", ["stranger", WORKER, REMOVED, "foreign manager"])
+@pytest.mark.parametrize("forwarder", ["anonymous", WORKER, REMOVED, "foreign manager"])
 async def test_only_a_manager_of_this_cluster_may_speak_for_others(attacked: AttackedManager, forwarder: str) -> None:
     credentials = {
-        "stranger": None,
+        "anonymous": None,
         WORKER: attacked.worker(),
         REMOVED: attacked.pki.issue(REMOVED, MANAGER_ROLE),
         "foreign manager": attacked.pki.issue("node", MANAGER_ROLE, org="anothercluster"),

@@ -18,15 +18,15 @@ from swarm.store.tx import Tx
 from tests.security.attacked_manager import OTHER_WORKER, WORKER, AttackedManager, framed, settled
 
 ADDRESSES = [f"127.1.{number >> 8}.{number & 255}" for number in range(1, 301)]
-HOME, ELSEWHERE = "127.9.0.1", "127.9.0.2"
+NODE_ADDRESS, OTHER_ADDRESS = "127.9.0.1", "127.9.0.2"
 ROOT = framed(api.GetRootCACertificateRequest())
-PLACES = 40
+ANONYMOUS_MAX = 40
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_MAX", PLACES)
-    monkeypatch.setattr(defaults, "RPC_STRANGERS_PER_S_MAX", 20)
+    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_CONNECTIONS_MAX", ANONYMOUS_MAX)
+    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_CONNECTIONS_PER_S_MAX", 20)
 
 
 class ConnectionFlood:
@@ -65,7 +65,7 @@ class ConnectionFlood:
         else:
             writer.write(self._hello + self._requests)
             self._open[address] = writer
-        self.most = max(self.most, len(self._fort.server._admission._strangers))
+        self.most = max(self.most, len(self._fort.server._admission._anonymous))
 
     async def stop(self) -> None:
         self._task.cancel()
@@ -94,24 +94,24 @@ async def flood(
         pytest.param(b"", False, id="nothing"),
         pytest.param(b"\x16\x03\x01\x02\x00\x01", False, id="half a handshake"),
         pytest.param(b"GET / HTTP/1.1\r\n\r\n", False, id="not TLS"),
-        pytest.param(h2.PREFACE + h2.settings_frame({}), True, id="strangers"),
+        pytest.param(h2.PREFACE + h2.settings_frame({}), True, id="anonymous"),
     ],
 )
-async def test_members_are_served_and_let_in_while_strangers_connect_from_everywhere(
+async def test_members_are_served_and_let_in_during_a_flood_from_everywhere(
     attacked: AttackedManager, hello: bytes, tls: bool
 ) -> None:
     def move(tx: Tx) -> None:
-        tx.edit(api.Node, WORKER).status.addr = HOME
+        tx.edit(api.Node, WORKER).status.addr = NODE_ADDRESS
 
-    await attacked.write(move)  # it was never here since the manager started, the store knows where it lives
+    await attacked.write(move)  # it has not connected since the manager started; its address is in the store
     with capture_logs() as logs:
-        async with attacked.served_meanwhile(), flood(attacked, hello, tls) as strangers:
+        async with attacked.served_meanwhile(), flood(attacked, hello, tls) as anonymous:
             for _ in range(20):
                 member = await attacked.connect(attacked.worker(OTHER_WORKER))
                 await member.unary(rpc.GET_ROOT_CA_CERTIFICATE, api.GetRootCACertificateRequest())
                 member.close()
-                await attacked.intrude(attacked.worker(), source=HOME)  # at the first try
-    assert strangers.most <= PLACES
+                await attacked.intrude(attacked.worker(), source=NODE_ADDRESS)  # at the first try
+    assert anonymous.most <= ANONYMOUS_MAX
     said = {(entry["event"], entry["peer"].partition(":")[0]) for entry in logs}
     assert len(logs) == len(said)
 
@@ -119,20 +119,20 @@ async def test_members_are_served_and_let_in_while_strangers_connect_from_everyw
 async def test_half_requests_from_many_addresses_end_the_oldest_of_them(
     attacked: AttackedManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(defaults, "RPC_STRANGERS_PER_S_MAX", 500)
-    monkeypatch.setattr(defaults, "RPC_UNFINISHED_STRANGERS_BYTES_MAX", 200_000)
+    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_CONNECTIONS_PER_S_MAX", 500)
+    monkeypatch.setattr(defaults, "RPC_UNFINISHED_UNKNOWN_ADDRESSES_BYTES_MAX", 200_000)
     half = (30_000).to_bytes(5, "big") + b"x" * 20_000
     async with attacked.served_meanwhile():
         intruders = []
-        for address in ADDRESSES[:PLACES]:
+        for address in ADDRESSES[:ANONYMOUS_MAX]:
             intruder = await attacked.intrude(source=address)
             intruder.request(1, "NodeCA/IssueNodeCertificate", half, end=False)
             await intruder.alive()
             intruders.append(intruder)
-        for intruder in intruders[: PLACES - 10]:
+        for intruder in intruders[: ANONYMOUS_MAX - 10]:
             await intruder.end()
-        for intruder in intruders[PLACES - 9 :]:
+        for intruder in intruders[ANONYMOUS_MAX - 9 :]:
             await intruder.alive()
-        joiner = await attacked.intrude(source=ELSEWHERE)
+        joiner = await attacked.intrude(source=OTHER_ADDRESS)
         joiner.request(1, "CA/GetRootCACertificate", ROOT)
         assert await joiner.answer() == (0, "")

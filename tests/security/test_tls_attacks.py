@@ -74,12 +74,12 @@ async def test_a_peer_without_alpn_is_taken_at_its_word(attacked: AttackedManage
     assert await intruder.answer() == (0, "")
 
 
-@pytest.mark.parametrize("words", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 40_000, b"\0" * 70_000])
-async def test_what_is_not_tls_is_dropped_and_logged_once(attacked: AttackedManager, words: bytes) -> None:
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 40_000, b"\0" * 70_000])
+async def test_what_is_not_tls_is_dropped_and_logged_once(attacked: AttackedManager, data: bytes) -> None:
     with capture_logs() as logs:
         for _ in range(20):
             reader, writer = await asyncio.open_connection(*attacked.address)
-            writer.write(words)
+            writer.write(data)
             await reader.read(1 << 16)
             writer.transport.abort()
         await settled(lambda: attacked.server.connection_count == 0)
@@ -100,7 +100,7 @@ async def half_handshakes(attacked: AttackedManager, count: int, hello: bytes) -
 async def test_half_handshakes_keep_nobody_out_and_time_out(
     attacked: AttackedManager, monkeypatch: pytest.MonkeyPatch, hello: bytes
 ) -> None:
-    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_PER_ADDRESS_MAX", 20)
+    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_CONNECTIONS_PER_ADDRESS_MAX", 20)
     with capture_logs() as logs:
         async with attacked.served_meanwhile():
             writers = await half_handshakes(attacked, 60, hello)
@@ -116,10 +116,10 @@ async def test_half_handshakes_keep_nobody_out_and_time_out(
         writer.transport.abort()
 
 
-async def test_strangers_that_come_too_fast_are_turned_away_before_their_handshake(
+async def test_anonymous_connections_that_come_too_fast_are_refused_before_their_handshake(
     attacked: AttackedManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(defaults, "RPC_STRANGERS_PER_ADDRESS_PER_S_MAX", 5)
+    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_CONNECTIONS_PER_ADDRESS_PER_S_MAX", 5)
     admission = attacked.server._admission
     refused = 0
     with capture_logs() as logs:
@@ -154,7 +154,7 @@ async def test_one_certificate_gets_only_so_many_connections(
 
 
 @pytest.mark.parametrize(
-    "words",
+    "data",
     [
         b"",
         h2.PREFACE[:20],
@@ -164,9 +164,9 @@ async def test_one_certificate_gets_only_so_many_connections(
     ],
 )
 async def test_a_greeting_a_header_block_and_a_frame_must_be_completed_in_time(
-    attacked: AttackedManager, words: bytes
+    attacked: AttackedManager, data: bytes
 ) -> None:
-    slow = [await attacked.intrude(greeting=words) for _ in range(10)]
+    slow = [await attacked.intrude(greeting=data) for _ in range(10)]
     await settled(lambda: len(attacked.server._connections) == 10)
     for intruder in slow:
         await intruder.until(lambda seen: seen.settings)
@@ -219,9 +219,9 @@ class Session:
                 await self.exchange()
         self.writer.write(self.outgoing.read())
 
-    async def read_until(self, words: bytes) -> None:
+    async def read_until(self, data: bytes) -> None:
         seen = b""
-        while words not in seen:
+        while data not in seen:
             try:
                 seen += self.tls.read(1 << 16)
             except ssl.SSLWantReadError:
@@ -309,7 +309,7 @@ async def test_a_flood_of_key_updates_ends_the_connection(attacked: AttackedMana
 async def test_a_member_behind_the_address_of_a_flood_is_let_in(
     attacked: AttackedManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_PER_ADDRESS_MAX", 8)
+    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_CONNECTIONS_PER_ADDRESS_MAX", 8)
     flood: list[Intruder] = []
     for _ in range(12):
         flood.append(await attacked.intrude())

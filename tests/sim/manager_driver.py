@@ -12,7 +12,7 @@ from swarm import api, defaults
 from swarm.api import raftpb
 from swarm.api.methods import METHODS
 from swarm.errors import PermissionDenied, SwarmError, Unavailable
-from swarm.grpc.authorize import ClusterAuthorizer, overstays
+from swarm.grpc.authorize import ClusterAuthorizer, demotion_error
 from swarm.io.disk.raft_disk import Loaded
 from swarm.io.node.local_calls import LocalCalls
 from swarm.manager import assemble
@@ -316,7 +316,7 @@ class ManagerDriver:
                         connection.drop(PermissionDenied(f"Permission denied: node {node_id} was removed from swarm"))
             case EndCallsOfDemoted():
                 for connection in self._connections():
-                    connection.end_calls(lambda method, peer: overstays(method, peer, self._is_demoted))
+                    connection.end_calls(lambda method, peer: demotion_error(method, peer, self._is_demoted))
             case Changed(changes=changes):
                 self._changed(changes)
             case events.Restore():

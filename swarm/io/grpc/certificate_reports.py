@@ -1,6 +1,6 @@
-"""Tells, without flooding the log, of nodes that come with a certificate that does not count now.
+"""Logs nodes that connect with a certificate that is not valid now, without flooding the log.
 
-Such a node comes back every few seconds until it has another certificate, perhaps for ever.
+Such a node connects again every few seconds until it has a valid certificate, perhaps for ever.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from swarm.rpc import Peer
 log = structlog.get_logger()
 
 
-class LapseReports:
+class CertificateErrorReports:
     """Counts every connection, logs a node's first one and then one a minute."""
 
     def __init__(self, counted: Counter[bool]) -> None:
@@ -24,14 +24,14 @@ class LapseReports:
         self._reported: dict[tuple[str, bool], float] = {}
 
     def report(self, peer: Peer, now: float) -> None:
-        """``peer`` connected with a lapsed certificate. now: the loop's clock, in seconds."""
+        """``peer`` connected with a certificate that is not valid now. now: the loop's clock, in seconds."""
         self._counted[peer.renewable] += 1
         key = (peer.node_id, peer.renewable)
-        if now - self._reported.get(key, -defaults.LAPSE_REPORT_S) < defaults.LAPSE_REPORT_S:
+        if now - self._reported.get(key, -defaults.CERTIFICATE_ERROR_REPORT_S) < defaults.CERTIFICATE_ERROR_REPORT_S:
             return
         self._reported.pop(key, None)
         self._reported[key] = now
-        while len(self._reported) > defaults.LAPSE_NODES_MAX:
+        while len(self._reported) > defaults.CERTIFICATE_ERROR_NODES_MAX:
             del self._reported[next(iter(self._reported))]
         event = "certificate.expired" if peer.renewable else "certificate.refused"
-        log.warning(event, node=peer.node_id, role=peer.role, peer=peer.addr, error=peer.lapse)
+        log.warning(event, node=peer.node_id, role=peer.role, peer=peer.addr, error=peer.certificate_error)

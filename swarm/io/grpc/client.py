@@ -2,7 +2,7 @@
 
 connect() dials, verifies the chain the peer presented (certs/tls.py says why not OpenSSL), and waits for the peer's
 first SETTINGS, because with TLS 1.3 a server refuses our certificate only after our handshake is done. Calls are made
-as futures and iterators (unary, stream, client_stream) or, for machines, as the words of swarm/rpc.py (open, send).
+as futures and iterators (unary, stream, client_stream) or, for machines, as the events of swarm/rpc.py (open, send).
 When the connection is lost all open calls fail with Unavailable, and ``closed`` is set; nothing reconnects by itself.
 
 (grpc-go: clientconn.go, internal/transport/http2_client.go)
@@ -22,7 +22,7 @@ from certs.errors import CertsError
 from certs.keys import CA_ROLE
 from certs.stream import open_tls
 from certs.tls import ClientTls, OutsideValidity, client_context, verify_chain, verify_node
-from certs.validity import apart
+from certs.validity import clock_difference
 from swarm import api, defaults
 from swarm.address import parse_host_port
 from swarm.api import rpc
@@ -116,7 +116,7 @@ async def _clocks(addr: str, now: Callable[[], float]) -> str:
     except SwarmError:
         return ""
     told_s = connection.peer_clock_s
-    difference = apart(now(), told_s, addr) if told_s is not None else ""
+    difference = clock_difference(now(), told_s, addr) if told_s is not None else ""
     return f"; {difference}" if difference else ""
 
 
@@ -187,17 +187,17 @@ class ClientConnection:
             number, METHODS[call.method], call.request, listen, timeout_s, metadata
         )
 
-    def send(self, word: StreamData | StreamEnd) -> None:
+    def send(self, event: StreamData | StreamEnd) -> None:
         """More of a client stream, its half-close (StreamEnd without error), or the end of any call (with one)."""
-        call = self._numbered.get(word.stream)
+        call = self._numbered.get(event.stream)
         if call is None:
             return
-        if isinstance(word, StreamData):
-            self._protocol.send(call, word.message)
-        elif word.error is None:
+        if isinstance(event, StreamData):
+            self._protocol.send(call, event.message)
+        elif event.error is None:
             self._protocol.half_close(call)
         else:
-            del self._numbered[word.stream]
+            del self._numbered[event.stream]
             self._protocol.cancel(call)
 
     def buffered(self, stream: int) -> int:

@@ -14,7 +14,7 @@ from typing import cast
 
 from google.protobuf.message import DecodeError, Message
 
-from certs.validity import apart
+from certs.validity import clock_difference
 from swarm import defaults
 from swarm.api.methods import AnyMethod
 from swarm.errors import Code, DeadlineExceeded, ResourceExhausted, SwarmError, Unavailable
@@ -398,7 +398,7 @@ class ClientProtocol(asyncio.Protocol):
         """Who is refused by a peer with another idea of the time is told so."""
         if error is None or clock_s is None or error.code != Code.PERMISSION_DENIED:
             return error
-        difference = apart(self._now(), clock_s, "the manager")
+        difference = clock_difference(self._now(), clock_s, "the manager")
         return SwarmError(f"{error.message}; {difference}", error.code) if difference else error
 
     def _data(self, event: events.DataReceived) -> None:

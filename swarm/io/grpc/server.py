@@ -1,4 +1,4 @@
-"""gRPC requests to the words of swarm/rpc.py: the server of port 2377.
+"""The gRPC server of port 2377: it turns requests into the events of swarm/rpc.py.
 
 A call is looked up in METHODS, authorised, and handed to ``handler`` as a Call when its request is complete (at once
 for client streams); answers come back through ``send`` at any time from the same loop. What the client does later is
@@ -6,7 +6,7 @@ StreamData, StreamEnd(None) when a client stream is complete, and StreamEnd(erro
 answered yet: cancelled, out of time, its connection lost, or its answers not read. No answer is expected then, and
 answers to streams that are gone are dropped.
 
-Strangers may connect, so everything is limited: connections and unfinished requests (admission.py), time for the
+Anybody may connect, so everything is limited: connections and unfinished requests (admission.py), time for the
 handshake and for a request, streams, memory (see receiving.py), and idle time. One sweep every few seconds serves all
 limits of time, so that a call costs a timer only when it is not answered at once. What a peer does wrong is logged once
 a minute per address, with how often it happened.
@@ -28,9 +28,9 @@ from certs.stream import serve_tls
 from swarm import defaults
 from swarm.api.methods import AnyMethod
 from swarm.errors import DeadlineExceeded, Internal, PermissionDenied, SwarmError, Unavailable
-from swarm.grpc.admission import Admission, Guest
+from swarm.grpc.admission import Admission, TrackedConnection
 from swarm.grpc.http2 import Connection
-from swarm.io.grpc.certificate_reports import LapseReports
+from swarm.io.grpc.certificate_reports import CertificateErrorReports
 from swarm.io.grpc.server_connection import KEEPALIVE_PING, ServerCall, ServerConnection, format_address
 from swarm.log_limiter import Repeats
 from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
@@ -50,13 +50,14 @@ class RpcServer:
         tls_context: Callable[[], ssl.SSLContext] | None,
         authorizer: Authorizer,
         next_stream: Iterator[int],
-        hosts_of_members: Callable[[], Iterable[str]] = tuple,
-        lapsed: Counter[bool] | None = None,
+        registered_hosts: Callable[[], Iterable[str]] = tuple,
+        certificate_errors: Counter[bool] | None = None,
     ) -> None:
         """handler takes events and must not block; authorizer is usually a ClusterAuthorizer.
 
         tls_context is asked for each connection. None: no TLS, for sockets that guard themselves and for tests.
-        hosts_of_members: IP addresses of nodes, which a crowd of strangers does not keep out. lapsed: see LapseReports.
+        registered_hosts: IP addresses of nodes, which a flood of anonymous connections does not keep out.
+        certificate_errors: see CertificateErrorReports.
         """
         self._handler = handler
         self._tls_context = tls_context
@@ -64,12 +65,14 @@ class RpcServer:
         self._streams = next_stream
         self._servers: list[asyncio.Server] = []  # uvloop closes a server that nobody refers to
         self._connections: dict[ServerConnection, None] = {}
-        self._admission = Admission(hosts_of_members)
+        self._admission = Admission(registered_hosts)
         self._repeats = Repeats()
         self._calls: dict[int, ServerCall] = {}
         self._incomplete: dict[int, ServerCall] = {}
         self._dirty: list[ServerConnection] = []
-        self._lapses = LapseReports(Counter() if lapsed is None else lapsed)
+        self._certificate_errors = CertificateErrorReports(
+            Counter() if certificate_errors is None else certificate_errors
+        )
         self._stalled: dict[ServerConnection, tuple[int, float]] = {}
         self._unread: dict[ServerConnection, tuple[int, float]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -155,22 +158,22 @@ class RpcServer:
 
     def _accept(self) -> asyncio.BaseProtocol:
         if self._tls_context is None:
-            return ServerConnection(self, Guest(lambda: None))
-        guest = Guest(lambda: stream.abort())
+            return ServerConnection(self, TrackedConnection(lambda: None))
+        tracked = TrackedConnection(lambda: stream.abort())
         stream = serve_tls(
-            lambda: ServerConnection(self, guest),
+            lambda: ServerConnection(self, tracked),
             self._tls_context,
             handshake_timeout_s=defaults.RPC_HANDSHAKE_TIMEOUT_S,
-            admit=lambda peername: self._admit(guest, peername),
-            on_failed=lambda peername, error: self._handshake_failed(guest, peername, error),
+            admit=lambda peername: self._admit(tracked, peername),
+            on_failed=lambda peername, error: self._handshake_failed(tracked, peername, error),
         )()
         return stream
 
-    def _admit(self, guest: Guest, peername: Any) -> bool:
+    def _admit(self, tracked: TrackedConnection, peername: Any) -> bool:
         """Count a connection that begins its handshake, or refuse it."""
         if self._closed:
             return False
-        reason = self._admission.enter(guest, _host(peername), asyncio.get_running_loop().time())
+        reason = self._admission.accept(tracked, _host(peername), asyncio.get_running_loop().time())
         if reason:
             self._warn("rpc.not_admitted", peername, reason=reason)
         return not reason
@@ -181,9 +184,9 @@ class RpcServer:
         if times:
             log.warning(event, peer=format_address(peername), **details, times=times)
 
-    def _handshake_failed(self, guest: Guest, peername: Any, error: Exception) -> None:
-        displaced = guest.address is None
-        self._admission.leave(guest)
+    def _handshake_failed(self, tracked: TrackedConnection, peername: Any, error: Exception) -> None:
+        displaced = tracked.address is None
+        self._admission.release(tracked)
         reason = getattr(error, "reason", None) or str(error)
         self._warn("rpc.handshake_failed", peername, error="displaced by a newer connection" if displaced else reason)
 
@@ -191,22 +194,22 @@ class RpcServer:
         """See Owner."""
         assert connection.transport is not None
         peername = connection.transport.get_extra_info("peername")
-        guest, trusted = connection.guest, self._tls_context is None
+        tracked, trusted = connection.tracked, self._tls_context is None
         if trusted:
-            guest.abort = connection.transport.abort
-            if not self._admit(guest, peername):
+            tracked.abort = connection.transport.abort
+            if not self._admit(tracked, peername):
                 return False
         now = asyncio.get_running_loop().time()
-        reason = self._admission.identify(guest, connection.peer, now, trusted)
+        reason = self._admission.identify(tracked, connection.peer, now, trusted)
         if self._closed:
             reason = "the server is stopping"
         if reason:
-            self._admission.leave(guest)
+            self._admission.release(tracked)
             self._warn("rpc.not_admitted", peername, node=connection.peer.node_id, reason=reason)
             return False
         self._connections[connection] = None
-        if connection.peer.lapse:
-            self._lapses.report(connection.peer, now)
+        if connection.peer.certificate_error:
+            self._certificate_errors.report(connection.peer, now)
         return True
 
     def lost(self, connection: ServerConnection) -> None:
@@ -214,7 +217,7 @@ class RpcServer:
         self._connections.pop(connection, None)
         self._stalled.pop(connection, None)
         self._unread.pop(connection, None)
-        self._admission.leave(connection.guest)
+        self._admission.release(connection.tracked)
         if not self._connections and self._empty is not None:
             self._empty.set()
 
@@ -226,11 +229,11 @@ class RpcServer:
 
     def may_call(self, connection: ServerConnection, now: float) -> bool:
         """See Owner."""
-        return self._admission.may_call(connection.guest, now)
+        return self._admission.may_call(connection.tracked, now)
 
     def hold(self, connection: ServerConnection, difference: int) -> bool:
         """See Owner."""
-        return self._admission.hold(connection.guest, difference)
+        return self._admission.hold(connection.tracked, difference)
 
     def drop_nodes(self, is_removed: Callable[[str], bool]) -> None:
         """End the connections of nodes that were removed from the cluster, with their calls."""

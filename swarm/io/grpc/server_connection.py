@@ -18,13 +18,13 @@ from google.protobuf.message import DecodeError, Message
 
 from certs.errors import InvalidCertificate
 from certs.keys import identity_of
-from certs.validity import Standing, standing
+from certs.validity import Validity, validity_of
 from swarm import defaults
 from swarm.address import join_host_port
 from swarm.api.methods import BY_PATH, AnyMethod
 from swarm.errors import Code, DeadlineExceeded, ResourceExhausted, SwarmError, Unimplemented
 from swarm.grpc import events, http2, wire
-from swarm.grpc.admission import Guest
+from swarm.grpc.admission import TrackedConnection
 from swarm.grpc.flow import Limits, Stream
 from swarm.grpc.frames import ErrorCode
 from swarm.grpc.rate import Rate
@@ -49,7 +49,7 @@ MANAGER_LIMITS = Limits(
 
 
 class ServerCall:
-    """One call. ``stream`` is its number in swarm/rpc.py's words, ``h2`` its HTTP/2 stream."""
+    """One call. ``stream`` is its number in the events of swarm/rpc.py, ``h2`` its HTTP/2 stream."""
 
     __slots__ = (
         "answered",
@@ -148,9 +148,9 @@ class Owner(Protocol):
 class ServerConnection(asyncio.Protocol):
     """The application protocol on top of TLS."""
 
-    def __init__(self, owner: Owner, guest: Guest) -> None:
+    def __init__(self, owner: Owner, tracked: TrackedConnection) -> None:
         self._owner = owner
-        self.guest = guest
+        self.tracked = tracked
         self._loop = asyncio.get_running_loop()
         self._receiving = False
         self._timed: list[ServerCall] = []
@@ -180,7 +180,7 @@ class ServerConnection(asyncio.Protocol):
             self.limits = MANAGER_LIMITS  # no TLS: whoever listens without it says who may come
         elif chain:
             context = transport.get_extra_info("sslcontext")
-            self.peer = _certified(chain, address, standing(chain, context, time.time(), RENEWAL_WINDOW_MAX_S))
+            self.peer = _certified(chain, address, validity_of(chain, context, time.time(), RENEWAL_WINDOW_MAX_S))
             if self.peer.certified:
                 self.limits = MANAGER_LIMITS if self.peer.role == MANAGER_ROLE else WORKER_LIMITS
         if self.limits is MANAGER_LIMITS:
@@ -496,13 +496,19 @@ _MESSAGES_AT_ONCE = defaults.RPC_STREAM_MESSAGES_AT_ONCE
 _UNREAD_BYTES_MAX = defaults.RPC_CONTROL_BUFFER_BYTES_MAX + 2 * defaults.RPC_OUTPUT_CHUNK_BYTES
 
 
-def _certified(chain_der: list[bytes], address: str, judged: Standing) -> Peer:
+def _certified(chain_der: list[bytes], address: str, validity: Validity) -> Peer:
     try:
         identity = identity_of(chain_der[0])
     except InvalidCertificate:
-        return Peer(addr=address)  # of our CA, but no node's: as good as none
-    lapse, renewable = judged.reason, judged.renewable
-    return Peer(identity.node_id, identity.role, identity.org, address, lapse=lapse, renewable=renewable)
+        return Peer(addr=address)  # signed by our CA, but not for a node: the client stays anonymous
+    return Peer(
+        identity.node_id,
+        identity.role,
+        identity.org,
+        address,
+        certificate_error=validity.error,
+        renewable=validity.renewable,
+    )
 
 
 def format_address(peername: Any) -> str:

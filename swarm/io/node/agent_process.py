@@ -171,8 +171,8 @@ class AgentHooks:
 class AgentProcess:
     """One agent. put() feeds it events; close() ends it, containers go on.
 
-    An agent that fails is made anew from its journal, as after a restart of the daemon, and told again what the node
-    last said of itself; a bug that every new one meets as well is met less and less often, and its text is shown.
+    An agent that fails is replaced by a new one from its journal, as after a restart of the daemon. The new agent gets
+    the last facts about the node again. If new agents fail as well, the pauses become longer, and the error is shown.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class AgentProcess:
             await asyncio.sleep(pause_s)
 
     async def _again(self) -> Agent:
-        """Another agent, which is told what the node last said; other words were for the one before."""
+        """A new agent. It gets the last facts about the node again; other events were for the agent before it."""
         agent = await self._new_agent()
         while self._inbox.pop() is not None:
             pass

@@ -24,7 +24,7 @@ from swarm.address import host_of
 from swarm.api import raftpb
 from swarm.api.methods import Method, Req, Res
 from swarm.errors import SwarmError, Unavailable
-from swarm.grpc.authorize import ClusterAuthorizer, overstays
+from swarm.grpc.authorize import ClusterAuthorizer, demotion_error
 from swarm.io.counts import Counts
 from swarm.io.disk import replaced_file
 from swarm.io.disk.raft_disk import Loaded, RaftDisk
@@ -133,9 +133,8 @@ class ManagerProcess:
         self._disk = RaftDisk(self._file, sealer)
         authorizer = ClusterAuthorizer(settings.cluster_id, self._is_blacklisted, self._is_demoted)
         self._counts = counts or Counts()
-        self._server = RpcServer(
-            self._incoming, tls_context, authorizer, self._streams, self._hosts_of_members, self._counts.lapsed
-        )
+        errors = self._counts.certificate_errors
+        self._server = RpcServer(self._incoming, tls_context, authorizer, self._streams, self._hosts_of_members, errors)
         self._flow = Backpressure(self._server.pause, self._server.resume, self._waiting_bytes)
         self._leading = asyncio.Event()
         self._deposed = asyncio.Event()
@@ -396,7 +395,7 @@ class ManagerProcess:
             case DisconnectRemovedNodes():
                 self._server.drop_nodes(self._is_blacklisted)
             case EndCallsOfDemoted():
-                self._server.end_calls(lambda method, peer: overstays(method, peer, self._is_demoted))
+                self._server.end_calls(lambda method, peer: demotion_error(method, peer, self._is_demoted))
             case Leadership():
                 self._lead(effect)
             case _:

@@ -167,7 +167,7 @@ async def test_new_files_count_for_new_connections_and_bad_ones_for_none(
             assert await place.works(new)
 
 
-async def test_a_stranger_is_told_of_once_a_minute(place: Place) -> None:
+async def test_a_client_without_a_certificate_is_logged_once_a_minute(place: Place) -> None:
     async with place.open():
         with capture_logs() as logs:
             for _ in range(3):
@@ -226,16 +226,16 @@ async def test_handshakes_from_many_addresses_are_limited_and_keep_nobody_out(
             held.close()
 
 
-async def test_a_crowd_of_strangers_does_not_keep_clients_out_where_one_got_in_before(
+async def test_a_flood_of_anonymous_connections_does_not_keep_out_clients_from_known_addresses(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(defaults, "API_STRANGERS_PER_S_MAX", 10)
-    monkeypatch.setattr(defaults, "API_STRANGERS_PER_ADDRESS_PER_S_MAX", 5)
+    monkeypatch.setattr(defaults, "API_ANONYMOUS_CONNECTIONS_PER_S_MAX", 10)
+    monkeypatch.setattr(defaults, "API_ANONYMOUS_CONNECTIONS_PER_ADDRESS_PER_S_MAX", 5)
     client = place.authority.issue()
     async with place.open():
         assert await place.works(client)
-        strangers = [await _silent(place, f"127.1.0.{number}") for number in range(1, 31)]
-        for reader, _ in strangers[10:]:
+        anonymous = [await _silent(place, f"127.1.0.{number}") for number in range(1, 31)]
+        for reader, _ in anonymous[10:]:
             with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b""
         for _ in range(20):
@@ -245,17 +245,17 @@ async def test_a_crowd_of_strangers_does_not_keep_clients_out_where_one_got_in_b
         assert not await place.works(client)  # its own address has come too often now
         place.now += 1.0
         assert await place.works(client)
-        for _, held in strangers:
+        for _, held in anonymous:
             held.close()
 
 
 async def test_a_handshake_that_is_not_finished_is_out_of_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "API_HANDSHAKE_TIMEOUT_S", 0.02)
     async with place.open():
-        for words in (b"", b"\x16\x03\x01\x02\x00\x01"):
+        for data in (b"", b"\x16\x03\x01\x02\x00\x01"):
             reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
             with closing(writer):
-                writer.write(words)
+                writer.write(data)
                 with contextlib.suppress(ConnectionResetError):
                     assert await reader.read() == b""
 

@@ -30,7 +30,7 @@ async def test_what_is_counted_is_shown_whenever_somebody_asks() -> None:
     registry = registry_of(counts, 1000.0)
     for times in (1.0, 2.0):
         counts.renewals["renewed"] += 1
-        counts.lapsed[True] += 1
+        counts.certificate_errors[True] += 1
         counts.external_ca["refused"] += 1
         lines = await shown(registry)
         assert f'sideswarm_certificate_renewals_total{{outcome="renewed"}} {times}' in lines

@@ -1,169 +1,171 @@
-"""Who gets in while strangers crowd at the door from many addresses."""
+"""Which connections are accepted during a flood from many addresses."""
 
 from __future__ import annotations
 
 import pytest
 
 from swarm import defaults
-from swarm.grpc.admission import Admission, Guest
+from swarm.grpc.admission import Admission, TrackedConnection
 from swarm.rpc import WORKER_ROLE, Peer
 
 
-class Door:
-    """An Admission, its guests and its clock."""
+class Server:
+    """An Admission, the connections that it displaced, and its clock."""
 
     def __init__(self, *members: str) -> None:
         self.asked = 0
         self.members = members
         self.now = 1000.0
-        self.gone: list[Guest] = []
+        self.displaced: list[TrackedConnection] = []
         self.admission = Admission(self._hosts)
 
     def _hosts(self) -> tuple[str, ...]:
         self.asked += 1
         return self.members
 
-    def enter(self, host: str) -> Guest | None:
-        """A connection from there, or None when it is turned away."""
-        guest = Guest(lambda: self.gone.append(guest))
-        return None if self.admission.enter(guest, host, self.now) else guest
+    def connect(self, host: str) -> TrackedConnection | None:
+        """A connection from this address, or None when it is refused."""
+        connection = TrackedConnection(lambda: self.displaced.append(connection))
+        return None if self.admission.accept(connection, host, self.now) else connection
 
-    def member(self, host: str, node_id: str = "n1") -> Guest | None:
-        """A node from there, all the way in."""
-        guest = self.enter(host)
-        if guest is None or self.admission.identify(guest, Peer(node_id, WORKER_ROLE, "c1", f"{host}:4000"), self.now):
+    def connect_node(self, host: str, node_id: str = "n1") -> TrackedConnection | None:
+        """A connection from this address that a node's certificate identified, or None."""
+        connection = self.connect(host)
+        if connection is None or self.admission.identify(
+            connection, Peer(node_id, WORKER_ROLE, "c1", f"{host}:4000"), self.now
+        ):
             return None
-        return guest
+        return connection
 
-    def crowd(self, count: int, network: int = 1) -> list[Guest]:
-        """So many strangers, each from another address; those who got in."""
+    def flood(self, count: int, network: int = 1) -> list[TrackedConnection]:
+        """Anonymous connections, each from another address; those that were accepted."""
         hosts = (f"10.{network}.{number >> 8}.{number & 255}" for number in range(count))
-        return [guest for host in hosts if (guest := self.enter(host)) is not None]
+        return [connection for host in hosts if (connection := self.connect(host)) is not None]
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(defaults, "RPC_STRANGERS_PER_S_MAX", 40)
-    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_MAX", 100)
-    monkeypatch.setattr(defaults, "RPC_UNFINISHED_STRANGERS_BYTES_MAX", 1000)
+    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_CONNECTIONS_PER_S_MAX", 40)
+    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_CONNECTIONS_MAX", 100)
+    monkeypatch.setattr(defaults, "RPC_UNFINISHED_UNKNOWN_ADDRESSES_BYTES_MAX", 1000)
     monkeypatch.setattr(defaults, "RPC_ANONYMOUS_CALLS_PER_S_MAX", 50)
 
 
-def test_strangers_from_many_addresses_shake_hands_only_so_often_in_a_second() -> None:
-    door = Door()
-    assert len(door.crowd(500)) == 40
-    door.now += 1
-    assert len(door.crowd(500, network=2)) == 40
+def test_new_connections_from_many_addresses_are_limited_per_second() -> None:
+    server = Server()
+    assert len(server.flood(500)) == 40
+    server.now += 1
+    assert len(server.flood(500, network=2)) == 40
 
 
-def test_half_of_a_second_is_kept_for_addresses_that_have_not_come_yet() -> None:
-    door = Door()
+def test_half_of_the_new_connections_are_reserved_for_addresses_that_opened_no_other_in_this_second() -> None:
+    server = Server()
     for host in ("10.1.0.1", "10.1.0.2"):
         for _ in range(100):
-            door.enter(host)
-    assert door.enter("10.1.0.1") is None
-    assert door.member("10.1.0.3") is not None
+            server.connect(host)
+    assert server.connect("10.1.0.1") is None
+    assert server.connect_node("10.1.0.3") is not None
 
 
-def test_nodes_get_in_where_one_was_let_in_before_however_many_strangers_come() -> None:
-    door = Door()
-    first = door.member("192.0.2.1")
+def test_nodes_are_accepted_from_an_address_where_one_was_admitted_before_during_any_flood() -> None:
+    server = Server()
+    first = server.connect_node("192.0.2.1")
     assert first is not None
-    door.admission.leave(first)
-    door.crowd(500)
-    assert door.enter("192.0.2.99") is None
-    guests = [door.member("192.0.2.1") for _ in range(defaults.RPC_CONNECTIONS_PER_NODE_MAX)]
-    assert None not in guests
+    server.admission.release(first)
+    server.flood(500)
+    assert server.connect("192.0.2.99") is None
+    connections = [server.connect_node("192.0.2.1") for _ in range(defaults.RPC_CONNECTIONS_PER_NODE_MAX)]
+    assert None not in connections
 
 
-def test_nodes_get_in_where_the_store_says_that_they_are_also_after_a_restart() -> None:
-    door = Door("192.0.2.7", "2001:db8::7", "")
-    door.crowd(500)
-    assert door.member("192.0.2.7") is not None
-    assert door.member("2001:db8::8", "n2") is not None  # the network of 64 bits counts
-    assert door.enter("192.0.2.8") is None
+def test_nodes_are_accepted_from_their_addresses_in_the_store_even_after_a_restart() -> None:
+    server = Server("192.0.2.7", "2001:db8::7", "")
+    server.flood(500)
+    assert server.connect_node("192.0.2.7") is not None
+    assert server.connect_node("2001:db8::8", "n2") is not None  # the network of 64 bits counts
+    assert server.connect("192.0.2.8") is None
 
 
-def test_the_store_is_asked_only_in_a_crowd_and_once_in_a_while() -> None:
-    door = Door("192.0.2.7")
-    door.crowd(10)
-    assert door.asked == 0
-    door.crowd(500)
-    assert door.asked == 1
-    door.now += defaults.RPC_HOMES_REFRESH_S
-    door.members = ("192.0.2.8",)
-    door.crowd(500)
-    assert door.asked == 2
-    assert door.member("192.0.2.8") is not None
+def test_the_store_is_read_only_during_a_flood_and_once_per_period() -> None:
+    server = Server("192.0.2.7")
+    server.flood(10)
+    assert server.asked == 0
+    server.flood(500)
+    assert server.asked == 1
+    server.now += defaults.RPC_KNOWN_ADDRESSES_REFRESH_S
+    server.members = ("192.0.2.8",)
+    server.flood(500)
+    assert server.asked == 2
+    assert server.connect_node("192.0.2.8") is not None
 
 
-def test_who_comes_from_a_nodes_address_does_not_lose_his_place_to_a_crowd() -> None:
-    door = Door()
-    assert door.member("192.0.2.1") is not None
-    waiting = door.enter("192.0.2.1")
+def test_a_flood_does_not_displace_anonymous_connections_from_a_nodes_address() -> None:
+    server = Server()
+    assert server.connect_node("192.0.2.1") is not None
+    waiting = server.connect("192.0.2.1")
     for second in range(10):
-        door.crowd(500, network=second)
-        door.now += 1
-    assert len(door.gone) == 10 * 40 - 100
-    assert door.admission.connections == 102
-    assert waiting not in door.gone
+        server.flood(500, network=second)
+        server.now += 1
+    assert len(server.displaced) == 10 * 40 - 100
+    assert server.admission.connections == 102
+    assert waiting not in server.displaced
     assert waiting is not None
-    assert door.admission.identify(waiting, Peer("n2", WORKER_ROLE, "c1", "192.0.2.1:4001"), door.now) == ""
+    assert server.admission.identify(waiting, Peer("n2", WORKER_ROLE, "c1", "192.0.2.1:4001"), server.now) == ""
 
 
 def test_a_stolen_certificate_makes_one_address_known_and_no_more() -> None:
-    door = Door()
+    server = Server()
     for number in range(10):
-        guest = door.member(f"192.0.2.{number}")
-        assert guest is not None
-        door.admission.leave(guest)
-    door.crowd(500)
-    entered = [door.enter(f"192.0.2.{number}") is not None for number in range(10)]
-    assert entered == [False] * 9 + [True]
+        connection = server.connect_node(f"192.0.2.{number}")
+        assert connection is not None
+        server.admission.release(connection)
+    server.flood(500)
+    accepted = [server.connect(f"192.0.2.{number}") is not None for number in range(10)]
+    assert accepted == [False] * 9 + [True]
 
 
-def test_the_address_of_a_node_that_is_gone_is_forgotten_and_that_of_one_that_is_there_is_not() -> None:
-    door = Door()
-    gone = door.member("192.0.2.1", "n1")
+def test_the_address_of_a_node_that_left_is_forgotten_and_that_of_a_connected_one_is_not() -> None:
+    server = Server()
+    gone = server.connect_node("192.0.2.1", "n1")
     assert gone is not None
-    assert door.member("192.0.2.2", "n2") is not None
-    door.admission.leave(gone)
-    door.admission.sweep(door.now)
-    door.now += defaults.RPC_HOME_S + 1
-    door.admission.sweep(door.now)
-    door.crowd(500)
-    assert door.enter("192.0.2.1") is None
-    assert door.enter("192.0.2.2") is not None
+    assert server.connect_node("192.0.2.2", "n2") is not None
+    server.admission.release(gone)
+    server.admission.sweep(server.now)
+    server.now += defaults.RPC_KNOWN_ADDRESS_TTL_S + 1
+    server.admission.sweep(server.now)
+    server.flood(500)
+    assert server.connect("192.0.2.1") is None
+    assert server.connect("192.0.2.2") is not None
 
 
-def test_incomplete_requests_of_many_addresses_are_limited_and_the_oldest_go() -> None:
-    door = Door()
-    assert door.member("192.0.2.1") is not None
-    neighbour = door.enter("192.0.2.1")
-    guests = door.crowd(30)
+def test_incomplete_requests_of_many_addresses_are_limited_and_the_oldest_are_closed() -> None:
+    server = Server()
+    assert server.connect_node("192.0.2.1") is not None
+    neighbour = server.connect("192.0.2.1")
+    connections = server.flood(30)
     assert neighbour is not None
-    assert door.admission.hold(neighbour, 900)
-    for guest in guests:
-        assert door.admission.hold(guest, 100)
-    assert door.gone == guests[:20]
-    for guest in guests[20:]:
-        door.admission.hold(guest, -100)
-    assert all(door.admission.hold(guest, 100) for guest in guests[20:])
-    assert door.gone == guests[:20]
-    for guest in guests[20:]:
-        door.admission.leave(guest)
-    late = door.crowd(9, network=2)
-    assert all(door.admission.hold(guest, 100) for guest in late)
-    assert len(door.gone) == 20
+    assert server.admission.hold(neighbour, 900)
+    for connection in connections:
+        assert server.admission.hold(connection, 100)
+    assert server.displaced == connections[:20]
+    for connection in connections[20:]:
+        server.admission.hold(connection, -100)
+    assert all(server.admission.hold(connection, 100) for connection in connections[20:])
+    assert server.displaced == connections[:20]
+    for connection in connections[20:]:
+        server.admission.release(connection)
+    late = server.flood(9, network=2)
+    assert all(server.admission.hold(connection, 100) for connection in late)
+    assert len(server.displaced) == 20
 
 
-def test_calls_of_many_addresses_are_limited_and_those_from_where_nodes_live_are_not() -> None:
-    door = Door()
-    assert door.member("192.0.2.1") is not None
-    neighbour = door.enter("192.0.2.1")
-    guests = door.crowd(20)
-    allowed = [door.admission.may_call(guest, door.now) for _ in range(10) for guest in guests]
+def test_calls_of_many_addresses_are_limited_and_those_from_known_addresses_are_not() -> None:
+    server = Server()
+    assert server.connect_node("192.0.2.1") is not None
+    neighbour = server.connect("192.0.2.1")
+    connections = server.flood(20)
+    allowed = [server.admission.may_call(connection, server.now) for _ in range(10) for connection in connections]
     assert allowed == [True] * 50 + [False] * 150
     assert neighbour is not None
-    assert door.admission.may_call(neighbour, door.now)
-    assert door.admission.may_call(guests[0], door.now + 1)
+    assert server.admission.may_call(neighbour, server.now)
+    assert server.admission.may_call(connections[0], server.now + 1)

@@ -14,7 +14,7 @@ from swarm.rpc import Peer
 ADDR = "10.0.0.9:4000"
 MANAGER = Peer("m1", "swarm-manager", "cluster1", "10.0.0.1:5000")
 WORKER = Peer("w1", "swarm-worker", "cluster1", ADDR)
-STRANGER = Peer(addr=ADDR)
+ANONYMOUS = Peer(addr=ADDR)
 PREFIX = "Permission denied: unauthorized peer role: rpc error: code = PermissionDenied desc = "
 FORWARDER = "Permission denied: unauthorized forwarder role: rpc error: code = PermissionDenied desc = "
 
@@ -49,7 +49,7 @@ def test_members_call_the_dispatcher(peer: Peer) -> None:
             Peer("x", "swarm-ca", "cluster1", ADDR),
             f"{PREFIX}Permission denied: remote certificate not part of OUs: [swarm-worker swarm-manager]",
         ),
-        ("Dispatcher/Heartbeat", STRANGER, f"{PREFIX}no client certificates in request"),
+        ("Dispatcher/Heartbeat", ANONYMOUS, f"{PREFIX}no client certificates in request"),
         (
             "Control/ListNodes",
             Peer("m", "swarm-manager", "cluster2", ADDR),
@@ -75,8 +75,8 @@ def test_a_manager_passes_on_a_workers_call() -> None:
     ("direct", "original", "text"),
     [
         (WORKER, MANAGER, f"{FORWARDER}Permission denied: remote certificate not part of OUs: [swarm-manager]"),
-        (STRANGER, MANAGER, f"{FORWARDER}no client certificates in request"),
-        (MANAGER, STRANGER, "Permission denied: missing information in forwarded request"),
+        (ANONYMOUS, MANAGER, f"{FORWARDER}no client certificates in request"),
+        (MANAGER, ANONYMOUS, "Permission denied: missing information in forwarded request"),
         (MANAGER, WORKER, "Permission denied: unauthorized forwarded role, expecting: [swarm-manager]"),
         (
             MANAGER,
@@ -102,8 +102,8 @@ def test_only_exactly_one_true_makes_a_call_forwarded(marks: tuple[str, ...]) ->
 
 def test_a_joiner_without_certificate_is_a_stranger_directly_and_through_a_follower() -> None:
     method = METHODS["NodeCA/IssueNodeCertificate"]
-    assert authorizer(method, STRANGER, {}) == STRANGER
-    assert authorizer(method, MANAGER, metadata_for(STRANGER)) == Peer(addr=ADDR, forwarder="m1")
+    assert authorizer(method, ANONYMOUS, {}) == ANONYMOUS
+    assert authorizer(method, MANAGER, metadata_for(ANONYMOUS)) == Peer(addr=ADDR, forwarder="m1")
 
 
 def test_a_member_that_renews_keeps_its_identity() -> None:
@@ -115,7 +115,7 @@ def test_a_member_that_renews_keeps_its_identity() -> None:
 @pytest.mark.parametrize(
     ("direct", "forwarded"),
     [
-        (STRANGER, MANAGER),
+        (ANONYMOUS, MANAGER),
         (WORKER, MANAGER),
         (Peer("gone", "swarm-manager", "cluster1", ADDR), WORKER),
         (Peer("m", "swarm-manager", "cluster2", ADDR), None),
@@ -135,7 +135,7 @@ def test_a_call_is_not_passed_on_twice() -> None:
 
 
 def test_forwarded_keys_are_there_even_for_strangers() -> None:
-    keys = dict(forwarding_metadata(STRANGER))
+    keys = dict(forwarding_metadata(ANONYMOUS))
     assert keys["forwarded_cert"] == "true"
     assert keys["forwarded_cert_cn"] == keys["forwarded_cert_org"] == ""
     assert "forwarded_cert_ou" not in keys
@@ -151,19 +151,19 @@ def test_the_blacklist_is_asked_at_each_call() -> None:
         ClusterAuthorizer("cluster1", always(True))(METHODS["Health/Check"], MANAGER, {})
 
 
-LAPSED = Peer("w1", "swarm-manager", "cluster1", ADDR, lapse="x509: too late", renewable=True)
+EXPIRED = Peer("w1", "swarm-manager", "cluster1", ADDR, certificate_error="x509: too late", renewable=True)
 RENEWAL = {"NodeCA/IssueNodeCertificate", "NodeCA/NodeCertificateStatus"}
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_an_expired_certificate_opens_nothing_but_its_renewal(method: str) -> None:
-    void = Peer("w1", "swarm-manager", "cluster1", ADDR, lapse="x509: too late")
+    void = Peer("w1", "swarm-manager", "cluster1", ADDR, certificate_error="x509: too late")
     if method in RENEWAL:
-        assert authorizer(METHODS[method], LAPSED, {}) == LAPSED
+        assert authorizer(METHODS[method], EXPIRED, {}) == EXPIRED
         assert refusal(method, void, {}) == "Permission denied: x509: too late"
-        assert refusal(method, LAPSED, metadata_for(MANAGER)) == "Permission denied: x509: too late"
+        assert refusal(method, EXPIRED, metadata_for(MANAGER)) == "Permission denied: x509: too late"
     elif METHODS[method].insecure:
-        assert authorizer(METHODS[method], LAPSED, {}) == authorizer(METHODS[method], void, {}) == STRANGER
+        assert authorizer(METHODS[method], EXPIRED, {}) == authorizer(METHODS[method], void, {}) == ANONYMOUS
     else:
-        for peer, metadata in ((LAPSED, {}), (void, {}), (LAPSED, metadata_for(MANAGER))):
+        for peer, metadata in ((EXPIRED, {}), (void, {}), (EXPIRED, metadata_for(MANAGER))):
             assert refusal(method, peer, metadata) == "Permission denied: x509: too late"

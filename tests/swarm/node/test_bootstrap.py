@@ -65,8 +65,14 @@ class Manager:
         self.credentials = Credentials(certificate, keys.private_key_pem(key))
         self.context = server_context(self.credentials, self.root.bundle_pem)
         authorizer = ClusterAuthorizer(CLUSTER, lambda node_id: is_blacklisted(self.lab.store, CLUSTER, node_id))
-        self.lapsed: Counter[bool] = Counter()
-        self.server = RpcServer(self._handle, lambda: self.context, authorizer, itertools.count(1), lapsed=self.lapsed)
+        self.certificate_errors: Counter[bool] = Counter()
+        self.server = RpcServer(
+            self._handle,
+            lambda: self.context,
+            authorizer,
+            itertools.count(1),
+            certificate_errors=self.certificate_errors,
+        )
 
     def _handle(self, event: Call | StreamData | StreamEnd) -> None:
         assert isinstance(event, Call)

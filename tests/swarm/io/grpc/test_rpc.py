@@ -50,7 +50,7 @@ class Listener:
         return end
 
 
-# --- words ---
+# --- events ---
 
 
 async def test_a_machine_makes_a_unary_call(connection: ClientConnection) -> None:

@@ -144,7 +144,7 @@ async def test_one_address_gets_only_so_many_connections(
         connection.close()
 
 
-@pytest.mark.parametrize("limit", ["RPC_ANONYMOUS_PER_ADDRESS_MAX", "RPC_ANONYMOUS_MAX"])
+@pytest.mark.parametrize("limit", ["RPC_ANONYMOUS_CONNECTIONS_PER_ADDRESS_MAX", "RPC_ANONYMOUS_CONNECTIONS_MAX"])
 async def test_the_oldest_stranger_makes_room_for_the_newest(
     authority: Authority, cluster: Served, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
@@ -161,7 +161,7 @@ async def test_the_oldest_stranger_makes_room_for_the_newest(
 async def test_members_do_not_count_as_strangers(
     authority: Authority, cluster: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_PER_ADDRESS_MAX", 1)
+    monkeypatch.setattr(defaults, "RPC_ANONYMOUS_CONNECTIONS_PER_ADDRESS_MAX", 1)
     tls = authority.client(authority.issue("m2"))
     connections = [await client.connect(cluster.address, tls) for _ in range(4)]
     for connection in connections:

@@ -1,4 +1,4 @@
-"""An agent that fails is made anew, and does not take the node's word with it."""
+"""An agent that fails is replaced, and the new one gets the facts about the node again."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from certs.errors import CertificateExpired
 from certs.keys import identity_of
 from certs.root import NODE_BACKDATE_S, RootCA
 from certs.tls import ClientTls, Credentials, member_context
-from certs.validity import own_trouble
+from certs.validity import own_certificate_error
 from swarm import api, defaults
 from swarm.api import rpc
 from swarm.api.methods import Method, Req, Res
@@ -93,11 +93,11 @@ async def test_an_expired_node_renews_and_nothing_else(old: Old, node: str) -> N
                 await call
         renewed = await bootstrap.renew(old.addresses, old.root.bundle_pem, expired, Random(1), REAL)
     assert identity_of(renewed.credentials.certificate_pem) == identity_of(expired.certificate_pem)
-    assert own_trouble(renewed.credentials.certificate_pem, time.time()) == ""
+    assert own_certificate_error(renewed.credentials.certificate_pem, time.time()) == ""
     assert old.lab.store.count(api.Node) == 2
     told = [line for line in lines if line["event"] == "certificate.expired"]
     assert [(line["node"], line["role"]) for line in told] == [(node, "swarm-worker")]  # once, not for each connection
-    assert old.lapsed[True] >= 4
+    assert old.certificate_errors[True] >= 4
 
 
 async def test_after_the_window_it_is_told_to_join_again(old: Old, node: str) -> None:
@@ -109,7 +109,7 @@ async def test_after_the_window_it_is_told_to_join_again(old: Old, node: str) ->
         "could only be renewed within 10d after that: unless one of the clocks is wrong, that node must leave"
         in str(refusal.value)
     )
-    assert old.lapsed[False] > 0
+    assert old.certificate_errors[False] > 0
     assert old.lab.node(node).certificate.status.state == api.IssuanceStatus.ISSUED
     assert own_certificate.trouble(str(refusal.value), expired.certificate_pem, time.time()) == str(refusal.value)
 
@@ -286,7 +286,7 @@ async def test_a_leader_whose_certificate_expired_renews_it_through_itself(old: 
     expired, alone = old.issue("manager1", "swarm-manager", ended_s=200 * DAY_S), Alone(old, leading=True)
     issued = await own_certificate.renew(alone, (), old.root.bundle_pem, expired, Random(1), REAL)
     assert identity_of(issued.credentials.certificate_pem) == identity_of(expired.certificate_pem)
-    assert own_trouble(issued.credentials.certificate_pem, time.time()) == ""
+    assert own_certificate_error(issued.credentials.certificate_pem, time.time()) == ""
     assert alone.asked == ["NodeCA/IssueNodeCertificate", "NodeCA/NodeCertificateStatus", "CA/GetUnlockKey"]
 
 
