@@ -23,7 +23,7 @@ from certs.errors import CertsError, InvalidCertificate
 from certs.keys import identity_of, load_certificate, load_certificates
 from certs.root import verify_chain
 
-NOT_NOW = "x509: certificate has expired or is not yet valid"
+EXPIRED = "x509: certificate has expired or is not yet valid"
 REPORTED_SKEW_MIN_S = 60.0
 
 
@@ -56,7 +56,7 @@ def validity_of(chain_der: Sequence[bytes], context: ssl.SSLContext, now: float,
     if early_s > 0:
         since = _shown(leaf.not_valid_before_utc.timestamp())
         return Validity(
-            f"{NOT_NOW}: the certificate of {_owner(leaf)} is valid from {since}, but that is "
+            f"{EXPIRED}: the certificate of {_owner(leaf)} is valid from {since}, but that is "
             f"{format_duration(early_s)} ahead of {clock}: the clocks of the managers differ"
         )
     window_s = min(window_max_s, (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds())
@@ -64,7 +64,7 @@ def validity_of(chain_der: Sequence[bytes], context: ssl.SSLContext, now: float,
     if late_s > 0:
         end = _shown(leaf.not_valid_after_utc.timestamp())
         expired = (
-            f"{NOT_NOW}: the certificate of {_owner(leaf)} expired at {end}, {format_duration(late_s)} before {clock}"
+            f"{EXPIRED}: the certificate of {_owner(leaf)} expired at {end}, {format_duration(late_s)} before {clock}"
         )
         if late_s > window_s:
             return Validity(
@@ -84,12 +84,12 @@ def own_certificate_error(certificate_pem: bytes, now: float) -> str:
     start, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
     if now > end:
         return (
-            f"{NOT_NOW}: this node's certificate expired at {_shown(end)}, {format_duration(now - end)} before "
+            f"{EXPIRED}: this node's certificate expired at {_shown(end)}, {format_duration(now - end)} before "
             f"this node's clock ({_shown(now)}), and has not been renewed"
         )
     if now < start:
         return (
-            f"{NOT_NOW}: this node's certificate is valid from {_shown(start)}, but that is "
+            f"{EXPIRED}: this node's certificate is valid from {_shown(start)}, but that is "
             f"{format_duration(start - now)} ahead of this node's clock ({_shown(now)})"
         )
     return ""

@@ -8,7 +8,7 @@ PERIOD_S = 60.0
 KEYS_MAX = 1024
 
 
-class Repeats:
+class LogLimiter:
     """Counts events by key. Keys beyond KEYS_MAX within a period share one count."""
 
     def __init__(self, period_s: float = PERIOD_S) -> None:

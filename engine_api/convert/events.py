@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from swarm import api
-from swarm.api.enums import word
+from swarm.api.enums import enum_name
 from swarm.api.timestamps import NANOSECONDS_PER_S, nanoseconds
 from swarm.store.store import Change
 
@@ -90,7 +90,7 @@ def _compare(found: dict[str, str], name: str, old: str, new: str) -> None:
 
 
 def _enum(kind: Any, value: int) -> str:
-    return word(kind, value).lower()
+    return enum_name(kind, value).lower()
 
 
 class EventFilter:

@@ -14,7 +14,7 @@ from typing import Any
 from engine_api.executor import references
 from engine_api.executor.errors import TaskError
 from swarm import api
-from swarm.api.enums import word
+from swarm.api.enums import enum_name
 from swarm.api.timestamps import nanoseconds
 
 LABEL = "com.docker.swarm"
@@ -300,7 +300,7 @@ def _port_bindings(task: api.Task) -> dict[str, list[Json]]:
     bindings: dict[str, list[Json]] = {}
     for port in task.endpoint.ports:
         if port.publish_mode == api.PortConfig.HOST and 0 < port.target_port <= _PORT_MAX:
-            key = f"{port.target_port}/{word(api.PortConfig.Protocol, port.protocol).lower()}"
+            key = f"{port.target_port}/{enum_name(api.PortConfig.Protocol, port.protocol).lower()}"
             bindings.setdefault(key, []).append({"HostPort": str(port.published_port)} if port.published_port else {})
     return bindings
 
@@ -311,7 +311,7 @@ def _mount(mount: api.Mount) -> Json:
     if mount.HasField("bind_options"):
         options = mount.bind_options
         config["BindOptions"] = {
-            "Propagation": word(api.Mount.BindOptions.Propagation, options.propagation).lower(),
+            "Propagation": enum_name(api.Mount.BindOptions.Propagation, options.propagation).lower(),
             "NonRecursive": options.nonrecursive,
             "CreateMountpoint": options.createmountpoint,
             "ReadOnlyNonRecursive": options.readonlynonrecursive,

@@ -39,7 +39,7 @@ from engine_api.server.request import (
 )
 from swarm import api, defaults
 from swarm.api import rpc
-from swarm.api.extensions import NETWORK_KEYS, has_mark, marked
+from swarm.api.extensions import NETWORK_KEYS, has_extension, with_extension
 
 ALREADY_IN_SWARM = (
     'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
@@ -171,8 +171,8 @@ async def update_swarm(request: ApiRequest) -> web.StreamResponse:
     update = api.UpdateClusterRequest(
         cluster_id=cluster.id, cluster_version=version_message(index), spec=spec, rotation=rotation
     )
-    answer = await request.call(rpc.UPDATE_CLUSTER, marked(update, NETWORK_KEYS) if network_keys else update)
-    if network_keys and not has_mark(answer, NETWORK_KEYS):
+    answer = await request.call(rpc.UPDATE_CLUSTER, with_extension(update, NETWORK_KEYS) if network_keys else update)
+    if network_keys and not has_extension(answer, NETWORK_KEYS):
         raise ServiceUnavailable(STOCK_KEYS)
     return empty_answer()
 

@@ -424,7 +424,7 @@ class Agent:
         if not (event.certain and link.registered):
             raise Unavailable(event.error)
         link.heartbeat_at = None
-        request = extensions.marked(api.HeartbeatRequest(session_id=self._session_id), extensions.ENGINE_GONE)
+        request = extensions.with_extension(api.HeartbeatRequest(session_id=self._session_id), extensions.ENGINE_GONE)
         call = self._call(link, rpc.HEARTBEAT, request, now + defaults.FAREWELL_TIMEOUT_S)
         link.farewell = call.stream
         return [call]
@@ -461,7 +461,7 @@ class Agent:
             tasks = tuple(task for task in started if selects(subscription.selector, task))
             if tasks and subscription.options.follow:
                 effects.append(PublishLogs(subscription, tasks))
-        self._reporter.add(self._worker.take_news(), now)
+        self._reporter.add(self._worker.take_changed(), now)
         self._reporter.add_volumes(self._worker.take_unpublished_volumes(), now)
         if self._leaving and not self._left and self._worker.empty:
             self._left = True

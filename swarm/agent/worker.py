@@ -134,7 +134,7 @@ class Worker:
         """When settle() has something to do without an event, in seconds since the epoch."""
         return min(self._timers.values(), default=None)
 
-    def take_news(self) -> list[str]:
+    def take_changed(self) -> list[str]:
         """IDs of tasks whose status changed since the last call."""
         news, self._news = self._news, {}
         return list(news)

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 
 from google.protobuf.message import Message
 
-OBJECTS_PER_PIECE = 512
+OBJECTS_PER_CHUNK = 512
 _LENGTH_DELIMITED = 2
 
 
 def repeated(holder: type[Message], field: str, objects: Sequence[Message]) -> bytes:
     """The encoding of a ``holder`` that has only these objects, in one of its repeated fields."""
-    starts = range(0, len(objects), OBJECTS_PER_PIECE)
-    return b"".join(holder(**{field: objects[i : i + OBJECTS_PER_PIECE]}).SerializeToString() for i in starts)
+    starts = range(0, len(objects), OBJECTS_PER_CHUNK)
+    return b"".join(holder(**{field: objects[i : i + OBJECTS_PER_CHUNK]}).SerializeToString() for i in starts)
 
 
 def embedded(holder: type[Message], field: str, encoded: bytes) -> bytes:

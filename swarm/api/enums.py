@@ -12,7 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 
-def word(kind: Any, value: int) -> str:
+def enum_name(kind: Any, value: int) -> str:
     """The name of a value of the enumeration ``kind``, in capitals as in the .proto; its number if it has no name."""
     name: str = kind.Name(value) if value in kind.values() else str(value)
     return name

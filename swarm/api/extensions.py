@@ -29,15 +29,15 @@ MOVED = b"moved"
 """On the answer to Raft/ResolveAddress: this manager found the member at this address; the log has another one."""
 
 
-def marked(message: M, mark: bytes) -> M:
-    """A copy of ``message`` with the extension ``mark`` (shorter than 128 bytes)."""
-    return type(message).FromString(message.SerializeToString() + _suffix(mark))
+def with_extension(message: M, extension: bytes) -> M:
+    """A copy of ``message`` with ``extension`` (shorter than 128 bytes)."""
+    return type(message).FromString(message.SerializeToString() + _suffix(extension))
 
 
-def has_mark(message: Message, mark: bytes) -> bool:
+def has_extension(message: Message, extension: bytes) -> bool:
     """Whether the message has this extension."""
-    return message.SerializeToString().endswith(_suffix(mark))
+    return message.SerializeToString().endswith(_suffix(extension))
 
 
-def _suffix(mark: bytes) -> bytes:
-    return _FIELD + bytes([len(mark)]) + mark
+def _suffix(extension: bytes) -> bytes:
+    return _FIELD + bytes([len(extension)]) + extension

@@ -37,7 +37,7 @@ from swarm.errors import (
     ResourceExhausted,
     SwarmError,
 )
-from swarm.log_limiter import Repeats
+from swarm.log_limiter import LogLimiter
 from swarm.manager.external_ca import signing_urls
 from swarm.manager.root_rotation import RootRotation, as_swarm_error, authority_of
 from swarm.manager.service import Effect, Event, Write
@@ -102,7 +102,7 @@ class CertificateAuthority:
         self._may_grow = may_grow
         self._waiting: dict[str, dict[int, None]] = {}
         self._node_of: dict[int, str] = {}
-        self._repeats = Repeats()
+        self._log_limiter = LogLimiter()
 
     def handle(self, event: Event, now: float) -> Sequence[Effect]:
         """See Service.handle."""
@@ -195,7 +195,7 @@ class CertificateAuthority:
         cluster = _cluster(self._view, self._cluster_id)
         if not _is_member(peer, cluster) and _role_of(request.token, cluster) is None:
             # the pass checks the token again; this check means that a guessed token costs no pass
-            times = self._repeats.times(peer.host, now)
+            times = self._log_limiter.times(peer.host, now)
             if times:
                 log.warning("certificate.token_refused", peer=peer.host, times=times)
             raise InvalidArgument(NO_TOKEN)

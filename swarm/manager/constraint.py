@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from swarm import api
 from swarm.address import ip_of
-from swarm.api.enums import word
+from swarm.api.enums import enum_name
 
 NODE_LABEL_PREFIX = "node.labels."
 ENGINE_LABEL_PREFIX = "engine.labels."
@@ -88,7 +88,7 @@ def _matches(constraint: Constraint, node: api.Node) -> bool:
 _PROPERTIES: dict[str, Callable[[api.Node], str]] = {
     "node.id": lambda node: node.id,
     "node.hostname": lambda node: node.description.hostname,
-    "node.role": lambda node: word(api.NodeRole, node.role),
+    "node.role": lambda node: enum_name(api.NodeRole, node.role),
     "node.platform.os": lambda node: node.description.platform.os,
     "node.platform.arch": lambda node: node.description.platform.architecture,
 }

@@ -17,7 +17,7 @@ from typing import Protocol
 import structlog
 
 from swarm import api, defaults
-from swarm.api.enums import word
+from swarm.api.enums import enum_name
 from swarm.manager.service import RemoveMember
 from swarm.manager.stage import DUE_NOW
 from swarm.store.store import View
@@ -92,7 +92,7 @@ class RolesStage:
                 log.warning("role.demotion_waits", node=node_id, reason="the group would lose its quorum")
         elif node is not None and node.role != node.spec.desired_role:
             tx.edit(api.Node, node_id).role = node.spec.desired_role
-            log.info("role.changed", node=node_id, role=word(api.NodeRole, node.spec.desired_role))
+            log.info("role.changed", node=node_id, role=enum_name(api.NodeRole, node.spec.desired_role))
 
     def deadline(self) -> float | None:
         """See Stage.deadline."""

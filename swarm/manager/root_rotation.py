@@ -27,7 +27,7 @@ from certs.keys import new_private_key, normalize_pem
 from certs.root import Issuer, RootCA, desired_root
 from certs.tokens import new_join_token
 from swarm import api, defaults
-from swarm.api.enums import word
+from swarm.api.enums import enum_name
 from swarm.errors import Code, Internal, InvalidArgument, SwarmError
 from swarm.manager.external_ca import Answers, Sign, urls_for
 from swarm.store.store import View
@@ -283,7 +283,7 @@ class RootRotation:
         self._report_s = tx.now + defaults.ROOT_ROTATION_REPORT_S
         nodes = [node for node_id in self._unconverged if (node := tx.get(api.Node, node_id)) is not None]
         shown = [
-            f"{node.description.hostname or node.id} ({word(api.NodeStatus.State, node.status.state).lower()})"
+            f"{node.description.hostname or node.id} ({enum_name(api.NodeStatus.State, node.status.state).lower()})"
             for node in nodes[:_NODES_SHOWN_MAX]
         ]
         log.warning("root_rotation.waiting", nodes=", ".join(shown), count=len(nodes))

@@ -32,7 +32,7 @@ from swarm.grpc.admission import Admission, TrackedConnection
 from swarm.grpc.http2 import Connection
 from swarm.io.grpc.certificate_reports import CertificateErrorReports
 from swarm.io.grpc.server_connection import KEEPALIVE_PING, ServerCall, ServerConnection, format_address
-from swarm.log_limiter import Repeats
+from swarm.log_limiter import LogLimiter
 from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
 
 log = structlog.get_logger()
@@ -66,7 +66,7 @@ class RpcServer:
         self._servers: list[asyncio.Server] = []  # uvloop closes a server that nobody refers to
         self._connections: dict[ServerConnection, None] = {}
         self._admission = Admission(registered_hosts)
-        self._repeats = Repeats()
+        self._log_limiter = LogLimiter()
         self._calls: dict[int, ServerCall] = {}
         self._incomplete: dict[int, ServerCall] = {}
         self._dirty: list[ServerConnection] = []
@@ -180,7 +180,7 @@ class RpcServer:
 
     def _warn(self, event: str, peername: Any, **details: object) -> None:
         """Log what a peer did, if it was not logged a short time ago."""
-        times = self._repeats.times((event, _host(peername)), asyncio.get_running_loop().time())
+        times = self._log_limiter.times((event, _host(peername)), asyncio.get_running_loop().time())
         if times:
             log.warning(event, peer=format_address(peername), **details, times=times)
 

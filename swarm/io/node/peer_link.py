@@ -96,7 +96,9 @@ class PeerLink:
         if self._flow is not connection and self.ours and not connection.closed.done():
             self._flow = connection
             connection.open(Call(_FLOW, "Raft/StreamRaftMessage", None), self._flow_over)
-            connection.send(StreamData(_FLOW, extensions.marked(api.StreamRaftMessageRequest(), extensions.FLOW)))
+            connection.send(
+                StreamData(_FLOW, extensions.with_extension(api.StreamRaftMessageRequest(), extensions.FLOW))
+            )
 
     def _flow_over(self, answer: Reply | StreamData | StreamEnd) -> None:
         self._flow = None
@@ -215,7 +217,7 @@ class PeerLink:
 async def _pieces(message: raftpb.Message) -> AsyncIterator[api.StreamRaftMessageRequest]:
     """The message once for each piece of its snapshot (WIRE: chunks of at most 4 MiB)."""
     data = message.snapshot.data
-    size = defaults.RAFT_SNAPSHOT_PIECE_BYTES
+    size = defaults.RAFT_SNAPSHOT_CHUNK_BYTES
     for start in range(0, max(len(data), 1), size):
         piece = raftpb.Message()
         piece.CopyFrom(message)

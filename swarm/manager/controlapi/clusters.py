@@ -11,7 +11,7 @@ from __future__ import annotations
 from certs.keys import MANAGER_ROLE
 from certs.tokens import new_unlock_key
 from swarm import api, defaults
-from swarm.api.extensions import NETWORK_KEYS, has_mark, marked
+from swarm.api.extensions import NETWORK_KEYS, has_extension, with_extension
 from swarm.api.timestamps import seconds
 from swarm.manager.controlapi.common import annotation_tests, find_one, require, select, spec_labels, spec_name
 from swarm.manager.controlapi.validate import check_cluster, check_present
@@ -80,11 +80,11 @@ def update_cluster(
     rotation = request.rotation
     rotate_join_tokens(cluster, tx, rotation.worker_join_token, rotation.manager_join_token)
     _update_unlock_key(tx, cluster, rotation.manager_unlock_key)
-    new_network_keys = has_mark(request, NETWORK_KEYS)
+    new_network_keys = has_extension(request, NETWORK_KEYS)
     if new_network_keys:
         rotate_keys(cluster, tx.rng)
     answer = api.UpdateClusterResponse(cluster=redacted(tx.stamped(cluster)))
-    return marked(answer, NETWORK_KEYS) if new_network_keys else answer
+    return with_extension(answer, NETWORK_KEYS) if new_network_keys else answer
 
 
 def _update_unlock_key(tx: Tx, cluster: api.Cluster, rotate: bool) -> None:

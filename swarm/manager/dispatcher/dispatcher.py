@@ -332,7 +332,7 @@ class Dispatcher:
         response = api.HeartbeatResponse()
         set_seconds(response.period, period_s)
         effects: list[Effect] = [Reply(call.stream, response)]
-        if extensions.has_mark(request, extensions.ENGINE_GONE):
+        if extensions.has_extension(request, extensions.ENGINE_GONE):
             self._registrations.drop(node_id)
             effects += self._down_now(node_id, ENGINE_GONE_MESSAGE)
         return effects

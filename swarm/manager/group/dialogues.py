@@ -139,7 +139,7 @@ async def ask_for_us(raft_id: int, managers: Iterable[str], dial: Dial) -> Found
             if isinstance(error, SwarmError) and error.message == REMOVED_TEXT:
                 return Removed()
             continue
-        return FoundAt(answer.addr, extensions.has_mark(answer, extensions.MOVED))
+        return FoundAt(answer.addr, extensions.has_extension(answer, extensions.MOVED))
     return None
 
 

@@ -19,9 +19,9 @@ def answer(call: Call) -> Reply | StreamEnd:
     if call.request.service not in _SERVICES:
         return StreamEnd(call.stream, NotFound("unknown service"))
     plain = api.HealthCheckResponse(status=api.HealthCheckResponse.SERVING)
-    return Reply(call.stream, extensions.marked(plain, extensions.OURS))
+    return Reply(call.stream, extensions.with_extension(plain, extensions.OURS))
 
 
 def is_ours(response: api.HealthCheckResponse) -> bool:
     """Whether a manager of ours gave this answer."""
-    return extensions.has_mark(response, extensions.OURS)
+    return extensions.has_extension(response, extensions.OURS)

@@ -66,7 +66,9 @@ class Messages:
             self._out.append(StreamEnd(call.stream, unknown))
         else:
             answer, moved = api.ResolveAddressResponse(addr=member.addr), member != self._group.members[raft_id]
-            self._out.append(Reply(call.stream, extensions.marked(answer, extensions.MOVED) if moved else answer))
+            self._out.append(
+                Reply(call.stream, extensions.with_extension(answer, extensions.MOVED) if moved else answer)
+            )
 
     def _receive(self, stream: int, message: raftpb.Message, sender: Peer, now: float) -> bool:
         """Take a message, unless its sender is not, or no more, the member that it says."""

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from swarm import api, defaults
 from swarm.api import extensions, raftpb
 from swarm.errors import Aborted, InvalidArgument, ResourceExhausted
-from swarm.log_limiter import Repeats
+from swarm.log_limiter import LogLimiter
 from swarm.rpc import Call, Peer, StreamData, StreamEnd
 
 
@@ -45,7 +45,7 @@ class MessageStreams:
         self._counts: dict[str, int] = {}  # of streams, by member
         self.waiting_bytes = 0
         """Of messages that are not complete."""
-        self.refused = Repeats()
+        self.refused = LogLimiter()
 
     def __contains__(self, stream: int) -> bool:
         return stream in self._streams
@@ -100,7 +100,7 @@ class MessageStreams:
         if state.flows:
             return part
         if not event.message.HasField("message"):
-            state.flows = state.whole is None and extensions.has_mark(event.message, extensions.FLOW)
+            state.flows = state.whole is None and extensions.has_extension(event.message, extensions.FLOW)
             return None
         if state.whole is None:
             self._count(state, event.message.ByteSize())

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.message import Message
 
 from swarm import api
-from swarm.api.extensions import NETWORK_KEYS, has_mark
+from swarm.api.extensions import NETWORK_KEYS, has_extension
 
 
 def _keys(backend: Any) -> list[int]:
@@ -51,7 +51,7 @@ async def test_a_leader_that_does_not_know_the_mark_is_reported(
     call = backend.call
 
     async def stock(method: str, request: Message) -> Message:
-        if has_mark(request, NETWORK_KEYS):
+        if has_extension(request, NETWORK_KEYS):
             request.DiscardUnknownFields()  # what a stock engine does with them
         answer: Message = await call(method, request)
         return answer

@@ -161,7 +161,7 @@ def test_a_node_whose_engine_ended_says_farewell_and_comes_back_with_it() -> Non
     call = only(driver.tell(EngineGone("no engine", certain=True)), Call)
     assert call.method == "Dispatcher/Heartbeat"
     assert call.request is not None
-    assert extensions.has_mark(call.request, extensions.ENGINE_GONE)
+    assert extensions.has_extension(call.request, extensions.ENGINE_GONE)
     assert driver.agent.registered
     effects = driver.tell(Reply(call.stream, api.HeartbeatResponse()))
     assert only(effects, SessionState).error == "no engine"

@@ -52,7 +52,7 @@ def test_assigned_tasks_are_started_and_journaled_before_their_steps() -> None:
     assert isinstance(effects[0], Journal)
     assert journal(effects) == (["t1", "t2"], [])
     assert steps(effects) == ["t1 prepare", "t2 prepare"]
-    assert worker.take_news() == ["t1", "t2"]
+    assert worker.take_changed() == ["t1", "t2"]
     assert worker.settle(1.0) == []
 
 

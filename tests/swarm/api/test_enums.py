@@ -6,12 +6,12 @@ import pytest
 from google.protobuf.message import Message
 
 from swarm import api
-from swarm.api.enums import unknown_value, word
+from swarm.api.enums import enum_name, unknown_value
 
 
 def test_a_known_value_is_shown_by_its_name_and_any_other_number_as_it_is() -> None:
-    assert word(api.NodeRole, api.MANAGER) == "MANAGER"
-    assert word(api.NodeRole, 7) == "7"
+    assert enum_name(api.NodeRole, api.MANAGER) == "MANAGER"
+    assert enum_name(api.NodeRole, 7) == "7"
 
 
 def port(protocol: int) -> api.ServiceSpec:

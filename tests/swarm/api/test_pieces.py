@@ -11,7 +11,7 @@ from swarm.api import encoding
 from swarm.store.store import Store
 
 
-@pytest.mark.parametrize("count", [0, 1, encoding.OBJECTS_PER_PIECE, 2 * encoding.OBJECTS_PER_PIECE + 1])
+@pytest.mark.parametrize("count", [0, 1, encoding.OBJECTS_PER_CHUNK, 2 * encoding.OBJECTS_PER_CHUNK + 1])
 def test_a_large_field_in_pieces_is_the_whole_field(count: int) -> None:
     configs = [api.Config(id=str(number)) for number in range(count)]
     whole = api.StoreSnapshot(configs=configs)

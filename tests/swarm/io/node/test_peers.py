@@ -66,7 +66,7 @@ class Members:
             case api.ResolveAddressRequest(raft_id=raft_id) if raft_id in self.addresses:
                 answer = api.ResolveAddressResponse(addr=self.addresses[raft_id])
                 if raft_id in self.moved:
-                    answer = extensions.marked(answer, extensions.MOVED)
+                    answer = extensions.with_extension(answer, extensions.MOVED)
                 served.server.send(Reply(call.stream, answer))
             case api.ResolveAddressRequest(raft_id=raft_id) if raft_id in self.removed:
                 served.server.send(StreamEnd(call.stream, NotFound(REMOVED_TEXT)))

@@ -9,7 +9,7 @@ import pytest
 from certs.keys import certificates_pem, load_certificates, new_csr, new_private_key, private_key_pem
 from certs.root import RootCA
 from swarm import api, defaults
-from swarm.api.extensions import NETWORK_KEYS, has_mark, marked
+from swarm.api.extensions import NETWORK_KEYS, has_extension, with_extension
 from swarm.manager.controlapi.clusters import redacted
 from swarm.manager.orchestrator.reaper import ReaperStage
 
@@ -75,12 +75,12 @@ def test_join_tokens_rotate_one_by_one(control: Any) -> None:
 
 def test_the_keys_of_the_networks_change_when_a_mark_asks_for_it_and_never_show(control: Any) -> None:
     plain = control.call("UpdateCluster", _update(control))
-    assert not has_mark(plain, NETWORK_KEYS)
+    assert not has_extension(plain, NETWORK_KEYS)
     assert not _cluster(control).network_bootstrap_keys
     newest = 0
     for _ in range(2):
-        answer = control.call("UpdateCluster", marked(_update(control), NETWORK_KEYS))
-        assert has_mark(answer, NETWORK_KEYS)
+        answer = control.call("UpdateCluster", with_extension(_update(control), NETWORK_KEYS))
+        assert has_extension(answer, NETWORK_KEYS)
         keys = _cluster(control).network_bootstrap_keys
         assert len(keys) == 6
         assert not any(key.key in answer.SerializeToString() for key in keys)

@@ -257,7 +257,7 @@ def test_three_silent_periods_make_a_node_down(cluster: DispatcherHarness) -> No
 
 def test_a_node_that_says_that_its_engine_is_gone_is_down_at_once(cluster: DispatcherHarness) -> None:
     session_id = cluster.register()
-    farewell = extensions.marked(api.HeartbeatRequest(session_id=session_id), extensions.ENGINE_GONE)
+    farewell = extensions.with_extension(api.HeartbeatRequest(session_id=session_id), extensions.ENGINE_GONE)
     assert cluster.data(cluster.call("Dispatcher/Heartbeat", farewell, "n1"), api.HeartbeatResponse)
     cluster.pass_time(defaults.STATUS_BATCH_S)
     assert (cluster.node().status.state, cluster.node().status.message) == (api.NodeStatus.DOWN, ENGINE_GONE_MESSAGE)

@@ -294,7 +294,7 @@ def test_the_log_is_given_an_address_only_after_this_very_node_answered_there() 
     assert moving.house.dialled == [DialPeer(moving.raft_id, "n2", NEW)]
     assert moving.proposed() == [NEW]
     assert moving.resolve().addr == NEW
-    assert extensions.has_mark(moving.resolve(), extensions.MOVED), "the log has not decided it"
+    assert extensions.has_extension(moving.resolve(), extensions.MOVED), "the log has not decided it"
 
 
 def test_an_address_that_another_node_answers_on_changes_nothing() -> None:
@@ -304,7 +304,7 @@ def test_an_address_that_another_node_answers_on_changes_nothing() -> None:
     assert moving.house.dialled == [DialPeer(moving.raft_id, "n2", NEW)]
     assert moving.proposed() == []
     assert moving.resolve().addr == OLD
-    assert not extensions.has_mark(moving.resolve(), extensions.MOVED)
+    assert not extensions.has_extension(moving.resolve(), extensions.MOVED)
 
 
 def test_who_only_follows_hears_about_its_own_address_from_its_leader() -> None:

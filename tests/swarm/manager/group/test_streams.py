@@ -14,7 +14,7 @@ from swarm.rpc import MANAGER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
 from tests.fuzz.house import CLUSTER, House, furnish
 
 NOW = 1_795_359_300.0
-PIECE_BYTES = defaults.RAFT_SNAPSHOT_PIECE_BYTES
+PIECE_BYTES = defaults.RAFT_SNAPSHOT_CHUNK_BYTES
 
 
 def member(number: int) -> Peer:
@@ -141,7 +141,7 @@ def test_a_member_opens_only_so_many_streams() -> None:
 def test_a_message_whose_rest_does_not_come_is_forgotten_and_a_flow_is_not() -> None:
     streams = Streams()
     flow, silent, slow = streams.open(2), streams.open(2), streams.open(3)
-    streams.say(flow, extensions.marked(api.StreamRaftMessageRequest(), extensions.FLOW))
+    streams.say(flow, extensions.with_extension(api.StreamRaftMessageRequest(), extensions.FLOW))
     streams.say(silent, piece(b"x"))
     streams.say(slow, piece(b"x"))
     streams.now += defaults.RAFT_INCOMING_SILENCE_S - 1
