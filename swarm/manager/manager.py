@@ -28,7 +28,7 @@ from random import Random
 import structlog
 
 from swarm import api
-from swarm.api import raftpb
+from swarm.api import raftpb, rpc
 from swarm.errors import Internal, NoLeader, NotTaken, SwarmError, Unavailable, Unimplemented
 from swarm.manager.calls import Calls
 from swarm.manager.certificates import is_demoted
@@ -231,15 +231,15 @@ class Manager:
 
     def _call(self, call: Call, now: float) -> None:
         method = call.method
-        if method == "Health/Check":
+        if method == rpc.CHECK.name:
             self._out.append(health.answer(call))
-        elif method == "Raft/ProcessRaftMessage":
+        elif method == rpc.PROCESS_RAFT_MESSAGE.name:
             self._messages.process(call, now)
-        elif method == "Raft/StreamRaftMessage":
+        elif method == rpc.STREAM_RAFT_MESSAGE.name:
             self._messages.begin(call, now)
-        elif method == "Raft/ResolveAddress":
+        elif method == rpc.RESOLVE_ADDRESS.name:
             self._messages.resolve(call)
-        elif method == "RaftMembership/Join" and (answer := self._changes.known_joiner(call)) is not None:
+        elif method == rpc.JOIN.name and (answer := self._changes.known_joiner(call)) is not None:
             self._out.append(answer)
         elif self._persistence.trouble and call.peer.local and method in self._parts.writes:
             self._out.append(StreamEnd(call.stream, Unavailable(self._persistence.trouble)))
@@ -250,9 +250,9 @@ class Manager:
 
     def _lead_call(self, call: Call, now: float) -> None:
         method = call.method
-        if method == "RaftMembership/Join":
+        if method == rpc.JOIN.name:
             self._changes.join(call)
-        elif method == "RaftMembership/Leave":
+        elif method == rpc.LEAVE.name:
             self._changes.leave(call)
         elif (service := self._leading.service_of(method)) is not None:
             self._calls.at_service(call, service)

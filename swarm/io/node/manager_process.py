@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from certs.tls import ClientTls
 from swarm import api, defaults
 from swarm.address import host_of
-from swarm.api import raftpb
+from swarm.api import raftpb, rpc
 from swarm.api.methods import Method, Req, Res
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer, demotion_error
@@ -264,7 +264,7 @@ class ManagerProcess:
 
     def _answer_early(self, call: Call) -> None:
         """While the group takes us in, it asks whether we serve."""
-        if call.method == "Health/Check":
+        if call.method == rpc.CHECK.name:
             self._deliver(health.answer(call))
         else:
             self._deliver(StreamEnd(call.stream, Unavailable("this manager is not ready yet")))

@@ -95,7 +95,7 @@ class PeerLink:
     def _open_flow(self, connection: client.ClientConnection) -> None:
         if self._flow is not connection and self.ours and not connection.closed.done():
             self._flow = connection
-            connection.open(Call(_FLOW, "Raft/StreamRaftMessage", None), self._flow_over)
+            connection.open(Call(_FLOW, rpc.STREAM_RAFT_MESSAGE.name, None), self._flow_over)
             connection.send(
                 StreamData(_FLOW, extensions.with_extension(api.StreamRaftMessageRequest(), extensions.FLOW))
             )
