@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
 
-from swarm import api, defaults
+from swarm import api
 from swarm.api import raftpb
 from swarm.api.methods import METHODS
 from swarm.errors import PermissionDenied, SwarmError, Unavailable
@@ -34,11 +34,10 @@ from swarm.manager.events import (
     ManagerEvent,
     PeerChecked,
     PeerDialled,
-    PeerKnown,
     PersistFailed,
 )
 from swarm.manager.external_ca import Question
-from swarm.manager.group import dialogues, health
+from swarm.manager.group import dialogues, health, watch
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
 from swarm.raft import events
@@ -50,6 +49,7 @@ from tests.sim.checkers import CheckedParts, CheckedRaft, CheckedStore
 from tests.sim.driver import Driver
 from tests.sim.kernel import Future, Script
 from tests.sim.network import Answer, Connection, Listener, settle
+from tests.sim.peer_watch import SimWatch
 from tests.sim.peers import News, Peers, dial
 
 if TYPE_CHECKING:
@@ -81,9 +81,9 @@ class ManagerDriver:
         self.disk_fails = False
         self._rng = process.random("manager")
         self._joined: list[api.RaftMember] = []
-        self._kinds: dict[int, bool] = {}
+        self._kinds = watch.Kinds({})
         self.peers: Peers | None = None
-        self._members_changed = Future()
+        self._peer_watch: SimWatch | None = None
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -150,7 +150,8 @@ class ManagerDriver:
         self.driver = Driver(process, "manager", self.manager, self._perform, raft.check)
         self.peers = Peers(self, self._report, managers)
         self.driver.start()
-        self.peers.run(self._watch_peers())
+        self._peer_watch = SimWatch(self.manager.status, self.peers, self.put, self.kernel)
+        self.peers.run(watch.watch(self._peer_watch, self._kinds))
 
     def close(self) -> None:
         """See ManagerProcess.close; the disk keeps what it has."""
@@ -176,13 +177,15 @@ class ManagerDriver:
         assert self.manager is not None
         return tuple((member.node_id, member.addr) for member in self.manager.status().others)
 
-    def hand_over(self) -> Script:
-        """A leader that stops waits for the next one first."""
-        if self.leadership.leading and self.manager is not None and self.manager.status().others:
-            self.put(events.TransferLeadership())
-            end = self.kernel.now + defaults.HANDOVER_WAIT_S
-            while self.leadership.leading and self.kernel.now < end and not self.closed:
-                yield self.kernel.sleep(0.02)
+    async def hand_over(self) -> None:
+        """See watch.hand_over."""
+        if self.manager is not None:
+            await watch.hand_over(self.manager.status(), self.put, self._wait_deposed)
+
+    async def _wait_deposed(self, timeout_s: float) -> None:
+        end = self.kernel.now + timeout_s
+        while self.leadership.leading and self.kernel.now < end and not self.closed:
+            await self.kernel.sleep(0.02)
 
     def die(self, torn: bool) -> None:
         """The process is gone; torn: the write under way reached the disk all the same."""
@@ -296,7 +299,8 @@ class ManagerDriver:
                 self.network.kernel.at(self.network.delay(), lambda: self._asked(tag, question))
             case events.MembershipChanged():
                 self.peers.keep_only(members)
-                self._members_changed.resolve()
+                if self._peer_watch is not None:
+                    self._peer_watch.members_changed()
             case events.Removed():
                 self.removed.resolve()
             case events.Persist():
@@ -361,35 +365,13 @@ class ManagerDriver:
 
     def is_ours(self, raft_id: int) -> bool:
         """See ManagerProcess._is_ours."""
-        return self._kinds.get(raft_id, False)
+        return self._kinds.is_ours(raft_id)
 
     def _report(self, event: News) -> None:
         if isinstance(event, events.Removed):
             self.removed.resolve()
         else:
             self.put(event)
-
-    def _watch_peers(self) -> Script:
-        """See ManagerProcess._watch_peers."""
-        manager = self.manager
-        assert manager is not None
-        assert self.peers is not None
-        while True:
-            self._members_changed = Future()
-            others = manager.status().others
-            for member in others:
-                error, ours = yield self.peers.run(self.peers.check(member.found_at, member.node_id))
-                if not error and self._kinds.get(member.raft_id) is not ours:
-                    self._kinds[member.raft_id] = ours
-                    self.put(PeerKnown(member.raft_id, ours))
-            status = manager.status()
-            pause_s = defaults.PEER_CHECK_SOON_S if status.undetermined else defaults.PEER_CHECK_S
-            self.peers.ask_for_us(status.raft_id, [member.found_at for member in others])
-            if not (self.leadership.leading or self.leadership.leader):
-                pause_s = min(pause_s, defaults.PEER_CHECK_LEADERLESS_S)
-            changed = self._members_changed
-            self.kernel.at(pause_s, changed.resolve)
-            yield changed
 
     def _check_joiner(self, effect: CheckPeer) -> Script:
         assert self.peers is not None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from swarm import api, defaults
 from swarm.api import raftpb
@@ -20,6 +20,7 @@ from swarm.manager.events import (
     PeerAnswered,
 )
 from swarm.manager.group import dialogues
+from swarm.manager.group.locating import Locator
 from swarm.manager.group.members import REMOVED_TEXT
 from swarm.raft import events
 from swarm.rpc import Call, StreamData, StreamEnd
@@ -55,11 +56,9 @@ class Peers:
         self._kernel: Kernel = owner.process.kernel
         self._network: Network = owner.process.world.network
         self._report = report
-        self._managers = list(managers)
         self._scope = Scope()
         self._links: dict[tuple[str, str], Connection] = {}
-        self._strangers: dict[int, api.RaftMember] = {}
-        self._searches: dict[int, None] = {}
+        self._locator = Locator(managers, self.dial, self._kernel.sleep, self.run, report)
         self._forwarded: dict[int, Connection | None] = {}  # by tag; None: it is being connected
         self._streams = itertools.count(1 << 40)
         self._measured: dict[int, float] = {}  # when the round trip to a member was measured last
@@ -84,11 +83,7 @@ class Peers:
         self, message: raftpb.Message, members: Mapping[int, api.RaftMember], callers: Mapping[int, api.RaftMember]
     ) -> None:
         """See Peers.send; the link keeps no promises."""
-        member = members.get(message.to) or self._strangers.get(message.to)
-        if member is None:
-            known = self._asked([member.addr for member in members.values()])
-            self._search(message.to, self._find(message.to, known))
-            member = callers.get(message.to)
+        member = self._locator.member(message.to, members, callers)
         if member is None:
             self._report(events.Unreachable(message.to))
         elif message.type == raftpb.MsgSnap:
@@ -113,7 +108,7 @@ class Peers:
                 self._measured[message.to] = began
                 self._report(PeerAnswered(message.to, self._kernel.now - began))
             return
-        self._strangers.pop(message.to, None)
+        self._locator.lost(message.to)
         if isinstance(error, SwarmError) and error.message == REMOVED_TEXT:
             self._report(events.Removed())
         elif isinstance(error, SwarmError) and error.message.startswith(REFUSED):
@@ -141,32 +136,8 @@ class Peers:
         self._report(events.SnapshotSent(member.raft_id, ok=True))
 
     def ask_for_us(self, raft_id: int, addresses: Sequence[str]) -> None:
-        """See Peers.ask_for_us."""
-        self._search(raft_id, self._ask_for_us(raft_id, self._asked(addresses)))
-
-    async def _ask_for_us(self, raft_id: int, addresses: Sequence[str]) -> None:
-        found = await dialogues.ask_for_us(raft_id, addresses, self.dial)
-        if found is not None:
-            self._report(found)
-        else:
-            await self._kernel.sleep(defaults.PEER_CHECK_SOON_S)
-
-    async def _find(self, raft_id: int, addresses: Sequence[str]) -> None:
-        found = await dialogues.find(raft_id, addresses, self.dial)
-        if found is not None:
-            self._kernel.say(self._process.name, "resolved", f"{raft_id:x}", found.addr)
-            self._strangers[raft_id] = found
-        await self._kernel.sleep(defaults.PEER_CHECK_SOON_S)
-
-    def _asked(self, addresses: Sequence[str]) -> list[str]:
-        return list(dict.fromkeys([*addresses, *self._managers]))
-
-    def _search(self, raft_id: int, search: Coroutine[Future, Any, None]) -> None:
-        if raft_id in self._searches:
-            search.close()
-            return
-        self._searches[raft_id] = None
-        self.run(search).then(lambda: self._searches.pop(raft_id, None))
+        """See Locator."""
+        self._locator.ask_for_us(raft_id, addresses)
 
     async def dial(self, addr: str, node_id: str, timeout_s: float) -> Connection:
         """See dialogues.Dial."""
@@ -174,7 +145,7 @@ class Peers:
 
     def keep_only(self, members: dict[int, api.RaftMember]) -> None:
         """See Peers.keep_only."""
-        self._strangers = {key: found for key, found in self._strangers.items() if key not in members}
+        self._locator.keep_unknown(members)
         known = {(member.addr, member.node_id): None for member in members.values()}
         for key in [key for key in self._links if key not in known]:
             self._links.pop(key).close()

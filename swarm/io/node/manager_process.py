@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import structlog
 from google.protobuf.message import Message
 
 from certs.tls import ClientTls
-from swarm import api, defaults
+from swarm import api
 from swarm.address import host_of
 from swarm.api import raftpb, rpc
 from swarm.api.methods import Method, Req, Res
@@ -33,6 +32,7 @@ from swarm.io.node.backpressure import Backpressure, Flow
 from swarm.io.node.external_authority import ask_authority
 from swarm.io.node.local_calls import LocalCalls
 from swarm.io.node.peer_link import News
+from swarm.io.node.peer_watch import PeerWatch, load_kinds
 from swarm.io.node.peers import Peers, dialler
 from swarm.io.process import Clock, Inbox, drive
 from swarm.manager import assemble
@@ -54,14 +54,13 @@ from swarm.manager.events import (
     ManagerEvent,
     PeerChecked,
     PeerDialled,
-    PeerKnown,
     PersistFailed,
 )
 from swarm.manager.external_ca import Outcome
-from swarm.manager.group import dialogues, health
+from swarm.manager.group import dialogues, health, watch
+from swarm.manager.group.watch import Kinds
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
-from swarm.manager.status import Member
 from swarm.raft import events, membership
 from swarm.raft.events import LogLost
 from swarm.raft.raft import Raft
@@ -72,7 +71,6 @@ from swarm.store.tx import Tx
 
 log = structlog.get_logger()
 
-PEERS_BLOB = "peers"
 LOG_FILE = "raft.db"
 LOG_GONE = (
     "the manager's log is gone from {}: a manager that lost its disk cannot go on as the member it was. Run "
@@ -138,8 +136,8 @@ class ManagerProcess:
         self._flow = Backpressure(self._server.pause, self._server.resume, self._waiting_bytes)
         self._leading = asyncio.Event()
         self._deposed = asyncio.Event()
-        self._members_changed = asyncio.Event()
-        self._kinds: dict[int, bool] = {}
+        self._peer_watch: PeerWatch | None = None
+        self._kinds = Kinds({})
         self._task: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._joined: list[api.RaftMember] = []
@@ -171,10 +169,11 @@ class ManagerProcess:
             await self._server.close(0)
             await asyncio.to_thread(self._disk.close)
             raise
-        self.peers = Peers(self._client_tls, self._report, lambda raft_id: self._kinds.get(raft_id, False), join)
+        self.peers = Peers(self._client_tls, self._report, self._kinds.is_ours, join)
+        self._peer_watch = PeerWatch(manager.status, self.peers, self._inbox.put, self._kinds, self._disk)
         self.manager = manager
         self._task = asyncio.create_task(self._run(), name="manager")
-        self._watch = asyncio.create_task(self._watch_peers(), name="peers")
+        self._watch = asyncio.create_task(watch.watch(self._peer_watch, self._kinds), name="peers")
 
     def _found(self) -> tuple[int, tuple[raftpb.Entry, ...]]:
         """A new group with this node as its only member."""
@@ -211,9 +210,8 @@ class ManagerProcess:
         manager = Manager(raft, self.store, self._parts, self._rng)
         if loaded.snapshot is not None:
             manager.restore(loaded.snapshot)
-        kinds = json.loads(loaded.blobs.get(PEERS_BLOB, b"{}"))
-        self._kinds = {int(peer): ours for peer, ours in kinds.items()}
-        manager.recall(self._kinds, self._joined)
+        self._kinds = load_kinds(loaded)
+        manager.recall(self._kinds.known, self._joined)
         return manager
 
     def _report(self, event: News) -> None:
@@ -222,31 +220,6 @@ class ManagerProcess:
             self.removed.set()
         else:
             self._inbox.put(event)
-
-    async def _watch_peers(self) -> None:
-        """Find out what the other members are; a member that was replaced or upgraded is noticed as well."""
-        assert self.manager is not None
-        assert self.peers is not None
-        while True:
-            self._members_changed.clear()
-            others = self.manager.status().others
-            await asyncio.gather(*(self._look_at(self.peers, member) for member in others))
-            status = self.manager.status()
-            pause_s = defaults.PEER_CHECK_SOON_S if status.undetermined else defaults.PEER_CHECK_S
-            self.peers.ask_for_us(status.raft_id, [member.found_at for member in others])
-            if not self.has_leader:
-                pause_s = min(pause_s, defaults.PEER_CHECK_LEADERLESS_S)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await self._members_changed.wait()
-
-    async def _look_at(self, peers: Peers, member: Member) -> None:
-        error, ours = await peers.check(member.found_at, member.node_id)
-        if not error and self._kinds.get(member.raft_id) is not ours:
-            log.info("raft.peer_known", peer=f"{member.raft_id:x}", addr=member.found_at, ours=ours)
-            self._inbox.put(PeerKnown(member.raft_id, ours))
-            self._kinds[member.raft_id] = ours
-            self._disk.put_blob(PEERS_BLOB, json.dumps(self._kinds).encode(), _not_noted)
 
     def _incoming(self, word: Call | StreamData | StreamEnd) -> None:
         """A word of a caller. All go through the inbox: more of a call must not overtake its beginning."""
@@ -284,11 +257,8 @@ class ManagerProcess:
 
     async def close(self) -> None:
         """Stop; open calls fail. A leader hands over first, if there is somebody to hand over to."""
-        if self.leadership.leading and self.manager is not None and self.manager.status().others:
-            self._inbox.put(events.TransferLeadership())
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(defaults.HANDOVER_WAIT_S):
-                    await self._deposed.wait()
+        if self.manager is not None:
+            await watch.hand_over(self.manager.status(), self._inbox.put, self._wait_deposed)
         self.local.fail_all(Unavailable("the manager is stopping"))
         await self._server.close(1.0)
         self._flow.stop()
@@ -326,6 +296,11 @@ class ManagerProcess:
         """Until this manager leads. Raises TimeoutError."""
         async with asyncio.timeout(timeout_s):
             await self._leading.wait()
+
+    async def _wait_deposed(self, timeout_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._deposed.wait()
 
     async def write(self, run: Callable[[Tx], None], timeout_s: float) -> None:
         """One change of the cluster by this process; returns when it is committed. Raises SwarmError, TimeoutError."""
@@ -378,7 +353,8 @@ class ManagerProcess:
                 self._checks.add(asking)
                 asking.add_done_callback(self._checks.discard)
             case events.MembershipChanged():
-                self._members_changed.set()
+                if self._peer_watch is not None:
+                    self._peer_watch.members_changed()
                 if self.manager is not None and self.peers is not None:
                     self.peers.keep_only(self.manager.group.members)
             case events.Removed():
@@ -469,9 +445,3 @@ def erase_log(directory: Path) -> None:
     for suffix in ("", "-wal", "-shm"):
         file.with_name(file.name + suffix).unlink(missing_ok=True)
     replaced_file.discard(file)
-
-
-def _not_noted(error: SwarmError | None) -> None:
-    """What a peer is can be found out again."""
-    if error is not None:
-        log.warning("raft.peers_not_noted", error=str(error))

@@ -25,6 +25,7 @@ from swarm.io.grpc import client
 from swarm.io.node.peer_link import News, PeerLink, Report
 from swarm.manager.events import Forward, ForwardAnswered, ForwardFailed, ForwardMore, ForwardOpened
 from swarm.manager.group import dialogues
+from swarm.manager.group.locating import Locator
 from swarm.raft import events
 from swarm.rpc import Reply, StreamData, StreamEnd
 
@@ -51,14 +52,12 @@ class Peers:
         self._tls = tls
         self._dialler = dialler(tls)
         self._is_ours = is_ours
-        self._managers = managers
-        self._strangers: dict[int, api.RaftMember] = {}
-        self._searches: dict[int, asyncio.Task[None]] = {}
         self._report = report
         self._links: dict[int, PeerLink] = {}
         self._forwarded: dict[int, _Forwarded] = {}  # by tag
         self._uploads: dict[int, client.ClientConnection] = {}  # of client streams
         self._tasks: set[asyncio.Task[None]] = set()
+        self._locator = Locator(managers, self._dialler, asyncio.sleep, self._spawn, report)
 
     def send(
         self, message: raftpb.Message, members: Mapping[int, api.RaftMember], callers: Mapping[int, api.RaftMember]
@@ -67,11 +66,7 @@ class Peers:
 
         callers: where others may be that sent messages. Those who were members with them, and could tell, may be gone.
         """
-        member = members.get(message.to) or self._strangers.get(message.to)
-        if member is None:
-            known = self._asked([member.addr for member in members.values()])
-            self._search(message.to, self._find(message.to, known))
-            member = callers.get(message.to)
+        member = self._locator.member(message.to, members, callers)
         if member is None:
             self._report(events.Unreachable(message.to))
         else:
@@ -79,32 +74,7 @@ class Peers:
 
     def ask_for_us(self, raft_id: int, addresses: Sequence[str]) -> None:
         """See where the others find this member, and whether it is one still."""
-        self._search(raft_id, self._ask_for_us(raft_id, self._asked(addresses)))
-
-    async def _ask_for_us(self, raft_id: int, addresses: Sequence[str]) -> None:
-        found = await dialogues.ask_for_us(raft_id, addresses, self._dialler)
-        if found is not None:
-            self._report(found)
-        else:
-            await asyncio.sleep(defaults.PEER_CHECK_SOON_S)
-
-    async def _find(self, raft_id: int, addresses: Sequence[str]) -> None:
-        """Ask for the address of a member that the log has not told of."""
-        found = await dialogues.find(raft_id, addresses, self._dialler)
-        if found is not None:
-            self._strangers[raft_id] = found
-        await asyncio.sleep(defaults.PEER_CHECK_SOON_S)
-
-    def _asked(self, addresses: Sequence[str]) -> list[str]:
-        return list(dict.fromkeys([*addresses, *self._managers]))
-
-    def _search(self, raft_id: int, search: Coroutine[Any, Any, None]) -> None:
-        """For one member there is at most one search at a time."""
-        if raft_id in self._searches:
-            search.close()
-            return
-        self._searches[raft_id] = task = asyncio.create_task(search)
-        task.add_done_callback(lambda _: self._searches.pop(raft_id, None))
+        self._locator.ask_for_us(raft_id, addresses)
 
     def _link(self, member: api.RaftMember) -> PeerLink:
         link = self._links.get(member.raft_id)
@@ -119,12 +89,12 @@ class Peers:
     def _hear(self, news: News) -> None:
         """What a link tells; a stranger that cannot be reached may have moved since its address was asked for."""
         if isinstance(news, events.Unreachable):
-            self._strangers.pop(news.raft_id, None)
+            self._locator.lost(news.raft_id)
         self._report(news)
 
     def keep_only(self, members: dict[int, api.RaftMember]) -> None:
         """Forget the connections to members that are gone, and what was asked about those that are known now."""
-        self._strangers = {key: found for key, found in self._strangers.items() if key not in members}
+        self._locator.keep_unknown(members)
         for raft_id in [raft_id for raft_id in self._links if raft_id not in members]:
             self._spawn(self._links.pop(raft_id).close())
 
@@ -137,7 +107,7 @@ class Peers:
         """Drop everything."""
         for link in list(self._links.values()):
             await link.close()
-        tasks = [*self._tasks, *self._searches.values()]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
