@@ -118,8 +118,8 @@ async def table(address: str, credentials: Credentials | None) -> dict[str, int]
 async def flood(address: str, credentials: Credentials | None) -> dict[str, int]:
     """Each flood for a while from a few connections at once, anew whenever one is lost; how many were lost.
 
-    The door lets only so many strangers of an address in at a time, so after one flood the next may have to wait for
-    its first connection: a flood that has to be ended goes on until it was.
+    The anonymous connections of an address are limited, so after one flood the next may have to wait for its first
+    connection: a flood that has to be ended goes on until it was.
     """
     lost = {}
     for name, words in FLOODS.items():

@@ -67,7 +67,7 @@ for bad in (docker.tls.TLSConfig(ca_cert=ca, verify=True), False):
     except Exception as error:  # requests has a say of its own here
         print("refused:", error)
     else:
-        raise SystemExit("a stranger got in")
+        raise SystemExit("an anonymous client was accepted")
 print("done")
 """
 
@@ -161,9 +161,9 @@ def refused(host: Host, directory: Path, *command: str, program: str) -> bytes:
     return done.stdout + done.stderr
 
 
-def test_strangers_have_nothing(machine: tuple[Host, Machine], tmp_path: Path) -> None:
+def test_clients_without_a_valid_certificate_get_nothing(machine: tuple[Host, Machine], tmp_path: Path) -> None:
     host, made = machine
-    strangers = {
+    people = {
         "bare": made.person(tmp_path / "bare", bare=True),
         "other CA": made.person(tmp_path / "other", machine_pki.issue("user")),
         "self-signed": made.person(tmp_path / "self"),
@@ -176,9 +176,9 @@ def test_strangers_have_nothing(machine: tuple[Host, Machine], tmp_path: Path) -
             made.etc / ("server.pem" if name == "cert" else "server-key.pem"), tmp_path / "host" / f"{name}.pem"
         )
     for program in CLIS.values():
-        for name, directory in strangers.items():
+        for name, directory in people.items():
             for command in ("ps", "info", "node ls"):
-                # not always at once: the door lets only so many strangers of an address in each second
+                # not always at once: anonymous connections of an address are limited per second
                 until(
                     partial(refused, host, directory, *command.split(), program=program),
                     lambda answer: b"remote error: tls: " in answer,

@@ -32,10 +32,10 @@ LARGE_CLASSES = {
     "swarm/agent/agent.py Agent": (355, 30),
     "swarm/io/grpc/client_calls.py ClientProtocol": (395, 35),
     "swarm/io/grpc/server_connection.py ServerConnection": (345, 32),
-    "swarm/io/node/manager_process.py ManagerProcess": (341, 32),
+    "swarm/io/node/manager_process.py ManagerProcess": (334, 31),
     "swarm/manager/dispatcher/dispatcher.py Dispatcher": (413, 28),
     "tests/sim/process.py Process": (326, 36),
-    "tests/sim/manager_driver.py ManagerDriver": (327, 29),
+    "tests/sim/manager_driver.py ManagerDriver": (321, 28),
     "tests/sim/raft_story.py Story": (323, 28),
     "tests/sim/raft_world.py World": (344, 27),
 }

@@ -1,10 +1,10 @@
 """How many clients may be in a TLS handshake, from one address and altogether, and how often they may try.
 
 A client that has not shown a certificate may connect and begin a handshake, nothing else. Handshakes under way are
-limited for each address and for all together; when there are too many, the oldest is dropped. New connections that do
-not get in are limited per second, for each address and for all together; half of that is reserved for addresses that
-have not tried in this second. Addresses from which a client got in before are not held up by other addresses. Each kind
-of refusal is logged at most once a minute for each address.
+limited for each address and for all together; when there are too many, the oldest is dropped. New connections that fail
+to authenticate are limited per second, for each address and for all together; half of that is reserved for addresses
+that have not tried in this second. Addresses from which a client was accepted before are not held up by others.
+Each kind of refusal is logged at most once a minute for each address.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Admission:
         self._clock = clock
         self._handshakes: dict[Connection, str] = {}  # under way, with their addresses, the oldest first
         self._second = 0.0
-        self._tries: dict[str, int] = {}  # in this second, from each address, of those that have not got in
+        self._tries: dict[str, int] = {}  # in this second, from each address, without those that were accepted
         self._tries_of_unknown = 0  # the same, from all addresses that are not in _known
-        self._known: dict[str, None] = {}  # addresses from which a client got in, the latest last
+        self._known: dict[str, None] = {}  # addresses from which a client was accepted, the latest last
         self._log_again_at: dict[tuple[str, str], float] = {}
 
     @property
@@ -77,7 +77,7 @@ class Admission:
         connection.abort()
 
     def succeeded(self, connection: Connection) -> None:
-        """The client has got in: its address counts as known from now on."""
+        """The client was accepted: its address is known from now on."""
         address = self._handshakes.pop(connection)
         self._tries[address] = max(0, self._tries.get(address, 0) - 1)
         if address not in self._known:

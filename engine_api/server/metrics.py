@@ -1,7 +1,7 @@
 """Serves the metrics of this process in Prometheus' format on an address of their own (--metrics-addr, as in dockerd).
 
-Nothing is registered where it is counted: collectors read plain numbers whenever somebody asks. A part that has more to
-show, such as a manager's status, gets a collector of its own, registered in registry_of().
+Nothing is registered where it is counted: collectors read plain numbers at each request. A part with more metrics, such
+as a manager's status, gets its own collector, registered in registry_of().
 
 (moby: daemon/command/metrics.go, daemon/metrics.go)
 """
@@ -27,7 +27,7 @@ from swarm.io.counts import Counts
 
 
 class NodeCollector(Collector):
-    """Shows what a node counts. started_s: since when, in seconds since the epoch."""
+    """Exports a node's Counts. started_s: when counting began, in seconds since the epoch."""
 
     def __init__(self, counts: Counts, started_s: float) -> None:
         self._counts = counts
@@ -64,7 +64,7 @@ class NodeCollector(Collector):
 
 
 def registry_of(counts: Counts, started_s: float) -> CollectorRegistry:
-    """All that this daemon shows; see NodeCollector."""
+    """All metrics of this daemon; see NodeCollector."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)

@@ -1,9 +1,9 @@
 """Who may call what: certificates, forwarded identities, removed and demoted nodes are judged here and nowhere else.
 
-The certificate of a connection tells who calls. A follower forwards calls to the leader and names the caller in
-metadata, with empty values if the caller has no certificate. That counts only if the follower itself is a manager of
-this cluster that was not removed. Methods that need no certificate still get the identity of the caller; if it is not
-valid (another cluster, a removed node, a false forwarder), it is dropped, and the caller is anonymous.
+The certificate of a connection identifies the caller. A follower forwards calls to the leader and names the caller in
+metadata, with empty values if the caller has no certificate. The leader believes this only if the follower itself is a
+manager of this cluster that was not removed. Methods that need no certificate still get the identity of the caller; if
+it is not valid (another cluster, a removed node, a false forwarder), it is dropped, and the caller is anonymous.
 
 Stock managers look only at the forwarder; here a forwarded node that was removed is refused as well. A demoted manager
 has a worker's rights with the leader, whatever its certificate still says. A node whose certificate expired a short
@@ -121,7 +121,7 @@ def _with_role_now(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bo
     """The peer with the role that it has now. Raises Unavailable if the method needs more than that.
 
     Not PermissionDenied: the node may not know of its demotion yet, and its clients should ask another manager.
-    Messages of Raft are not judged here: Raft itself decides which members it hears, and tells removed ones.
+    Raft's messages are exempt: Raft itself decides which members it accepts, and answers removed ones.
     """
     if peer.role != MANAGER_ROLE or _is_raft_method(method) or not is_demoted(peer.node_id):
         return peer
@@ -131,7 +131,7 @@ def _with_role_now(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bo
 
 
 def demotion_error(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bool]) -> Demoted | None:
-    """Why an open call must end: it was allowed only because a node was a manager, and that node was demoted since."""
+    """The error that ends an open call, if it was allowed only because a node was a manager that was demoted since."""
     if _is_raft_method(method):
         return None
     if peer.forwarder and is_demoted(peer.forwarder):
@@ -196,7 +196,7 @@ def _known_or_anonymous(
     direct: Peer, forwarded: Peer | None, cluster_id: str, is_blacklisted: Callable[[str], bool]
 ) -> Peer:
     if forwarded is not None and _refusal(direct, _FORWARDER_ROLES, cluster_id, is_blacklisted) is not None:
-        return Peer(addr=direct.addr)  # a false forwarder is not believed about itself either
+        return Peer(addr=direct.addr)  # the identity of a false forwarder is dropped as well
     peer = direct if forwarded is None else forwarded
     known = peer.node_id and peer.role and peer.org == cluster_id and not is_blacklisted(peer.node_id)
     return peer if known else replace(peer, node_id="", role="", org="")

@@ -37,7 +37,7 @@ class StreamClosed:
 
 @dataclass(slots=True)
 class GoAwayReceived:
-    """The peer takes no new streams, and did not process those above last_stream."""
+    """GOAWAY: the peer accepts no new streams, and did not process those above last_stream."""
 
     last_stream: int
     code: ErrorCode

@@ -63,7 +63,7 @@ class Connection:
     # --- streams ---
 
     def can_open(self) -> bool:
-        """Whether the peer takes one more stream now."""
+        """Whether the peer accepts one more stream now."""
         return len(self.streams) < self._table.peer_max and not self.exhausted
 
     def open(self, block: bytes) -> Stream:

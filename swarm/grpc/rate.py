@@ -14,7 +14,7 @@ class Rate:
         self._since = 0.0
 
     def exceeded_by(self, now: float) -> bool:
-        """Count one more; whether it is one too many."""
+        """Count one more; True: the limit is exceeded."""
         if now - self._since >= 1.0:
             self._since, self._count = now, 0
         self._count += 1

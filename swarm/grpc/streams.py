@@ -1,7 +1,7 @@
 """The streams of an HTTP/2 connection: who opened which, and how they end. (RFC 9113, section 5.1)
 
-A client's streams have odd numbers that grow; nobody else opens any. A stream is open until both sides have ended
-theirs, or one has reset it. In gRPC the rest of a request is useless once the answer is complete: both roles then reset
+Only clients open streams, with increasing odd numbers. A stream is open until both sides have ended their half, or one
+side has reset it. In gRPC the rest of a request is useless once the answer is complete: both roles then reset
 the stream with NO_ERROR.
 """
 
@@ -13,7 +13,7 @@ from swarm.grpc.frames import ConnectionFault, ErrorCode, StreamFault
 from swarm.grpc.sending import Sender
 
 _PEER_STREAMS = 100
-"""How many streams a client may open before the server's SETTINGS tell."""
+"""How many streams a client may open before the server's SETTINGS arrive."""
 
 
 class Streams:
@@ -26,7 +26,7 @@ class Streams:
         self.windows = ReceiveWindows(limits, self.sender.write)
         self.open: dict[int, Stream] = {}
         self.peer_max = _PEER_STREAMS if client else 0
-        """How many streams the peer takes at a time."""
+        """How many concurrent streams the peer accepts."""
         self.last_remote = 0
         """The newest stream that the peer opened."""
         self._next = 1

@@ -20,7 +20,7 @@ Metadata = Sequence[tuple[str, str]]
 
 
 class WireError(SwarmError):
-    """The peer breaks gRPC's rules or a limit; the call ends with this status."""
+    """The peer violates gRPC's protocol or a limit; the call ends with this status."""
 
     code = Code.INTERNAL
 
@@ -135,12 +135,12 @@ _CLOCK = b"sideswarm-clock"
 
 
 def clock_block(now: float) -> bytes:
-    """A header with our time, in seconds since the epoch, by which peers notice that clocks differ."""
+    """A header with our time, in seconds since the epoch, so that peers notice when clocks differ."""
     return h2.literal(_CLOCK.decode(), f"{now:.0f}")
 
 
 def peer_clock(fields: Iterable[Field]) -> float | None:
-    """The time of the sender of a response, if it says it."""
+    """The sender's time in a response, if present."""
     value = first(fields, _CLOCK)
     return float(value) if value is not None and re.fullmatch(rb"[0-9]{1,12}", value) else None
 

@@ -1,6 +1,6 @@
-"""What the daemon counts from its start to its end, as plain numbers; whoever shows them reads them here.
+"""Counters of the daemon, from its start to its end, as plain numbers that collectors read.
 
-Managers come and go while it runs, so the Counts are made by the node and handed to each of them.
+Managers start and stop while the daemon runs, so the node owns the Counts and passes them to each manager.
 
 (moby: daemon/metrics.go, swarmkit: manager/metrics)
 """

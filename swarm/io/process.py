@@ -55,7 +55,7 @@ class Inbox(Generic[E]):
         return self._events.popleft() if self._events else None
 
     async def wait(self, timeout_s: float | None) -> None:
-        """Return when there is an event, or after ``timeout_s``."""
+        """Return when there is an event, or after ``timeout_s``; None: no time limit."""
         if self._events:
             return
         loop = asyncio.get_running_loop()
@@ -79,17 +79,17 @@ async def drive(
 ) -> None:
     """Run a machine for ever: events in, effects out, in order. Ends only by cancellation or a bug.
 
-    The first step is the machine's own: it knows what its disk says before it hears anybody. The loop yields to others,
-    and looks whether the machine is due, at least every EVENTS_PER_TURN_MAX events: who is busy starves neither sockets
-    nor its own timers.
+    The first step has no event: the machine acts on what its disk says before it gets any event. At least every
+    EVENTS_PER_TURN_MAX events, the loop yields to other tasks and checks the machine's deadline, so that a busy machine
+    starves neither sockets nor its own timers.
     """
     turns = 0
     deadline: float | None = None
-    asked = False  # whether deadline is the machine's of now: between two events it does not change
+    asked = False  # whether ``deadline`` is current: it changes only when the machine handles an event
     while True:
         event = inbox.pop() if started else None
         now = clock.now()
-        if started and (event is None or turns == 0):  # who is busy looks at the clock once in a while
+        if started and (event is None or turns == 0):  # a busy machine checks its deadline once per turn
             if not asked:
                 deadline, asked = machine.deadline(), True
             due = deadline is not None and deadline <= now
@@ -114,7 +114,7 @@ def _perform_all(effects: Iterable[X], perform: Callable[[X], None]) -> None:
 
 
 async def within(timeout_s: float, changed: asyncio.Event, condition: Callable[[], bool]) -> bool:
-    """Wait until the condition holds, which is looked at after each change; whether it did in that time."""
+    """Wait until the condition holds, and check it after each change. False: it did not within ``timeout_s``."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             while not condition():

@@ -205,15 +205,9 @@ class ManagerDriver:
         """See ManagerProcess._incoming."""
         if self.driver is None:
             if isinstance(word, Call):
-                self._answer_early(word)
+                self.deliver(health.answer_early(word))
         else:
             self.driver.put(word)
-
-    def _answer_early(self, call: Call) -> None:
-        if call.method == "Health/Check":
-            self.deliver(health.answer(call))
-        else:
-            self.deliver(StreamEnd(call.stream, Unavailable("this manager is not ready yet")))
 
     def _is_blacklisted(self, node_id: str) -> bool:
         """See ManagerProcess."""

@@ -51,8 +51,8 @@ async def connect(
 ) -> ClientConnection:
     """Connect to "ip:port"; tls None: without TLS. Raises Unavailable with the texts that Go's peers print.
 
-    silence_s: the connection is lost when the peer's host confirms nothing of what was sent for so long, so that after
-    a cut a new one is dialled soon (TCP_USER_TIMEOUT; a host that is only slow confirms). 0: as the system pleases.
+    silence_s: the connection is lost when the peer's host acknowledges nothing for this long, so that a new one is
+    dialled soon after a network failure (TCP_USER_TIMEOUT; a slow host still acknowledges). 0: the system's default.
     now: this node's clock.
     """
     loop = asyncio.get_running_loop()
@@ -80,7 +80,7 @@ async def connect(
                     handshake_timeout_s=timeout_s,
                 )
             await protocol.ready()
-            protocol.expect_signs_of_life(silence_s)
+            protocol.set_silence_limit(silence_s)
     except BaseException as error:
         protocol.close(Unavailable("the connection is closing"))
         if isinstance(error, OutsideValidity):
@@ -105,7 +105,7 @@ def _verifier(tls: ClientTls, now: Callable[[], float]) -> Callable[[list[bytes]
 
 
 async def _clocks(addr: str, now: Callable[[], float]) -> str:
-    """What there is to say about the clock of a manager whose certificate does not count by ours; it may be lying."""
+    """A text about the clock of a manager whose certificate is not valid by ours. That clock is not authenticated."""
     try:
         connection = await connect(addr, ClientTls(CA_ROLE, roots_pem=None), defaults.CLOCK_ASK_TIMEOUT_S)
         try:
@@ -145,12 +145,12 @@ class ClientConnection:
 
     @property
     def closed(self) -> asyncio.Future[SwarmError]:
-        """Set, once the connection is gone, to why: what calls that were open failed with."""
+        """Done when the connection is gone: the error with which its open calls failed."""
         return self._protocol.closed
 
     @property
     def peer_clock_s(self) -> float | None:
-        """What the peer last said about its clock, seconds since the epoch; members of the cluster are not told."""
+        """The peer's clock in its last answer, epoch seconds; only peers without a valid certificate get it."""
         return self._protocol.peer_clock_s
 
     @property
@@ -159,7 +159,7 @@ class ClientConnection:
         return self._protocol.draining
 
     def close(self) -> None:
-        """Give up; open calls fail with Unavailable."""
+        """Close the connection; open calls fail with Unavailable."""
         self._protocol.close(Unavailable("the connection is closing"))
 
     # --- for machines ---

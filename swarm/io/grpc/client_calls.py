@@ -110,18 +110,18 @@ class ClientProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected and verified."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class does not inherit from it
         self._transport.set_write_buffer_limits(high=defaults.RPC_OUTPUT_CHUNK_BYTES)
         self._received_at = self._loop.time()
         self._keepalive = self._loop.call_later(defaults.RPC_KEEPALIVE_S, self._keep_alive)
         self._flush()
 
     async def ready(self) -> None:
-        """Until the server has said hello. Raises Unavailable."""
+        """Wait for the server's SETTINGS. Raises Unavailable."""
         await self._ready
 
-    def expect_signs_of_life(self, silence_s: float) -> None:
-        """Lose the connection when the peer's host does not confirm what was sent within so many seconds (0: any)."""
+    def set_silence_limit(self, silence_s: float) -> None:
+        """Close the connection when the peer's host does not acknowledge data for ``silence_s`` seconds (0: never)."""
         opened = self._transport.get_extra_info("socket") if self._transport is not None else None
         if silence_s and opened is not None:
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silence_s * 1000))
@@ -201,7 +201,7 @@ class ClientProtocol(asyncio.Protocol):
             self._keepalive.cancel()
         if not self._ready.done():
             self._ready.set_exception(error)
-            self._ready.exception()  # whoever waits still gets it; nobody waiting is no mistake
+            self._ready.exception()  # mark it as seen: it is fine if nobody waits; those who wait still get it
         for call in [*self._calls.values(), *self._queue]:
             self._answer(call, StreamEnd(call.number, error))
         self._calls.clear()
@@ -395,7 +395,7 @@ class ClientProtocol(asyncio.Protocol):
             self._complete(call, self._with_clocks(wire.outcome(event.fields), clock_s))
 
     def _with_clocks(self, error: SwarmError | None, clock_s: float | None) -> SwarmError | None:
-        """Who is refused by a peer with another idea of the time is told so."""
+        """Add the difference of the clocks to a refusal, since it may be the reason."""
         if error is None or clock_s is None or error.code != Code.PERMISSION_DENIED:
             return error
         difference = clock_difference(self._now(), clock_s, "the manager")
@@ -457,17 +457,17 @@ class ClientProtocol(asyncio.Protocol):
         if call is None:
             return
         if event.code == ErrorCode.REFUSED_STREAM and call.request is not None and call.refusals < _REFUSALS_MAX:
-            # The server promises that it did nothing: it has more streams than it admits, for a moment.
+            # REFUSED_STREAM: the server did not process the request. It has too many streams for the moment.
             call.refusals += 1
             call.h2 = None
             call.waiting += call.request
-            self._loop.call_later(_REFUSED_DELAY_S * 2**call.refusals, self._repeat, call)
+            self._loop.call_later(_REFUSED_DELAY_S * 2**call.refusals, self._retry, call)
         else:
             self._answer(call, StreamEnd(call.number, wire.reset_error(event.code, event.text)))
             if self._drained:
                 self._wake_drained()
 
-    def _repeat(self, call: ClientCall) -> None:
+    def _retry(self, call: ClientCall) -> None:
         if call.over:
             return
         if self.closed.done():

@@ -1,10 +1,10 @@
 """The gRPC server of port 2377: it turns requests into the events of swarm/rpc.py.
 
 A call is looked up in METHODS, authorised, and handed to ``handler`` as a Call when its request is complete (at once
-for client streams); answers come back through ``send`` at any time from the same loop. What the client does later is
-StreamData, StreamEnd(None) when a client stream is complete, and StreamEnd(error) when a call ends that was not
-answered yet: cancelled, out of time, its connection lost, or its answers not read. No answer is expected then, and
-answers to streams that are gone are dropped.
+for client streams). Answers come back through ``send`` at any time, in the same loop. Later the handler gets StreamData
+for messages, StreamEnd(None) when a client stream is complete, and StreamEnd(error) when a call ends before its answer:
+it was cancelled, its deadline passed, its connection was lost, or its answers were not read. No answer is expected
+then, and answers to closed streams are dropped.
 
 Anybody may connect, so everything is limited: connections and unfinished requests (admission.py), time for the
 handshake and for a request, streams, memory (see receiving.py), and idle time. One sweep every few seconds serves all
@@ -55,7 +55,7 @@ class RpcServer:
     ) -> None:
         """handler takes events and must not block; authorizer is usually a ClusterAuthorizer.
 
-        tls_context is asked for each connection. None: no TLS, for sockets that guard themselves and for tests.
+        tls_context is called for each connection. None: no TLS, for sockets with their own access control and tests.
         registered_hosts: IP addresses of nodes, which a flood of anonymous connections does not keep out.
         certificate_errors: see CertificateErrorReports.
         """
@@ -90,7 +90,7 @@ class RpcServer:
 
     @property
     def connection_count(self) -> int:
-        """TCP connections, those included that still shake hands."""
+        """TCP connections, including those in their TLS handshake."""
         return self._admission.connections
 
     @property
@@ -244,7 +244,7 @@ class RpcServer:
                 connection.stop(PermissionDenied(f"Permission denied: node {node_id} was removed from swarm"))
 
     def end_calls(self, why: Callable[[AnyMethod, Peer], SwarmError | None]) -> None:
-        """End the open calls for which there is a reason, with that."""
+        """End the open calls for which ``why`` returns an error, with that error."""
         for call in [*self._incomplete.values(), *self._calls.values()]:
             if (error := why(call.method, call.peer)) is not None:
                 call.connection.finish(call, error)
@@ -325,7 +325,7 @@ class RpcServer:
         if h2.streams:
             connection.active_at = now
         elif now - connection.active_at > idle_s + defaults.RPC_KEEPALIVE_TIMEOUT_S:
-            connection.transport.close()  # it was asked to leave, and does not
+            connection.transport.close()  # it was asked to close, and did not
             return
         elif now - connection.active_at > idle_s:
             connection.drain()
@@ -347,7 +347,7 @@ def _stands_still(
     now: float,
     timeout_s: float,
 ) -> bool:
-    """Whether progress was expected and did not come for ``timeout_s``; ``since`` remembers what there was when."""
+    """Whether expected progress did not come for ``timeout_s``. since: the last progress of each, and its time."""
     if not expected:
         since.pop(connection, None)
         return False

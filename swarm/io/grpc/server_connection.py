@@ -1,8 +1,8 @@
 """One client's connection to our gRPC server: its HTTP/2 state, its peer, and its open calls.
 
 A call lives in ``ServerConnection.calls`` from its headers until its status is handed to HTTP/2. Whatever ends it goes
-through ``finish`` (a status is sent) or ``_abandon`` (the stream is gone); either way the handler hears of an end that
-it did not cause itself, once, and only if it had heard of the call.
+through ``finish`` (a status is sent) or ``_abandon`` (the stream is gone). Either way the handler gets one StreamEnd
+for an end that it did not cause itself, provided that it was given the call.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class ServerCall:
         self.started = False  # the handler knows of it
         self.answered = False  # the response's headers are sent
         self.half_closed = False
-        self.end_told = not method.client_streaming  # of others the one message tells it
+        self.end_told = not method.client_streaming  # other requests end with their one message
         self.paused = False
         self.ready: deque[bytes] = deque()  # messages that are complete, and go to the handler next
         self.taking = False  # they are being delivered
@@ -105,15 +105,15 @@ class Owner(Protocol):
         ...
 
     def opened(self, call: ServerCall) -> None:
-        """A call whose request is not complete yet, or that is about to start."""
+        """A call has begun; its request may be incomplete."""
         ...
 
     def emit(self, event: Call | StreamData | StreamEnd) -> None:
-        """Hand an event to the handler."""
+        """Give an event to the handler."""
         ...
 
     def started(self, call: ServerCall) -> None:
-        """The handler is about to hear of this call."""
+        """The call is about to be given to the handler."""
         ...
 
     def ended(self, call: ServerCall) -> None:
@@ -137,7 +137,7 @@ class Owner(Protocol):
         ...
 
     def hold(self, connection: ServerConnection, difference: int) -> bool:
-        """So many bytes more (or less) of incomplete requests are kept; whether that is acceptable."""
+        """Count bytes of incomplete requests that are kept (or, if negative, dropped); False: too many."""
         ...
 
     def flush_soon(self, connection: ServerConnection) -> None:
@@ -170,14 +170,14 @@ class ServerConnection(asyncio.Protocol):
     # --- the transport's side ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The handshake is done: find out who it is, and say hello."""
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        """The handshake is done: identify the peer, and send our SETTINGS."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's class does not inherit from it
         self.transport.set_write_buffer_limits(high=defaults.RPC_OUTPUT_CHUNK_BYTES)
         address = format_address(transport.get_extra_info("peername"))
         self.peer = Peer(addr=address)
         chain = transport.get_extra_info("peer_chain_der")
         if chain is None:
-            self.limits = MANAGER_LIMITS  # no TLS: whoever listens without it says who may come
+            self.limits = MANAGER_LIMITS  # no TLS: the socket's access control decides who connects
         elif chain:
             context = transport.get_extra_info("sslcontext")
             self.peer = _certified(chain, address, validity_of(chain, context, time.time(), RENEWAL_WINDOW_MAX_S))
@@ -450,7 +450,7 @@ class ServerConnection(asyncio.Protocol):
         self._changed()
 
     def _response_block(self) -> bytes:
-        """The headers of an answer; who has no certificate that counts may have a wrong clock, and is told ours."""
+        """The headers of an answer, with our time for peers without a valid certificate: their clocks may be wrong."""
         if self.peer.certified:
             return wire.RESPONSE_BLOCK
         return wire.RESPONSE_BLOCK + wire.clock_block(time.time())
@@ -463,7 +463,7 @@ class ServerConnection(asyncio.Protocol):
     # --- life of the connection ---
 
     def drain(self) -> None:
-        """Begin a graceful end: the client is asked to go elsewhere, and is told in time what was still served."""
+        """Begin a graceful end: GOAWAY, and a PING whose answer tells that the client has read it."""
         if self.h2 is not None and not self.drain_begun:
             self.drain_begun = True
             self.h2.announce_end()

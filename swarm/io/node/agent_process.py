@@ -42,14 +42,14 @@ class TaskRunner(Protocol):
 
 
 class Link(Protocol):
-    """An open connection to a manager, whichever kind."""
+    """An open connection to a manager, remote or in this process."""
 
     def open(self, call: Call, listener: Callable[[Reply | StreamData | StreamEnd], None]) -> None:
         """Begin a call of the agent; answers carry the agent's stream number."""
         ...
 
     def send(self, event: StreamData | StreamEnd) -> None:
-        """More of a client stream."""
+        """One more message of a client stream, or its end."""
         ...
 
     async def client_stream(self, method: Method[Req, Res], messages: AsyncIterator[Req]) -> Res | None:
@@ -57,12 +57,12 @@ class Link(Protocol):
         ...
 
     def close(self) -> None:
-        """Drop it with everything open on it."""
+        """Close it, with all calls that are open on it."""
         ...
 
 
 class LocalLink:
-    """To the manager of this very process."""
+    """To the manager in this process."""
 
     def __init__(self, calls: LocalCalls, peer: Peer) -> None:
         self._calls = calls
@@ -157,7 +157,7 @@ class LogSink:
 
 @dataclass
 class AgentHooks:
-    """What the rest of the node does for and hears from its agent.
+    """What the agent needs of the rest of the node, and its reports to it.
 
     connect: opens a connection (an empty address: this node's own manager); raises SwarmError or OSError.
     """
@@ -191,7 +191,7 @@ class AgentProcess:
         self.runner: TaskRunner | None = None
 
     def put(self, event: AgentEvent) -> None:
-        """An event for the agent: of the executor, or of the node."""
+        """An event for the agent, from the executor or the node."""
         match event:
             case events.Described() | events.LocalManager() | events.Leave():
                 self._facts[type(event).__name__] = event

@@ -1,4 +1,4 @@
-"""Puts the manager's questions to external certificate authorities.
+"""Sends the manager's requests to external certificate authorities.
 
 (swarmkit: ca/external.go)
 """
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 
 async def ask_authority(question: Question, credentials: Credentials, counted: Counter[str]) -> Outcome:
-    """The answer, or why there is none. Raises nothing: who asks decides what an error means.
+    """The answer, or why there is none. Raises nothing: the caller decides what an error means.
 
     counted: by "answered", "refused" and "failed".
     """

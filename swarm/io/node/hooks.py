@@ -1,4 +1,4 @@
-"""What a node process needs of the daemon around it: an executor, and somebody who listens to changes.
+"""What a node process needs of the daemon around it: an executor, and a listener for changes of the store.
 
 (swarmkit: node/node.go Config, agent/exec)
 """
@@ -26,7 +26,7 @@ class Runner(Protocol):
         ...
 
     async def close(self) -> None:
-        """End everything that runs for tasks; containers go on."""
+        """Stop all work for tasks; containers keep running."""
         ...
 
     async def remove_all(self, node_id: str) -> None:
@@ -38,10 +38,10 @@ class Runner(Protocol):
 class NodeHooks:
     """What a node needs of the daemon around it.
 
-    make_runner: the executor for a node ID, feeding events to the agent. remove_containers: deletes all containers of
-    tasks of a node that runs no more. is_expected: whether an exception of these is one of the world, such as an engine
-    that does not answer. on_changes: committed changes of the store, on managers. mixed_leadership: this node's manager
-    may lead stock managers.
+    make_runner: the executor for a node ID, feeding events to the agent. remove_containers: deletes the containers of
+    all tasks of a stopped node. is_expected: whether an exception of these is an operating error, such as an engine
+    that does not answer, and no bug. on_changes: committed changes of the store, on managers. mixed_leadership: this
+    node's manager may lead stock managers.
     """
 
     make_runner: Callable[[str, AgentProcess], Awaitable[Runner]]

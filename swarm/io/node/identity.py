@@ -1,6 +1,6 @@
 """The certificate, key and roots of this node on disk and in use, and how it gets them (swarm/node/events.py).
 
-What is saved is in use from then on, also for the connections to come of a running server.
+Whatever is saved is used from then on, also for new connections of a running server.
 
 (swarmkit: ca/config.go, ca/keyreadwriter.go, node/node.go loadSecurityConfig)
 """
@@ -38,7 +38,7 @@ class NodeIdentity:
     def __init__(
         self, directory: Path, rng: Random, now: Callable[[], float], renew: Callable[[], None], counts: Counts
     ) -> None:
-        """directory: of the node. now: seconds since the epoch. renew: called when the key was on disk in the clear."""
+        """directory: of the node. now: seconds since the epoch. renew: called if the key was on disk in clear text."""
         self.first: tuple[RootCA, bytes, bytes] | None = None
         self._directory = directory
         self._rng = rng
@@ -55,7 +55,7 @@ class NodeIdentity:
         return keys, Autolock(keys, self._directory / LOG_FILE, self._rng, self._renew)
 
     def forget(self) -> None:
-        """The files are gone: nothing that was known of one swarm's keys may count in the next."""
+        """The files are gone: the keys of one swarm must not be used in the next."""
         self._keys, self.autolock = self._fresh_keys()
 
     def found_id(self) -> str:
@@ -128,12 +128,12 @@ class NodeIdentity:
         return events.Identity(issued.credentials.certificate_pem, issued.root_pem)
 
     def _use(self, credentials: Credentials) -> events.Identity:
-        """From now on, also for connections to come of a running server."""
+        """Use these from now on, also for new connections of a running server."""
         self._credentials = credentials
         return events.Identity(credentials.certificate_pem, self._root_pem)
 
     def server_context(self, manager: ManagerProcess | None) -> SSLContext:
-        """For the server: who connects may come from the old or the new root of a rotation, before we follow it."""
+        """For the server: during a root rotation, clients may have certificates of the old or the new root."""
         assert self._credentials is not None
         found = next(manager.store.all(api.Cluster), None) if manager is not None else None
         trusted = trusted_roots(self._root_pem, found.root_ca if found is not None else api.RootCA())

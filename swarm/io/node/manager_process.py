@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 from certs.tls import ClientTls
 from swarm import api
 from swarm.address import host_of
-from swarm.api import raftpb, rpc
+from swarm.api import raftpb
 from swarm.api.methods import Method, Req, Res
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer, demotion_error
@@ -228,19 +228,12 @@ class ManagerProcess:
             if isinstance(word, StreamData):
                 self._flow.came(word.stream)
         elif isinstance(word, Call):
-            self._answer_early(word)
+            self._deliver(health.answer_early(word))
 
     def _waiting_bytes(self, stream: int) -> int:
         if self.manager is None or self.peers is None:
             return 0
         return self.manager.waiting_bytes(stream) + self.peers.waiting_bytes(stream)
-
-    def _answer_early(self, call: Call) -> None:
-        """While the group takes us in, it asks whether we serve."""
-        if call.method == rpc.CHECK.name:
-            self._deliver(health.answer(call))
-        else:
-            self._deliver(StreamEnd(call.stream, Unavailable("this manager is not ready yet")))
 
     async def _run(self) -> None:
         assert self.manager is not None

@@ -11,13 +11,13 @@ STATE_FILE = "state.json"
 
 
 class StateFile:
-    """Of the node in this directory."""
+    """The state.json of the node in this directory."""
 
     def __init__(self, directory: Path) -> None:
         self._file = directory / STATE_FILE
 
     def load(self) -> NodeState | None:
-        """What it says; None if there is none. Raises StateDamaged, OSError."""
+        """The state in the file; None if there is no file. Raises StateDamaged, OSError."""
         return NodeState.from_json(self._file.read_text(errors="replace")) if self._file.exists() else None
 
     def save(self, state: NodeState) -> None:

@@ -1,4 +1,4 @@
-"""The world in which a node of production gets its certificates: sockets, asyncio, the system's clock."""
+"""What a node uses in production to get its certificates: sockets, asyncio, and the system's clock."""
 
 from __future__ import annotations
 

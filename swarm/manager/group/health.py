@@ -6,8 +6,8 @@ The mark is a field of the answer that SwarmKit's message does not have (swarm/a
 from __future__ import annotations
 
 from swarm import api
-from swarm.api import extensions
-from swarm.errors import NotFound
+from swarm.api import extensions, rpc
+from swarm.errors import NotFound, Unavailable
 from swarm.rpc import Call, Reply, StreamEnd
 
 _SERVICES = ("", "Raft", "ControlAPI")
@@ -20,6 +20,13 @@ def answer(call: Call) -> Reply | StreamEnd:
         return StreamEnd(call.stream, NotFound("unknown service"))
     plain = api.HealthCheckResponse(status=api.HealthCheckResponse.SERVING)
     return Reply(call.stream, extensions.with_extension(plain, extensions.OURS))
+
+
+def answer_early(call: Call) -> Reply | StreamEnd:
+    """The answer to any call while the group takes this manager in: it asks whether we serve, before we have a log."""
+    if call.method == rpc.CHECK.name:
+        return answer(call)
+    return StreamEnd(call.stream, Unavailable("this manager is not ready yet"))
 
 
 def is_ours(response: api.HealthCheckResponse) -> bool:
