@@ -220,7 +220,7 @@ async def filled(fort: Fort, number: int) -> Intruder:
     return intruder
 
 
-async def test_the_root_certificate_is_all_that_anonymous_clients_get(fort: Fort) -> None:
+async def test_the_root_certificate_is_all_that_strangers_get(fort: Fort) -> None:
     intruder = await fort.intrude()
     intruder.request(1, "CA/GetRootCACertificate", framed(b""))
     assert await intruder.answer() == (0, "")

@@ -141,7 +141,7 @@ async def test_a_manager_lends_a_forwarded_node_nothing_but_that_nodes_own_right
         (forwarded("node", MANAGER_ROLE, "anothercluster"), f"organization mismatch, expecting: {CLUSTER}"),
     ],
 )
-async def test_anonymous_clients_removed_nodes_and_other_clusters_get_nothing_through_a_follower(
+async def test_strangers_removed_nodes_and_other_clusters_get_nothing_through_a_follower(
     fort: Fort, claimed: tuple[tuple[str, str], ...], text: str
 ) -> None:
     refused = await refusals(fort, fort.manager(), claimed)

@@ -173,7 +173,7 @@ async def test_a_greeting_a_header_block_and_a_frame_must_be_completed_in_time(f
     assert [entry["event"] for entry in logs] == ["rpc.connection_refused"]
 
 
-async def test_an_anonymous_client_that_ignores_goaway_is_cut_off(fort: Fort) -> None:
+async def test_a_stranger_that_is_asked_to_leave_and_stays_is_cut_off(fort: Fort) -> None:
     idle = await fort.intrude()
     await idle.alive()
     fort.sweep(defaults.RPC_IDLE_ANONYMOUS_S + 1)
