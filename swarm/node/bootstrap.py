@@ -1,4 +1,4 @@
-"""A node's side of getting a certificate: as a stranger with a join token, later with the certificate it has.
+"""A node's side of getting a certificate: anonymously with a join token, later with the certificate it has.
 
     join    fetch the root without trusting anybody; believe it because the token names its SHA-256
             ask for a certificate with a new key's CSR, wait until the leader has signed it, check it

@@ -5,10 +5,10 @@
       +------pause--------+<-----------------------failed-------------------------+  | role lost or removed
       +<------------------------forgotten---- forgetting the log <----------------------+
 
-A manager that lost its place forgets its log: first state.json says so, then the log goes, so that a log that is
-expected is there. A manager that was removed although its certificate still says manager is *expelled*: it starts none
-before it has another certificate. That one may have been under way since before the demotion; joining again with it
-could cost a stock leader its quorum, so a worker's certificate is waited for first.
+A manager that lost its role forgets its log: first state.json is written without it, then the log is deleted, so that a
+log that state.json names exists. A manager that was removed although its certificate still says manager is *expelled*:
+it starts none before it has another certificate. That one may have been under way since before the demotion; joining
+again with it could cost a stock leader its quorum, so a worker's certificate is waited for first.
 
 (swarmkit: node/node.go superviseManager, runManager)
 """

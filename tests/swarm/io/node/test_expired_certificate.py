@@ -114,7 +114,7 @@ async def test_after_the_window_it_is_told_to_join_again(old: Old, node: str) ->
     assert own_certificate.trouble(str(refusal.value), expired.certificate_pem, time.time()) == str(refusal.value)
 
 
-async def test_an_expired_stranger_may_still_fetch_the_root(old: Old, node: str) -> None:
+async def test_a_node_with_an_expired_certificate_may_still_fetch_the_root(old: Old, node: str) -> None:
     answer = await old.call(
         old.issue(node, ended_s=30 * DAY_S), rpc.GET_ROOT_CA_CERTIFICATE, api.GetRootCACertificateRequest()
     )
