@@ -163,7 +163,7 @@ def test_a_join_is_ended_by_a_leave_at_any_time(lab: Lab) -> None:
         host.docker("swarm", "leave")
         assert joining.wait(10) == 1
         assert joining.stderr is not None
-        assert "was ended by `docker swarm leave`" in joining.stderr.read()
+        assert "`docker swarm leave` ended the attempt to join" in joining.stderr.read()
     _nothing_left(host)
 
 
