@@ -177,6 +177,10 @@ class Manager:
             self.group.known(raft_id, ours)
         self.group.expect(joined)
 
+    def destinations(self) -> tuple[Mapping[int, api.RaftMember], Mapping[int, api.RaftMember]]:
+        """Where messages go, by raft ID: to members; to callers that the log does not tell of yet."""
+        return self.group.peers, self.group.callers
+
     def members(self) -> tuple[Member, ...]:
         """The members of the group, by raft ID."""
         group, peers = self.group, self.group.peers

@@ -143,7 +143,7 @@ class Peers:
         """See dialogues.Dial."""
         return await dial(self._network, self._process, addr, node_id, timeout_s)
 
-    def keep_only(self, members: dict[int, api.RaftMember]) -> None:
+    def keep_only(self, members: Mapping[int, api.RaftMember]) -> None:
         """See Peers.keep_only."""
         self._locator.keep_unknown(members)
         known = {(member.addr, member.node_id): None for member in members.values()}

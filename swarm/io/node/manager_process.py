@@ -328,7 +328,7 @@ class ManagerProcess:
             case events.Send(message=message):
                 assert self.manager is not None
                 assert self.peers is not None
-                self.peers.send(message, self.manager.group.peers, self.manager.group.callers)
+                self.peers.send(message, *self.manager.destinations())
             case Forward():
                 assert self.peers is not None
                 self.peers.forward(effect)
@@ -349,7 +349,7 @@ class ManagerProcess:
                 if self._peer_watch is not None:
                     self._peer_watch.members_changed()
                 if self.manager is not None and self.peers is not None:
-                    self.peers.keep_only(self.manager.group.members)
+                    self.peers.keep_only(self.manager.destinations()[0])
             case events.Removed():
                 log.info("raft.removed")
                 self.removed.set()

@@ -92,7 +92,7 @@ class Peers:
             self._locator.lost(news.raft_id)
         self._report(news)
 
-    def keep_only(self, members: dict[int, api.RaftMember]) -> None:
+    def keep_only(self, members: Mapping[int, api.RaftMember]) -> None:
         """Forget the connections to members that are gone, and what was asked about those that are known now."""
         self._locator.keep_unknown(members)
         for raft_id in [raft_id for raft_id in self._links if raft_id not in members]:

@@ -14,7 +14,7 @@ from random import Random
 import structlog
 
 from swarm import api
-from swarm.api import raftpb
+from swarm.api import raftpb, rpc
 from swarm.errors import FailedPrecondition, NotLeader, PermissionDenied, Unavailable
 from swarm.manager.calls import Calls
 from swarm.manager.events import CheckPeer, ManagerEffect, PeerChecked
@@ -69,16 +69,15 @@ class Changes:
         No leader is needed for it, and none may be possible without the joiner. That it never was this member before
         is for the joiner to say.
         """
-        assert isinstance(call.request, api.JoinRequest)
+        request = rpc.JOIN.checked_request(call.request)
         member = self._group.by_node(call.peer.node_id)
-        if member is None or member.addr != with_host(call.request.addr, call.peer.host):
+        if member is None or member.addr != with_host(request.addr, call.peer.host):
             return None
         return Reply(call.stream, self._group.join_answer(member.raft_id))
 
     def join(self, call: Call) -> None:
         """RaftMembership/Join, to the leader: check that the joiner serves, then add it (swarmkit: raft.go Join)."""
-        assert isinstance(call.request, api.JoinRequest)
-        addr = with_host(call.request.addr, call.peer.host)
+        addr = with_host(rpc.JOIN.checked_request(call.request).addr, call.peer.host)
         self._calls.at_check(call, addr)
         self._out.append(CheckPeer(call.stream, addr))
 
@@ -101,8 +100,7 @@ class Changes:
 
     def leave(self, call: Call) -> None:
         """RaftMembership/Leave: a node asks to remove the member that it was, whose log is gone (raft.go Leave)."""
-        assert isinstance(call.request, api.LeaveRequest)
-        member = self._group.members.get(call.request.node.raft_id)
+        member = self._group.members.get(rpc.LEAVE.checked_request(call.request).node.raft_id)
         if member is None:
             self._out.append(Reply(call.stream, api.LeaveResponse()))
         elif member.node_id != call.peer.node_id:

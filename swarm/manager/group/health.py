@@ -15,8 +15,7 @@ _SERVICES = ("", "Raft", "ControlAPI")
 
 def answer(call: Call) -> Reply | StreamEnd:
     """The answer to Health/Check: a manager that answers serves."""
-    assert isinstance(call.request, api.HealthCheckRequest)
-    if call.request.service not in _SERVICES:
+    if rpc.CHECK.checked_request(call.request).service not in _SERVICES:
         return StreamEnd(call.stream, NotFound("unknown service"))
     plain = api.HealthCheckResponse(status=api.HealthCheckResponse.SERVING)
     return Reply(call.stream, extensions.with_extension(plain, extensions.OURS))

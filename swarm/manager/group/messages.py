@@ -8,7 +8,7 @@ from __future__ import annotations
 import structlog
 
 from swarm import api
-from swarm.api import extensions, raftpb
+from swarm.api import extensions, raftpb, rpc
 from swarm.errors import InvalidArgument, NotFound, SwarmError
 from swarm.manager.events import ManagerEffect
 from swarm.manager.group.consensus import Consensus
@@ -31,8 +31,8 @@ class Messages:
 
     def process(self, call: Call, now: float) -> None:
         """Raft/ProcessRaftMessage: one message."""
-        assert isinstance(call.request, api.ProcessRaftMessageRequest)
-        if self._receive(call.stream, call.request.message, call.peer, now):
+        request = rpc.PROCESS_RAFT_MESSAGE.checked_request(call.request)
+        if self._receive(call.stream, request.message, call.peer, now):
             self._out.append(Reply(call.stream, api.ProcessRaftMessageResponse()))
 
     def begin(self, call: Call, now: float) -> None:
@@ -58,8 +58,7 @@ class Messages:
 
     def resolve(self, call: Call) -> None:
         """Raft/ResolveAddress: where a member is."""
-        assert isinstance(call.request, api.ResolveAddressRequest)
-        raft_id = call.request.raft_id
+        raft_id = rpc.RESOLVE_ADDRESS.checked_request(call.request).raft_id
         member = self._group.resolve(raft_id, call.peer)
         if member is None:
             unknown = self._group.refusal(raft_id, call.peer) or NotFound(f"member {raft_id:x} not found")
