@@ -28,6 +28,7 @@ from tests.sim.process import Process
 
 NANO_CPUS = (4_000_000_000, 16_000_000_000, 16_000_000_000)
 BUILD_LIMIT_S = 300.0
+JOIN_LOOKS = 15  # an operator looks after a join in the background, every other second
 
 
 class Node:
@@ -199,10 +200,8 @@ class World:
             except Refused as error:
                 if error.refusal is not Refusal.STILL_JOINING:
                     return
-                while process.alive and process.in_swarm:
-                    if process.machine.record.ready:
-                        return
-                    yield self.kernel.sleep(2.0)
+                if (yield self.scope.run(self._watch_join(process))):
+                    return
             except SwarmError as error:
                 self.kernel.say(process.name, "does not join:", error)
                 if error.code not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
@@ -210,6 +209,20 @@ class World:
                     process.die(torn=False, silent=False)
                     return
             yield self.kernel.sleep(2.0)
+
+    def _watch_join(self, process: Process) -> Script:
+        """Whether a join in the background succeeds. Its managers may be gone: an operator ends it after a while."""
+        for _ in range(JOIN_LOOKS):
+            if not process.alive or not process.in_swarm:
+                return False
+            if process.machine.record.ready:
+                return True
+            yield self.kernel.sleep(2.0)
+        try:
+            yield process.leave()
+        except SwarmError as error:
+            self.kernel.say(process.name, "goes on joining:", error)
+        return False
 
     def _all_ready(self) -> bool:
         leader = self.leader()
