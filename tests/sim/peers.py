@@ -20,8 +20,7 @@ from swarm.manager.events import (
     PeerAnswered,
 )
 from swarm.manager.group import dialogues
-from swarm.manager.group.locating import Locator
-from swarm.manager.group.members import REMOVED_TEXT
+from swarm.manager.group.locating import Locator, undelivered
 from swarm.raft import events
 from swarm.rpc import Call, StreamData, StreamEnd
 from tests.sim.kernel import Future, Kernel, Runnable, Scope, Script
@@ -109,12 +108,10 @@ class Peers:
                 self._report(PeerAnswered(message.to, self._kernel.now - began))
             return
         self._locator.lost(message.to)
-        if isinstance(error, SwarmError) and error.message == REMOVED_TEXT:
-            self._report(events.Removed())
-        elif isinstance(error, SwarmError) and error.message.startswith(REFUSED):
+        if isinstance(error, SwarmError) and error.message.startswith(REFUSED):
             self._report(events.Gone(message.to))
         else:
-            self._report(events.Unreachable(message.to))
+            self._report(undelivered(message.to, error))
 
     def _send_snapshot(self, message: raftpb.Message, member: api.RaftMember) -> Script:
         try:

@@ -24,6 +24,7 @@ from swarm.api import extensions, raftpb, rpc
 from swarm.errors import SwarmError, Unavailable
 from swarm.io.grpc import client
 from swarm.manager.events import ForwardAnswered, ForwardFailed, ForwardOpened, FoundAt, PeerAnswered
+from swarm.manager.group.locating import undelivered
 from swarm.manager.group.members import REMOVED_TEXT
 from swarm.raft import events
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
@@ -208,10 +209,7 @@ class PeerLink:
             log.info("raft.peer_lost", peer=f"{self._raft_id:x}", addr=self.addr, error=str(error))
         if message is not None and message.type == raftpb.MsgSnap:
             self._report(events.SnapshotSent(self._raft_id, ok=False))
-        if isinstance(error, SwarmError) and error.message == REMOVED_TEXT:
-            self._report(events.Removed())
-            return
-        self._report(events.Unreachable(self._raft_id))
+        self._report(undelivered(self._raft_id, error))
 
 
 async def _pieces(message: raftpb.Message) -> AsyncIterator[api.StreamRaftMessageRequest]:

@@ -12,12 +12,21 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from typing import Any
 
 from swarm import api, defaults
+from swarm.errors import SwarmError
 from swarm.manager.events import FoundAt
 from swarm.manager.group import dialogues
-from swarm.raft.events import Removed
+from swarm.manager.group.members import REMOVED_TEXT
+from swarm.raft.events import Removed, Unreachable
 
 Sleep = Callable[[float], Awaitable[object]]
 Search = Coroutine[Any, Any, None]
+
+
+def undelivered(raft_id: int, error: Exception) -> Removed | Unreachable:
+    """What it tells that a message to this member was not delivered: it may say that this one is a member no more."""
+    if isinstance(error, SwarmError) and error.message == REMOVED_TEXT:
+        return Removed()
+    return Unreachable(raft_id)
 
 
 class Locator:
