@@ -14,6 +14,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -138,6 +139,12 @@ def public_key_der(certificate: x509.Certificate) -> bytes:
     )
 
 
+def key_fingerprint(signed: x509.Certificate | x509.CertificateSigningRequest) -> bytes:
+    """SHA-256 of the SubjectPublicKeyInfo of a certificate or CSR (RFC 5280, 4.1.2.7): it names the key."""
+    info = signed.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return sha256(info).digest()
+
+
 def new_csr(key: ec.EllipticCurvePrivateKey) -> bytes:
     """A certificate request in PEM with an empty subject, signed by ``key``."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
@@ -198,7 +205,7 @@ def identity_of(certificate: x509.Certificate | bytes) -> Identity:
     Raises InvalidCertificate when it cannot be read or does not have exactly one of each name.
     """
     if isinstance(certificate, bytes):
-        certificate = _load_first(certificate)
+        certificate = load_leaf(certificate)
     names = []
     for oid, what in _NAMES:
         values = certificate.subject.get_attributes_for_oid(oid)
@@ -215,7 +222,8 @@ _NAMES = (
 )
 
 
-def _load_first(data: bytes) -> x509.Certificate:
+def load_leaf(data: bytes) -> x509.Certificate:
+    """The first certificate of a PEM bundle, or the one in DER. Raises InvalidCertificate."""
     if data.startswith(b"\x30"):
         return load_certificate(data)
     certificates = load_certificates(data)

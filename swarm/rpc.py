@@ -25,6 +25,9 @@ class Peer:
     this process itself (its API front, its control socket); they need no certificate. ``forwarder`` is the ID of the
     manager that forwarded the call, else empty. certificate_error: why the certificate is not valid now, as a text for
     its owner; empty when it is valid. renewable: whether an invalid certificate may still be renewed.
+    key: SHA-256 of the certificate's public key. not_before: when the certificate's validity begins, in seconds since
+    the epoch. Both are empty (b"", 0) where nobody knows: without a certificate, or when a stock manager forwards the
+    call.
     """
 
     node_id: str = ""
@@ -35,6 +38,8 @@ class Peer:
     forwarder: str = ""
     certificate_error: str = ""
     renewable: bool = False
+    key: bytes = b""
+    not_before: float = 0.0
 
     @property
     def certified(self) -> bool:

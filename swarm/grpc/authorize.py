@@ -29,6 +29,9 @@ _NODE_ID = "forwarded_cert_cn"
 _ROLE = "forwarded_cert_ou"
 _ORG = "forwarded_cert_org"
 _ADDRESS = "remote_addr"
+_KEY = "sideswarm_cert_key"
+_NOT_BEFORE = "sideswarm_cert_not_before"
+_SECONDS_DIGITS_MAX = 12
 _REDIRECT = "redirect"
 
 
@@ -49,7 +52,20 @@ def forwarded_peer(metadata: Metadata, forwarder: Peer) -> Peer:
         org=first(_ORG),
         addr=first(_ADDRESS),
         forwarder=forwarder.node_id,
+        key=_bytes_of(first(_KEY)),
+        not_before=_seconds_of(first(_NOT_BEFORE)),
     )
+
+
+def _bytes_of(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return b""
+
+
+def _seconds_of(text: str) -> float:
+    return float(text) if text.isascii() and text.isdecimal() and len(text) <= _SECONDS_DIGITS_MAX else 0.0
 
 
 def _stronger(roles: tuple[str, ...]) -> str:
@@ -72,6 +88,8 @@ def forwarding_metadata(peer: Peer) -> tuple[tuple[str, str], ...]:
         (_ORG, peer.org),
         *roles,
         (_ADDRESS, peer.addr),
+        (_KEY, peer.key.hex()),
+        (_NOT_BEFORE, f"{int(peer.not_before)}"),
     )
 
 

@@ -19,6 +19,7 @@ from certs.tls import ClientTls, Credentials
 from certs.validity import EXPIRED, own_certificate_error
 from swarm import api, defaults
 from swarm.api.methods import Method, Req, Res
+from swarm.grpc.peer import peer_of
 from swarm.node import bootstrap
 from swarm.node.bootstrap import Issued, World
 from swarm.rpc import Peer
@@ -91,9 +92,8 @@ class _Inside:
     """A way to the manager of this process that needs no certificates."""
 
     def __init__(self, manager: OwnManager, credentials: Credentials) -> None:
-        identity = identity_of(credentials.certificate_pem)
         self._manager = manager
-        self._peer = Peer(identity.node_id, identity.role, identity.org, local=True)
+        self._peer = peer_of(credentials.certificate_pem, local=True)
 
     async def dial(self, address: str, tls: ClientTls, timeout_s: float) -> _Inside:
         """As swarm.io.grpc.client.connect."""

@@ -5,6 +5,7 @@ Drives swarm.agent.agent.Agent and swarm.agent.connection.ManagerConnection, bes
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from swarm import defaults
@@ -13,7 +14,7 @@ from swarm.agent.agent import Agent, AgentEffect, AgentEvent
 from swarm.agent.connection import ManagerConnection
 from swarm.errors import SwarmError, Unavailable
 from swarm.io.node.agent_process import LocalLink
-from swarm.rpc import Call, Peer, StreamData, StreamEnd
+from swarm.rpc import Call, StreamData, StreamEnd
 from tests.sim.driver import Driver
 from tests.sim.kernel import Script
 from tests.sim.logs import Publisher
@@ -97,7 +98,7 @@ class SimAgent:
             elif process.manager is None:
                 raise Unavailable("this node's manager is not running")
             else:
-                peer = Peer(process.node_id, process.identity.role, process.identity.org, process.addr)
+                peer = replace(process.identity, addr=process.addr)
                 link = LocalLink(process.manager.local, peer)
         except SwarmError as problem:
             self._connection.failed(effect, str(problem))

@@ -11,6 +11,7 @@ from certs.keys import identity_of
 from certs.keystore import Kek
 from certs.tls import ClientTls, Credentials
 from swarm.api.methods import Method, Req, Res
+from swarm.grpc.peer import peer_of
 from swarm.manager import cluster
 from swarm.node import bootstrap, events, own_certificate
 from swarm.rpc import MANAGER_ROLE, Peer
@@ -35,8 +36,7 @@ class SimIdentity:
         self._process.disk.root_pem = root_pem
 
     def _use(self, certificate_pem: bytes) -> events.Identity:
-        identity = identity_of(certificate_pem)
-        self._process.identity = Peer(identity.node_id, identity.role, identity.org, f"{self._process.host}:40000")
+        self._process.identity = peer_of(certificate_pem, f"{self._process.host}:40000")
         return events.Identity(certificate_pem, self._process.disk.root_pem)
 
     async def request(self, effect: events.RequestIdentity) -> events.Identity:
@@ -96,8 +96,7 @@ class SimIdentity:
         """With the certificate that is shown there, which need not be the one in use."""
         shown = Peer(addr=f"{self._process.host}:40000")
         if tls.credentials is not None:
-            found = identity_of(tls.credentials.certificate_pem)
-            shown = Peer(found.node_id, found.role, found.org, f"{self._process.host}:40000")
+            shown = peer_of(tls.credentials.certificate_pem, f"{self._process.host}:40000")
         connection: Connection = await self._process.world.network.dial(
             Guise(self._process, shown), addr, timeout_s, tls.node_id
         )

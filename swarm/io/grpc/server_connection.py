@@ -17,7 +17,6 @@ from typing import Any, Protocol, cast
 from google.protobuf.message import DecodeError, Message
 
 from certs.errors import InvalidCertificate
-from certs.keys import identity_of
 from certs.validity import Validity, validity_of
 from swarm import defaults
 from swarm.address import join_host_port
@@ -27,6 +26,7 @@ from swarm.grpc import events, http2, wire
 from swarm.grpc.admission import TrackedConnection
 from swarm.grpc.flow import Limits, Stream
 from swarm.grpc.frames import ErrorCode
+from swarm.grpc.peer import peer_of
 from swarm.grpc.rate import Rate
 from swarm.grpc.wire import HttpError, MessageReader, WireError
 from swarm.rpc import MANAGER_ROLE, Call, Peer, StreamData, StreamEnd
@@ -498,17 +498,9 @@ _UNREAD_BYTES_MAX = defaults.RPC_CONTROL_BUFFER_BYTES_MAX + 2 * defaults.RPC_OUT
 
 def _certified(chain_der: list[bytes], address: str, validity: Validity) -> Peer:
     try:
-        identity = identity_of(chain_der[0])
+        return peer_of(chain_der[0], address, validity=validity)
     except InvalidCertificate:
         return Peer(addr=address)  # signed by our CA, but not for a node: the client stays anonymous
-    return Peer(
-        identity.node_id,
-        identity.role,
-        identity.org,
-        address,
-        certificate_error=validity.error,
-        renewable=validity.renewable,
-    )
 
 
 def format_address(peername: Any) -> str:

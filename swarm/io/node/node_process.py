@@ -26,6 +26,7 @@ from swarm.address import join_host_port
 from swarm.agent import events as agent_events
 from swarm.agent.agent import Agent
 from swarm.errors import SwarmError, Unavailable
+from swarm.grpc.peer import peer_of
 from swarm.io.counts import Counts
 from swarm.io.disk.raft_disk import TaskJournal
 from swarm.io.grpc import client
@@ -39,7 +40,6 @@ from swarm.manager import cluster
 from swarm.node import events
 from swarm.node.node import Node, Status
 from swarm.node.state import NodeState
-from swarm.rpc import Peer
 
 log = structlog.get_logger()
 
@@ -343,11 +343,10 @@ class NodeProcess:
             raise error
         state = self._node.record.state
         if not effect.manager_addr:
-            if state is None:
+            if state is None or self._node.record.identity is None:
                 raise Unavailable("this node is in no swarm")
             addr = join_host_port(state.advertise_host, state.advertise_port)
-            peer = Peer(state.node_id, self._node.record.role, state.cluster_id, addr)
-            return LocalLink(self._running_manager().local, peer)
+            return LocalLink(self._running_manager().local, peer_of(self._node.record.identity.certificate_pem, addr))
         connection = await client.connect(effect.manager_addr, self._identity.client_tls(), defaults.RPC_DIAL_TIMEOUT_S)
         link = RemoteLink(connection)
         connection.closed.add_done_callback(lambda _: self._lost(link))
