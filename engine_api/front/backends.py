@@ -6,11 +6,13 @@ Both have the same interface (Backend): bytes of the request in, bytes of the re
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from engine_api.front.http1 import HEAD_BYTES_MAX, Head
 from engine_api.front.paths import IsLocal
@@ -275,10 +277,18 @@ def engine_connector(engine: str, timeout_s: float) -> Callable[[Upstream], Awai
     return connect
 
 
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    """What clients sent wrong is answered to them, and not worth a traceback."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 async def make_runner(app: web.Application) -> web.AppRunner:
     """aiohttp's side of the front: ``runner.server`` is what Backends.server calls. Heads may be as large as Go's."""
+    logger = logging.getLogger(__name__)
+    logger.addFilter(_is_our_fault)
     runner = web.AppRunner(
         app,
+        logger=logger,
         handler_cancellation=True,
         access_log=None,
         max_line_size=HEAD_BYTES_MAX,

@@ -251,6 +251,8 @@ class Front(asyncio.Protocol):
             return True
         backend = self._current = self._choose(head)
         ours = backend is self._local
+        if ours:
+            data = head.canonical_line + data[len(head.first_line) :]  # the application routes the path that was judged
         self._hold(len(data) if ours else 0)
         if ours and not self._request.done:
             self._timer = asyncio.get_running_loop().call_later(self._backends.body_read_s, self._body_late)
@@ -261,6 +263,7 @@ class Front(asyncio.Protocol):
 
     def _choose(self, head: Head) -> Backend:
         if self._backends.is_local(head):
+            head.check_host()
             if self._local is None or self._local.is_closing():
                 self._local = Local(self, self._backends.server)
             return self._local
@@ -300,11 +303,8 @@ class Front(asyncio.Protocol):
         if self._state is State.BUSY and (self._response is not None or self._response_head):
             self._linger()  # another answer has begun
             return
-        body, reason = json.dumps({"message": message}).encode() + b"\n", HTTPStatus(status).phrase
-        headers = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        if self._request_head is not None and self._request_head.method == b"HEAD" and self._state is State.BUSY:
-            body, reason = b"", " ".join(message.split())  # there is no body, and the CLI shows the reason instead
-        self.transport.write(f"HTTP/1.1 {status} {reason}\r\n{headers}".encode() + body)
+        head = self._request_head if self._state is State.BUSY else None
+        self.transport.write(_refusal(status, message, to_head=head is not None and head.method == b"HEAD"))
         self._linger()
 
     def _linger(self) -> None:
@@ -452,6 +452,15 @@ class Front(asyncio.Protocol):
         self._pauses.discard(reason)
         if not self._pauses and not self.transport.is_closing():
             self.transport.resume_reading()
+
+
+def _refusal(status: int, message: str, to_head: bool) -> bytes:
+    """An answer of the front's own. to_head: to a HEAD request, whose answer has no body; the CLI shows the reason."""
+    body, reason = json.dumps({"message": message}).encode() + b"\n", HTTPStatus(status).phrase
+    headers = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    if to_head:
+        body, reason = b"", " ".join(message.split())
+    return f"HTTP/1.1 {status} {reason}\r\n{headers}".encode() + body
 
 
 def _keep_alive(connection: socket.socket | None) -> None:
