@@ -88,6 +88,7 @@ MANAGER_WEIGHT = 10
 LOG_SUBSCRIPTIONS_MAX = 1000
 LOG_LISTENERS_PER_NODE_MAX = 4
 LOG_RECONNECT_WAIT_S = 10.0
+LOG_READER_BYTES = 1 << 20  # waiting for one reader of logs; while more waits, its nodes are held back
 
 # --- agent (swarmkit: agent/) ---
 SESSION_BACKOFF_BASE_S = 0.1
@@ -193,7 +194,8 @@ EXECUTOR_RECONNECT_MAX_S = 5.0
 SERVICE_WITHDRAWAL_S = 2.0  # between taking a task out of its services and stopping it
 PAYLOAD_TMPFS_BYTES_MAX = 1 << 30
 LOG_BYTES_PER_S = 10 << 20  # per task
-LOG_BATCH_BYTES_MAX = 256 << 10
+LOG_BATCH_BYTES_MAX = 48 << 10  # below the window of a stream, so that a node that is held back has sent whole messages
+LOG_SINK_MESSAGES_MAX = 1  # of one publication, waiting for the connection
 LOG_LINE_BYTES_MAX = 1 << 20
 LOG_CLOSE_TIMEOUT_S = 5.0
 
@@ -237,7 +239,11 @@ RPC_UNFINISHED_WORKER_BYTES_MAX = 16 << 20  # from one node
 RPC_UNFINISHED_MANAGER_BYTES_MAX = 256 << 20
 RPC_STREAM_MESSAGES_AT_ONCE = 4  # of one client stream, waiting for the manager; then flow control stops its client
 RPC_STREAM_FORWARDED_BYTES_MAX = 1 << 20  # of one client stream, waiting for the leader
-RPC_STREAM_RECHECK_S = 0.05
+RPC_STREAM_RECHECK_S = 0.05  # while few streams are held back; longer in proportion to their number
+RPC_STREAM_RECHECKS_AT_ONCE = 64
+LOCAL_STREAM_BYTES_MAX = 32 << 20  # waiting for a reader in this process, who is cut off when it is more
+LOCAL_STREAMS_BYTES_MAX = 256 << 20  # for all of them: shared evenly, at worst twice as much
+LOCAL_MESSAGE_OVERHEAD_BYTES = 512  # what a message costs besides its fields
 RPC_HANDSHAKE_TIMEOUT_S = 10.0
 RPC_REQUEST_TIMEOUT_S = 60.0  # from a call's headers to its complete request
 RPC_READ_TIMEOUT_S = 60.0  # for a client that does not read its waiting answers
