@@ -14,12 +14,13 @@ from typing import Any, Protocol, cast
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from engine_api.front.crowd import Unread
 from engine_api.front.http1 import HEAD_BYTES_MAX, Head
 from engine_api.front.paths import IsLocal
 from swarm import defaults
 from swarm.address import parse_host_port
 
-WRITE_BUFFER_BYTES = 1 << 20
+WRITE_BUFFER_BYTES = 1 << 18  # with one read more, what waits for a client that does not read a stream
 READ_BUFFER_BYTES = 1 << 18
 WAITING_BYTES_MAX = 1 << 20
 HEADERS_MAX = 1 << 14
@@ -258,6 +259,7 @@ class Backends:
     body_read_s: float = defaults.API_BODY_READ_S
     linger_s: float = defaults.API_LINGER_S
     load: Load = field(default_factory=Load)
+    unread: Unread = field(default_factory=Unread)
     buffer: bytearray = field(default_factory=lambda: bytearray(READ_BUFFER_BYTES))
 
 
