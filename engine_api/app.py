@@ -15,6 +15,7 @@ from aiohttp import web
 
 from engine_api.backend import SwarmBackend, asked_now
 from engine_api.errors import ApiError, BadParameter, ObjectNotFound
+from engine_api.front.target import clean_path
 from engine_api.routes import networks, resources, services, swarm
 from engine_api.server.dialect import ApiVersion, parse_version
 from engine_api.server.request import Api, ApiRequest, EngineHooks, Handler, Route, encode
@@ -115,6 +116,10 @@ def _with_version(api: Api, route: Route) -> Callable[[web.Request], Awaitable[w
 async def _answer_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
+    path = request.rel_url.raw_path
+    if (clean := clean_path(path.encode()).decode()) != path and path != "*":
+        query = request.rel_url.raw_query_string
+        return web.Response(status=301, headers={"Location": f"{clean}?{query}" if query else clean})
     try:
         return await handler(request)
     except (ApiError, SwarmError) as error:

@@ -94,10 +94,10 @@ class System:
 
     def quick_answer(self, head: Head) -> bytes | None:
         """The complete answer to /_ping, without aiohttp; None for every other request."""
-        path, _, _ = head.target.partition(b"?")
+        path, _ = head.path_and_query
         if not path.endswith(b"/_ping") or head.method not in (b"GET", b"HEAD") or head.length or head.chunked:
             return None
-        if path.strip(b"/") != b"_ping":
+        if path != b"/_ping":
             return None  # the application checks the version in the path
         body = b"" if head.method == b"HEAD" else b"OK"
         lines = [f"{name}: {value}" for name, value in self._ping().items()]

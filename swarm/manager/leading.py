@@ -12,12 +12,14 @@ from random import Random
 
 import structlog
 
+from swarm.api import rpc
 from swarm.errors import Internal, NotLeader, NotTaken
 from swarm.manager.calls import Calls
 from swarm.manager.events import AskAuthority, AuthorityAnswered, ManagerEffect, Parts
 from swarm.manager.external_ca import Outcome
 from swarm.manager.group.members import RaftGroup
 from swarm.manager.leader import Leader
+from swarm.manager.logbroker import LogBroker
 from swarm.manager.service import Ask, Effect, RemoveMember, Service, Write
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from swarm.store.store import Change, Store
@@ -120,6 +122,11 @@ class Leading:
     def service_of(self, method: str) -> Service | None:
         """Who answers calls of this method, if a service does."""
         return self._routes.get(method)
+
+    def reader_of(self, publication: int) -> int | None:
+        """See LogBroker."""
+        broker = self._routes.get(rpc.PUBLISH_LOGS.name)
+        return broker.reader_of(publication) if isinstance(broker, LogBroker) else None
 
     def serve(self, service: Service, event: Call | StreamData | StreamEnd, now: float) -> None:
         """A service that fails costs the call that it failed on; whatever a node sends must not stop the manager."""

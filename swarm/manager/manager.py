@@ -286,6 +286,10 @@ class Manager:
         """What a client stream sent that waits here until the leader can be given it."""
         return self._calls.waiting_bytes(stream)
 
+    def reader_of(self, publication: int) -> int | None:
+        """The call that gets what a node publishes on this stream; None for any other stream."""
+        return self._leading.reader_of(publication)
+
     # --- what the group decides (Above) ----------------------------------------------------------------------------
 
     def applied(self, changes: Sequence[Change], now: float) -> None:

@@ -47,6 +47,14 @@ async def test_options_on_anything_is_fine_and_head_is_no_route(backend: Any, st
     assert (await _text(client, "HEAD", "/v1.41/swarm"))[0] == 404
 
 
+@pytest.mark.parametrize("path", ["//v1.41/swarm", "/v1.41/./swarm", "/v1.41/x/../swarm", "/v1.41/services/../swarm"])
+async def test_a_path_that_is_not_clean_is_redirected_as_the_engine_does(backend: Any, start: Any, path: str) -> None:
+    client = await start(backend)
+    url = client.make_url("/").with_path(path, encoded=True).with_query("a=b")
+    async with client.session.get(url, allow_redirects=False) as answer:
+        assert (answer.status, answer.headers["Location"]) == (301, "/v1.41/swarm?a=b")
+
+
 async def test_html_characters_are_not_escaped(backend: Any, start: Any) -> None:
     backend.put(api.Config(id="c" * 25, spec=api.ConfigSpec(annotations=api.Annotations(name="a<b>&"))))
     status, text = await _text(await start(backend), "GET", f"/v1.41/configs/{'c' * 25}")

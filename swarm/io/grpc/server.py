@@ -314,7 +314,7 @@ class RpcServer:
             return
         if _stands_still(self._stalled, connection, h2.frames, h2.awaiting_frames, now, _FRAME_TIMEOUT_S):
             connection.refuse("frame or preface not completed in time")
-        elif _stands_still(self._unread, connection, h2.data_bytes_sent, h2.buffered > 0, now, _READ_TIMEOUT_S):
+        elif _stands_still(self._unread, connection, h2.data_bytes_sent, _must_read(connection), now, _READ_TIMEOUT_S):
             connection.refuse("the client does not read its answers")
         else:
             self._sweep_idle(connection, h2, now)
@@ -337,6 +337,17 @@ class RpcServer:
             connection.pinged_at = now
             h2.ping(KEEPALIVE_PING)
             connection.flush()
+
+
+def _must_read(connection: ServerConnection) -> bool:
+    """Whether answers wait that the client has to read soon.
+
+    A manager may leave logs where they are for as long as their reader does: no more than RPC_STREAM_BUFFER_BYTES_MAX.
+    """
+    h2 = connection.h2
+    if h2 is None or not h2.buffered:
+        return False
+    return h2.blocked or h2.buffered > sum(len(stream.outbox) for stream in h2.streams.values() if stream.patient)
 
 
 def _stands_still(

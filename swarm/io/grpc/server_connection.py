@@ -20,6 +20,7 @@ from certs.errors import InvalidCertificate
 from certs.validity import Validity, validity_of
 from swarm import defaults
 from swarm.address import join_host_port
+from swarm.api import rpc
 from swarm.api.methods import BY_PATH, AnyMethod
 from swarm.errors import Code, DeadlineExceeded, ResourceExhausted, SwarmError, Unimplemented
 from swarm.grpc import events, http2, wire
@@ -76,6 +77,7 @@ class ServerCall:
     ) -> None:
         self.connection = connection
         self.h2 = h2
+        h2.patient = method.name == rpc.SUBSCRIBE_LOGS.name and connection.limits is MANAGER_LIMITS
         self.stream = stream
         self.method = method
         self.peer = peer

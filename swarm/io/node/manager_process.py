@@ -29,6 +29,7 @@ from swarm.io.disk import replaced_file
 from swarm.io.disk.raft_disk import Loaded, RaftDisk
 from swarm.io.grpc.server import RpcServer
 from swarm.io.node.backpressure import Backpressure, Flow
+from swarm.io.node.call_flow import CallFlow
 from swarm.io.node.external_authority import ask_authority
 from swarm.io.node.local_calls import LocalCalls
 from swarm.io.node.peer_link import News
@@ -126,14 +127,15 @@ class ManagerProcess:
         self._rng = rng
         self._inbox: Inbox[ManagerEvent] = Inbox()
         self._streams = itertools.count(1)
-        self.local = LocalCalls(self._incoming, self._streams)
+        self.local = LocalCalls(self._incoming, self._streams, lambda stream: self._calls.taken(stream))
         self._file = directory / LOG_FILE
         self._disk = RaftDisk(self._file, sealer)
         authorizer = ClusterAuthorizer(settings.cluster_id, self._is_blacklisted, self._is_demoted)
         self._counts = counts or Counts()
         errors = self._counts.certificate_errors
         self._server = RpcServer(self._incoming, tls_context, authorizer, self._streams, self._hosts_of_members, errors)
-        self._flow = Backpressure(self._server.pause, self._server.resume, self._waiting_bytes)
+        self._calls = CallFlow(self._server, self.local)
+        self._flow = Backpressure(self._calls.pause, self._calls.resume, self._calls.waiting_bytes)
         self._leading = asyncio.Event()
         self._deposed = asyncio.Event()
         self._peer_watch: PeerWatch | None = None
@@ -171,7 +173,8 @@ class ManagerProcess:
             raise
         self.peers = Peers(self._client_tls, self._report, self._kinds.is_ours, join)
         self._peer_watch = PeerWatch(manager.status, self.peers, self._inbox.put, self._kinds, self._disk)
-        self.manager = manager
+        self.manager = self._calls.manager = manager
+        self._calls.peers = self.peers
         self._task = asyncio.create_task(self._run(), name="manager")
         self._watch = asyncio.create_task(watch.watch(self._peer_watch, self._kinds), name="peers")
 
@@ -229,11 +232,6 @@ class ManagerProcess:
                 self._flow.came(word.stream)
         elif isinstance(word, Call):
             self._deliver(health.answer_early(word))
-
-    def _waiting_bytes(self, stream: int) -> int:
-        if self.manager is None or self.peers is None:
-            return 0
-        return self.manager.waiting_bytes(stream) + self.peers.waiting_bytes(stream)
 
     async def _run(self) -> None:
         assert self.manager is not None
