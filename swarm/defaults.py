@@ -172,9 +172,13 @@ IMAGE_NAME_CHARS_MAX = 255
 NANO_CPUS_MIN = 1_000_000
 MEMORY_BYTES_MIN = 4 << 20
 HEALTH_DURATION_MIN_NS = 1_000_000
-TEMPLATE_STEPS_MAX = 10_000
 TEMPLATE_DEPTH_MAX = 60
-TEMPLATE_OUTPUT_CHARS_MAX = 4 << 20
+TEMPLATE_SPEC_STEPS_MAX = 5_000  # for all templates of a spec: 250 variables that name the node
+TEMPLATE_SPEC_BYTES_MAX = 4 << 20  # of text that they read and write, four for each character that is not ASCII
+TEMPLATE_PAYLOAD_STEPS_MAX = 100_000  # the same, for all secrets and configs of a task
+TEMPLATE_PAYLOAD_BYTES_MAX = 32 << 20
+TEMPLATE_SLOW_BYTES_FACTOR = 16  # for what is read character by character, such as escaping
+TEMPLATE_NUMBER_CHARS_MAX = 1_000
 
 # --- engine and executor (moby: daemon/cluster/executor/container) ---
 ENGINE_CONNECT_TIMEOUT_S = 10.0

@@ -83,5 +83,6 @@ def parts(node_id: str, cluster_id: str, group: Group, mixed_leadership: bool = 
         services=services,
         reads={name: handler.function for name, handler in handlers.items() if not handler.write},
         writes={name: handler.function for name, handler in handlers.items() if handler.write},
+        checks={name: handler.check for name, handler in handlers.items() if handler.write},
         mixed_leadership=mixed_leadership,
     )

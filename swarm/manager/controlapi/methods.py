@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -32,12 +33,14 @@ class Handler:
 
     function: (Tx or View, request) -> response; the rows of CONTROL are checked to take and return what their method
     does. write: whether it must run in a pass. members: whether the function takes the Raft group as a third argument,
-    which control() supplies.
+    which control() supplies. check: for writes, what can be said of the request alone, and may take its time; it runs
+    before the write waits for a pass, and raises SwarmErrors as the function does.
     """
 
     function: Callable[..., Message]
     write: bool
     members: bool = False
+    check: Callable[[Any], None] = require_known_values
 
 
 Row = tuple[str, Handler]
@@ -47,8 +50,14 @@ def _read(method: Method[Req, Res], function: Callable[[View, Req], Res]) -> Row
     return method.name, Handler(function, write=False)
 
 
-def _write(method: Method[Req, Res], function: Callable[[Tx, Req], Res]) -> Row:
-    return method.name, Handler(function, write=True)
+def _write(
+    method: Method[Req, Res], function: Callable[[Tx, Req], Res], check: Callable[[Req], None] = lambda request: None
+) -> Row:
+    def known_and_checked(request: Req) -> None:
+        require_known_values(request)
+        check(request)
+
+    return method.name, Handler(function, write=True, check=known_and_checked)
 
 
 def _read_with_members(method: Method[Req, Res], function: Callable[[View, Req, Members], Res]) -> Row:
@@ -70,8 +79,8 @@ CONTROL: dict[str, Handler] = dict(
         _write(rpc.REMOVE_TASK, tasks.remove_task),
         _read(rpc.GET_SERVICE, services.get_service),
         _read(rpc.LIST_SERVICES, services.list_services),
-        _write(rpc.CREATE_SERVICE, services.create_service),
-        _write(rpc.UPDATE_SERVICE, services.update_service),
+        _write(rpc.CREATE_SERVICE, services.create_service, services.check_create),
+        _write(rpc.UPDATE_SERVICE, services.update_service, services.check_update),
         _write(rpc.REMOVE_SERVICE, services.remove_service),
         _read(rpc.LIST_SERVICE_STATUSES, services.list_service_statuses),
         _read(rpc.GET_NETWORK, networks.get_network),
@@ -114,15 +123,5 @@ def control(members: Members) -> dict[str, Handler]:
     table = {}
     for name, handler in CONTROL.items():
         function = partial(handler.function, members=members) if handler.members else handler.function
-        table[name] = Handler(_understood(function) if handler.write else function, handler.write)
+        table[name] = Handler(function, handler.write, check=handler.check)
     return table
-
-
-def _understood(function: Callable[[Tx, Req], Res]) -> Callable[[Tx, Req], Res]:
-    """The same function, which refuses requests with enumeration values that this version does not know."""
-
-    def run(tx: Tx, request: Req) -> Res:
-        require_known_values(request)
-        return function(tx, request)
-
-    return run
