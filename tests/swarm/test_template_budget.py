@@ -116,13 +116,13 @@ def test_all_templates_of_a_spec_share_one_budget() -> None:
         expand_container(None, task_with(*[entry] * 1000))
     task = task_with(*[entry] * 200)
     task.spec.container.hostname = "{{.Task.Slot}}" * 2000
-    with pytest.raises(TemplateError, match="^expanding hostname failed: .* exceeded 5000 steps"):
+    with pytest.raises(TemplateError, match=r"^expanding hostname failed: .* exceeded 5000 steps"):
         expand_container(None, task)
     task = task_with(*[entry] * 200)
     for number in range(1000):
         options = task.spec.container.mounts.add(target=f"/{number}").volume_options
         options.labels["k"] = "{{.Task.Slot}}"
-    with pytest.raises(TemplateError, match="^expanding mounts failed: expanding volume labels.* exceeded 5000 steps"):
+    with pytest.raises(TemplateError, match=r"^expanding mounts failed: expanding volume labels.* exceeded 5000 steps"):
         expand_container(None, task)
 
 

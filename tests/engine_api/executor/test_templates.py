@@ -79,8 +79,7 @@ def test_payloads_of_a_task_share_one_budget() -> None:
     assert shared.config("0") == b"t1" * 5000
     refused = "failed to expand templated config .*: the templates of this task's secrets and configs exceeded"
     with pytest.raises(TaskError, match=refused):
-        for name in configs:
-            shared.config(name)
+        [shared.config(name) for name in configs]
 
 
 def test_a_payload_is_expanded_once_however_many_files_it_becomes() -> None:
