@@ -16,6 +16,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from swarm import defaults
 from swarm.api import rpc
 from swarm.api.methods import Method, Req, Res
 from swarm.manager.controlapi import clusters, networks, nodes, resources, secrets, services, tasks
@@ -33,14 +34,19 @@ class Handler:
 
     function: (Tx or View, request) -> response; the rows of CONTROL are checked to take and return what their method
     does. write: whether it must run in a pass. members: whether the function takes the Raft group as a third argument,
-    which control() supplies. check: for writes, what can be said of the request alone, and may take its time; it runs
-    before the write waits for a pass, and raises SwarmErrors as the function does.
+    which control() supplies. checks: for writes, what can be said of the request alone, and may take its time; they run
+    before the write waits for a pass, and raise SwarmErrors as the function does. control() supplies them.
     """
 
     function: Callable[..., Message]
     write: bool
     members: bool = False
-    check: Callable[[Any], None] = require_known_values
+    checks: tuple[Callable[[Any], None], ...] = ()
+
+    def check(self, request: Message) -> None:
+        """Run the checks. Raises SwarmError."""
+        for check in self.checks:
+            check(request)
 
 
 Row = tuple[str, Handler]
@@ -50,14 +56,8 @@ def _read(method: Method[Req, Res], function: Callable[[View, Req], Res]) -> Row
     return method.name, Handler(function, write=False)
 
 
-def _write(
-    method: Method[Req, Res], function: Callable[[Tx, Req], Res], check: Callable[[Req], None] = lambda request: None
-) -> Row:
-    def known_and_checked(request: Req) -> None:
-        require_known_values(request)
-        check(request)
-
-    return method.name, Handler(function, write=True, check=known_and_checked)
+def _write(method: Method[Req, Res], function: Callable[[Tx, Req], Res]) -> Row:
+    return method.name, Handler(function, write=True)
 
 
 def _read_with_members(method: Method[Req, Res], function: Callable[[View, Req, Members], Res]) -> Row:
@@ -79,8 +79,8 @@ CONTROL: dict[str, Handler] = dict(
         _write(rpc.REMOVE_TASK, tasks.remove_task),
         _read(rpc.GET_SERVICE, services.get_service),
         _read(rpc.LIST_SERVICES, services.list_services),
-        _write(rpc.CREATE_SERVICE, services.create_service, services.check_create),
-        _write(rpc.UPDATE_SERVICE, services.update_service, services.check_update),
+        _write(rpc.CREATE_SERVICE, services.create_service),
+        _write(rpc.UPDATE_SERVICE, services.update_service),
         _write(rpc.REMOVE_SERVICE, services.remove_service),
         _read(rpc.LIST_SERVICE_STATUSES, services.list_service_statuses),
         _read(rpc.GET_NETWORK, networks.get_network),
@@ -118,10 +118,15 @@ CONTROL: dict[str, Handler] = dict(
 )
 
 
-def control(members: Members) -> dict[str, Handler]:
-    """The table ready for use: every function takes (Tx or View, request)."""
+def control(members: Members, replicas_max: int = defaults.SERVICE_REPLICAS_MAX) -> dict[str, Handler]:
+    """The table ready for use: every function takes (Tx or View, request). replicas_max: tasks of one service."""
     table = {}
+    limited = {
+        rpc.CREATE_SERVICE.name: partial(services.check_create, replicas_max=replicas_max),
+        rpc.UPDATE_SERVICE.name: partial(services.check_update, replicas_max=replicas_max),
+    }
     for name, handler in CONTROL.items():
         function = partial(handler.function, members=members) if handler.members else handler.function
-        table[name] = Handler(function, handler.write, check=handler.check)
+        checks = [require_known_values, *([limited[name]] if name in limited else ())]
+        table[name] = Handler(function, handler.write, checks=tuple(checks) if handler.write else ())
     return table

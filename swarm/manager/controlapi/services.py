@@ -34,17 +34,17 @@ from swarm.store.tx import Tx
 _Port = tuple[int, int]
 
 
-def check_create(request: api.CreateServiceRequest) -> None:
+def check_create(request: api.CreateServiceRequest, replicas_max: int) -> None:
     """What CreateService checks without the cluster. It tries out templates, so it does not belong into a pass."""
     check_present(request.HasField("spec"))
-    check_service(request.spec)
+    check_service(request.spec, replicas_max)
 
 
-def check_update(request: api.UpdateServiceRequest) -> None:
+def check_update(request: api.UpdateServiceRequest, replicas_max: int) -> None:
     """What UpdateService checks without the cluster."""
     require(request.service_id and request.HasField("service_version"))
     check_present(request.HasField("spec"))
-    check_service(request.spec)
+    check_service(request.spec, replicas_max)
 
 
 def create_service(tx: Tx, request: api.CreateServiceRequest) -> api.CreateServiceResponse:
