@@ -39,7 +39,14 @@ _PIECE_BYTES = 64 << 10
 
 
 class JsonError(ValueError):
-    """What Go's decoder would say about a text or about the type of a value in it."""
+    """What Go's decoder would say about a text or about the type of a value in it.
+
+    excessive: the text may be valid JSON, but has more values or levels than we read.
+    """
+
+    def __init__(self, text: str, excessive: bool = False) -> None:
+        super().__init__(text)
+        self.excessive = excessive
 
 
 class Literal(float):
@@ -111,7 +118,7 @@ def _first_value(text: str, bytewise: Callable[[], str]) -> tuple[Any, str]:
             _scan(bytewise(), start, most)
             raise JsonError("invalid JSON") from None
     except RecursionError:
-        raise JsonError("exceeded max depth") from None
+        raise JsonError("exceeded max depth", excessive=True) from None
     return value, text[end:].strip(_SPACE)
 
 
@@ -122,7 +129,7 @@ def _scan(text: str, start: int, most: int) -> None:
     except Premature:
         raise JsonError("unexpected EOF") from None
     except ScanError as error:
-        raise JsonError(str(error)) from None
+        raise JsonError(str(error), error.excessive) from None
 
 
 def whole_value(text: str) -> Any:

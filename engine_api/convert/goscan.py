@@ -15,7 +15,7 @@ _STRING = r'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f
 _NUMBER = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?(?![.eE])"
 _SPACE = re.compile(r"[ \t\r\n]*+")
 _OPEN_STRING = re.compile(_STRING)
-_SCALAR = re.compile(rf'[ \t\r\n]*+(?:{_STRING}"|{_NUMBER}|true|false|null)')
+_SCALAR = re.compile(rf'[ \t\r\n]*+(?:{_STRING}"|{_NUMBER}|true|false|null|\[[ \t\r\n]*+\]|\{{[ \t\r\n]*+\}})')
 _KEY = re.compile(rf'[ \t\r\n]*+{_STRING}"[ \t\r\n]*+:')
 _DIGITS = re.compile(r"[0-9]++")
 _WORDS = {"t": "true", "f": "false", "n": "null"}
@@ -24,7 +24,11 @@ _AFTER = {"]": "after array element", "}": "after object key:value pair"}
 
 
 class ScanError(ValueError):
-    """What Go's scanner would say about a text, or that it has too many values."""
+    """What Go's scanner would say about a text; excessive: it may be valid, but has too many values or levels."""
+
+    def __init__(self, text: str, excessive: bool = False) -> None:
+        super().__init__(text)
+        self.excessive = excessive
 
 
 class Premature(Exception):
@@ -56,7 +60,7 @@ class Scan:
     def _count(self) -> None:
         self._values += 1
         if self._values > self._most:
-            raise ScanError(f"the text has more than {self._most} values")
+            raise ScanError(f"the text has more than {self._most} values", excessive=True)
 
     def _peek(self) -> str:
         if self._position >= len(self._text):
@@ -84,7 +88,7 @@ class Scan:
             return False
         self._open.append(_CLOSING[char])
         if len(self._open) > DEPTH_MAX:
-            raise ScanError("exceeded max depth")
+            raise ScanError("exceeded max depth", excessive=True)
         if char == "{":
             self._key()
         return True
