@@ -165,6 +165,7 @@ EXTERNAL_CA_RETRY_MAX_S = 10.0
 SECRET_BYTES_MAX = 512_000  # exclusive
 CONFIG_BYTES_MAX = 1_024_000  # exclusive
 SERVICE_NAME_CHARS_MAX = 63
+REQUEST_PARTS_MAX = 20_000  # elements of lists and messages in one write; a large service has some hundred
 SERVICE_REPLICAS_MAX = 100_000  # of one service, also completions of a job; sideswarmd --max-replicas
 SECRET_NAME_CHARS_MAX = 64
 CLUSTER_NAME = "default"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -397,3 +398,41 @@ def test_the_limit_can_be_set(control: Any) -> None:
 def test_every_write_is_checked_before_its_pass(control: Any) -> None:
     for name, handler in control.table.items():
         assert bool(handler.checks) == handler.write, name
+
+
+PARTS: dict[str, Callable[[api.ServiceSpec, int], object]] = {
+    "variables": lambda spec, number: spec.task.container.env.extend(["A=b"] * number),
+    "labels": lambda spec, number: spec.annotations.labels.update({str(n): "" for n in range(number)}),
+    "mounts": lambda spec, number: spec.task.container.mounts.extend([api.Mount()] * number),
+    "ports": lambda spec, number: spec.endpoint.ports.extend([api.PortConfig()] * number),
+    "networks": lambda spec, number: spec.task.networks.extend([api.NetworkAttachmentConfig()] * number),
+    "constraints": lambda spec, number: spec.task.placement.constraints.extend(["node.id==a"] * number),
+    "preferences": lambda spec, number: spec.task.placement.preferences.extend([api.PlacementPreference()] * number),
+    "secrets": lambda spec, number: spec.task.container.secrets.extend([api.SecretReference()] * number),
+    "resources": lambda spec, number: spec.task.resources.limits.generic.extend([api.GenericResource()] * number),
+    "servers of names": lambda spec, number: spec.task.container.dns_config.nameservers.extend(["1.1.1.1"] * number),
+    "options of a volume": lambda spec, number: (
+        spec.task.container.mounts.add().volume_options.driver_config.options.update(
+            {str(n): "" for n in range(number)}
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_spec_with_more_parts_than_anybody_needs_is_refused_before_they_are_looked_at(
+    control: Any, part: str
+) -> None:
+    spec = control.service_spec("many")
+    PARTS[part](spec, defaults.REQUEST_PARTS_MAX + 1)
+    for refused in (
+        control.refused("CreateService", api.CreateServiceRequest(spec=spec)),
+        control.refused("UpdateService", api.UpdateServiceRequest(service_id="x", spec=spec)),
+    ):
+        assert refused == "InvalidArgument: invalid argument: the request has more than 20000 parts"
+
+
+def test_a_large_spec_is_none_of_them(control: Any) -> None:
+    spec = control.service_spec("large")
+    spec.task.container.env.extend(f"V{number}={number}" for number in range(10_000))
+    assert len(_create(control, spec).spec.task.container.env) == 10_000
