@@ -263,6 +263,7 @@ API_BODY_READ_S = 300.0  # for the body of a request to us; requests to the engi
 API_UNFINISHED_BYTES_MAX = 256 << 20  # incomplete heads, and requests to us that are not answered yet
 API_LINGER_S = 2.0  # how long a refused client's bytes are read, so that it receives the answer
 API_BODY_BYTES_MAX = 4 << 20  # of a request to us; a config of the greatest size is 1.4 MB
+API_SWARM_BODY_BYTES_MAX = 512 << 10  # of a request to /swarm or /nodes: the certificates of an authority
 API_BODY_INLINE_BYTES_MAX = 64 << 10  # larger ones are parsed in a thread
 API_JSON_VALUES_MAX = 20_000  # in one body or filter; a large service has some hundred
 API_QUERY_PARAMETERS_MAX = 1_000

@@ -24,9 +24,17 @@ _FALSE_WORDS = frozenset(("", "0", "no", "false", "none"))
 _UINT64_MAX = (1 << 64) - 1
 
 
-async def read_json(http: web.Request, table: Table, dialect: Dialect, root: str | None = None) -> dict[str, Any]:
+async def read_json(
+    http: web.Request,
+    table: Table,
+    dialect: Dialect,
+    root: str | None = None,
+    bytes_max: int = defaults.API_BODY_BYTES_MAX,
+) -> dict[str, Any]:
     """The body as a dict of the table's keys. Raises BadParameter, web.HTTPRequestEntityTooLarge."""
     body = await http.read()
+    if len(body) > bytes_max:
+        raise web.HTTPRequestEntityTooLarge(bytes_max, len(body))
     if dialect.strict_body:
         _check_content_type(http.headers.get("Content-Type", ""), bool(body))
     if len(body) <= defaults.API_BODY_INLINE_BYTES_MAX:

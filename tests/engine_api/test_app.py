@@ -62,6 +62,14 @@ async def test_a_body_beyond_the_limit_is_refused(backend: Any, start: Any) -> N
     assert status == 413
 
 
+@pytest.mark.parametrize("path", ["/swarm/init", "/swarm/join", "/swarm/update", "/swarm/unlock", "/nodes/x/update"])
+async def test_a_request_to_the_swarm_itself_has_a_smaller_limit(backend: Any, start: Any, path: str) -> None:
+    client = await start(backend)
+    body = b'{"x":"' + b"x" * defaults.API_SWARM_BODY_BYTES_MAX + b'"}'
+    status, text = await _text(client, "POST", path, data=BytesIO(body), headers=_JSON)
+    assert (status, "http: request body too large" in text) == (413, True)
+
+
 async def test_a_large_body_is_parsed_while_others_are_answered(backend: Any, start: Any) -> None:
     client = await start(backend)
     body = b'{"Name":"' + b"\\n" * 1_500_000 + b'"'
