@@ -40,7 +40,7 @@ STATUS_OF_CODE: dict[Code, int] = {
 
 ROUTES: tuple[Route, ...] = (*swarm.ROUTES, *services.ROUTES, *resources.ROUTES, *networks.ROUTES)
 
-_VERSION_PREFIX = "/v{version:[0-9.]+}"
+_VERSION_PREFIX = "/v{version:[0-9.]{1,64}}"
 _JSON_ERRORS_SINCE: ApiVersion = (1, 24)
 API_KEY: web.AppKey[Api] = web.AppKey("api", Api)
 
@@ -91,6 +91,8 @@ def _with_version(api: Api, route: Route) -> Callable[[web.Request], Awaitable[w
     handler: Handler = route.handler
 
     async def run(http: web.Request) -> web.StreamResponse:
+        if http.rel_url.raw_query_string.count("&") >= defaults.API_QUERY_PARAMETERS_MAX:
+            raise BadParameter("number of URL query parameters exceeded limit")  # the text of newer Go versions
         maximum_text = api.api_version()
         maximum = parse_version(maximum_text)
         text = http.match_info.get("version", maximum_text)

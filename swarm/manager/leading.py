@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 import structlog
+from google.protobuf.message import Message
 
 from swarm.api import rpc
-from swarm.errors import Internal, NotLeader, NotTaken
+from swarm.errors import Internal, NotLeader, NotTaken, SwarmError
 from swarm.manager.calls import Calls
-from swarm.manager.events import AskAuthority, AuthorityAnswered, ManagerEffect, Parts
+from swarm.manager.events import AskAuthority, AuthorityAnswered, CheckFunction, ManagerEffect, Parts, WriteFunction
 from swarm.manager.external_ca import Outcome
 from swarm.manager.group.members import RaftGroup
 from swarm.manager.leader import Leader
@@ -110,6 +111,23 @@ class Leading:
             self.perform(write.done(None, NotLeader()), now)
         elif write.stream is not None:
             self._calls.finish(StreamEnd(write.stream, NotTaken()), now)
+
+    def submit_call(
+        self, stream: int, request: Message, write: WriteFunction, check: CheckFunction | None, now: float
+    ) -> None:
+        """A call that writes. What its check refuses, or fails on, never gets into a pass."""
+        try:
+            if check is not None:
+                check(request)
+        except SwarmError as error:
+            self._calls.finish(StreamEnd(stream, error), now)
+        except Exception:
+            if self._strict:
+                raise
+            log.exception("check.failed")
+            self._calls.finish(StreamEnd(stream, Internal(LOG_SAYS_WHY)), now)
+        else:
+            self.submit(Write(lambda tx: write(tx, request), stream), now)
 
     def answered(self, event: AuthorityAnswered, now: float) -> None:
         """The world outside has answered a question."""

@@ -262,9 +262,8 @@ class Manager:
             self._calls.at_service(call, service)
             self._leading.serve(service, call, now)
         elif (write := self._parts.writes.get(method)) is not None and call.request is not None:
-            request = call.request
             self._calls.at_write(call)
-            self._leading.submit(Write(lambda tx: write(tx, request), call.stream), now)
+            self._leading.submit_call(call.stream, call.request, write, self._parts.checks.get(method), now)
         elif method in self._parts.reads:
             self._consensus.step(events.ReadBarrier(self._calls.at_barrier(call)), now)
         else:

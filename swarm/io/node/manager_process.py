@@ -18,7 +18,7 @@ import structlog
 from google.protobuf.message import Message
 
 from certs.tls import ClientTls
-from swarm import api
+from swarm import api, defaults
 from swarm.address import host_of
 from swarm.api import raftpb
 from swarm.api.methods import Method, Req, Res
@@ -84,7 +84,8 @@ class ManagerSettings:
     """Who this manager is. address: "ip:port" that others use; listen: host and port to bind.
 
     raft_id: the member whose log must be on disk; 0: none is expected. past_raft_ids: members that it was, and must not
-    become again without their log. mixed_leadership: it may lead stock managers.
+    become again without their log. mixed_leadership: it may lead stock managers. replicas_max: how many
+    tasks one service may ask for.
     """
 
     node_id: str
@@ -95,6 +96,7 @@ class ManagerSettings:
     raft_id: int = 0
     past_raft_ids: tuple[int, ...] = ()
     mixed_leadership: bool = False
+    replicas_max: int = defaults.SERVICE_REPLICAS_MAX
 
 
 class ManagerProcess:
@@ -121,7 +123,11 @@ class ManagerProcess:
         self.peers: Peers | None = None
         self._client_tls = client_tls
         self._parts = assemble.parts(
-            settings.node_id, settings.cluster_id, Group(lambda: self.manager), settings.mixed_leadership
+            settings.node_id,
+            settings.cluster_id,
+            Group(lambda: self.manager),
+            settings.mixed_leadership,
+            settings.replicas_max,
         )
         self._clock = clock
         self._rng = rng

@@ -265,6 +265,7 @@ class NodeProcess:
             raft_id=state.raft_id,
             past_raft_ids=state.past_raft_ids,
             mixed_leadership=self._hooks.mixed_leadership,
+            replicas_max=self._hooks.replicas_max,
         )
         tls = (lambda: self._identity.server_context(self.manager)), self._identity.client_tls
         sealer = await self._identity.autolock.sealer()
