@@ -65,6 +65,12 @@ ENGINE_GONE_S = 1.5  # how long it refuses before the managers are told: a resta
 FAREWELL_TIMEOUT_S = 1.0  # for the managers' answer to the last heartbeat
 DISK_RETRY_S = 1.0  # after a failed write of the log, for example on a full disk
 
+# --- time that this process did not see pass (swarm/attention.py) ---
+ATTENTION_S = 0.5  # between two looks at the clock while others are judged by time
+STALL_S = 1.0  # a process that looks so much later than it meant to has stood still
+STALL_SETTLE_S = 0.5  # after a stall, to read what waits in the sockets before anything is decided
+RETURN_S = 19.0  # after a stall, for a node that had given up: a dial, the longest pause, a first message, a margin
+
 # --- dispatcher (swarmkit: manager/dispatcher/dispatcher.go) ---
 HEARTBEAT_PERIOD_S = 5.0
 HEARTBEAT_PERIOD_MIN_S = 0.1
@@ -277,6 +283,8 @@ assert ENTRY_BYTES_MAX < TRANSACTION_BYTES_MAX < RAFT_MESSAGE_BYTES_MAX
 assert CONFIG_BYTES_MAX < ENTRY_BYTES_MAX
 assert RAFT_APPEND_BYTES_MAX + TRANSACTION_BYTES_MAX < RAFT_MESSAGE_BYTES_MAX
 assert HEARTBEAT_JITTER_S < HEARTBEAT_PERIOD_S
+assert ATTENTION_S < STALL_S < RAFT_ELECTION_TICKS * RAFT_TICK_S
+assert RPC_DIAL_TIMEOUT_S + SESSION_BACKOFF_MAX_S + SESSION_FIRST_MESSAGE_S < RETURN_S
 assert HEARTBEAT_GRACE_PERIODS < HEARTBEAT_GRACE_UNKNOWN_PERIODS
 assert RAFT_MESSAGE_BYTES_MAX <= RPC_MESSAGE_BYTES_MAX < RPC_STREAM_BUFFER_BYTES_MAX < RPC_CONNECTION_BUFFER_BYTES_MAX
 assert RPC_MESSAGE_BYTES_MAX <= RPC_GRANT_BYTES_MAX

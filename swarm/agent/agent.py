@@ -47,6 +47,7 @@ from swarm.api import extensions, rpc
 from swarm.api.equality import same_description
 from swarm.api.methods import AnyMethod, Method, Req
 from swarm.api.timestamps import seconds
+from swarm.attention import Attention
 from swarm.errors import Aborted, Code, DeadlineExceeded, SwarmError, Unavailable
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from swarm.store.store import copy_of
@@ -126,6 +127,21 @@ class _Link:
     farewell: int = 0
     reference: str = ""
 
+    @property
+    def limits(self) -> list[float]:
+        """By when the manager has to answer, in seconds since the epoch."""
+        return [by for by in (self.open_by, self.first_message_by, *self.call_by.values()) if by is not None]
+
+    def stalled(self, missed_s: float, now: float) -> None:
+        """This process stood still: the manager's answers may wait in its sockets (swarm/attention.py)."""
+
+        def later(by: float) -> float:
+            return max(by + missed_s, now + defaults.STALL_SETTLE_S)
+
+        self.open_by = None if self.open_by is None else later(self.open_by)
+        self.first_message_by = None if self.first_message_by is None else later(self.first_message_by)
+        self.call_by = {stream: later(by) for stream, by in self.call_by.items()}
+
 
 class Agent:
     """Machine of a node that takes part in a cluster (swarm/machine.py).
@@ -159,6 +175,7 @@ class Agent:
         self._told: SessionUpdate | None = None
         self._subscriptions: dict[str, api.SubscriptionMessage] = {}
         self._leaving = self._left = self._swept = False
+        self._attention = Attention()
         self._unable = ""
         self._handlers: dict[type, Callable[[Any, float], list[AgentEffect]]] = {
             Connected: self._connected,
@@ -189,6 +206,8 @@ class Agent:
     def handle(self, event: AgentEvent | None, now: float) -> list[AgentEffect]:
         """See swarm.machine.Machine."""
         effects: list[AgentEffect] = []
+        if (missed_s := self._attention.missed_s(now)) and self._link is not None:
+            self._link.stalled(missed_s, now)
         try:
             if event is not None:
                 effects += self._handlers[type(event)](event, now)
@@ -196,6 +215,7 @@ class Agent:
         except SwarmError as error:
             effects += self._fail(error, now)
         effects += self._work(now)
+        self._attention.due = self.deadline()
         return effects
 
     def deadline(self) -> float | None:
@@ -205,7 +225,7 @@ class Agent:
         if link is None:
             times.append(self._next_at if self._may_connect else None)
         else:
-            times += [link.open_by, link.first_message_by, link.heartbeat_at, *link.call_by.values()]
+            times += [link.heartbeat_at, *link.limits]
             if link.registered:
                 times.append(self._reporter.deadline())
         return min((t for t in times if t is not None), default=None)

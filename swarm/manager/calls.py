@@ -358,6 +358,18 @@ class Calls:
                 self._refuse(found.call, NoLeader())
         return again
 
+    def stalled(self, missed_s: float) -> None:
+        """This process stood still for so long (swarm/attention.py): no call has waited for a leader meanwhile."""
+        if self._gone_at is not None:
+            self._gone_at += missed_s
+        if self._leaderless_since is not None:
+            self._leaderless_since += missed_s
+        for found in self._open.values():
+            found.until += missed_s
+            if found.call is not None and found.call.since is not None:
+                found.call = replace(found.call, since=found.call.since + missed_s)
+        self._alarms = [(until + missed_s, stream) for until, stream in self._alarms]
+
     def deadline(self) -> float | None:
         """When expire has something to do."""
         alarm, gone_at = self._next_alarm(), self._gone_at if self._forwards else None

@@ -27,8 +27,9 @@ from random import Random
 
 import structlog
 
-from swarm import api
+from swarm import api, defaults
 from swarm.api import raftpb, rpc
+from swarm.attention import Attention
 from swarm.errors import Internal, NoLeader, NotTaken, SwarmError, Unavailable, Unimplemented
 from swarm.manager.calls import Calls
 from swarm.manager.certificates import is_demoted
@@ -81,6 +82,7 @@ class Manager:
         self.group = RaftGroup(raft.config.raft_id)
         self._parts = parts
         self._strict = strict
+        self._attention = Attention()
         out: list[ManagerEffect] = []
         tags = itertools.count(1)
         self._out = out
@@ -95,6 +97,9 @@ class Manager:
 
     def handle(self, event: ManagerEvent | None, now: float) -> list[ManagerEffect]:
         """See Machine.handle."""
+        if missed_s := self._attention.missed_s(now):
+            self._stalled(missed_s, now)
+        self._attention.due = now + defaults.ATTENTION_S
         match event:
             case Call():
                 self._call(event, now)
@@ -145,6 +150,13 @@ class Manager:
         self._out.clear()
         return out
 
+    def _stalled(self, missed_s: float, now: float) -> None:
+        """This process stood still, or its clock jumped: that counts against nobody (swarm/attention.py)."""
+        log.warning("manager.stalled", missed_s=round(missed_s, 1))
+        self._leading.stalled(missed_s, now)
+        self._calls.stalled(missed_s)
+        self._messages.streams.stalled(missed_s)
+
     def _decide(self, now: float) -> None:
         """What follows from any event."""
         changes, leading = self._changes, self._leading
@@ -161,7 +173,13 @@ class Manager:
     def deadline(self) -> float | None:
         """See Machine.deadline."""
         leading = self._leading.deadline(passes=not self.raft.transferring)
-        candidates = (self.raft.deadline(), leading, self._calls.deadline(), self._persistence.deadline())
+        candidates = (
+            self.raft.deadline(),
+            leading,
+            self._calls.deadline(),
+            self._persistence.deadline(),
+            self._attention.due,
+        )
         return min((due for due in candidates if due is not None), default=None)
 
     def restore(self, snapshot: raftpb.Snapshot) -> None:

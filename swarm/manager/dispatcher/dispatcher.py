@@ -4,7 +4,8 @@ Theory of operation. A node registers by opening Session. Once the store says th
 ID that all its other calls carry. From then on its heartbeats keep it alive; after three periods of silence it is DOWN,
 and after a day DOWN its tasks are ORPHANED. Nodes that another leader knew are UNKNOWN until they come back, for six
 periods at most. A sideswarm node whose engine has ended says so in a last heartbeat and is DOWN at once. A new session,
-silence, or removal of the node ends all streams of the old session.
+silence, or removal of the node ends all streams of the old session. Time for which this process stood still is no
+silence of theirs (swarm/attention.py).
 
 Committed changes are routed by node ID, so a change costs the same with one agent or five thousand: SessionMessage
 goes to a node when the node's object changes, to all when managers, keys or root certificates do; tasks go to the
@@ -211,6 +212,12 @@ class Dispatcher:
             self._updates.deadline(),
         )
         return min((t for t in times if t is not None), default=None)
+
+    def stalled(self, missed_s: float, now: float) -> None:
+        """See swarm.manager.service.Service. What nodes sent meanwhile is not read yet, and some gave up."""
+        self._registrations.stalled(missed_s, now)
+        for node_id in self._down:
+            self._down[node_id] += missed_s
 
     def stop(self) -> Sequence[Effect]:
         """See swarm.manager.service.Service."""

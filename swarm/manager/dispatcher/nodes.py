@@ -1,5 +1,9 @@
 """Which nodes are registered, under which session, and until when their silence is tolerated.
 
+Silence is counted only while this process runs. After a stall, each node gets at least the time that it needs to read
+its answers or to connect anew; it gets this once, until it is heard again, so that a process which stalls again and
+again still notices who is gone.
+
 (swarmkit: manager/dispatcher/nodes.go, heartbeat/heartbeat.go, period.go)
 """
 
@@ -23,6 +27,7 @@ class Registration:
     expires: float
     counted_from: float
     attempts: int = 0
+    spared: bool = False
 
 
 class Registrations:
@@ -83,8 +88,21 @@ class Registrations:
         known = self.check(node_id, session_id)
         period_s = self._period()
         known.expires = now + period_s * defaults.HEARTBEAT_GRACE_PERIODS
+        known.spared = False
         self._expire_at(node_id, known.expires)
         return period_s
+
+    def stalled(self, missed_s: float, now: float) -> None:
+        """This process stood still for ``missed_s``: nobody was silent meanwhile (swarm/attention.py)."""
+        grace_s = max(self.period_s * defaults.HEARTBEAT_GRACE_PERIODS, defaults.RETURN_S)
+        for known in self._nodes.values():
+            known.expires += missed_s
+            if not known.spared:
+                known.spared = True
+                known.expires = max(known.expires, now + grace_s)
+        self._queued = {node_id: known.expires for node_id, known in self._nodes.items()}
+        self._queue = [(expires, node_id) for node_id, expires in self._queued.items()]
+        heapq.heapify(self._queue)
 
     def extend(self, registration: Registration, now: float) -> None:
         """Take back an expiry, because the node was heard of after all."""

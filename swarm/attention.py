@@ -1,0 +1,31 @@
+"""How much of the time a machine has seen pass: what it slept through must not count against others.
+
+A process may stand still: it is stopped, its machine is suspended or starved, its clock jumps. When it goes on, all its
+deadlines are due at once, and what the others sent meanwhile still waits in its sockets. So a machine notes when it is
+to be woken at the latest. If it is woken more than STALL_S later, nobody has observed the time between: the machine
+moves the deadlines of others by it, and what waits is read before anything is decided. (Raft does the same for
+elections, swarm/raft/timer.py.)
+"""
+
+from __future__ import annotations
+
+from swarm import defaults
+
+
+class Attention:
+    """When a machine looked last, and when it expects to look again, in seconds since the epoch."""
+
+    def __init__(self) -> None:
+        self._looked_at: float | None = None
+        self.due: float | None = None
+        """When it is to be woken at the latest; None: it waits for nobody."""
+
+    def missed_s(self, now: float) -> float:
+        """Note that the machine looks now; returns for how many seconds it had stood still, usually 0.
+
+        Negative: its clock went back by so much.
+        """
+        looked_at, self._looked_at = self._looked_at, now
+        if looked_at is not None and now < looked_at:
+            return now - looked_at
+        return now - self.due if self.due is not None and now - self.due > defaults.STALL_S else 0.0
