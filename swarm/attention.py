@@ -13,19 +13,12 @@ from swarm import defaults
 
 
 class Attention:
-    """When a machine looked last, and when it expects to look again, in seconds since the epoch."""
+    """When a machine expects to look at the clock again."""
 
     def __init__(self) -> None:
-        self._looked_at: float | None = None
         self.due: float | None = None
-        """When it is to be woken at the latest; None: it waits for nobody."""
+        """When it is to be woken at the latest, in seconds since the epoch; None: it waits for nobody."""
 
     def missed_s(self, now: float) -> float:
-        """Note that the machine looks now; returns for how many seconds it had stood still, usually 0.
-
-        Negative: its clock went back by so much.
-        """
-        looked_at, self._looked_at = self._looked_at, now
-        if looked_at is not None and now < looked_at:
-            return now - looked_at
+        """The machine looks now: for how many seconds it had stood still, usually 0."""
         return now - self.due if self.due is not None and now - self.due > defaults.STALL_S else 0.0
