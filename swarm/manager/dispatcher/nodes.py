@@ -41,8 +41,12 @@ class Registrations:
         self._queued: dict[str, float] = {}
 
     def add_unknown(self, node_id: str, now: float) -> None:
-        """Expect a node that was registered with another leader. It may be silent for twice the usual time."""
-        expires = now + self._period() * defaults.HEARTBEAT_GRACE_UNKNOWN_PERIODS
+        """Expect a node that was registered with another leader, whose end it may have to notice first.
+
+        It may be silent for twice the usual time, and never for less than a way to us may take.
+        """
+        grace_s = self._period() * defaults.HEARTBEAT_GRACE_UNKNOWN_PERIODS
+        expires = now + max(grace_s, defaults.RETURN_S)
         self._nodes[node_id] = Registration(node_id, "", expires, 0.0)
         self._expire_at(node_id, expires)
 
