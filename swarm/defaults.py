@@ -69,6 +69,7 @@ DISK_RETRY_S = 1.0  # after a failed write of the log, for example on a full dis
 ATTENTION_S = 0.5  # between two looks at the clock while others are judged by time
 STALL_S = 1.0  # a process that looks so much later than it meant to has stood still
 STALL_SETTLE_S = 0.5  # after a stall, to read what waits in the sockets before anything is decided
+STALL_GRACE_S = 2.0  # after a stall, for an answer that was due meanwhile: it is read, or still to be made
 RETURN_S = 19.0  # after a stall, for a node that had given up: a dial, the longest pause, a first message, a margin
 
 # --- dispatcher (swarmkit: manager/dispatcher/dispatcher.go) ---

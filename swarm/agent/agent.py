@@ -135,12 +135,10 @@ class _Link:
     def stalled(self, missed_s: float, now: float) -> None:
         """This process stood still: the manager's answers may wait in its sockets (swarm/attention.py)."""
 
-        def later(by: float) -> float:
-            return max(by + missed_s, now + defaults.STALL_SETTLE_S)
-
-        self.open_by = None if self.open_by is None else later(self.open_by)
-        self.first_message_by = None if self.first_message_by is None else later(self.first_message_by)
-        self.call_by = {stream: later(by) for stream, by in self.call_by.items()}
+        least = now + defaults.STALL_GRACE_S
+        self.open_by = self.open_by and max(self.open_by + missed_s, least)
+        self.first_message_by = self.first_message_by and max(self.first_message_by + missed_s, least)
+        self.call_by = {stream: max(by + missed_s, least) for stream, by in self.call_by.items()}
 
 
 class Agent:

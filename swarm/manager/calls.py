@@ -360,10 +360,8 @@ class Calls:
 
     def stalled(self, missed_s: float) -> None:
         """This process stood still for so long (swarm/attention.py): no call has waited for a leader meanwhile."""
-        if self._gone_at is not None:
-            self._gone_at += missed_s
-        if self._leaderless_since is not None:
-            self._leaderless_since += missed_s
+        self._gone_at = self._gone_at and self._gone_at + missed_s
+        self._leaderless_since = self._leaderless_since and self._leaderless_since + missed_s
         for found in self._open.values():
             found.until += missed_s
             if found.call is not None and found.call.since is not None:
@@ -372,10 +370,8 @@ class Calls:
 
     def deadline(self) -> float | None:
         """When expire has something to do."""
-        alarm, gone_at = self._next_alarm(), self._gone_at if self._forwards else None
-        if alarm is None or gone_at is None:
-            return gone_at if alarm is None else alarm
-        return min(alarm, gone_at)
+        times = (self._next_alarm(), self._gone_at if self._forwards else None)
+        return min((at for at in times if at is not None), default=None)
 
     def _next_alarm(self) -> float | None:
         alarms = self._alarms

@@ -97,9 +97,7 @@ class Manager:
 
     def handle(self, event: ManagerEvent | None, now: float) -> list[ManagerEffect]:
         """See Machine.handle."""
-        if missed_s := self._attention.missed_s(now):
-            self._stalled(missed_s, now)
-        self._attention.due = now + defaults.ATTENTION_S
+        self._look(now)
         match event:
             case Call():
                 self._call(event, now)
@@ -150,12 +148,14 @@ class Manager:
         self._out.clear()
         return out
 
-    def _stalled(self, missed_s: float, now: float) -> None:
-        """This process stood still, or its clock jumped: that counts against nobody (swarm/attention.py)."""
-        log.warning("manager.stalled", missed_s=round(missed_s, 1))
-        self._leading.stalled(missed_s, now)
-        self._calls.stalled(missed_s)
-        self._messages.streams.stalled(missed_s)
+    def _look(self, now: float) -> None:
+        """If this process stood still, or its clock jumped, that counts against nobody (swarm/attention.py)."""
+        if missed_s := self._attention.missed_s(now):
+            log.warning("manager.stalled", missed_s=round(missed_s, 1))
+            self._leading.stalled(missed_s, now)
+            self._calls.stalled(missed_s)
+            self._messages.streams.stalled(missed_s)
+        self._attention.due = now + defaults.ATTENTION_S
 
     def _decide(self, now: float) -> None:
         """What follows from any event."""

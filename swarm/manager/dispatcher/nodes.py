@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from itertools import takewhile
 from random import Random
 
 from swarm import defaults
@@ -28,6 +29,38 @@ class Registration:
     counted_from: float
     attempts: int = 0
     spared: bool = False
+
+
+class DownNodes:
+    """Nodes that are down, and when their tasks are given up. All get the same time, so the oldest comes first."""
+
+    def __init__(self) -> None:
+        self._overdue_at: dict[str, float] = {}
+
+    def add(self, node_id: str, now: float) -> None:
+        """From now on it is down."""
+        self._overdue_at.pop(node_id, None)
+        self._overdue_at[node_id] = now + defaults.ORPHAN_TASKS_AFTER_S
+
+    def discard(self, node_id: str) -> None:
+        """It is back, or removed."""
+        self._overdue_at.pop(node_id, None)
+
+    def take_overdue(self, now: float) -> list[str]:
+        """Forget and return those that were down for too long."""
+        overdue = list(takewhile(lambda node_id: self._overdue_at[node_id] <= now, self._overdue_at))
+        for node_id in overdue:
+            del self._overdue_at[node_id]
+        return overdue
+
+    def deadline(self) -> float | None:
+        """When take_overdue has something to return."""
+        return next(iter(self._overdue_at.values()), None)
+
+    def stalled(self, missed_s: float) -> None:
+        """This process stood still for so long (swarm/attention.py): they could not come back meanwhile."""
+        for node_id in self._overdue_at:
+            self._overdue_at[node_id] += missed_s
 
 
 class Registrations:

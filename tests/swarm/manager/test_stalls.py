@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swarm import api, defaults
-from swarm.manager.calls import Place
-from swarm.rpc import WORKER_ROLE, Call, Peer, Reply, StreamData
+from swarm.rpc import WORKER_ROLE, Peer, Reply, StreamData
 from tests.fuzz.house import CLUSTER, House, furnish
 
 WORKER = Peer("n2", WORKER_ROLE, CLUSTER, "10.0.0.2:4000")
