@@ -132,6 +132,16 @@ class _Link:
         """By when the manager has to answer, in seconds since the epoch."""
         return [by for by in (self.open_by, self.first_message_by, *self.call_by.values()) if by is not None]
 
+    def check(self, now: float) -> None:
+        """Raises DeadlineExceeded when the manager has not answered in time."""
+        if self.open_by is not None and now >= self.open_by:
+            raise DeadlineExceeded("the manager could not be reached in time")
+        if self.first_message_by is not None and now >= self.first_message_by:
+            raise DeadlineExceeded("session initiation timed out")
+        for stream, by in self.call_by.items():
+            if now >= by:
+                raise DeadlineExceeded(f"the manager did not answer {self.streams[stream].name} in time")
+
     def stalled(self, missed_s: float, now: float) -> None:
         """This process stood still: the manager's answers may wait in its sockets (swarm/attention.py)."""
 
@@ -239,13 +249,7 @@ class Agent:
         if link is None:
             due = self._next_at is not None and now >= self._next_at and self._may_connect
             return self._connect(now) if due else []
-        if link.open_by is not None and now >= link.open_by:
-            raise DeadlineExceeded("the manager could not be reached in time")
-        if link.first_message_by is not None and now >= link.first_message_by:
-            raise DeadlineExceeded("session initiation timed out")
-        for stream, by in link.call_by.items():
-            if now >= by:
-                raise DeadlineExceeded(f"the manager did not answer {link.streams[stream].name} in time")
+        link.check(now)
         effects: list[AgentEffect] = []
         if link.heartbeat_at is not None and now >= link.heartbeat_at:
             link.heartbeat_at = None
