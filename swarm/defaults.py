@@ -50,7 +50,13 @@ ROLE_START_PAUSE_S = 0.2  # before a failed manager is started again; doubles
 ROLE_START_PAUSE_MAX_S = 30.0
 ROLE_CHANGE_WAIT_S = 5.0  # from a manager's removal to its worker certificate; SwarmKit waits 16 s
 ROLE_RETRY_S = 5.0  # between attempts to remove a demoted manager
-INBOX_CALLS_MAX = 10_000
+INBOX_CALLS_MAX = 12_000
+CALL_PLACES_MAX = 8_200  # of the above, shared by nodes and this process
+CALL_PLACES_ANONYMOUS_MAX = 1_500  # of the above, shared by callers without a certificate
+CALL_PLACES_OWN = 8  # of a node, or of this process, whatever the others hold
+CALL_PLACES_OWN_ANONYMOUS = 1  # of an address, whatever the others hold
+CALL_SHARE_OF_NODE = 8  # a worker may hold an eighth of what is free, a manager with its API clients all of it
+CALL_SHARE_OF_NETWORK = 4  # an address may hold a quarter of what is free for those without a certificate
 CALL_DEADLINE_S = 20.0
 NO_LEADER_WAIT_S = 3.5  # how long a call waits for a leader: at least two elections
 LEADER_GONE_S = 1.5  # how long a forwarded call waits for its leader while no leader is known
@@ -281,6 +287,8 @@ DYNAMIC_PORT_FIRST = 30000
 DYNAMIC_PORT_LAST = 32767
 
 assert ENTRY_BYTES_MAX < TRANSACTION_BYTES_MAX < RAFT_MESSAGE_BYTES_MAX
+assert CALL_PLACES_MAX + CALL_PLACES_ANONYMOUS_MAX < INBOX_CALLS_MAX
+assert API_CONNECTIONS_MAX < CALL_PLACES_MAX // 2  # each may wait for one call
 assert CONFIG_BYTES_MAX < ENTRY_BYTES_MAX
 assert RAFT_APPEND_BYTES_MAX + TRANSACTION_BYTES_MAX < RAFT_MESSAGE_BYTES_MAX
 assert HEARTBEAT_JITTER_S < HEARTBEAT_PERIOD_S

@@ -35,6 +35,7 @@ from swarm.manager.events import (
 )
 from swarm.manager.group.members import RaftGroup
 from swarm.manager.service import Service
+from swarm.manager.shares import Shares
 from swarm.raft import events
 from swarm.raft.raft import Raft
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
@@ -90,6 +91,7 @@ class Calls:
     ) -> None:
         """reads: names of the calls that change nothing, so that another leader may be asked again."""
         self.counts = Counts()
+        self.shares = Shares()
         self._reads = reads
         self._raft = raft
         self._group = group
@@ -171,9 +173,10 @@ class Calls:
 
     def take_waiting(self) -> list[Call]:
         """The calls that wait for a leader, oldest first; they wait no more."""
-        taken = [self._open.pop(stream).call for stream in sorted(self._waiting)]
+        taken = [call for stream in sorted(self._waiting) if (call := self._open.pop(stream).call) is not None]
         self._waiting.clear()
-        return [call for call in taken if call is not None]
+        self.shares.served(taken)
+        return taken
 
     # --- calls without a leader ------------------------------------------------------------------------------------
 

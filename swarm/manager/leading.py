@@ -106,6 +106,8 @@ class Leading:
     def submit(self, write: Write, now: float) -> None:
         """A write for the next pass; without a leader it fails."""
         if self.leader is not None:
+            if write.stream is not None:
+                self._calls.shares.queued(write.stream)
             self.perform(self.leader.submit(write), now)
         elif write.done is not None:
             self.perform(write.done(None, NotLeader()), now)
