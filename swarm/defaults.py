@@ -50,7 +50,13 @@ ROLE_START_PAUSE_S = 0.2  # before a failed manager is started again; doubles
 ROLE_START_PAUSE_MAX_S = 30.0
 ROLE_CHANGE_WAIT_S = 5.0  # from a manager's removal to its worker certificate; SwarmKit waits 16 s
 ROLE_RETRY_S = 5.0  # between attempts to remove a demoted manager
-INBOX_CALLS_MAX = 10_000
+INBOX_CALLS_MAX = 12_000
+CALL_PLACES_MAX = 8_200  # of the above, shared by nodes and this process
+CALL_PLACES_ANONYMOUS_MAX = 1_500  # of the above, shared by callers without a certificate
+CALL_PLACES_OWN = 8  # of a node, or of this process, whatever the others hold
+CALL_PLACES_OWN_ANONYMOUS = 1  # of an address, whatever the others hold
+CALL_SHARE_OF_NODE = 8  # a worker may hold an eighth of what is free, a manager with its API clients all of it
+CALL_SHARE_OF_NETWORK = 4  # an address may hold a quarter of what is free for those without a certificate
 CALL_DEADLINE_S = 20.0
 NO_LEADER_WAIT_S = 3.5  # how long a call waits for a leader: at least two elections
 LEADER_GONE_S = 1.5  # how long a forwarded call waits for its leader while no leader is known
@@ -64,6 +70,13 @@ ENGINE_PING_SOON_S = 0.25  # while the engine's socket refuses connections
 ENGINE_GONE_S = 1.5  # how long it refuses before the managers are told: a restart of the engine may take less
 FAREWELL_TIMEOUT_S = 1.0  # for the managers' answer to the last heartbeat
 DISK_RETRY_S = 1.0  # after a failed write of the log, for example on a full disk
+
+# --- time that this process did not see pass (swarm/attention.py) ---
+ATTENTION_S = 0.5  # between two looks at the clock while others are judged by time
+STALL_S = 1.0  # a process that looks so much later than it meant to has stood still
+STALL_SETTLE_S = 0.5  # after a stall, to read what waits in the sockets before anything is decided
+STALL_GRACE_S = 2.0  # after a stall, for an answer that was due meanwhile: it is read, or still to be made
+RETURN_S = 19.0  # after a stall, for a node that had given up: a dial, the longest pause, a first message, a margin
 
 # --- dispatcher (swarmkit: manager/dispatcher/dispatcher.go) ---
 HEARTBEAT_PERIOD_S = 5.0
@@ -294,9 +307,13 @@ DYNAMIC_PORT_FIRST = 30000
 DYNAMIC_PORT_LAST = 32767
 
 assert ENTRY_BYTES_MAX < TRANSACTION_BYTES_MAX < RAFT_MESSAGE_BYTES_MAX
+assert CALL_PLACES_MAX + CALL_PLACES_ANONYMOUS_MAX < INBOX_CALLS_MAX
+assert API_CONNECTIONS_MAX < CALL_PLACES_MAX // 2  # each may wait for one call
 assert CONFIG_BYTES_MAX < ENTRY_BYTES_MAX
 assert RAFT_APPEND_BYTES_MAX + TRANSACTION_BYTES_MAX < RAFT_MESSAGE_BYTES_MAX
 assert HEARTBEAT_JITTER_S < HEARTBEAT_PERIOD_S
+assert ATTENTION_S < STALL_S < RAFT_ELECTION_TICKS * RAFT_TICK_S
+assert RPC_DIAL_TIMEOUT_S + SESSION_BACKOFF_MAX_S + SESSION_FIRST_MESSAGE_S < RETURN_S
 assert HEARTBEAT_GRACE_PERIODS < HEARTBEAT_GRACE_UNKNOWN_PERIODS
 assert RAFT_MESSAGE_BYTES_MAX <= RPC_MESSAGE_BYTES_MAX < RPC_STREAM_BUFFER_BYTES_MAX < RPC_CONNECTION_BUFFER_BYTES_MAX
 assert RPC_MESSAGE_BYTES_MAX <= RPC_GRANT_BYTES_MAX

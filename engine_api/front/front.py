@@ -31,6 +31,7 @@ from engine_api.front.crowd import make_room
 from engine_api.front.http1 import HEAD_BYTES_MAX, BadMessage, Body, Head, parse_request, parse_response
 from engine_api.front.policy import Policy, Refused
 from swarm import defaults
+from swarm.io.patience import PatientTimer
 
 TCP_KEEPALIVE_S = 15
 
@@ -69,7 +70,7 @@ class Front(asyncio.Protocol):
         self._close_after = False
         self._client_eof = False
         self._backend_eof = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: PatientTimer | None = None
         self._reading_head = False  # what the timer is for
         self._held_bytes = 0
         self.idle_since = 0.0
@@ -88,7 +89,7 @@ class Front(asyncio.Protocol):
         if len(self._open_fronts) > defaults.API_CONNECTIONS_MAX and not make_room(self._open_fronts, self):
             self._fail(503, "too many connections to the API")
         else:
-            self._timer = loop.call_later(self._backends.silence_s, self.transport.close)
+            self._timer = PatientTimer(self._backends.silence_s, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
         if self._state is State.TUNNEL:
@@ -224,7 +225,7 @@ class Front(asyncio.Protocol):
             if self._buffer and not self._reading_head:
                 self._stop_timer()
                 late = (408, "the head of the request did not arrive in time")
-                self._timer = asyncio.get_running_loop().call_later(self._backends.head_read_s, self._fail, *late)
+                self._timer = PatientTimer(self._backends.head_read_s, self._fail, *late)
                 self._reading_head = True
             self._hold(len(self._buffer))
             return False
@@ -251,7 +252,7 @@ class Front(asyncio.Protocol):
             data = head.canonical_line + data[len(head.first_line) :]  # the application routes the path that was judged
         self._hold(len(data) if ours else 0)
         if ours and not self._request.done:
-            self._timer = asyncio.get_running_loop().call_later(self._backends.body_read_s, self._body_late)
+            self._timer = PatientTimer(self._backends.body_read_s, self._body_late)
         backend.send(data)
         if self._client_eof:
             self._pass_eof()
@@ -319,7 +320,7 @@ class Front(asyncio.Protocol):
             self.transport.close()
             return
         self.transport.write_eof()
-        self._timer = asyncio.get_running_loop().call_later(self._backends.linger_s, self.transport.close)
+        self._timer = PatientTimer(self._backends.linger_s, self.transport.close)
 
     # --- responses -------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from random import Random
 import structlog
 from google.protobuf.message import Message
 
+from swarm import defaults
 from swarm.api import rpc
 from swarm.errors import Internal, NotLeader, NotTaken, SwarmError
 from swarm.manager.calls import Calls
@@ -61,6 +62,7 @@ class Leading:
         self._services: list[Service] = []
         self._routes: dict[str, Service] = {}
         self._asked: dict[int, Callable[[Outcome, float], Sequence[Effect]]] = {}
+        self._settled_at: float | None = None  # after a stall: no pass before
 
     # --- leadership ------------------------------------------------------------------------------------------------
 
@@ -79,6 +81,7 @@ class Leading:
                 if not isinstance(effect, Write | Ask | RemoveMember):
                     self.perform((effect,), now)
         old, self.leader = self.leader, None
+        self._settled_at = None
         if old is not None:
             self.perform(old.stop(), now)
         self._services, self._routes = [], {}
@@ -106,6 +109,8 @@ class Leading:
     def submit(self, write: Write, now: float) -> None:
         """A write for the next pass; without a leader it fails."""
         if self.leader is not None:
+            if write.stream is not None:
+                self._calls.shares.queued(write.stream)
             self.perform(self.leader.submit(write), now)
         elif write.done is not None:
             self.perform(write.done(None, NotLeader()), now)
@@ -162,6 +167,13 @@ class Leading:
         for service in self._services:
             self.perform(service.committed(changes, now), now)
 
+    def stalled(self, missed_s: float, now: float) -> None:
+        """This process stood still (swarm/attention.py): what waits in its sockets is read before the next pass."""
+        for service in self._services:
+            service.stalled(missed_s, now)
+        if self.leader is not None and self._settled_at is None:
+            self._settled_at = now + defaults.STALL_SETTLE_S
+
     def wake(self, now: float) -> None:
         """Let services do what is due."""
         for service in self._services:
@@ -173,8 +185,9 @@ class Leading:
 
     def next_pass(self, now: float) -> bytes | None:
         """Run a pass if one is due: the entry to propose under ``pass_tag``."""
-        if self.leader is None:
+        if self.leader is None or (self._settled_at is not None and now < self._settled_at):
             return None
+        self._settled_at = None
         data, effects = self.leader.next_pass(now)
         self.perform(effects, now)
         if data is not None:
@@ -187,6 +200,6 @@ class Leading:
         if self.leader is None:
             return None
         candidates = [service.deadline() for service in self._services]
-        if passes:
-            candidates.append(self.leader.deadline())
+        if passes and (due := self.leader.deadline()) is not None:
+            candidates.append(due if self._settled_at is None else max(due, self._settled_at))
         return min((due for due in candidates if due is not None), default=None)

@@ -139,6 +139,12 @@ class LogBroker:
         """See swarm.manager.service.Service."""
         return min((by for s in self._subscriptions.values() for by in s.lost.values()), default=None)
 
+    def stalled(self, missed_s: float, now: float) -> None:
+        """See swarm.manager.service.Service."""
+        for subscription in self._subscriptions.values():
+            for node_id in subscription.lost:
+                subscription.lost[node_id] += missed_s
+
     def stop(self) -> Sequence[Effect]:
         """See swarm.manager.service.Service."""
         self._stopped = True

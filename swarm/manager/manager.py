@@ -27,8 +27,9 @@ from random import Random
 
 import structlog
 
-from swarm import api
+from swarm import api, defaults
 from swarm.api import raftpb, rpc
+from swarm.attention import Attention
 from swarm.errors import Internal, NoLeader, NotTaken, SwarmError, Unavailable, Unimplemented
 from swarm.manager.calls import Calls
 from swarm.manager.certificates import is_demoted
@@ -81,6 +82,7 @@ class Manager:
         self.group = RaftGroup(raft.config.raft_id)
         self._parts = parts
         self._strict = strict
+        self._attention = Attention()
         out: list[ManagerEffect] = []
         tags = itertools.count(1)
         self._out = out
@@ -95,6 +97,7 @@ class Manager:
 
     def handle(self, event: ManagerEvent | None, now: float) -> list[ManagerEffect]:
         """See Machine.handle."""
+        self._look(now)
         match event:
             case Call():
                 self._call(event, now)
@@ -140,13 +143,19 @@ class Manager:
                 self._consensus.step(event, now)
             case _:
                 self._consensus.step(event, now)
-        self._decide(now)
-        out = list(self._out)
-        self._out.clear()
-        return out
+        return self._decide(now)
 
-    def _decide(self, now: float) -> None:
-        """What follows from any event."""
+    def _look(self, now: float) -> None:
+        """If this process stood still, or its clock jumped, that counts against nobody (swarm/attention.py)."""
+        if missed_s := self._attention.missed_s(now):
+            log.warning("manager.stalled", missed_s=round(missed_s, 1))
+            self._leading.stalled(missed_s, now)
+            self._calls.stalled(missed_s)
+            self._messages.streams.stalled(missed_s)
+        self._attention.due = now + defaults.ATTENTION_S
+
+    def _decide(self, now: float) -> list[ManagerEffect]:
+        """What follows from any event; all that is to be done now."""
         changes, leading = self._changes, self._leading
         if leading.leader is not None:
             changes.yield_leadership(now)
@@ -157,11 +166,21 @@ class Manager:
             self._consensus.step(events.Propose(leading.pass_tag, entry), now)
         for member in self.group.dials(now):
             self._out.append(DialPeer(member.raft_id, member.node_id, member.addr))
+        out = list(self._out)
+        self._out.clear()
+        self._calls.shares.answered(out)
+        return out
 
     def deadline(self) -> float | None:
         """See Machine.deadline."""
         leading = self._leading.deadline(passes=not self.raft.transferring)
-        candidates = (self.raft.deadline(), leading, self._calls.deadline(), self._persistence.deadline())
+        candidates = (
+            self.raft.deadline(),
+            leading,
+            self._calls.deadline(),
+            self._persistence.deadline(),
+            self._attention.due,
+        )
         return min((due for due in candidates if due is not None), default=None)
 
     def restore(self, snapshot: raftpb.Snapshot) -> None:
@@ -243,6 +262,8 @@ class Manager:
             self._messages.begin(call, now)
         elif method == rpc.RESOLVE_ADDRESS.name:
             self._messages.resolve(call)
+        elif (full := self._calls.shares.admit(call, waits=not (self.leading or self.raft.leader))) is not None:
+            self._out.append(StreamEnd(call.stream, full))
         elif method == rpc.JOIN.name and (answer := self._changes.known_joiner(call)) is not None:
             self._out.append(answer)
         elif self._persistence.trouble and call.peer.local and method in self._parts.writes:
@@ -270,6 +291,8 @@ class Manager:
             self._out.append(StreamEnd(call.stream, Unimplemented(f"{method} is not available in this version")))
 
     def _more(self, event: StreamData | StreamEnd, now: float) -> None:
+        if isinstance(event, StreamEnd) and event.error is not None:
+            self._calls.shares.hung_up(event.stream)
         if event.stream in self._messages.streams:
             self._messages.more(event, now)
         elif (service := self._calls.more(event)) is not None:

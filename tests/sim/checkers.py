@@ -68,6 +68,8 @@ class Checkers:
         self.unlock_keys: list[bytes] = []
         """All that the cluster ever had, as its operators wrote them down."""
         self._workers: dict[str, None] = {}
+        self.downs: dict[str, str] = {}
+        """Nodes that were declared down, and why."""
 
     # --- the log ---------------------------------------------------------------------------------------------------
 
@@ -172,6 +174,8 @@ class Checkers:
         if change.before is None:
             assert self._ids.setdefault(change.object_id, change.kind) == change.kind, "an ID of two kinds"
         obj = change.after
+        if isinstance(obj, api.Node) and obj.status.state == api.NodeStatus.DOWN:
+            self.downs[obj.id] = obj.status.message
         if isinstance(obj, api.Node) and obj.spec.desired_role == api.WORKER:
             self._workers[obj.id] = None
         elif isinstance(obj, api.Node):

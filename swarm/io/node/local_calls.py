@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from swarm import defaults
 from swarm.api.methods import Method, Req, Res
 from swarm.errors import DeadlineExceeded, ResourceExhausted, SwarmError, Unavailable
+from swarm.io.patience import PatientTimer
 from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
 
 Answer = Reply | StreamData | StreamEnd
@@ -131,12 +132,12 @@ class LocalCalls:
                 future.set_exception(answer.error or SwarmError("the call ended without an answer"))
 
         stream = self.open(method.name, request, peer, listen, since)
+        late = StreamEnd(stream, DeadlineExceeded("context deadline exceeded"))
+        timer = PatientTimer(timeout_s, listen, late)
         try:
-            async with asyncio.timeout(timeout_s):
-                return method.checked_response(await future)
-        except TimeoutError:
-            raise DeadlineExceeded("context deadline exceeded") from None
+            return method.checked_response(await future)
         finally:
+            timer.cancel()
             self.cancel(stream)
 
     async def stream(self, method: Method[Req, Res], request: Req, peer: Peer = LOCAL) -> AsyncIterator[Res]:
