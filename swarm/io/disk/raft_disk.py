@@ -2,8 +2,8 @@
 
 Theory of operation. Each is a file with a thread of its own (swarm/io/disk/database.py). A write to the Raft log is
 synchronised to disk before it is reported; the journal only survives a crash of the process. Each record has a checksum
-and, with a Sealer, is encrypted. To change the sealing of the records, the whole file is rewritten, so that no free
-page contains their old form.
+and, with a Sealer, is encrypted. A log that lacks what was reported is not opened (swarm/io/disk/log_guard.py). To
+change the sealing of the records, the whole file is rewritten, so that no free page contains their old form.
 
 (swarmkit: manager/state/raft/storage, agent/storage.go)
 """
@@ -21,6 +21,7 @@ from typing import TypeVar
 from swarm.api import raftpb
 from swarm.errors import FailedPrecondition
 from swarm.io.disk.database import DiskError, Done, File, Rewrite
+from swarm.io.disk.log_guard import HAS_MARK, LogGuard, term_at
 from swarm.raft.events import Persist
 from swarm.raft.records import RecordCorrupt, Sealer, checksum, decode, encode
 
@@ -38,6 +39,7 @@ CREATE TABLE IF NOT EXISTS snapshots (
     crc INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS blobs (key TEXT PRIMARY KEY, record BLOB NOT NULL, crc INTEGER NOT NULL);
 """
+_OF_THE_MEMBER = f"key NOT IN ('format', '{HAS_MARK}')"
 _JOURNAL_TABLES = """
 CREATE TABLE IF NOT EXISTS metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tasks (id TEXT PRIMARY KEY, record BLOB NOT NULL, crc INTEGER NOT NULL);
@@ -102,14 +104,20 @@ class RaftDisk:
         self._sealer = sealer
         self._next_index = 0  # after the last entry, if this process wrote it; used by the file's thread
         self._call_soon = call_soon
-        self._file = File(path, _RAFT_TABLES, "FULL")
+        self._guard = LogGuard(path)
+        self._file = File(path, _RAFT_TABLES, "FULL", self._guard)
 
     def close(self) -> None:
         """Finish submitted writes and close. Blocks."""
         self._file.close()
 
-    def load(self) -> Loaded:
-        """Read everything. Blocks. Raises DiskCorrupt, or DiskError with FAILED_PRECONDITION if a key is missing."""
+    def load(self, accept_loss: bool = False) -> Loaded:
+        """Read everything. Blocks. Raises DiskCorrupt, or DiskError with FAILED_PRECONDITION if a key is missing.
+
+        accept_loss: if the disk does not hold what was confirmed, go on with what can be read of it.
+        """
+        if accept_loss:
+            self._guard.accepts_loss = True
         return self._file.call(_as_written(self._load))
 
     def initialize(self, raft_id: int, node_id: str, cluster_id: str) -> None:
@@ -117,10 +125,11 @@ class RaftDisk:
         identity = {"raft_id": str(raft_id), "node_id": node_id, "cluster_id": cluster_id}
 
         def work(connection: sqlite3.Connection) -> None:
-            found = dict(connection.execute("SELECT key, value FROM metadata WHERE key != 'format'"))
+            found = dict(connection.execute(f"SELECT key, value FROM metadata WHERE {_OF_THE_MEMBER}"))
             if found and found != identity:
                 raise FailedPrecondition("the disk belongs to another member")
             connection.executemany("INSERT OR REPLACE INTO metadata VALUES (?, ?)", identity.items())
+            self._guard.owned_by(raft_id)
 
         self._file.call(work)
 
@@ -131,7 +140,8 @@ class RaftDisk:
             for table in ("entries", "snapshots", "hard_state", "blobs"):
                 connection.execute(f"DELETE FROM {table}")
             self._next_index = 0
-            connection.execute("DELETE FROM metadata WHERE key != 'format'")
+            connection.execute(f"DELETE FROM metadata WHERE {_OF_THE_MEMBER}")
+            self._guard.owned_by(0)
 
         self._file.call(work)
 
@@ -210,6 +220,7 @@ class RaftDisk:
             record = persist.hard_state.SerializeToString()
             crc = checksum(record, b"hard state")
             connection.execute("INSERT OR REPLACE INTO hard_state VALUES (1, ?, ?)", (record, crc))
+        self._guard.note(persist)
 
     def _write_entries(self, connection: sqlite3.Connection, entries: tuple[raftpb.Entry, ...]) -> None:
         first = entries[0].Index
@@ -225,6 +236,7 @@ class RaftDisk:
 
     def _make_room(self, connection: sqlite3.Connection, first: int) -> None:
         """Delete the entries that new ones replace. Raises FailedPrecondition if there would be a gap before them."""
+        self._guard.keep_until(first - 1, term_at(connection, first - 1))
         connection.execute("DELETE FROM entries WHERE idx >= ?", (first,))
         (last,) = connection.execute(
             "SELECT max(ifnull((SELECT max(idx) FROM entries), 0), ifnull((SELECT max(idx) FROM snapshots), 0))"

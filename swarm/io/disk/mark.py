@@ -1,0 +1,100 @@
+"""A small file beside a log that tells what its member has confirmed, so that a loss at the log's end is noticed.
+
+Theory of operation. The mark is written after each synchronised write of the log and before that is reported, but is
+not synchronised itself: that would cost as much again. So after a crash of the process it is exact, and after a crash
+of the machine it may be behind, never ahead. It is synchronised when the log has been idle for a moment. There are two
+copies, each in a block of its own and written in turn: should a write of one be torn, the other holds.
+(swarm/raft/confirmed.py)
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from dataclasses import astuple
+from operator import itemgetter
+from pathlib import Path
+
+from swarm.errors import Code, SwarmError
+from swarm.raft.confirmed import Confirmed
+
+_MAGIC = b"raftmark"
+_BODY = struct.Struct(">8sQ7Q")  # magic, number of the write, the fields of Confirmed
+_SUM = struct.Struct(">I")
+_COPY_BYTES = 4096
+_COPIES = 2
+
+
+class MarkDamaged(SwarmError):
+    """No copy can be read, or the file is missing."""
+
+    code = Code.DATA_LOSS
+
+
+def mark_of(path: Path) -> Path:
+    """The mark of the log in this file."""
+    return path.with_name(f"{path.name}-mark")
+
+
+class Mark:
+    """The file, open. confirmed: what it says."""
+
+    def __init__(self, path: Path, confirmed: Confirmed) -> None:
+        """Make it, or say something else from now on; synchronised. Blocks. Raises OSError."""
+        self.confirmed = confirmed
+        self.unsynced = False
+        self._number = 0
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            for _ in range(_COPIES):
+                self.write(confirmed)
+            self.sync()
+            directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, confirmed: Confirmed) -> None:
+        """Say this from now on, unless the machine crashes before sync(). Raises OSError."""
+        self._number += 1
+        body = _BODY.pack(_MAGIC, self._number, *astuple(confirmed))
+        os.pwrite(self._file, body + _SUM.pack(zlib.crc32(body)), self._number % _COPIES * _COPY_BYTES)
+        self.confirmed = confirmed
+        self.unsynced = True
+
+    def sync(self) -> None:
+        """Blocks until the file is on disk. Raises OSError."""
+        os.fdatasync(self._file)
+        self.unsynced = False
+
+    def close(self) -> None:
+        """Write no more."""
+        os.close(self._file)
+
+
+def read(path: Path) -> Confirmed:
+    """What the file says. Raises MarkDamaged, OSError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_COPIES * _COPY_BYTES)
+    except FileNotFoundError as error:
+        raise MarkDamaged(f"{path} is missing") from error
+    found = [copy for number in range(_COPIES) if (copy := _read_copy(content, number)) is not None]
+    if not found:
+        raise MarkDamaged(f"{path} is damaged")
+    return max(found, key=itemgetter(0))[1]
+
+
+def _read_copy(content: bytes, number: int) -> tuple[int, Confirmed] | None:
+    start = number * _COPY_BYTES
+    body = content[start : start + _BODY.size]
+    stored = content[start + _BODY.size : start + _BODY.size + _SUM.size]
+    if len(stored) < _SUM.size or _SUM.unpack(stored)[0] != zlib.crc32(body):
+        return None
+    magic, write, *fields = _BODY.unpack(body)
+    return (write, Confirmed(*fields)) if magic == _MAGIC and write % _COPIES == number else None
