@@ -48,7 +48,7 @@ class DiskCorrupt(DiskError):
 
 
 @contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def translated(path: Path) -> Iterator[None]:
     """Raise sqlite's errors as DiskError or DiskCorrupt."""
     try:
         yield
@@ -243,7 +243,7 @@ class File:
     def _perform(self, connection: sqlite3.Connection | None, jobs: list[Job]) -> sqlite3.Connection | None:
         """Do these jobs; return the connection to use from now on."""
         try:
-            with _translated(self.path):
+            with translated(self.path):
                 connection = connection or self._open()
         except Exception as error:  # whatever it is, this thread must continue, or its callers would wait forever
             failure = error if isinstance(error, DiskError) else _bug(self.path, error)
@@ -263,7 +263,7 @@ class File:
 
     def _replace(self, connection: sqlite3.Connection, work: Rewrite, done: Done) -> sqlite3.Connection | None:
         try:
-            with _translated(self.path):
+            with translated(self.path):
                 replaced_file.discard(self.path)
                 copy = self._open_at(replaced_file.copy_of(self.path), "MEMORY")
                 try:
@@ -283,7 +283,7 @@ class File:
         self._adopting = True
         self._close(connection)
         replaced: sqlite3.Connection | None = None
-        with contextlib.suppress(DiskError), _translated(self.path):
+        with contextlib.suppress(DiskError), translated(self.path):
             replaced = self._open()
         done(None)
         return replaced
@@ -319,7 +319,7 @@ class File:
         """Run one transaction. On success all callers are told, on failure only if requested."""
         failure: DiskError | None = None
         try:
-            with _translated(self.path):
+            with translated(self.path):
                 self._transact(connection, [work for work, _ in jobs])
         except DiskError as error:
             failure = error

@@ -3,13 +3,14 @@
 Theory of operation. Before the file is opened for writing it is examined, and not changed by that: sqlite's write-ahead
 log is read (wal.py), the structure of the file is checked, and what it holds is compared with the mark (mark.py). The
 mark follows each write. A file that was written before there were marks gets one; from then on a missing mark counts
-as a loss. Who accepts a loss opens the file as it is, and the mark then says what was found.
+as a loss. Who accepts a loss reads what is there, and puts a new file in its place.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -31,10 +32,9 @@ HAS_MARK = "mark"
 
 
 class LogGuard:
-    """See the module and database.Guard. accepts_loss: the next opening takes what is there."""
+    """See the module and database.Guard."""
 
     def __init__(self, path: Path) -> None:
-        self.accepts_loss = False
         self._path = path
         self._examined = False
         self._mark: mark.Mark | None = None
@@ -63,25 +63,29 @@ class LogGuard:
             self._next = Confirmed()
             self.keep_until(0, 0)
 
+    def confirm(
+        self,
+        raft_id: int,
+        hard_state: raftpb.HardState | None,
+        snapshot: raftpb.Snapshot | None,
+        entries: Sequence[raftpb.Entry],
+    ) -> None:
+        """Another file is in place, with this content. It is not open. Raises OSError."""
+        mark.Mark(mark.mark_of(self._path), Confirmed.of(raft_id, hard_state, snapshot, entries)).close()
+
     # --- Guard -----------------------------------------------------------------------------------------------------
 
     def examine(self) -> None:
         """See Guard."""
-        self._examined = self.accepts_loss
-        if self._examined:
-            return
-        expected, _ = self._read_mark()
+        self._examined = False
+        expected, _ = self.read_mark()
         if not self._path.exists() or not self._path.stat().st_size:
             self._check_log_file(None)
             if expected != Confirmed():
                 raise DiskCorrupt(f"{self._path}: the file is gone: {expected.lost_in(Confirmed(), lambda index: 0)}")
             return
-        connection = self._open_for_reading()
-        try:
+        with self.reading() as connection:
             self._examine(connection)
-        finally:
-            connection.close()
-            self._path.with_name(f"{self._path.name}-shm").unlink(missing_ok=True)
 
     def opened(self, connection: sqlite3.Connection) -> None:
         """See Guard."""
@@ -91,7 +95,6 @@ class LogGuard:
         self._mark = mark.Mark(mark.mark_of(self._path), self._now)
         with contextlib.suppress(sqlite3.OperationalError):  # the disk is full: the next opening notes it
             connection.execute("INSERT OR IGNORE INTO metadata VALUES (?, '1')", (HAS_MARK,))
-        self.accepts_loss = False
 
     def begin(self) -> None:
         """See Guard."""
@@ -140,16 +143,23 @@ class LogGuard:
 
     # --- examining -------------------------------------------------------------------------------------------------
 
-    def _read_mark(self) -> tuple[Confirmed, str]:
-        """What was confirmed, and why that cannot be told."""
+    def read_mark(self) -> tuple[Confirmed, str]:
+        """What was confirmed, and why that cannot be told. Raises OSError."""
         try:
             return mark.read(mark.mark_of(self._path)), ""
         except mark.MarkDamaged as error:
             return Confirmed(), error.message
 
-    def _open_for_reading(self) -> sqlite3.Connection:
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The file as it is, for somebody who changes nothing. Raises sqlite3.Error."""
         name = f"file:{quote(str(self._path.absolute()))}?mode=ro"
-        return sqlite3.connect(name, uri=True, timeout=LOCK_WAIT_S, isolation_level=None)
+        connection = sqlite3.connect(name, uri=True, timeout=LOCK_WAIT_S, isolation_level=None)
+        try:
+            yield connection
+        finally:
+            connection.close()
+            self._path.with_name(f"{self._path.name}-shm").unlink(missing_ok=True)
 
     def _examine(self, connection: sqlite3.Connection) -> None:
         """Before sqlite may write. Raises DiskCorrupt, sqlite3.Error."""
@@ -172,7 +182,7 @@ class LogGuard:
         damage = wal.damage(log_file)
         if not damage:
             return
-        expected, _ = self._read_mark()
+        expected, _ = self.read_mark()
         lost = ""
         with contextlib.suppress(sqlite3.Error, RecordCorrupt, DecodeError):
             lost = _lost(expected, connection)
@@ -183,7 +193,7 @@ class LogGuard:
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise DiskCorrupt(f"{self._path}: {' '.join(str(verdict).split())}")
-        expected, trouble = self._read_mark()
+        expected, trouble = self.read_mark()
         if trouble and (mark.mark_of(self._path).exists() or HAS_MARK in _metadata(connection)):
             raise DiskCorrupt(f"{trouble}: so it cannot be told whether the log is whole")
         lost = _lost(expected, connection)
@@ -211,10 +221,7 @@ def _found(connection: sqlite3.Connection) -> Confirmed:
         return Confirmed()  # a crash ended its making
     try:
         found = Confirmed(raft_id=int(_metadata(connection).get("raft_id", 0)))
-        for record, crc in connection.execute("SELECT record, crc FROM hard_state"):
-            if checksum(record, b"hard state") != crc:
-                raise RecordCorrupt("wrong checksum of hard state")
-            found = found.after(Persist(0, raftpb.HardState.FromString(record)))
+        found = found.after(Persist(0, load_hard_state(connection)))
         for index, term in connection.execute("SELECT idx, term FROM snapshots ORDER BY idx DESC LIMIT 1"):
             metadata = raftpb.SnapshotMetadata(index=index, term=term)
             found = found.after(Persist(0, snapshot=raftpb.Snapshot(metadata=metadata)))
@@ -225,6 +232,17 @@ def _found(connection: sqlite3.Connection) -> Confirmed:
     return found
 
 
+def load_hard_state(connection: sqlite3.Connection) -> raftpb.HardState | None:
+    """Raises RecordCorrupt, DecodeError, sqlite3.Error, TypeError."""
+    row = connection.execute("SELECT record, crc FROM hard_state").fetchone()
+    if row is None:
+        return None
+    if checksum(row[0], b"hard state") != row[1]:
+        raise RecordCorrupt("wrong checksum of hard state")
+    return raftpb.HardState.FromString(row[0])
+
+
 def term_at(connection: sqlite3.Connection, index: int) -> int:
+    """Of the entry there; 0: there is none."""
     row = connection.execute("SELECT term FROM entries WHERE idx = ?", (index,)).fetchone()
     return row[0] if row is not None and isinstance(row[0], int) else 0

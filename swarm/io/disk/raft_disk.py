@@ -18,10 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from google.protobuf.message import DecodeError
+
 from swarm.api import raftpb
 from swarm.errors import FailedPrecondition
-from swarm.io.disk.database import DiskError, Done, File, Rewrite
-from swarm.io.disk.log_guard import HAS_MARK, LogGuard, term_at
+from swarm.io.disk import replaced_file
+from swarm.io.disk.database import DiskCorrupt, DiskError, Done, File, Rewrite, translated
+from swarm.io.disk.log_guard import HAS_MARK, LogGuard, load_hard_state, term_at
 from swarm.raft.events import Persist
 from swarm.raft.records import RecordCorrupt, Sealer, checksum, decode, encode
 
@@ -39,6 +42,7 @@ CREATE TABLE IF NOT EXISTS snapshots (
     crc INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS blobs (key TEXT PRIMARY KEY, record BLOB NOT NULL, crc INTEGER NOT NULL);
 """
+_DAMAGE = (RecordCorrupt, DecodeError, sqlite3.DatabaseError, TypeError, ValueError, AttributeError, OverflowError)
 _OF_THE_MEMBER = f"key NOT IN ('format', '{HAS_MARK}')"
 _JOURNAL_TABLES = """
 CREATE TABLE IF NOT EXISTS metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -104,6 +108,7 @@ class RaftDisk:
         self._sealer = sealer
         self._next_index = 0  # after the last entry, if this process wrote it; used by the file's thread
         self._call_soon = call_soon
+        self._path = path
         self._guard = LogGuard(path)
         self._file = File(path, _RAFT_TABLES, "FULL", self._guard)
 
@@ -111,14 +116,48 @@ class RaftDisk:
         """Finish submitted writes and close. Blocks."""
         self._file.close()
 
-    def load(self, accept_loss: bool = False) -> Loaded:
-        """Read everything. Blocks. Raises DiskCorrupt, or DiskError with FAILED_PRECONDITION if a key is missing.
-
-        accept_loss: if the disk does not hold what was confirmed, go on with what can be read of it.
-        """
-        if accept_loss:
-            self._guard.accepts_loss = True
+    def load(self) -> Loaded:
+        """Read everything. Blocks. Raises DiskCorrupt, or DiskError with FAILED_PRECONDITION if a key is missing."""
         return self._file.call(_as_written(self._load))
+
+    def salvage(self) -> tuple[Loaded, str]:
+        """After DiskCorrupt: what can be read from the beginning on, and what of the confirmed is not in it, for users.
+
+        Changes nothing. Blocks. Raises DiskCorrupt if that is nothing to go on with; DiskError.
+        """
+        if not self._path.exists() or not self._path.stat().st_size:
+            raise DiskCorrupt(f"{self._path}: the file is gone, or empty")
+        with translated(self._path), self._guard.reading() as connection:
+            expected, _ = self._guard.read_mark()
+            loaded = _as_written(lambda old: self._salvage(old, expected.term))(connection)
+        return loaded, expected.lost_from(loaded.raft_id, loaded.hard_state, loaded.snapshot, loaded.entries)
+
+    def start_over(self, content: Loaded) -> None:
+        """Put a new file with this content in the place of the old one, in one step. Blocks. Raises DiskError."""
+        self._file.close()
+        try:
+            with translated(self._path):
+                self._fill_copy(content)
+                replaced_file.prepare(self._path)
+                replaced_file.adopt(self._path)
+                # not before: a crash must not leave the old file, and a mark that it satisfies
+                self._guard.confirm(content.raft_id, content.hard_state, content.snapshot, content.entries)
+        finally:
+            self._file = File(self._path, _RAFT_TABLES, "FULL", self._guard)
+
+    def _fill_copy(self, content: Loaded) -> None:
+        replaced_file.discard(self._path)
+        copy = RaftDisk(replaced_file.copy_of(self._path), self._sealer)
+        try:
+            if content.raft_id:
+                copy.initialize(content.raft_id, content.node_id, content.cluster_id)
+            copy.save(Persist(0, content.hard_state, content.entries, content.snapshot))
+        finally:
+            copy.close()
+
+    def confirmed_as(self) -> int:
+        """The raft ID of the member that wrote this disk, even if nothing else of it can be read; 0: unknown."""
+        return self._guard.read_mark()[0].raft_id
 
     def initialize(self, raft_id: int, node_id: str, cluster_id: str) -> None:
         """Give a new disk its identity. Blocks. Raises DiskError if it already has another one."""
@@ -270,11 +309,6 @@ class RaftDisk:
 
     def _load(self, connection: sqlite3.Connection) -> Loaded:
         metadata = dict(connection.execute("SELECT key, value FROM metadata"))
-        hard_state = None
-        for record, crc in connection.execute("SELECT record, crc FROM hard_state"):
-            if checksum(record, b"hard state") != crc:
-                raise RecordCorrupt("wrong checksum of hard state")
-            hard_state = raftpb.HardState.FromString(record)
         blobs = {
             key: self._decode(record, crc, f"blob {key}")
             for key, record, crc in connection.execute("SELECT key, record, crc FROM blobs ORDER BY key")
@@ -283,11 +317,41 @@ class RaftDisk:
             int(metadata.get("raft_id", 0)),
             metadata.get("node_id", ""),
             metadata.get("cluster_id", ""),
-            hard_state,
+            load_hard_state(connection),
             self._load_snapshot(connection),
             tuple(self._load_entries(connection)),
             blobs,
         )
+
+    def _salvage(self, connection: sqlite3.Connection, term: int) -> Loaded:
+        """What is whole, up to the first entry that is not. term: the least that the member was in."""
+        metadata = dict(connection.execute("SELECT key, value FROM metadata"))
+        snapshot, entries = self._load_snapshot(connection), self._whole_entries(connection)
+        base = snapshot.metadata.index if snapshot else 0
+        if entries and entries[0].Index > base + 1:
+            entries = ()
+        if not entries and not base:
+            raise RecordCorrupt("nothing can be read from its beginning on")
+        state = None
+        with contextlib.suppress(*_DAMAGE):
+            state = load_hard_state(connection)
+        state = state or raftpb.HardState(term=max(term, entries[-1].Term if entries else 0))
+        state.commit = min(state.commit, max(entries[-1].Index if entries else 0, base))
+        return Loaded(
+            int(metadata.get("raft_id", 0)),
+            metadata.get("node_id", ""),
+            metadata.get("cluster_id", ""),
+            state,
+            snapshot,
+            entries,
+        )
+
+    def _whole_entries(self, connection: sqlite3.Connection) -> tuple[raftpb.Entry, ...]:
+        entries = []
+        with contextlib.suppress(*_DAMAGE):
+            for entry in self._load_entries(connection):
+                entries.append(entry)  # noqa: PERF402  # those before the damage count
+        return tuple(entries)
 
     def _load_entries(self, connection: sqlite3.Connection) -> Iterator[raftpb.Entry]:
         before: int | None = None
