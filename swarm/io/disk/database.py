@@ -53,7 +53,9 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.OperationalError, OSError) as error:
-        kind = DiskCorrupt if "decode to UTF-8" in str(error) else DiskError
+        # our statements are right: sqlite objects to them if the file says something else than we wrote
+        objects = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) == sqlite3.SQLITE_ERROR
+        kind = DiskCorrupt if objects or "decode to UTF-8" in str(error) else DiskError
         raise kind(f"{path}: {error}") from error
     except UnicodeDecodeError as error:  # from a text in a damaged file, or from sqlite's error message that quotes it
         raise DiskCorrupt(f"{path}: the file is damaged: it contains text that is not UTF-8") from error

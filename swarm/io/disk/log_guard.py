@@ -27,6 +27,8 @@ from swarm.raft.records import RecordCorrupt, checksum
 
 log = structlog.get_logger()
 
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+_MODES = (b"\1\1", b"\2\2")  # of a database: not in WAL mode yet, in WAL mode
 HAS_MARK = "mark"
 """The key in the metadata of a file that has a mark."""
 
@@ -86,6 +88,13 @@ class LogGuard:
             return
         with self.reading() as connection:
             self._examine(connection)
+
+    def _check_mode(self) -> None:
+        """sqlite would leave the write-ahead log alone, or write nothing, if the database said so."""
+        with self._path.open("rb") as file:
+            start = file.read(20)
+        if start[18:20] not in _MODES:
+            raise DiskCorrupt(f"{self._path}: its header is damaged")
 
     def opened(self, connection: sqlite3.Connection) -> None:
         """See Guard."""
@@ -171,10 +180,11 @@ class LogGuard:
                 raise
             trouble = error
         self._check_log_file(connection)
+        self._check_mode()
         if trouble is None:
             self._compare(connection)
             self._examined = True
-        elif not isinstance(trouble, sqlite3.OperationalError):  # for want of space it cannot be examined before
+        elif trouble.sqlite_errorcode & 0xFF not in _NO_ROOM:  # if there is none, it is examined when it is open
             raise trouble
 
     def _check_log_file(self, connection: sqlite3.Connection | None) -> None:
@@ -217,7 +227,7 @@ def _metadata(connection: sqlite3.Connection) -> dict[str, str]:
 
 def _found(connection: sqlite3.Connection) -> Confirmed:
     """What the file confirms, from its last rows. Raises RecordCorrupt, DecodeError, sqlite3.Error."""
-    if not _has(connection, "metadata") or not _has(connection, "blobs"):
+    if not _has(connection, "metadata"):
         return Confirmed()  # a crash ended its making
     try:
         found = Confirmed(raft_id=int(_metadata(connection).get("raft_id", 0)))

@@ -93,6 +93,19 @@ class Loaded:
         return self.snapshot.metadata.index if self.snapshot else 0
 
 
+def _identity_crc(metadata: Mapping[str, str]) -> str:
+    identity = f"{metadata.get('raft_id', '')} {metadata.get('node_id', '')} {metadata.get('cluster_id', '')}"
+    return str(checksum(identity.encode(), b"identity"))
+
+
+def _load_metadata(connection: sqlite3.Connection) -> dict[str, str]:
+    """Raises RecordCorrupt."""
+    metadata = dict(connection.execute("SELECT key, value FROM metadata"))
+    if metadata.get("crc", _identity_crc(metadata)) != _identity_crc(metadata):  # not there in older files
+        raise RecordCorrupt("wrong checksum of the member's identity")
+    return metadata
+
+
 class RaftDisk:
     """One member's durable state. Every method may raise DiskError, or DiskCorrupt when reading."""
 
@@ -162,10 +175,11 @@ class RaftDisk:
     def initialize(self, raft_id: int, node_id: str, cluster_id: str) -> None:
         """Give a new disk its identity. Blocks. Raises DiskError if it already has another one."""
         identity = {"raft_id": str(raft_id), "node_id": node_id, "cluster_id": cluster_id}
+        identity["crc"] = _identity_crc(identity)
 
         def work(connection: sqlite3.Connection) -> None:
             found = dict(connection.execute(f"SELECT key, value FROM metadata WHERE {_OF_THE_MEMBER}"))
-            if found and found != identity:
+            if found and {**identity, **found} != identity:
                 raise FailedPrecondition("the disk belongs to another member")
             connection.executemany("INSERT OR REPLACE INTO metadata VALUES (?, ?)", identity.items())
             self._guard.owned_by(raft_id)
@@ -308,7 +322,7 @@ class RaftDisk:
         return decode(record, context, self._sealer)
 
     def _load(self, connection: sqlite3.Connection) -> Loaded:
-        metadata = dict(connection.execute("SELECT key, value FROM metadata"))
+        metadata = _load_metadata(connection)
         blobs = {
             key: self._decode(record, crc, f"blob {key}")
             for key, record, crc in connection.execute("SELECT key, record, crc FROM blobs ORDER BY key")
@@ -325,7 +339,7 @@ class RaftDisk:
 
     def _salvage(self, connection: sqlite3.Connection, term: int) -> Loaded:
         """What is whole, up to the first entry that is not. term: the least that the member was in."""
-        metadata = dict(connection.execute("SELECT key, value FROM metadata"))
+        metadata = _load_metadata(connection)
         snapshot, entries = self._load_snapshot(connection), self._whole_entries(connection)
         base = snapshot.metadata.index if snapshot else 0
         if entries and entries[0].Index > base + 1:
