@@ -163,12 +163,15 @@ class LogGuard:
     def reading(self) -> Iterator[sqlite3.Connection]:
         """The file as it is, for somebody who changes nothing. Raises sqlite3.Error."""
         name = f"file:{quote(str(self._path.absolute()))}?mode=ro"
+        log_file = self._path.with_name(f"{self._path.name}-wal")
+        made = [self._path.with_name(f"{self._path.name}-shm"), *([] if log_file.exists() else [log_file])]
         connection = sqlite3.connect(name, uri=True, timeout=LOCK_WAIT_S, isolation_level=None)
         try:
             yield connection
         finally:
             connection.close()
-            self._path.with_name(f"{self._path.name}-shm").unlink(missing_ok=True)
+            for file in made:
+                file.unlink(missing_ok=True)
 
     def _examine(self, connection: sqlite3.Connection) -> None:
         """Before sqlite may write. Raises DiskCorrupt, sqlite3.Error."""
