@@ -155,7 +155,8 @@ class ManagerRole:
     def _start(self) -> None:
         assert self._record.state is not None
         self.phase, self._not_before = Phase.STARTING, None
-        on_loss = OnLoss.REFUSE if self.log_lost is None else OnLoss.REJOIN
+        rejoins = self.log_lost is not None and self._record.state.other_managers()
+        on_loss = OnLoss.REJOIN if rejoins else OnLoss.REFUSE
         self._out.perform(partial(StartManager, state=self._record.state, on_loss=on_loss), self._start_ended)
 
     def _start_ended(self, outcome: Done | Failed) -> None:
