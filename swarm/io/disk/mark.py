@@ -3,7 +3,7 @@
 Theory of operation. The mark is written after each synchronised write of the log and before that is reported, but is
 not synchronised itself: that would cost as much again. So after a crash of the process it is exact, and after a crash
 of the machine it may be behind, never ahead. It is synchronised when the log has been idle for a moment. There are two
-copies, each in a block of its own and written in turn: should a write of one be torn, the other holds.
+copies, each in a block of its own: should one be torn or damaged, the other says the same.
 (swarm/raft/confirmed.py)
 """
 
@@ -44,11 +44,10 @@ class Mark:
         """Make it, or say something else from now on; synchronised. Blocks. Raises OSError."""
         self.confirmed = confirmed
         self.unsynced = False
-        self._number = 0
+        self._number = _last_number(path)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            for _ in range(_COPIES):
-                self.write(confirmed)
+            self.write(confirmed)
             self.sync()
             directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -63,7 +62,9 @@ class Mark:
         """Say this from now on, unless the machine crashes before sync(). Raises OSError."""
         self._number += 1
         body = _BODY.pack(_MAGIC, self._number, *astuple(confirmed))
-        os.pwrite(self._file, body + _SUM.pack(zlib.crc32(body)), self._number % _COPIES * _COPY_BYTES)
+        copy = body + _SUM.pack(zlib.crc32(body))
+        for number in range(_COPIES):
+            os.pwrite(self._file, copy, number * _COPY_BYTES)
         self.confirmed = confirmed
         self.unsynced = True
 
@@ -79,22 +80,32 @@ class Mark:
 
 def read(path: Path) -> Confirmed:
     """What the file says. Raises MarkDamaged, OSError."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(_COPIES * _COPY_BYTES)
-    except FileNotFoundError as error:
-        raise MarkDamaged(f"{path} is missing") from error
-    found = [copy for number in range(_COPIES) if (copy := _read_copy(content, number)) is not None]
+    found = _copies(path)
+    if found is None:
+        raise MarkDamaged(f"{path} is missing")
     if not found:
         raise MarkDamaged(f"{path} is damaged")
     return max(found, key=itemgetter(0))[1]
 
 
-def _read_copy(content: bytes, number: int) -> tuple[int, Confirmed] | None:
-    start = number * _COPY_BYTES
-    body = content[start : start + _BODY.size]
-    stored = content[start + _BODY.size : start + _BODY.size + _SUM.size]
+def _last_number(path: Path) -> int:
+    return max((number for number, _ in _copies(path) or ()), default=0)
+
+
+def _copies(path: Path) -> list[tuple[int, Confirmed]] | None:
+    """Those that can be read, with the number of their write. None: there is no file."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_COPIES * _COPY_BYTES)
+    except FileNotFoundError:
+        return None
+    copies = [content[number * _COPY_BYTES :][: _BODY.size + _SUM.size] for number in range(_COPIES)]
+    return [found for copy in copies if (found := _read_copy(copy)) is not None]
+
+
+def _read_copy(copy: bytes) -> tuple[int, Confirmed] | None:
+    body, stored = copy[: _BODY.size], copy[_BODY.size :]
     if len(stored) < _SUM.size or _SUM.unpack(stored)[0] != zlib.crc32(body):
         return None
     magic, write, *fields = _BODY.unpack(body)
-    return (write, Confirmed(*fields)) if magic == _MAGIC and write % _COPIES == number else None
+    return (write, Confirmed(*fields)) if magic == _MAGIC else None
