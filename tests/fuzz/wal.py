@@ -72,7 +72,7 @@ def _spoiled(feed: Feed, content: bytes, name: str) -> bytes:
         out[at : at + 512] = bytes(512)
     elif how < 215:
         del out[at:]
-    elif how < 235:
+    elif how < 235 and name != MARK:  # an older mark is what a crash of the machine may leave
         older = _FILES[feed.below(len(_FILES))].get(name, b"")
         out = bytearray(older)
     elif how < 245:

@@ -84,6 +84,10 @@ LEAVE_AND_JOIN = (
     "{}: it cannot be told as which member of its group this node wrote this log. Run `docker swarm leave --force` "
     "here, demote and remove this node on another manager, then join again"
 )
+NOTHING_LEFT = (
+    "Nothing is left to go on with: restore the whole directory from a backup, or give the swarm up with "
+    "`docker swarm leave --force`"
+)
 ON_ITS_OWN = (
     "It knows no other manager. `docker swarm init --force-new-cluster` goes on with what can be read, and accepts the "
     "loss; or restore the whole directory from a backup; or `docker swarm leave --force` gives the swarm up"
@@ -174,7 +178,7 @@ class ManagerProcess:
             try:
                 manager = await self._begin(create, join, force_new_cluster, on_loss)
             except (DiskCorrupt, LogConflict, LogLost) as error:
-                advice = JOINS_AGAIN if join else ON_ITS_OWN
+                advice = JOINS_AGAIN if join else NOTHING_LEFT if on_loss is OnLoss.ACCEPT else ON_ITS_OWN
                 raise LogLost(f"{LOG_REFUSED.format(error.message)}. {advice}") from error
         except BaseException:
             await self._server.close(0)
