@@ -46,18 +46,19 @@ class Confirmed:
 
     def after(self, persist: Persist) -> Confirmed:
         """The same after this write."""
-        new = replace(self, last_index=0, last_term=0) if persist.replaces_log else self
+        term, vote, commit, end = self.term, self.vote, self.commit, self.snapshot_index
+        last_index, last_term = (0, 0) if persist.replaces_log else (self.last_index, self.last_term)
         if persist.snapshot is not None:
             metadata = persist.snapshot.metadata
-            new = replace(new, snapshot_index=metadata.index)
-            if metadata.index > new.last_index:
-                new = replace(new, last_index=metadata.index, last_term=metadata.term)
-        if persist.entries and (last := persist.entries[-1]).Index >= new.snapshot_index:
-            new = replace(new, last_index=last.Index, last_term=last.Term)
+            end = metadata.index
+            if end > last_index:
+                last_index, last_term = end, metadata.term
+        if persist.entries and (last := persist.entries[-1]).Index >= end:
+            last_index, last_term = last.Index, last.Term
         if persist.hard_state is not None:
             state = persist.hard_state
-            new = replace(new, term=state.term, vote=state.vote, commit=state.commit)
-        return new
+            term, vote, commit = state.term, state.vote, state.commit
+        return Confirmed(self.raft_id, term, vote, commit, last_index, last_term, end)
 
     def until(self, new: Confirmed, kept_index: int = _NO_LIMIT, kept_term: int = 0) -> Confirmed:
         """What holds before and after a write that leads to ``new`` and keeps the log up to entry kept_index."""

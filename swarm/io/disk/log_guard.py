@@ -112,8 +112,9 @@ class LogGuard:
     def before_commit(self) -> None:
         """See Guard. What is not true any more after the commit is withdrawn first, and synchronised."""
         assert self._mark is not None
-        kept = () if self._kept is None else self._kept
-        remains = self._mark.confirmed.until(self._next, *kept)
+        if self._kept is None:  # nothing is taken back
+            return
+        remains = self._mark.confirmed.until(self._next, *self._kept)
         if remains != self._mark.confirmed:
             self._mark.write(remains)
             self._mark.sync()

@@ -12,8 +12,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from dataclasses import astuple
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 
 from swarm.errors import Code, SwarmError
@@ -22,6 +21,7 @@ from swarm.raft.confirmed import Confirmed
 _MAGIC = b"raftmark"
 _BODY = struct.Struct(">8sQ7Q")  # magic, number of the write, the fields of Confirmed
 _SUM = struct.Struct(">I")
+_FIELDS = attrgetter(*Confirmed.__slots__)
 _COPY_BYTES = 4096
 _COPIES = 2
 
@@ -61,7 +61,7 @@ class Mark:
     def write(self, confirmed: Confirmed) -> None:
         """Say this from now on, unless the machine crashes before sync(). Raises OSError."""
         self._number += 1
-        body = _BODY.pack(_MAGIC, self._number, *astuple(confirmed))
+        body = _BODY.pack(_MAGIC, self._number, *_FIELDS(confirmed))
         copy = body + _SUM.pack(zlib.crc32(body))
         for number in range(_COPIES):
             os.pwrite(self._file, copy, number * _COPY_BYTES)

@@ -360,18 +360,9 @@ class Daemon:
         return events.Identity(self.disk.certificate_pem, self.disk.root_pem)
 
     def _start_manager(self, effect: events.StartManager) -> events.ManagerUp:
-        disk, expected = self.disk, effect.state.raft_id
-        match effect.on_loss:
-            case events.OnLoss.REJOIN:
-                disk.log, disk.damaged = 0, False
-            case events.OnLoss.ACCEPT:
-                disk.damaged = False
-            case events.OnLoss.REFUSE:
-                joined_again = disk.log not in (0, *effect.state.past_raft_ids)
-                if disk.damaged or (expected and not joined_again):
-                    raise LogLost("the log is gone")
-        if not disk.log:
-            disk.log = next(self._raft_ids)
+        _open_log(self.disk, effect)
+        if not self.disk.log:
+            self.disk.log = next(self._raft_ids)
         self.manager, self.removed = effect.tag, False
         return events.ManagerUp(self.disk.log)
 
@@ -379,6 +370,19 @@ class Daemon:
         self.manager = 0
         self.removed_with = self.disk.certificate_pem if self.removed else b""
         return events.ManagerDown(self.disk.log, OTHERS, self.removed)
+
+
+def _open_log(disk: Disk, effect: events.StartManager) -> None:
+    """Raises LogLost."""
+    match effect.on_loss:
+        case events.OnLoss.REJOIN:
+            disk.log, disk.damaged = 0, False
+        case events.OnLoss.ACCEPT:
+            disk.damaged = False
+        case events.OnLoss.REFUSE:
+            joined_again = disk.log not in (0, *effect.state.past_raft_ids)
+            if disk.damaged or (effect.state.raft_id and not joined_again):
+                raise LogLost("the log is gone")
 
 
 def check(daemon: Daemon, effect: events.TaggedEffect) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swarm.io.disk import mark, wal
-from swarm.io.disk.database import DiskCorrupt, DiskError, File
+from swarm.io.disk.database import DiskCorrupt, DiskError
 from swarm.io.disk.raft_disk import Loaded, RaftDisk
-from swarm.raft.confirmed import Confirmed
 from swarm.raft.events import Persist
 from tests.swarm.io.disk.test_raft_disk import entry, snapshot, state
 
@@ -554,58 +552,3 @@ def test_a_disk_tells_whose_it_was_even_if_nothing_else_can_be_read(crashed: Cra
     disk = RaftDisk(scratch / DATABASE)
     assert disk.confirmed_as() == 7
     disk.close()
-
-
-# --- when the mark is written ----------------------------------------------------------------------------------------
-
-
-class Watcher:
-    """A Guard that notes what it is called for."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.wants_idle = True
-        self.was_idle = threading.Event()
-
-    def examine(self) -> None:
-        self.calls.append("examine")
-
-    def opened(self, connection: sqlite3.Connection) -> None:
-        self.calls.append("opened")
-
-    def begin(self) -> None:
-        self.calls.append("begin")
-
-    def before_commit(self) -> None:
-        self.calls.append("before commit")
-
-    def committed(self) -> None:
-        self.calls.append("committed")
-
-    def idle(self) -> None:
-        self.wants_idle = False
-        self.was_idle.set()
-
-    def closed(self) -> None:
-        self.calls.append("closed")
-
-
-def test_the_guard_hears_of_each_transaction_before_its_caller_and_of_the_first_idle_moment(tmp_path: Path) -> None:
-    guard = Watcher()
-    table = "CREATE TABLE IF NOT EXISTS metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
-    file = File(tmp_path / "file.db", table, "FULL", guard)
-    file.submit(lambda connection: None, lambda error: guard.calls.append("told"))
-    assert guard.was_idle.wait(15)
-    file.close()
-    assert guard.calls == ["examine", "opened", "begin", "before commit", "committed", "told", "closed"]
-
-
-def test_a_mark_is_synchronised_after_an_idle_moment_and_when_it_is_closed(tmp_path: Path) -> None:
-    found = mark.Mark(tmp_path / "mark", Confirmed())
-    assert not found.unsynced
-    found.write(Confirmed(term=3))
-    assert found.unsynced
-    found.sync()
-    assert not found.unsynced
-    found.close()
-    assert mark.read(tmp_path / "mark") == Confirmed(term=3)
