@@ -69,6 +69,7 @@ ENGINE_PING_FAILURES = 2  # in a row, before this node leaves its session
 ENGINE_PING_SOON_S = 0.25  # while the engine's socket refuses connections
 ENGINE_GONE_S = 1.5  # how long it refuses before the managers are told: a restart of the engine may take less
 FAREWELL_TIMEOUT_S = 1.0  # for the managers' answer to the last heartbeat
+DISK_IDLE_S = 1.0  # without a write of the log, until its mark is synchronised
 DISK_RETRY_S = 1.0  # after a failed write of the log, for example on a full disk
 
 # --- time that this process did not see pass (swarm/attention.py) ---

@@ -271,7 +271,7 @@ class NodeProcess:
         sealer = await self._identity.autolock.sealer()
         manager = ManagerProcess(self.directory, settings, *tls, self._clock, self._rng, sealer, self.counts)
         manager.watchers.append(self._hooks.on_changes)
-        await manager.start(effect.create, state.other_managers(), effect.force_new_cluster)
+        await manager.start(effect.create, state.other_managers(), effect.force_new_cluster, effect.on_loss)
         self.manager = manager
         self._identity.autolock.attach(manager)
         self._supervise(self._watch_manager(manager, effect.tag))
