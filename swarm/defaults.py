@@ -140,6 +140,7 @@ EXPIRED_RENEWAL_WINDOW_MAX_S = 30 * 24 * 3600.0  # after its end; also at most t
 BLACKLIST_GRACE_S = EXPIRED_RENEWAL_WINDOW_MAX_S + 7 * 24 * 3600.0  # kept after a removed node's certificate ends
 CERTIFICATE_ERROR_REPORT_S = 60.0  # between log lines about one node whose certificate is not valid
 CERTIFICATE_ERROR_NODES_MAX = 1000  # nodes remembered for that
+NODE_KEYS_ISSUED_MAX = 4  # keys of a node kept on record that it was issued and not seen to use
 CLOCK_ASK_TIMEOUT_S = 2.0
 JOIN_WAIT_S = 20.0
 JOIN_RETRY_BASE_S = 0.1  # for a join that no client waits for any more; doubled after each failure
