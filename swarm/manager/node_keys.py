@@ -9,7 +9,8 @@ are the key that the node was last seen to use (NodeAuthority.key) and those tha
 
 A node that crashes after its next certificate was issued, and before it is on its disk, still has the older key; that
 one counts until the newer is seen. Then it is *superseded*: whoever comes with it has an old copy of the node's disk.
-A key counts as seen when the node opens a session, asks for a certificate, or says that it has one.
+A key counts as seen when the node opens a session, joins the Raft group, asks for a certificate, or says that it has
+one (swarm/node/bootstrap.py confirm). Then the key is on its disk.
 
 The store may be older than the node: it was restored, or the rest of the cluster was lost. A key that is not on record
 is *newer* if its certificate begins after all that this store knows of. It counts, and supersedes all of them.
@@ -34,8 +35,10 @@ from swarm import api, defaults
 from swarm.api.timestamps import seconds, stamp
 from swarm.errors import PermissionDenied, SwarmError
 from swarm.log_limiter import LogLimiter
+from swarm.manager.service import Write
 from swarm.rpc import Peer
 from swarm.store.store import View
+from swarm.store.tx import Tx
 
 log = structlog.get_logger()
 
@@ -105,6 +108,22 @@ def check(node: api.Node, peer: Peer) -> None:
             f"Permission denied: {peer.certificate_error}; the managers do not know its key, so it cannot be renewed: "
             "the node must leave the swarm and join again"
         )
+
+
+def note_use(view: View, peer: Peer) -> Write | None:
+    """What is to be written when a node calls that has its certificate on disk. Raises Superseded."""
+    node = view.get(api.Node, peer.node_id) if peer.node_id else None
+    if node is None:
+        return None
+    check(node, peer)
+    if not is_news(node, peer):
+        return None
+
+    def run(tx: Tx) -> None:
+        if tx.get(api.Node, peer.node_id) is not None:
+            seen(tx.edit(api.Node, peer.node_id), peer)
+
+    return Write(run)
 
 
 class KeyGuard:

@@ -88,6 +88,20 @@ async def renew(
     return await bootstrap.renew(others, root_pem, credentials, rng, world)
 
 
+async def confirm(
+    manager: OwnManager | None,
+    managers: Sequence[tuple[str, str]],
+    issued: Issued,
+    rng: Random,
+    world: World,
+) -> None:
+    """See bootstrap.confirm; the others as in renew."""
+    addresses: Sequence[str] = [addr for _, addr in managers]
+    if manager is not None and manager.leads:
+        addresses, world = ("this process",), replace(world, dial=_Inside(manager, issued.credentials).dial)
+    await bootstrap.confirm(addresses, issued.root_pem, issued.credentials, rng, world)
+
+
 class _Inside:
     """A way to the manager of this process that needs no certificates."""
 

@@ -84,6 +84,7 @@ class SimIdentity:
         await self.lock.save(issued.credentials, issued.kek, manager_now)
         self._use(self._process.disk.certificate_pem)
         self._process.kernel.say(self._process.name, "renewed", self._process.identity.role)
+        await own_certificate.confirm(manager, effect.managers, issued, rng, world)
         return events.Identity(self._process.disk.certificate_pem, issued.root_pem)
 
     def _world(self) -> bootstrap.World:
