@@ -36,7 +36,8 @@ class SimIdentity:
         self._process.disk.root_pem = root_pem
 
     def _use(self, certificate_pem: bytes) -> events.Identity:
-        self._process.identity = peer_of(certificate_pem, f"{self._process.host}:40000")
+        identity = self._process.identity = peer_of(certificate_pem, f"{self._process.host}:40000")
+        self._process.world.holders.got(identity.node_id, identity.key)
         return events.Identity(certificate_pem, self._process.disk.root_pem)
 
     async def request(self, effect: events.RequestIdentity) -> events.Identity:
