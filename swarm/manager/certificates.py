@@ -177,7 +177,7 @@ class CertificateAuthority:
         node = self._view.get(api.Node, request.node_id)
         if node is None:
             raise NotFound("NotFound")
-        _check_reader(node, call.peer)
+        self._check_reader(node, call.peer)
         if node.certificate.status.state in _STATES_FINAL:
             if call.peer.node_id == node.id and node_keys.is_news(node, call.peer):
                 return (_note_key(call, node.id),)
@@ -187,6 +187,18 @@ class CertificateAuthority:
         self._waiting.setdefault(node.id, {})[call.stream] = None
         self._node_of[call.stream] = node.id
         return ()
+
+    def _check_reader(self, node: api.Node, peer: Peer) -> None:
+        """Who may see a node's certificate and role: the node, managers, and a joiner, which has no certificate yet.
+
+        A node that was seen to use its certificate is no joiner any more. Raises PermissionDenied.
+        """
+        reader = self._view.get(api.Node, peer.node_id) if peer.node_id else None
+        known = reader is None or node_keys.standing(reader, peer) is not node_keys.Standing.SUPERSEDED
+        if peer.local or not node.authority.key or (known and peer.role == MANAGER_ROLE):
+            return
+        if peer.node_id != node.id or not known:
+            raise PermissionDenied(f"Permission denied: only node {node.id} and managers may ask for its certificate")
 
     def _check_key(self, peer: Peer, now: float) -> None:
         node = self._view.get(api.Node, peer.node_id) if peer.node_id else None
@@ -265,17 +277,6 @@ def _note_key(call: Call, node_id: str) -> Write:
         return _status(node)
 
     return Write(run, call.stream)
-
-
-def _check_reader(node: api.Node, peer: Peer) -> None:
-    """Who may see a node's certificate and role: the node, managers, and a joiner, which has no certificate yet.
-
-    A node that was seen to use its certificate is no joiner any more. Raises PermissionDenied.
-    """
-    own = peer.node_id == node.id and node_keys.standing(node, peer) is not node_keys.Standing.SUPERSEDED
-    if own or peer.local or peer.role == MANAGER_ROLE or not node.authority.key:
-        return
-    raise PermissionDenied(f"Permission denied: only node {node.id} and managers may ask for its certificate")
 
 
 def _join(

@@ -166,9 +166,9 @@ def role_for(node: api.Node, peer: Peer) -> api.NodeRole:
 
 def is_news(node: api.Node, peer: Peer) -> bool:
     """Whether ``seen`` would change the node."""
-    if not peer.key or standing(node, peer) is Standing.SUPERSEDED:
-        return False
-    return node.authority.key != peer.key
+    found = standing(node, peer)
+    counts = found is not Standing.SUPERSEDED and (found is Standing.ON_RECORD or not peer.certificate_error)
+    return bool(peer.key) and counts and node.authority.key != peer.key
 
 
 def seen(node: api.Node, peer: Peer) -> None:

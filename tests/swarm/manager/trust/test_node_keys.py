@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -122,11 +123,11 @@ def test_asking_for_a_certificate_shows_that_the_key_is_in_use(trust: TrustHarne
 def test_two_renewals_in_one_pass_do_not_both_count_when_one_supersedes_the_other(trust: TrustHarness) -> None:
     _, first = join(trust)
     second = renew(trust, first.peer())
-    writes = []
+    writes: list[Any] = []
     for stream, copy in ((1, second), (2, first)):
         request = api.IssueNodeCertificateRequest(csr=new_csr(new_private_key()))
         writes += trust.service.handle(Call(stream, "NodeCA/IssueNodeCertificate", request, copy.peer()), trust.now)
-    done, late = trust.run_pass(*writes)  # type: ignore[arg-type]
+    done, late = trust.run_pass(*writes)
     assert isinstance(done, Reply)
     assert isinstance(late, StreamEnd)
     assert isinstance(late.error, PermissionDenied)
@@ -249,6 +250,9 @@ def test_a_lapsed_certificate_whose_key_nobody_knows_is_refused(trust: TrustHarn
     trust.edit(lambda tx: tx.edit(api.Node, node_id).ClearField("authority"))
     trust.edit(lambda tx: tx.edit(api.Node, node_id).certificate.ClearField("certificate"))
     refused(trust, disk.peer(lapsed=True), "the managers do not know its key")
+    ask, index = api.NodeCertificateStatusRequest(node_id=node_id), trust.store.index
+    trust.call("NodeCA/NodeCertificateStatus", ask, disk.peer(lapsed=True))
+    assert trust.store.index == index  # or it would be on record by that
     refused(trust, replace(disk.peer(lapsed=True), key=b""), "the managers do not know its key")
     renew(trust, disk.peer())
 
