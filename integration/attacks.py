@@ -20,9 +20,11 @@ from pathlib import Path
 
 from google.protobuf.message import Message
 
-from certs.keys import load_private_key, private_key_pem
+from certs.keys import load_private_key, new_csr, new_private_key, private_key_pem
 from certs.tls import ClientTls, Credentials, client_context
+from swarm import api
 from swarm.address import parse_host_port
+from swarm.api import rpc
 from swarm.api.methods import METHODS, AnyMethod
 from swarm.errors import SwarmError
 from swarm.grpc import frames as h2
@@ -97,6 +99,19 @@ async def call(address: str, credentials: Credentials | None, method: AnyMethod)
             await anext(stream)
         else:
             await connection.unary(method, method.request(), timeout_s=CALL_TIMEOUT_S)
+    except SwarmError as error:
+        return int(error.code), error.message
+    finally:
+        connection.close()
+    return 0, ""
+
+
+async def renewal(address: str, credentials: Credentials | None) -> tuple[int, str]:
+    """(gRPC status, text) of a request for another certificate; whoever asked forgets what he gets."""
+    connection = await _connect(address, credentials)
+    request = api.IssueNodeCertificateRequest(csr=new_csr(new_private_key()))
+    try:
+        await connection.unary(rpc.ISSUE_NODE_CERTIFICATE, request, timeout_s=CALL_TIMEOUT_S)
     except SwarmError as error:
         return int(error.code), error.message
     finally:
@@ -182,6 +197,8 @@ def main(arguments: list[str]) -> None:
     credentials = stolen(directory)
     if what == "call":
         print(json.dumps(asyncio.run(call(address, credentials, METHODS[rest[0]]))))
+    elif what == "renewal":
+        print(json.dumps(asyncio.run(renewal(address, credentials))))
     elif what == "table":
         print(json.dumps(asyncio.run(table(address, credentials))))
     else:

@@ -27,6 +27,7 @@ from certs.keys import normalize_pem
 from certs.root import RootCA
 from swarm import api, defaults
 from swarm.errors import SwarmError
+from swarm.manager import node_keys
 from swarm.manager.certificates import ROLE_NAMES, wants_signature
 from swarm.manager.external_ca import Outcome, Sign, signing_urls
 from swarm.manager.root_rotation import trusted_roots
@@ -171,7 +172,8 @@ class ExternalSigning:
                 return None
             if (current.certificate.csr, current.certificate.role) != (asked.csr, asked.role):
                 return None
-            certificate = tx.edit(api.Node, node.id).certificate
+            signed = tx.edit(api.Node, node.id)
+            certificate = signed.certificate
             certificate.status.Clear()
             if error:
                 certificate.status.state = api.IssuanceStatus.FAILED
@@ -180,6 +182,7 @@ class ExternalSigning:
             else:
                 certificate.certificate = chain
                 certificate.status.state = api.IssuanceStatus.ISSUED
+                node_keys.issued(signed, chain)
                 log.info("certificate.issued", node=node.id, role=role, by="external CA")
             return None
 

@@ -70,6 +70,8 @@ class Checkers:
         self._workers: dict[str, None] = {}
         self.downs: dict[str, str] = {}
         """Nodes that were declared down, and why."""
+        self.stolen: dict[bytes, str] = {}
+        """Certificate requests of a thief with superseded keys, and of which node (thief.py)."""
 
     # --- the log ---------------------------------------------------------------------------------------------------
 
@@ -176,6 +178,8 @@ class Checkers:
         obj = change.after
         if isinstance(obj, api.Node) and obj.status.state == api.NodeStatus.DOWN:
             self.downs[obj.id] = obj.status.message
+        asked = obj.certificate.csr if isinstance(obj, api.Node) else b""
+        assert asked not in self.stolen, f"a superseded key of node {change.object_id} counts"
         if isinstance(obj, api.Node) and obj.spec.desired_role == api.WORKER:
             self._workers[obj.id] = None
         elif isinstance(obj, api.Node):

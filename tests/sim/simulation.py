@@ -31,6 +31,8 @@ def simulate(seed: int, faults_s: float = FAULTS_S, echo: Callable[[str], None] 
         workload.finish()
         convergence.converge(world)
         converged_s = kernel.now - healed
+        thief = world.scope.run(world.thief.gets_nothing())
+        world.until(lambda: thief.done, "the thief waits")
         convergence.nothing_lost(world, workload.history)
         convergence.rest(world)
     except Exception as error:
