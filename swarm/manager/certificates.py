@@ -42,6 +42,7 @@ from swarm.manager.external_ca import signing_urls
 from swarm.manager.root_rotation import RootRotation, as_swarm_error, authority_of
 from swarm.manager.service import Effect, Event, Write
 from swarm.manager.stage import DUE_NOW
+from swarm.manager.standing import newest_begins, note_certificate, note_signed
 from swarm.rpc import Call, Peer, Reply, StreamEnd
 from swarm.store.store import Change, View
 from swarm.store.tx import Tx
@@ -68,16 +69,6 @@ def is_blacklisted(view: View, cluster_id: str, node_id: str) -> bool:
     """Whether a node was removed from the cluster, so that its certificate is no longer accepted."""
     cluster = view.get(api.Cluster, cluster_id)
     return cluster is not None and node_id in cluster.blacklisted_certificates
-
-
-def is_demoted(view: View, node_id: str) -> bool:
-    """Whether a node is a worker, so that no certificate makes it a manager. Only the leader can answer this.
-
-    The leader changes a node's role to manager before it signs the manager certificate; followers may learn of both
-    later.
-    """
-    node = view.get(api.Node, node_id)
-    return node is not None and node.role == api.WORKER
 
 
 # --- the service ---------------------------------------------------------------------------------------------------
@@ -230,6 +221,7 @@ def _renew(tx: Tx, node_id: str, csr: bytes) -> api.IssueNodeCertificateResponse
         raise NotFound(f"node {node_id} not found when attempting to renew certificate")
     _check_csr(csr)
     node = tx.edit(api.Node, node_id)
+    note_certificate(node)
     certificate = api.Certificate(role=node.role, csr=csr, cn=node.id)
     certificate.status.state = api.IssuanceStatus.RENEW
     node.certificate.CopyFrom(certificate)
@@ -363,12 +355,15 @@ class CertificateStage:
         return authority
 
     def _sign(self, tx: Tx, node_id: str, authority: RootCA, expiry_s: float) -> None:
-        certificate = tx.edit(api.Node, node_id).certificate
+        node = tx.edit(api.Node, node_id)
+        certificate = node.certificate
+        certificate.role = node.role  # it may have changed since the request
         role = ROLE_NAMES.get(certificate.role)
         try:
             if role is None:
                 raise InvalidCertificate(f"failed to parse api role: {certificate.role}")
-            issued = authority.sign(certificate.csr, certificate.cn, role, self._cluster_id, tx.now, expiry_s)
+            csr, cn, after = certificate.csr, certificate.cn, newest_begins(node)
+            issued = authority.sign(csr, cn, role, self._cluster_id, tx.now, expiry_s, after)
         except CertsError as error:
             certificate.status.state = api.IssuanceStatus.FAILED
             certificate.status.err = str(error)
@@ -377,6 +372,7 @@ class CertificateStage:
         certificate.certificate = issued
         certificate.status.Clear()
         certificate.status.state = api.IssuanceStatus.ISSUED
+        note_signed(node)
         log.info("certificate.issued", node=node_id, role=role)
 
 

@@ -31,6 +31,7 @@ from swarm.manager.certificates import ROLE_NAMES, wants_signature
 from swarm.manager.external_ca import Outcome, Sign, signing_urls
 from swarm.manager.root_rotation import trusted_roots
 from swarm.manager.service import Ask, Effect, Event, Write
+from swarm.manager.standing import note_signed
 from swarm.store.store import Change, View
 from swarm.store.tx import Tx
 
@@ -116,7 +117,7 @@ class ExternalSigning:
 
     def _question(self, node: api.Node) -> Ask:
         certificate, root_ca = node.certificate, self._root_ca
-        role = ROLE_NAMES.get(certificate.role, "")
+        role = ROLE_NAMES.get(node.role, "")  # it may have changed since the request
         body = cfssl.node_request(certificate.csr, certificate.cn, role, self._cluster_id)
         roots = trusted_roots(b"", root_ca)
         return Ask(
@@ -166,9 +167,11 @@ class ExternalSigning:
             cluster = tx.get(api.Cluster, self._cluster_id)
             if current is None or cluster is None or not wants_signature(current):
                 return None
-            if (current.certificate.csr, current.certificate.role) != (asked.csr, asked.role):
+            if (current.certificate.csr, current.role) != (asked.csr, node.role):
                 return None
-            certificate = tx.edit(api.Node, node.id).certificate
+            edited = tx.edit(api.Node, node.id)
+            certificate = edited.certificate
+            certificate.role = edited.role
             certificate.status.Clear()
             if error:
                 certificate.status.state = api.IssuanceStatus.FAILED
@@ -177,6 +180,7 @@ class ExternalSigning:
             else:
                 certificate.certificate = chain
                 certificate.status.state = api.IssuanceStatus.ISSUED
+                note_signed(edited)
                 log.info("certificate.issued", node=node.id, role=role, by="external CA")
             return None
 
