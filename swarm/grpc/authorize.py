@@ -110,8 +110,13 @@ def authorize(
     the certificates of this node ID are void because the node was removed. why_no_manager: why the owner of a manager
     certificate is no manager now; empty when it is one.
     """
-    direct = _with_role_now(method, direct, why_no_manager, forwards=forwarded is not None)
-    forwarded = None if forwarded is None else _with_role_now(method, forwarded, why_no_manager)
+
+    def why(peer: Peer) -> str:
+        """Nothing about the nodes that are refused anyway, each with its own text."""
+        return "" if peer.org != cluster_id or is_blacklisted(peer.node_id) else why_no_manager(peer)
+
+    direct = _with_role_now(method, direct, why, forwards=forwarded is not None)
+    forwarded = None if forwarded is None else _with_role_now(method, forwarded, why)
     if direct.certificate_error:
         return _renewing(method, direct, forwarded, cluster_id, is_blacklisted)
     if method.insecure:

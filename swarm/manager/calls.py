@@ -56,9 +56,10 @@ class Place(Enum):
 class _Open:
     """One open call.
 
-    call: None when no other leader could take it. caller: who may have which method of this leader. until: of a call that waits or is to be tried again, in seconds since
-    the epoch. tag: of its read barrier or Forward. early: words that wait until it is open at the leader. sent: whether
-    some went to the leader, so that no other one can take the call any more.
+    call: None when no other leader could take it. caller: who may have which method of this leader. until: of a call
+    that waits or is to be tried again, in seconds since the epoch. tag: of its read barrier or Forward. early: words
+    that wait until it is open at the leader. sent: whether some went to the leader, so that no other one can take the
+    call any more.
     """
 
     place: Place

@@ -357,7 +357,8 @@ class CertificateStage:
     def _sign(self, tx: Tx, node_id: str, authority: RootCA, expiry_s: float) -> None:
         node = tx.edit(api.Node, node_id)
         certificate = node.certificate
-        certificate.role = node.role  # it may have changed since the request
+        if certificate.role in ROLE_NAMES:
+            certificate.role = node.role  # it may have changed since the request
         role = ROLE_NAMES.get(certificate.role)
         try:
             if role is None:

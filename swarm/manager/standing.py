@@ -1,9 +1,9 @@
 """What a node's certificates are worth by the store: who is a manager, who was demoted or removed.
 
 A certificate says which role its node had when it was signed. What the node may do now is in the store: its role, and
-when its last demotion was (Node.authority.void_until). That moment is the beginning of the newest certificate that
-it had got until then, so it is read from the clock of whoever signs, and from no other. Manager certificates that begin no
-later are void, also when the node is a manager again.
+when its last demotion was (Node.authority.void_until). That moment is the beginning of the newest certificate that the
+node had got until then, so it is read from the clock of whoever signs, and from no other. Manager certificates that
+begin no later are void, also when the node is a manager again.
 
 A follower may lag behind a promotion. A certificate that was signed after the one on record is the proof of that.
 

@@ -310,8 +310,8 @@ class ManagerDriver:
                         self.kernel.say(self.process.name, "drops", node_id)
                         connection.drop(PermissionDenied(f"Permission denied: node {node_id} was removed from swarm"))
             case EndCallsOfDemoted():
+                rules = self._is_blacklisted, self._why_no_manager
                 for connection in self._connections():
-                    rules = self._is_blacklisted, self._why_no_manager
                     connection.end_calls(lambda method, peer: overstays(method, peer, *rules))
             case Changed(changes=changes):
                 self._changed(changes)

@@ -26,7 +26,7 @@ from swarm.errors import NotFound, PermissionDenied
 from swarm.manager.group.members import RaftGroup
 from swarm.manager.standing import is_newer, is_removed, why_no_manager
 from swarm.raft.raft import Raft
-from swarm.rpc import MANAGER_ROLE, Peer
+from swarm.rpc import Peer
 from swarm.store.store import Store
 
 
