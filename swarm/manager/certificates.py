@@ -357,8 +357,7 @@ class CertificateStage:
     def _sign(self, tx: Tx, node_id: str, authority: RootCA, expiry_s: float) -> None:
         node = tx.edit(api.Node, node_id)
         certificate = node.certificate
-        if certificate.role in ROLE_NAMES:
-            certificate.role = node.role  # it may have changed since the request
+        certificate.role = role_to_sign(node)
         role = ROLE_NAMES.get(certificate.role)
         try:
             if role is None:
@@ -375,6 +374,11 @@ class CertificateStage:
         certificate.status.state = api.IssuanceStatus.ISSUED
         note_signed(node)
         log.info("certificate.issued", node=node_id, role=role)
+
+
+def role_to_sign(node: api.Node) -> api.NodeRole:
+    """The role of the certificate that a node waits for: a node that was demoted since its request is a worker."""
+    return api.WORKER if node.certificate.role == api.MANAGER and node.role == api.WORKER else node.certificate.role
 
 
 def wants_signature(node: api.Node) -> bool:

@@ -27,7 +27,7 @@ from certs.keys import normalize_pem
 from certs.root import RootCA
 from swarm import api, defaults
 from swarm.errors import SwarmError
-from swarm.manager.certificates import ROLE_NAMES, wants_signature
+from swarm.manager.certificates import ROLE_NAMES, role_to_sign, wants_signature
 from swarm.manager.external_ca import Outcome, Sign, signing_urls
 from swarm.manager.root_rotation import trusted_roots
 from swarm.manager.service import Ask, Effect, Event, Write
@@ -117,7 +117,7 @@ class ExternalSigning:
 
     def _question(self, node: api.Node) -> Ask:
         certificate, root_ca = node.certificate, self._root_ca
-        role = ROLE_NAMES.get(node.role, "")  # it may have changed since the request
+        role = ROLE_NAMES.get(role_to_sign(node), "")
         body = cfssl.node_request(certificate.csr, certificate.cn, role, self._cluster_id)
         roots = trusted_roots(b"", root_ca)
         return Ask(
@@ -167,11 +167,11 @@ class ExternalSigning:
             cluster = tx.get(api.Cluster, self._cluster_id)
             if current is None or cluster is None or not wants_signature(current):
                 return None
-            if (current.certificate.csr, current.role) != (asked.csr, node.role):
+            if (current.certificate.csr, role_to_sign(current)) != (asked.csr, role_to_sign(node)):
                 return None
             edited = tx.edit(api.Node, node.id)
             certificate = edited.certificate
-            certificate.role = edited.role
+            certificate.role = role_to_sign(edited)
             certificate.status.Clear()
             if error:
                 certificate.status.state = api.IssuanceStatus.FAILED

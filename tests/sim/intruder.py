@@ -1,4 +1,4 @@
-"""A thief of certificates: it copies those of managers, and speaks with them to every member once they are worth nothing.
+"""A thief of certificates: it copies those of managers, and speaks with them to every member when they are worthless.
 
 It sends every type of Raft's messages, with newer terms and entries that would make it a manager, in the name of its
 own member, of other members, and of raft IDs that it makes up. What a receiver must refuse follows from facts that the
@@ -16,7 +16,7 @@ from certs.keys import key_fingerprint, load_certificates
 from swarm import api
 from swarm.api import raftpb
 from swarm.api.timestamps import seconds
-from swarm.rpc import MANAGER_ROLE, Peer, Reply, StreamEnd
+from swarm.rpc import MANAGER_ROLE, Peer, StreamEnd
 from tests.sim.kernel import Script
 
 if TYPE_CHECKING:
@@ -24,24 +24,26 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 PAUSE_S = 0.4
+STOLEN_MAX = 12
 TYPES = tuple(raftpb.MessageType.values())
 
 
 class Intruder:
-    """See the module. attacks: how many messages were refused as they must be."""
+    """See the module. attacks: how many messages were refused as they must be. active: whether it goes on."""
 
     def __init__(self, world: World) -> None:
         self.attacks = 0
+        self.active = True
         self._world = world
         self._rng = Random(f"{world.kernel.seed}/intruder")
         self._stolen: dict[tuple[str, bytes], tuple[Peer, int]] = {}
 
     def start(self) -> None:
-        """From now on, for ever."""
+        """From now on."""
         self._world.scope.run(self._go_on())
 
     def _go_on(self) -> Script:
-        while True:
+        while self.active:
             self._steal()
             self.attack()
             yield self._world.kernel.sleep(PAUSE_S)
@@ -51,6 +53,8 @@ class Intruder:
             manager, identity = node.manager, node.process.identity if node.process is not None else Peer()
             if manager is not None and manager.manager is not None and identity.role == MANAGER_ROLE:
                 self._stolen[identity.node_id, identity.key] = identity, manager.manager.group.raft_id
+        while len(self._stolen) > STOLEN_MAX:
+            del self._stolen[next(iter(self._stolen))]
 
     def attack(self) -> None:
         """One message with every stolen certificate to every member."""
@@ -83,7 +87,7 @@ class Intruder:
 
     def _answered(self, name: str, identity: Peer, raft_id: int, answer: object) -> None:
         refused = isinstance(answer, StreamEnd) and answer.error is not None
-        assert refused and not isinstance(answer, Reply), f"{name} of {raft_id:x} was taken from {identity.node_id}"
+        assert refused, f"{name} of {raft_id:x} was taken from {identity.node_id}"
         self.attacks += 1
 
 
@@ -95,9 +99,8 @@ def must_refuse(driver: ManagerDriver, identity: Peer, raft_id: int) -> bool:
         return True
     if raft_id in group.removed or raft_id == 0:
         return True
-    if raft_id in group.members:
-        if group.members[raft_id].node_id != identity.node_id:
-            return True
+    if raft_id in group.members and group.members[raft_id].node_id != identity.node_id:
+        return True
     node = store.get(api.Node, identity.node_id)
     if node is None:
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.sim import calm, convergence
+from tests.sim.intruder import Intruder
 from tests.sim.outcome import Outcome
 from tests.sim.workload import Workload
 from tests.sim.world import World
@@ -19,6 +20,9 @@ def simulate(seed: int, faults_s: float = FAULTS_S, echo: Callable[[str], None] 
     kernel.echo = echo
     try:
         world.build()
+        thief = Intruder(world)
+        if seed % 2:
+            thief.start()
         calm.change_roles(world)
         workload = Workload(world)
         world.suffer()
@@ -29,6 +33,7 @@ def simulate(seed: int, faults_s: float = FAULTS_S, echo: Callable[[str], None] 
         workload.finish()
         convergence.converge(world)
         converged_s = kernel.now - healed
+        thief.active = False
         convergence.nothing_lost(world, workload.history)
         convergence.rest(world)
     except Exception as error:

@@ -12,6 +12,7 @@ from swarm import api, defaults
 from swarm.api.timestamps import seconds
 from swarm.grpc.peer import peer_of
 from swarm.manager import standing
+from swarm.manager.certificates import role_to_sign
 from swarm.manager.controlapi.nodes import remove_node
 from swarm.manager.roles import RolesStage
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Peer
@@ -182,3 +183,13 @@ def test_a_removed_node_is_remembered_until_its_longest_certificate_has_ended() 
     assert until == NOW // 60 * 60 + 3 * 365 * DAY_S
     assert defaults.BLACKLIST_GRACE_S > 0
     assert standing.is_removed(lab.store, "n1")
+
+
+def test_a_request_that_was_under_way_at_the_demotion_is_not_signed_for_a_manager() -> None:
+    node = api.Node(id="n1", role=api.WORKER)
+    node.certificate.role = api.MANAGER
+    assert role_to_sign(node) == api.WORKER
+    node.role = api.MANAGER
+    assert role_to_sign(node) == api.MANAGER
+    node.certificate.role = api.WORKER
+    assert role_to_sign(node) == api.WORKER, "it asks again when it hears that it is a manager"
