@@ -193,7 +193,7 @@ class Receiver:
         self._tell(events.Received(message))
 
     def _stand(self) -> None:
-        self.manager.handle(events.Campaign(), self.now)
+        self._tell(events.Campaign())
 
     def _lead(self) -> None:
         self._tell(events.Campaign(force=True))

@@ -79,14 +79,15 @@ def test_a_call_that_waited_for_a_leader_is_judged_by_what_the_leader_knows(name
     voter = made.joined()
     made.tell(Write(loss))  # it is in the log, and decided only after the next election
     made.lose_leadership()
-    assert not [one for one in call(made, method, api.GetUnlockKeyRequest() if peer is MANAGER else request, peer)]
+    asked = api.GetUnlockKeyRequest() if peer is MANAGER else request
+    assert call(made, method, asked, peer) == []
     waiting = made.stream
     assert isinstance(refusal(elect_again(made, voter), waiting), error)
 
 
 def test_a_write_in_the_leaders_queue_is_judged_when_it_is_run() -> None:
     made = lab()
-    (write,) = [one for one in made.manager.handle(Write(lambda tx: demote(tx, "n3")), made.now) if is_write(one)]
+    write = write_of(made.manager.handle(Write(lambda tx: demote(tx, "n3")), made.now))
     made.stream += 1
     queued = Call(made.stream, "Control/CreateConfig", NEW_CONFIG, MANAGER)
     assert made.manager.handle(queued, made.now) == []
@@ -95,8 +96,10 @@ def test_a_write_in_the_leaders_queue_is_judged_when_it_is_run() -> None:
     assert not list(made.manager.store.all(api.Config))
 
 
-def is_write(effect: ManagerEffect) -> bool:
-    return isinstance(effect, events.Persist)
+def write_of(effects: list[ManagerEffect]) -> events.Persist:
+    """What is to be written on the disk."""
+    (write,) = [effect for effect in effects if isinstance(effect, events.Persist)]
+    return write
 
 
 def test_a_word_of_an_open_stream_is_judged_when_it_comes() -> None:
@@ -121,7 +124,7 @@ def test_a_joiner_that_is_demoted_while_it_is_checked_or_waits_becomes_no_member
     assert isinstance(refusal(made.tell(PeerChecked(made.stream, "", True)), made.stream), Unavailable)
     made.tell(Write(promote(JOINER.node_id)))
     made.join()
-    (write,) = [one for one in made.manager.handle(Write(lambda tx: demote(tx, "n2")), made.now) if is_write(one)]
+    write = write_of(made.manager.handle(Write(lambda tx: demote(tx, "n2")), made.now))
     assert made.manager.handle(PeerChecked(made.stream, "", True), made.now) == [], "a pass is in flight"
     assert isinstance(refusal(made.tell(events.Persisted(write.token)), made.stream), Unavailable)
     assert sorted(made.manager.group.members) == [1]
@@ -130,7 +133,7 @@ def test_a_joiner_that_is_demoted_while_it_is_checked_or_waits_becomes_no_member
 def test_a_node_that_is_about_to_be_a_member_is_demoted_only_after_it_is_one() -> None:
     made = lab()
     made.join()
-    (write,) = [one for one in made.manager.handle(PeerChecked(made.stream, "", True), made.now) if is_write(one)]
+    write = write_of(made.manager.handle(PeerChecked(made.stream, "", True), made.now))
 
     def wish(tx: Tx) -> None:
         tx.edit(api.Node, "n2").spec.desired_role = api.WORKER

@@ -103,7 +103,7 @@ def test_a_demotion_makes_every_earlier_manager_certificate_void_for_ever(extern
 
 
 def test_a_node_that_is_demoted_again_and_again_has_one_good_certificate_at_most() -> None:
-    lab, old = Lab(), []
+    lab, old = Lab(), list[Peer]()
     for _ in range(4):
         peer = lab.certify(external=True)
         assert lab.is_manager(peer)
