@@ -364,8 +364,7 @@ class ManagerProcess:
             case DisconnectRemovedNodes():
                 self._server.drop_nodes(self._is_blacklisted)
             case EndCallsOfDemoted():
-                rules = self._is_blacklisted, self._why_no_manager
-                self._server.end_calls(lambda method, peer: overstays(method, peer, *rules))
+                self._server.end_calls(lambda it, who: overstays(it, who, self._is_blacklisted, self._why_no_manager))
             case Leadership():
                 self._lead(effect)
             case _:
