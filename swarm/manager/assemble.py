@@ -38,9 +38,11 @@ class Group:
         return manager is not None and len(manager.group.members) < defaults.MANAGERS_MAX
 
     def is_member(self, node_id: str) -> bool:
-        """See Members."""
+        """See Members. Who is about to become one is one: its role must not change under way."""
         manager = self._manager()
-        return manager is not None and manager.group.by_node(node_id) is not None
+        if manager is None:
+            return False
+        return manager.group.by_node(node_id) is not None or manager.group.is_joining(node_id)
 
     def can_remove(self, node_id: str) -> bool:
         """See Members."""

@@ -38,7 +38,7 @@ from swarm.manager.service import Service
 from swarm.manager.shares import Shares
 from swarm.raft import events
 from swarm.raft.raft import Raft
-from swarm.rpc import Call, Reply, StreamData, StreamEnd
+from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
 
 _STOCK_LEADS = ", and not while a stock manager leads, as it would not look at the key and the time of the certificate"
 
@@ -59,14 +59,16 @@ class Place(Enum):
 class _Open:
     """One open call.
 
-    call: None when no other leader could take it. until: of a call that waits or is to be tried again, in seconds since
-    the epoch. tag: of its read barrier or Forward. early: words that wait until it is open at the leader. sent: whether
-    some went to the leader, so that no other one can take the call any more.
+    call: None when no other leader could take it. caller: who may have which method of this leader. until: of a call
+    that waits or is to be tried again, in seconds since the epoch. tag: of its read barrier or Forward. early: words
+    that wait until it is open at the leader. sent: whether some went to the leader, so that no other one can take the
+    call any more.
     """
 
     place: Place
     call: Call | None
     service: Service | None = None
+    caller: tuple[str, Peer] | None = None
     tag: int = 0
     until: float = 0.0
     addr: str = ""
@@ -111,11 +113,11 @@ class Calls:
 
     def at_service(self, call: Call, service: Service) -> None:
         """A service of the leader answers it."""
-        self._open[call.stream] = _Open(Place.SERVICE, _movable(call), service)
+        self._open[call.stream] = _Open(Place.SERVICE, _movable(call), service, (call.method, call.peer))
 
     def at_write(self, call: Call) -> None:
         """A write of the leader answers it."""
-        self._open[call.stream] = _Open(Place.WRITE, _movable(call))
+        self._open[call.stream] = _Open(Place.WRITE, _movable(call), caller=(call.method, call.peer))
 
     def at_barrier(self, call: Call) -> int:
         """A read waits until the group has confirmed who leads; the tag of the barrier."""
@@ -127,6 +129,11 @@ class Calls:
     def at_check(self, call: Call, addr: str) -> None:
         """A joiner's address is looked at."""
         self._open[call.stream] = _Open(Place.CHECK, call, addr=addr)
+
+    def caller(self, stream: int) -> tuple[str, Peer] | None:
+        """The method and the caller of a call that a service or a write of this leader answers."""
+        found = self._open.get(stream)
+        return found.caller if found is not None else None
 
     def take_barrier(self, tag: int) -> Call | None:
         """The read that waited for this barrier, if its caller did."""

@@ -44,6 +44,7 @@ from swarm.manager.external_ca import signing_urls
 from swarm.manager.root_rotation import RootRotation, as_swarm_error, authority_of
 from swarm.manager.service import Effect, Event, Write
 from swarm.manager.stage import DUE_NOW
+from swarm.manager.standing import newest_begins, note_certificate, note_signed
 from swarm.rpc import Call, Peer, Reply, StreamEnd
 from swarm.store.store import Change, View
 from swarm.store.tx import Tx
@@ -70,16 +71,6 @@ def is_blacklisted(view: View, cluster_id: str, node_id: str) -> bool:
     """Whether a node was removed from the cluster, so that its certificate is no longer accepted."""
     cluster = view.get(api.Cluster, cluster_id)
     return cluster is not None and node_id in cluster.blacklisted_certificates
-
-
-def is_demoted(view: View, node_id: str) -> bool:
-    """Whether a node is a worker, so that no certificate makes it a manager. Only the leader can answer this.
-
-    The leader changes a node's role to manager before it signs the manager certificate; followers may learn of both
-    later.
-    """
-    node = view.get(api.Node, node_id)
-    return node is not None and node.role == api.WORKER
 
 
 # --- the service ---------------------------------------------------------------------------------------------------
@@ -261,6 +252,7 @@ def _renew(tx: Tx, peer: Peer, csr: bytes) -> api.IssueNodeCertificateResponse:
     node_keys.check(known, peer)
     _check_csr(csr)
     node = tx.edit(api.Node, peer.node_id)
+    note_certificate(node)
     certificate = api.Certificate(role=node_keys.role_for(node, peer), csr=csr, cn=node.id)
     certificate.status.state = api.IssuanceStatus.RENEW
     node_keys.seen(node, peer)
@@ -411,11 +403,13 @@ class CertificateStage:
     def _sign(self, tx: Tx, node_id: str, authority: RootCA, expiry_s: float) -> None:
         node = tx.edit(api.Node, node_id)
         certificate = node.certificate
+        certificate.role = role_to_sign(node)
         role = ROLE_NAMES.get(certificate.role)
         try:
             if role is None:
                 raise InvalidCertificate(f"failed to parse api role: {certificate.role}")
-            issued = authority.sign(certificate.csr, certificate.cn, role, self._cluster_id, tx.now, expiry_s)
+            csr, cn, after = certificate.csr, certificate.cn, newest_begins(node)
+            issued = authority.sign(csr, cn, role, self._cluster_id, tx.now, expiry_s, after)
         except CertsError as error:
             certificate.status.state = api.IssuanceStatus.FAILED
             certificate.status.err = str(error)
@@ -425,7 +419,13 @@ class CertificateStage:
         certificate.status.Clear()
         certificate.status.state = api.IssuanceStatus.ISSUED
         node_keys.issued(node, issued)
+        note_signed(node)
         log.info("certificate.issued", node=node_id, role=role)
+
+
+def role_to_sign(node: api.Node) -> api.NodeRole:
+    """The role of the certificate that a node waits for: a node that was demoted since its request is a worker."""
+    return api.WORKER if node.certificate.role == api.MANAGER and node.role == api.WORKER else node.certificate.role
 
 
 def wants_signature(node: api.Node) -> bool:

@@ -37,7 +37,7 @@ class DisconnectRemovedNodes:
 
 @dataclass(frozen=True, slots=True)
 class EndCallsOfDemoted:
-    """Effect: a manager became a worker; end the open calls that only managers may have (authorize.overstays)."""
+    """Effect: nodes may have lost rights; end the open calls that would not be allowed now (authorize.overstays)."""
 
 
 @dataclass(frozen=True, slots=True)

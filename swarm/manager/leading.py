@@ -8,6 +8,7 @@ It is all made anew when this manager is elected and dropped when it is deposed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from random import Random
 
 import structlog
@@ -20,6 +21,7 @@ from swarm.manager.calls import Calls
 from swarm.manager.events import AskAuthority, AuthorityAnswered, CheckFunction, ManagerEffect, Parts, WriteFunction
 from swarm.manager.external_ca import Outcome
 from swarm.manager.group.members import RaftGroup
+from swarm.manager.judge import Judge
 from swarm.manager.leader import Leader
 from swarm.manager.logbroker import LogBroker
 from swarm.manager.service import Ask, Effect, RemoveMember, Service, Write
@@ -40,6 +42,7 @@ class Leading:
         parts: Parts,
         group: RaftGroup,
         calls: Calls,
+        judge: Judge,
         out: list[ManagerEffect],
         tags: Iterator[int],
         rng: Random,
@@ -55,6 +58,7 @@ class Leading:
         self._parts = parts
         self._group = group
         self._calls = calls
+        self._judge = judge
         self._out = out
         self._tags = tags
         self._rng = rng
@@ -107,10 +111,13 @@ class Leading:
                     self._group.remove(node_id)
 
     def submit(self, write: Write, now: float) -> None:
-        """A write for the next pass; without a leader it fails."""
+        """A write for the next pass, where its caller is judged again; without a leader it fails."""
         if self.leader is not None:
             if write.stream is not None:
                 self._calls.shares.queued(write.stream)
+                caller = self._calls.caller(write.stream)
+                if caller is not None:
+                    write = replace(write, run=self._judge.judged(write.run, *caller))
             self.perform(self.leader.submit(write), now)
         elif write.done is not None:
             self.perform(write.done(None, NotLeader()), now)

@@ -30,10 +30,9 @@ import structlog
 from swarm import api, defaults
 from swarm.api import raftpb, rpc
 from swarm.attention import Attention
-from swarm.errors import Internal, NoLeader, NotTaken, SwarmError, Unavailable, Unimplemented
+from swarm.errors import Internal, NotTaken, SwarmError, Unavailable, Unimplemented
 from swarm.manager import node_keys
 from swarm.manager.calls import Calls
-from swarm.manager.certificates import is_demoted
 from swarm.manager.events import (
     AuthorityAnswered,
     Changed,
@@ -60,12 +59,14 @@ from swarm.manager.group.consensus import Consensus
 from swarm.manager.group.members import RaftGroup
 from swarm.manager.group.messages import Messages
 from swarm.manager.group.persistence import Persistence
+from swarm.manager.group.senders import Senders
+from swarm.manager.judge import Judge
 from swarm.manager.leading import LOG_SAYS_WHY, Leading
 from swarm.manager.service import Write
 from swarm.manager.status import Member, Status
 from swarm.raft import events
 from swarm.raft.raft import Raft
-from swarm.rpc import MANAGER_ROLE, Call, Reply, StreamData, StreamEnd
+from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from swarm.store.store import Change, Store
 
 log = structlog.get_logger()
@@ -87,12 +88,14 @@ class Manager:
         out: list[ManagerEffect] = []
         tags = itertools.count(1)
         self._out = out
+        self.judge = Judge(store, lambda: self.leading)
         self._calls = Calls(raft, self.group, parts.reads, out, tags)
-        self._leading = Leading(store, parts, self.group, self._calls, out, tags, rng, strict)
+        self._leading = Leading(store, parts, self.group, self._calls, self.judge, out, tags, rng, strict)
         self._consensus = Consensus(raft, store, self.group, self, out, parts.mixed_leadership, strict)
         self._persistence = Persistence(out)
-        self._messages = Messages(self.group, self._consensus, out)
-        self._changes = Changes(raft, store, self.group, self._consensus, self._calls, out, tags, rng)
+        senders = Senders(self.group, raft, store)
+        self._messages = Messages(self.group, senders, self._consensus, lambda: self.leading, out)
+        self._changes = Changes(raft, store, self.group, self._consensus, self._calls, self.judge, out, tags, rng)
 
     # --- machine ---------------------------------------------------------------------------------------------------
 
@@ -160,7 +163,7 @@ class Manager:
         changes, leading = self._changes, self._leading
         if leading.leader is not None:
             changes.yield_leadership(now)
-            changes.propose(now)
+            changes.propose(now, leading.leader.in_flight)
         if leading.leader is None or not leading.leader.in_flight:
             changes.hand_over(now)
         if not self.raft.transferring and (entry := leading.next_pass(now)) is not None:
@@ -263,6 +266,8 @@ class Manager:
             self._messages.begin(call, now)
         elif method == rpc.RESOLVE_ADDRESS.name:
             self._messages.resolve(call)
+        elif (refusal := self.judge.refusal(method, call.peer)) is not None:
+            self._out.append(StreamEnd(call.stream, refusal))
         elif (full := self._calls.shares.admit(call, waits=not (self.leading or self.raft.leader))) is not None:
             self._out.append(StreamEnd(call.stream, full))
         elif method == rpc.JOIN.name and (answer := self._changes.known_joiner(call)) is not None:
@@ -275,6 +280,11 @@ class Manager:
             self._calls.pass_on(call, now)
 
     def _lead_call(self, call: Call, now: float) -> None:
+        try:
+            call = self.judge.admit(call)
+        except SwarmError as error:
+            self._out.append(StreamEnd(call.stream, error))
+            return
         method = call.method
         if method == rpc.JOIN.name:
             self._join(call, now)
@@ -308,6 +318,10 @@ class Manager:
         if event.stream in self._messages.streams:
             self._messages.more(event, now)
         elif (service := self._calls.more(event)) is not None:
+            caller = self._calls.caller(event.stream)
+            if isinstance(event, StreamData) and caller is not None and (refusal := self.judge.refusal(*caller)):
+                self._calls.finish(end := StreamEnd(event.stream, refusal), now)
+                event = end
             self._leading.serve(service, event, now)
 
     def _expire(self, now: float) -> None:
@@ -331,7 +345,7 @@ class Manager:
         if self._leading.leader is not None:
             self._leading.perform(self._leading.leader.committed(), now)
         self._out.append(Changed(changes))
-        if self.leading and any(map(_steps_down, changes)):
+        if self.leading and any(map(_loses_rights, changes)):
             self._out.append(EndCallsOfDemoted())
         self._leading.tell(changes, now)
         if any(change.kind == "cluster" for change in changes):
@@ -354,6 +368,7 @@ class Manager:
         if call is None or call.request is None:
             return
         try:
+            self.judge.admit(call)
             self._out.append(Reply(call.stream, self._parts.reads[call.method](self.store, call.request)))
         except SwarmError as error:
             self._out.append(StreamEnd(call.stream, error))
@@ -380,12 +395,9 @@ class Manager:
         """See Above: the leader can start."""
         self._calls.leader_is(self.group.raft_id, now)
         self._leading.begin(now)
-        self._out.append(Leadership(True, self.group.raft_id, term))
+        self._out += [Leadership(True, self.group.raft_id, term), EndCallsOfDemoted()]
         for call in self._calls.take_waiting():
-            if call.peer.role == MANAGER_ROLE and is_demoted(self.store, call.peer.node_id):
-                self._out.append(StreamEnd(call.stream, NoLeader()))  # nobody who knew let it in; it may ask again
-            else:
-                self._lead_call(call, now)
+            self._lead_call(call, now)
 
     def follows(self, term: int, leader: int, now: float) -> None:
         """See Above."""
@@ -400,9 +412,9 @@ class Manager:
                 self._calls.pass_on(call, now)
 
 
-def _steps_down(change: Change) -> bool:
-    """Whether a manager became a worker."""
+def _loses_rights(change: Change) -> bool:
+    """Whether a manager became a worker, or a node was removed."""
     before, after = change.before, change.after
-    if not (isinstance(before, api.Node) and isinstance(after, api.Node)):
+    if not isinstance(before, api.Node):
         return False
-    return (before.role, after.role) == (api.MANAGER, api.WORKER)
+    return after is None or (isinstance(after, api.Node) and (before.role, after.role) == (api.MANAGER, api.WORKER))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.sim import calm, convergence, laggard, pauses
+from tests.sim.intruder import Intruder
 from tests.sim.outcome import Outcome
 from tests.sim.workload import Workload
 from tests.sim.world import World
@@ -19,6 +20,9 @@ def simulate(seed: int, faults_s: float = FAULTS_S, echo: Callable[[str], None] 
     kernel.echo = echo
     try:
         world.build()
+        intruder = Intruder(world)
+        if seed % 2:
+            intruder.start()
         calm.change_roles(world)
         laggard.swap_two_behind(world)
         pauses.pause_some(world)
@@ -33,6 +37,7 @@ def simulate(seed: int, faults_s: float = FAULTS_S, echo: Callable[[str], None] 
         converged_s = kernel.now - healed
         thief = world.scope.run(world.thief.gets_nothing())
         world.until(lambda: thief.done, "the thief waits")
+        intruder.active = False
         convergence.nothing_lost(world, workload.history)
         convergence.rest(world)
     except Exception as error:

@@ -23,7 +23,7 @@ from swarm.address import host_of
 from swarm.api import raftpb
 from swarm.api.methods import Method, Req, Res
 from swarm.errors import FailedPrecondition, SwarmError, Unavailable
-from swarm.grpc.authorize import ClusterAuthorizer, demotion_error
+from swarm.grpc.authorize import ClusterAuthorizer, overstays
 from swarm.io.counts import Counts
 from swarm.io.disk import mark, replaced_file
 from swarm.io.disk.database import DiskCorrupt
@@ -39,7 +39,7 @@ from swarm.io.node.peers import Peers, dialler
 from swarm.io.process import Clock, Inbox, drive
 from swarm.manager import assemble
 from swarm.manager.assemble import Group
-from swarm.manager.certificates import is_blacklisted, is_demoted
+from swarm.manager.certificates import is_blacklisted
 from swarm.manager.events import (
     AskAuthority,
     AuthorityAnswered,
@@ -152,7 +152,7 @@ class ManagerProcess:
         self.local = LocalCalls(self._incoming, self._streams, lambda stream: self._calls.taken(stream))
         self._file = directory / LOG_FILE
         self._disk = RaftDisk(self._file, sealer)
-        authorizer = ClusterAuthorizer(settings.cluster_id, self._is_blacklisted, self._is_demoted)
+        authorizer = ClusterAuthorizer(settings.cluster_id, self._is_blacklisted, self._why_no_manager)
         self._counts = counts or Counts()
         errors = self._counts.certificate_errors
         self._server = RpcServer(self._incoming, tls_context, authorizer, self._streams, self._hosts_of_members, errors)
@@ -433,7 +433,7 @@ class ManagerProcess:
             case DisconnectRemovedNodes():
                 self._server.drop_nodes(self._is_blacklisted)
             case EndCallsOfDemoted():
-                self._server.end_calls(lambda method, peer: demotion_error(method, peer, self._is_demoted))
+                self._server.end_calls(lambda it, who: overstays(it, who, self._is_blacklisted, self._why_no_manager))
             case Leadership():
                 self._lead(effect)
             case _:
@@ -491,8 +491,8 @@ class ManagerProcess:
     def _is_blacklisted(self, node_id: str) -> bool:
         return is_blacklisted(self.store, self.settings.cluster_id, node_id)
 
-    def _is_demoted(self, node_id: str) -> bool:
-        return self.manager is not None and self.manager.leading and is_demoted(self.store, node_id)
+    def _why_no_manager(self, peer: Peer) -> str:
+        return "" if self.manager is None else self.manager.judge.why_no_manager(peer)
 
     def _hosts_of_members(self) -> list[str]:
         """The addresses where nodes and managers are said to be, for RpcServer."""

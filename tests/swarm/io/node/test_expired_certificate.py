@@ -174,9 +174,11 @@ class NoGroup:
 
 
 def remove(manager: Old, node: str, last: Credentials, removed_s: float) -> None:
-    """`docker node rm` of a node with this certificate, at this time."""
+    """`docker node rm` of a node that never had another certificate than this one, at this time."""
     tx = Tx(manager.lab.store, removed_s, Random(1))
-    tx.edit(api.Node, node).certificate.certificate = last.certificate_pem
+    removed = tx.edit(api.Node, node)
+    removed.ClearField("authority")
+    removed.certificate.certificate = last.certificate_pem
     remove_node(tx, api.RemoveNodeRequest(node_id=node, force=True), NoGroup())
     manager.lab.commit(tx)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
@@ -46,6 +47,7 @@ class Lab:
         member = api.RaftMember(raft_id=1, node_id="n1", addr="10.0.0.1:2377")
         entries = bootstrap_entries(1, member.SerializeToString())
         self.begin(None, entries)
+        self.tell(Write(promote("n1", "n2", "n3", "n4")))
 
     def begin(self, hard_state: raftpb.HardState | None, entries: tuple[raftpb.Entry, ...]) -> list[ManagerEffect]:
         """Start from this log; what is done at once."""
@@ -84,6 +86,24 @@ class Lab:
         while self.manager.leading:
             self.now += 1.0
             self.tell(None)
+
+
+def promote(*node_ids: str) -> Callable[[Tx], None]:
+    """A write: these nodes are managers."""
+
+    def run(tx: Tx) -> None:
+        for node_id in node_ids:
+            node = tx.get(api.Node, node_id)
+            node = tx.create(api.Node(id=node_id)) if node is None else tx.edit(api.Node, node_id)
+            node.role = node.spec.desired_role = api.MANAGER
+
+    return run
+
+
+def demote(tx: Tx, node_id: str) -> None:
+    """A node is a worker, as after its demotion."""
+    node = tx.edit(api.Node, node_id)
+    node.role = node.spec.desired_role = api.WORKER
 
 
 def raft_id(effects: list[ManagerEffect]) -> int:
@@ -232,7 +252,7 @@ def yes(message: raftpb.Message, voter: int) -> raftpb.Message | None:
 
 def test_a_demoted_manager_that_waited_for_a_leader_is_not_let_in_by_the_one_that_knows() -> None:
     lab = Lab()
-    lab.tell(Write(lambda tx: tx.create(api.Node(id=OTHER.node_id, role=api.WORKER))))
+    lab.tell(Write(lambda tx: demote(tx, OTHER.node_id)))
     voter = lab.joined()
     lab.lose_leadership()
     lab.join(OTHER, "10.0.0.3:2377")
