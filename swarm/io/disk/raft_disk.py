@@ -126,6 +126,7 @@ class RaftDisk:
         self._next_index = 0  # after the last entry, if this process wrote it; used by the file's thread
         self._call_soon = call_soon
         self._path = path
+        self._files = files
         self._guard = LogGuard(path)
         self._file = File(path, _RAFT_TABLES, "FULL", self._guard, files)
 
@@ -155,15 +156,15 @@ class RaftDisk:
         try:
             with translated(self._path):
                 self._fill_copy(content)
-                replaced_file.prepare(self._path)
-                replaced_file.adopt(self._path)
+                replaced_file.prepare(self._path, self._files)
+                replaced_file.adopt(self._path, self._files)
                 # not before: a crash must not leave the old file, and a mark that it satisfies
                 self._guard.confirm(content.raft_id, content.hard_state, content.snapshot, content.entries)
         finally:
-            self._file = File(self._path, _RAFT_TABLES, "FULL", self._guard)
+            self._file = File(self._path, _RAFT_TABLES, "FULL", self._guard, self._files)
 
     def _fill_copy(self, content: Loaded) -> None:
-        replaced_file.discard(self._path)
+        replaced_file.discard(self._path, self._files)
         copy = RaftDisk(replaced_file.copy_of(self._path), self._sealer)
         try:
             if content.raft_id:
