@@ -109,9 +109,27 @@ def _with_version(api: Api, route: Route) -> Callable[[web.Request], Awaitable[w
         if dialect.hide_old_routes and version < route.since:
             raise ObjectNotFound("page not found")
         asked_now()
-        return await handler(ApiRequest(http, api, version, dialect))
+        work = handler(ApiRequest(http, api, version, dialect))
+        return await (work if route.method == "GET" else _to_its_end(work))
 
     return run
+
+
+_RUNNING: set[asyncio.Future[web.StreamResponse]] = set()
+
+
+async def _to_its_end(work: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    """Run what may change something; when the client hangs up, aiohttp cancels only the wait for it."""
+    task = asyncio.ensure_future(work)
+    _RUNNING.add(task)  # the loop itself would let go of it
+    task.add_done_callback(_ended)
+    return await asyncio.shield(task)
+
+
+def _ended(task: asyncio.Future[web.StreamResponse]) -> None:
+    _RUNNING.discard(task)
+    if not task.cancelled():
+        task.exception()  # whoever still waits gets it; nobody else needs it
 
 
 @web.middleware

@@ -20,13 +20,14 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
+from certs.files import SYSTEM, Files
 from swarm.api import raftpb
 from swarm.errors import FailedPrecondition
 from swarm.io.disk import replaced_file
 from swarm.io.disk.database import DiskCorrupt, DiskError, Done, File, Rewrite, translated
 from swarm.io.disk.log_guard import HAS_MARK, LogGuard, load_hard_state, term_at
 from swarm.raft.events import Persist
-from swarm.raft.records import RecordCorrupt, Sealer, checksum, decode, encode
+from swarm.raft.records import RecordCorrupt, Sealer, checksum, decode, encode, is_plain
 
 T = TypeVar("T")
 CallSoon = Callable[[Callable[[], None]], object]
@@ -115,15 +116,19 @@ class RaftDisk:
         sealer: Sealer | None = None,
         keep_old_snapshots: int = 0,
         call_soon: CallSoon | None = None,
+        files: Files = SYSTEM,
     ) -> None:
         """call_soon: calls back on the loop (call_soon_threadsafe); None: use the loop that runs at submit()."""
+        self.plain = False
+        """Whether load() found something that can be read without a key."""
         self.keep_old_snapshots = keep_old_snapshots
         self._sealer = sealer
         self._next_index = 0  # after the last entry, if this process wrote it; used by the file's thread
         self._call_soon = call_soon
         self._path = path
+        self._files = files
         self._guard = LogGuard(path)
-        self._file = File(path, _RAFT_TABLES, "FULL", self._guard)
+        self._file = File(path, _RAFT_TABLES, "FULL", self._guard, files)
 
     def close(self) -> None:
         """Finish submitted writes and close. Blocks."""
@@ -151,15 +156,15 @@ class RaftDisk:
         try:
             with translated(self._path):
                 self._fill_copy(content)
-                replaced_file.prepare(self._path)
-                replaced_file.adopt(self._path)
+                replaced_file.prepare(self._path, self._files)
+                replaced_file.adopt(self._path, self._files)
                 # not before: a crash must not leave the old file, and a mark that it satisfies
                 self._guard.confirm(content.raft_id, content.hard_state, content.snapshot, content.entries)
         finally:
-            self._file = File(self._path, _RAFT_TABLES, "FULL", self._guard)
+            self._file = File(self._path, _RAFT_TABLES, "FULL", self._guard, self._files)
 
     def _fill_copy(self, content: Loaded) -> None:
-        replaced_file.discard(self._path)
+        replaced_file.discard(self._path, self._files)
         copy = RaftDisk(replaced_file.copy_of(self._path), self._sealer)
         try:
             if content.raft_id:
@@ -214,19 +219,24 @@ class RaftDisk:
         """Use this sealer for all further writes. It must be able to open existing records (key versions)."""
         self._sealer = sealer
 
-    def reseal(self, sealer: Sealer, commit: Callable[[], None]) -> None:
+    def reseal(self, sealer: Sealer, commit: Callable[[], None], committed: Callable[[], bool]) -> None:
         """Rewrite everything with this sealer; commit is called in the file's thread when the result is on disk.
 
-        commit must record durably that the new sealer is needed from now on. After a crash before it,
-        replaced_file.discard() keeps the old content; after it, replaced_file.adopt() installs the new one. Blocks.
-        Raises DiskError, also for commit's errors; then nothing has changed.
+        commit must record durably that the new sealer is needed from now on; committed: see Rewrite. After a crash
+        before it, replaced_file.discard() keeps the old content; after it, replaced_file.adopt() installs the new one.
+        Blocks. Raises DiskError, also for commit's errors.
         """
 
-        def committed() -> None:
-            commit()
-            self._sealer = sealer
+        def look() -> bool:
+            if happened := committed():
+                self._sealer, self.plain = sealer, False
+            return happened
 
-        self._file.rewrite(Rewrite(lambda old, new: self._copy(old, new, sealer), committed))
+        self._file.rewrite(Rewrite(lambda old, new: self._copy(old, new, sealer), commit, look))
+
+    def settle(self) -> None:
+        """Finish a reseal that an error interrupted, if there was one. Blocks. Raises DiskError."""
+        self._file.call(lambda connection: None)
 
     # --- in the file's thread ---
 
@@ -319,6 +329,7 @@ class RaftDisk:
         context = place.encode()
         if checksum(record, context) != crc:
             raise RecordCorrupt(f"wrong checksum of {place}")
+        self.plain = self.plain or is_plain(record)
         return decode(record, context, self._sealer)
 
     def _load(self, connection: sqlite3.Connection) -> Loaded:

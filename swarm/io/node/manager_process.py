@@ -17,16 +17,18 @@ from ssl import SSLContext
 import structlog
 from google.protobuf.message import Message
 
+from certs import files
+from certs.files import SYSTEM, Files
 from certs.tls import ClientTls
 from swarm import api, defaults
 from swarm.address import host_of
 from swarm.api import raftpb
 from swarm.api.methods import Method, Req, Res
-from swarm.errors import FailedPrecondition, SwarmError, Unavailable
+from swarm.errors import FailedPrecondition, JoinUndecided, SwarmError, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer, overstays
 from swarm.io.counts import Counts
 from swarm.io.disk import mark, replaced_file
-from swarm.io.disk.database import DiskCorrupt
+from swarm.io.disk.database import DiskCorrupt, DiskError
 from swarm.io.disk.raft_disk import Loaded, RaftDisk
 from swarm.io.grpc.server import RpcServer
 from swarm.io.node.backpressure import Backpressure, Flow
@@ -116,7 +118,7 @@ class ManagerSettings:
 
 
 class ManagerProcess:
-    """One manager. After start() it may be called; close() ends it and leaves the disk as it is."""
+    """One manager. After start() it may be called; close() ends it and leaves the disk, its log, as it is."""
 
     def __init__(
         self,
@@ -128,6 +130,7 @@ class ManagerProcess:
         rng: Random,
         sealer: Sealer | None = None,
         counts: Counts | None = None,
+        disk: Files = SYSTEM,
     ) -> None:
         self.settings = settings
         self.store = Store()
@@ -151,7 +154,7 @@ class ManagerProcess:
         self._streams = itertools.count(1)
         self.local = LocalCalls(self._incoming, self._streams, lambda stream: self._calls.taken(stream))
         self._file = directory / LOG_FILE
-        self._disk = RaftDisk(self._file, sealer)
+        self.disk = RaftDisk(self._file, sealer, files=disk)
         authorizer = ClusterAuthorizer(settings.cluster_id, self._is_blacklisted, self._why_no_manager)
         self._counts = counts or Counts()
         errors = self._counts.certificate_errors
@@ -190,10 +193,10 @@ class ManagerProcess:
                 raise LogLost(f"{LOG_REFUSED.format(error.message)}. {advice}") from error
         except BaseException:
             await self._server.close(0)
-            await asyncio.to_thread(self._disk.close)
+            await asyncio.to_thread(self.disk.close)
             raise
         self.peers = Peers(self._client_tls, self._report, self._kinds.is_ours, join)
-        self._peer_watch = PeerWatch(manager.status, self.peers, self._inbox.put, self._kinds, self._disk)
+        self._peer_watch = PeerWatch(manager.status, self.peers, self._inbox.put, self._kinds, self.disk)
         self.manager = self._calls.manager = manager
         self._calls.peers = self.peers
         self._task = asyncio.create_task(self._run(), name="manager")
@@ -206,7 +209,7 @@ class ManagerProcess:
         if force_new_cluster:
             loaded = await asyncio.to_thread(self._force_new_cluster, on_loss)
         else:
-            loaded = self._ours(await asyncio.to_thread(self._disk.load))
+            loaded = self._ours(await asyncio.to_thread(self.disk.load))
         if create:
             raft_id, entries = await asyncio.to_thread(self._found)
         elif loaded.raft_id:
@@ -229,14 +232,14 @@ class ManagerProcess:
     def _found(self) -> tuple[int, tuple[raftpb.Entry, ...]]:
         """A new group with this node as its only member."""
         raft_id = self._rng.getrandbits(62) + 1
-        self._disk.initialize(raft_id, self.settings.node_id, self.settings.cluster_id)
+        self.disk.initialize(raft_id, self.settings.node_id, self.settings.cluster_id)
         member = api.RaftMember(raft_id=raft_id, node_id=self.settings.node_id, addr=self.settings.address)
         return raft_id, membership.bootstrap_entries(raft_id, member.SerializeToString())
 
     def _force_new_cluster(self, on_loss: OnLoss) -> Loaded:
         """Make this member the only one, under its present address. Raises SwarmError."""
         accepts = on_loss is OnLoss.ACCEPT
-        found, lost = self._disk.salvage() if accepts else (self._disk.load(), "")
+        found, lost = self.disk.salvage() if accepts else (self.disk.load(), "")
         loaded = self._ours(found)
         if loaded.hard_state is None:
             raise LogLost(LOG_GONE.format(self._file))
@@ -247,28 +250,31 @@ class ManagerProcess:
         )
         if accepts:
             log.warning("raft.loss_accepted", file=str(self._file), lost=lost or "nothing that was confirmed")
-            self._disk.start_over(replace(loaded, hard_state=hard_state, entries=(*loaded.entries, *entries)))
+            self.disk.start_over(replace(loaded, hard_state=hard_state, entries=(*loaded.entries, *entries)))
         else:
-            self._disk.save(events.Persist(0, hard_state, entries))
+            self.disk.save(events.Persist(0, hard_state, entries))
         log.warning("raft.new_cluster_forced", entries=len(entries))
-        return self._disk.load()
+        return self.disk.load()
 
     async def _join(self, managers: Sequence[str]) -> int:
         """Become a member through any of the managers. Raises SwarmError; see dialogues.join."""
         settings = self.settings
         answer = await self._ask_in(managers, settings.past_raft_ids)
-        await asyncio.to_thread(self._disk.initialize, answer.raft_id, settings.node_id, settings.cluster_id)
+        try:
+            await asyncio.to_thread(self.disk.initialize, answer.raft_id, settings.node_id, settings.cluster_id)
+        except DiskError as error:
+            raise JoinUndecided(str(error)) from error  # the group counts on us already
         return answer.raft_id
 
     async def _rejoin(self, managers: Sequence[str]) -> int:
         """Become another member. The old log stays until the group took us in: it may be the best that is left."""
         settings = self.settings
-        was = {settings.raft_id, await asyncio.to_thread(self._disk.confirmed_as)} - {0}
+        was = {settings.raft_id, await asyncio.to_thread(self.disk.confirmed_as)} - {0}
         if not was:
             raise FailedPrecondition(LEAVE_AND_JOIN.format(self._file))
         answer = await self._ask_in(managers, (*settings.past_raft_ids, *sorted(was)))
         new = Loaded(answer.raft_id, settings.node_id, settings.cluster_id)
-        await asyncio.to_thread(self._disk.start_over, new)
+        await asyncio.to_thread(self.disk.start_over, new)
         return answer.raft_id
 
     async def _ask_in(self, managers: Sequence[str], past_raft_ids: tuple[int, ...]) -> api.JoinResponse:
@@ -330,11 +336,7 @@ class ManagerProcess:
                 await asyncio.gather(task, return_exceptions=True)
         if self.peers is not None:
             await self.peers.close()
-        await asyncio.to_thread(self._disk.close)
-
-    async def reseal(self, sealer: Sealer, commit: Callable[[], None]) -> None:
-        """Write log and snapshots anew, sealed by ``sealer``; see RaftDisk.reseal. Raises DiskError."""
-        await asyncio.to_thread(self._disk.reseal, sealer, commit)
+        await asyncio.to_thread(self.disk.close)
 
     # --- calls of this process -------------------------------------------------------------------------------------
 
@@ -486,7 +488,7 @@ class ManagerProcess:
         def done(error: Exception | None) -> None:
             self._inbox.put(events.Persisted(effect.token) if error is None else PersistFailed(effect, str(error)))
 
-        self._disk.submit(effect, done)
+        self.disk.submit(effect, done)
 
     def _is_blacklisted(self, node_id: str) -> bool:
         return is_blacklisted(self.store, self.settings.cluster_id, node_id)
@@ -501,10 +503,9 @@ class ManagerProcess:
         return hosts + [node.status.addr for node in self.store.all(api.Node)]
 
 
-def erase_log(directory: Path) -> None:
+def erase_log(directory: Path, disk: Files = SYSTEM) -> None:
     """Forget the log and membership of a manager that does not run. Blocks. Raises OSError."""
     file = directory / LOG_FILE
-    for suffix in ("", "-wal", "-shm"):
-        file.with_name(file.name + suffix).unlink(missing_ok=True)
-    mark.mark_of(file).unlink(missing_ok=True)  # not before the rest: what is left after a crash is refused
-    replaced_file.discard(file)
+    files.remove(replaced_file.with_logs(file), disk)
+    files.remove([mark.mark_of(file)], disk)  # not before the rest: what is left after a crash is refused
+    replaced_file.discard(file, disk)

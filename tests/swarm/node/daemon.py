@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 
 from certs.errors import InvalidUnlockKey
+from certs.files import Unsettled
 from certs.keys import identity_of
 from swarm import api
 from swarm.agent import events as agent_events
@@ -44,10 +45,24 @@ _CANCELLED_AT_STOP = (
     events.RemoveContainers,
 )
 
+_WRITES = (
+    events.SaveState,
+    events.SaveRoot,
+    events.ForgetLog,
+    events.Erase,
+    events.MakeIdentity,
+    events.RequestIdentity,
+    events.RenewCertificate,
+)
+"""What may be on disk although it failed (certs.files.Unsettled)."""
+
 
 @dataclass
 class Disk:
-    """What outlives the daemon. log: the raft ID of the member whose log is there, 0: none. damaged: part is lost."""
+    """What outlives the daemon. log: the raft ID of the member whose log is there, 0: none. damaged: part is lost.
+
+    leaving: see DropState.
+    """
 
     state: NodeState | None = None
     root_pem: bytes = b""
@@ -55,6 +70,13 @@ class Disk:
     unlock_key: bytes = b""
     log: int = 0
     damaged: bool = False
+    leaving: bool = False
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The names of the files beside state.json."""
+        there = {"certificates/swarm-node.crt": self.certificate_pem, "raft.db": self.log}
+        return tuple(name for name, content in there.items() if content)
 
 
 class Issuer:
@@ -109,11 +131,14 @@ class Daemon:
         self.node = Node(Random(1))
         self._inbox: deque[events.Event] = deque()
         self._tickets = itertools.count(1)
-        self._open: dict[int, None] = {}
+        self._open: dict[int, events.Request | events.Boot] = {}
+        self.acknowledged = False
+        """Whether a user was told that this node is a member of a swarm, and of nothing else since."""
+        self.left = False
+        """Whether it has left one since."""
         self._outstanding: dict[int, None] = {}
         self._renewals = itertools.count(1)
         self._raft_ids = itertools.count(100)
-        self.left_swarm = False
         self._session = False
         self.removed_with = b""
 
@@ -122,15 +147,19 @@ class Daemon:
     def ask(self, make: Callable[[int], events.Request | events.Boot]) -> int:
         """Put a request; returns its ticket."""
         ticket = next(self._tickets)
-        self._open[ticket] = None
-        self.put(make(ticket))
+        request = make(ticket)
+        self._open[ticket] = request
+        self.put(request)
         return ticket
 
     def boot(self) -> int:
         """The daemon starts on its disk, after it was killed or for the first time."""
         if not self.alive:
             self.alive, self.node, self.kill_after = True, Node(Random(1)), -1
-        return self.ask(lambda ticket: events.Boot(ticket, self.disk.state))
+        disk = self.disk
+        return self.ask(
+            lambda ticket: events.Boot(ticket, disk.state, leaving=disk.leaving, others=disk.others, node_id="")
+        )
 
     def init(self) -> int:
         """docker swarm init."""
@@ -231,14 +260,33 @@ class Daemon:
                 return
             if isinstance(effect, events.Answer):
                 assert effect.ticket in self._open, "a request is answered once"
-                del self._open[effect.ticket]
+                request = self._open.pop(effect.ticket)
                 self.answers[effect.ticket] = effect.error
+                if effect.error is None:
+                    self._acknowledge(request)
             elif isinstance(effect, events.TellAgent):
                 self._tell(effect.event)
             else:
                 self._begin(effect)
         due = self.node.deadline()
         assert due is None or due > self.now or not self.alive, "after each event the deadline is in the future"
+
+    def _acknowledge(self, request: events.Request | events.Boot) -> None:
+        match request:
+            case events.Init() | events.Join():
+                state = self.disk.state
+                assert state is not None, "a member has it on disk"
+                assert state.pending is None, "a member is one"
+                assert not self.disk.leaving, "a member stays one"
+                self.acknowledged, self.left = True, False
+            case events.Leave():
+                assert self.disk == Disk(), "who has left has nothing"
+                self.acknowledged = False
+
+    @property
+    def leaves(self) -> bool:
+        """Whether this node was told to leave."""
+        return self.disk.leaving or any(isinstance(request, events.Leave) for request in self._open.values())
 
     def _tell(self, event: AgentEvent) -> None:
         if not self.agent:
@@ -268,8 +316,11 @@ class Daemon:
         del self._outstanding[effect.tag]
         try:
             error = errors.pop(0) if errors else None
-            if error is not None:
+            if isinstance(error, Unsettled) and isinstance(effect, _WRITES):
+                self._perform(effect)
+            elif error is not None:
                 self._break_off(effect)
+            if error is not None:
                 raise error
             outcome: events.Done | events.Failed = events.Done(effect.tag, self._perform(effect))
         except (SwarmError, OSError, InvalidUnlockKey) as error:
@@ -280,7 +331,7 @@ class Daemon:
 
     def kill(self) -> None:
         """SIGKILL: only the disk stays."""
-        self.alive = self.agent = self.removed = self.left_swarm = False
+        self.alive = self.agent = self.removed = False
         self.manager, self.removed_with = 0, b""
         self.held.clear()
         self._inbox.clear()
@@ -306,7 +357,7 @@ class Daemon:
             case events.StopRoles():
                 self.agent, self.manager = False, 0
             case events.Erase():
-                self.disk.state = None
+                self.disk.certificate_pem, self.disk.log = b"", 0
 
     def _perform(
         self, effect: events.TaggedEffect
@@ -316,12 +367,13 @@ class Daemon:
             case events.SaveState(state=state):
                 disk.state = state
             case events.DropState():
-                disk.state, self.left_swarm = None, True
+                disk.leaving = True
             case events.SaveRoot(root_pem=root_pem):
                 disk.root_pem = root_pem
             case events.ForgetLog():
                 disk.log = 0
             case events.Erase():
+                self.left = self.left or disk.leaving
                 self.disk = Disk()
             case events.MakeIdentity():
                 return self._take(MANAGER_ROLE)
@@ -388,10 +440,20 @@ def _open_log(disk: Disk, effect: events.StartManager) -> None:
 def check(daemon: Daemon, effect: events.TaggedEffect) -> None:
     """What a machine must never want of its daemon."""
     match effect:
-        case events.SaveState():
-            assert not daemon.left_swarm, "state.json is not written again after a leave"
+        case events.SaveState(state=state):
+            assert not daemon.disk.leaving, "state.json is not written again after a leave"
+            known = daemon.disk.state
+            member = known is not None and known.pending is None
+            assert not (member and state.pending is not None), "a member never becomes an attempt again"
         case events.MakeIdentity() | events.RequestIdentity():
-            daemon.left_swarm = False
+            assert daemon.disk.state is not None, "before anything is there, state.json says what it will be"
+            assert daemon.disk.state.pending is not None, "a member has its identity"
+        case events.DropState():
+            assert daemon.leaves or not daemon.acknowledged, "a member is given up by a leave only"
+        case events.Erase():
+            disk = daemon.disk
+            unfinished = disk.state is not None and disk.state.pending is not None
+            assert disk.leaving or unfinished or not disk.others, "only what is marked is deleted"
         case events.StartManager():
             assert not daemon.manager, "one manager at a time"
             rejoins = effect.on_loss is events.OnLoss.REJOIN
