@@ -21,7 +21,7 @@ from pathlib import Path
 
 from google.protobuf.message import Message
 
-from certs.keys import load_private_key, private_key_pem
+from certs.keys import load_private_key, new_csr, new_private_key, private_key_pem
 from certs.tls import ClientTls, Credentials, client_context
 from swarm import api
 from swarm.address import parse_host_port
@@ -101,6 +101,19 @@ async def call(address: str, credentials: Credentials | None, method: AnyMethod)
             await anext(stream)
         else:
             await connection.unary(method, method.request(), timeout_s=CALL_TIMEOUT_S)
+    except SwarmError as error:
+        return int(error.code), error.message
+    finally:
+        connection.close()
+    return 0, ""
+
+
+async def renewal(address: str, credentials: Credentials | None) -> tuple[int, str]:
+    """(gRPC status, text) of a request for another certificate; whoever asked forgets what he gets."""
+    connection = await _connect(address, credentials)
+    request = api.IssueNodeCertificateRequest(csr=new_csr(new_private_key()))
+    try:
+        await connection.unary(rpc.ISSUE_NODE_CERTIFICATE, request, timeout_s=CALL_TIMEOUT_S)
     except SwarmError as error:
         return int(error.code), error.message
     finally:
@@ -212,6 +225,8 @@ def main(arguments: list[str]) -> None:
         print(json.dumps(asyncio.run(call(address, credentials, METHODS[rest[0]]))))
     elif what == "raft":
         print(json.dumps(asyncio.run(raft(address, credentials, int(rest[0])))))
+    elif what == "renewal":
+        print(json.dumps(asyncio.run(renewal(address, credentials))))
     elif what == "table":
         print(json.dumps(asyncio.run(table(address, credentials))))
     else:

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from certs.validity import EXPIRED
 from swarm.api import rpc
 from swarm.api.methods import AnyMethod
 from swarm.errors import PermissionDenied, ResourceExhausted, SwarmError, Unavailable
@@ -34,6 +35,7 @@ _ORG = "forwarded_cert_org"
 _ADDRESS = "remote_addr"
 _KEY = "sideswarm_cert_key"
 _NOT_BEFORE = "sideswarm_cert_not_before"
+_LAPSED = "sideswarm_cert_lapsed"
 _SECONDS_DIGITS_MAX = 12
 _REDIRECT = "redirect"
 
@@ -57,6 +59,8 @@ def forwarded_peer(metadata: Metadata, forwarder: Peer) -> Peer:
         forwarder=forwarder.node_id,
         key=_bytes_of(first(_KEY)),
         not_before=_seconds_of(first(_NOT_BEFORE)),
+        certificate_error=f"{EXPIRED}: it can only be renewed" if _LAPSED in metadata else "",
+        renewable=_LAPSED in metadata,
     )
 
 
@@ -84,6 +88,7 @@ def forwarding_metadata(peer: Peer) -> tuple[tuple[str, str], ...]:
     if peer.forwarder:
         raise ResourceExhausted(f"more than one redirect to leader from: [{peer.addr}]")
     roles = ((_ROLE, peer.role),) if peer.role else ()
+    lapsed = ((_LAPSED, "true"),) if peer.certificate_error else ()
     return (
         (_REDIRECT, peer.addr),
         (_FORWARDED, "true"),
@@ -93,6 +98,7 @@ def forwarding_metadata(peer: Peer) -> tuple[tuple[str, str], ...]:
         (_ADDRESS, peer.addr),
         (_KEY, peer.key.hex()),
         (_NOT_BEFORE, f"{int(peer.not_before)}"),
+        *lapsed,
     )
 
 
@@ -122,6 +128,8 @@ def authorize(
     if method.insecure:
         return _known_or_anonymous(direct, forwarded, cluster_id, is_blacklisted)
     expected = _listed(method.roles)
+    if forwarded is not None and forwarded.certificate_error:
+        raise PermissionDenied(f"Permission denied: {forwarded.certificate_error}")
     if forwarded is None:
         refusal = _refusal(direct, method.roles, cluster_id, is_blacklisted)
         if refusal is not None:

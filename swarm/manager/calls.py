@@ -24,7 +24,7 @@ from enum import Enum
 
 from swarm import api, defaults
 from swarm.api.methods import METHODS
-from swarm.errors import Code, NoLeader, NotTaken, ResourceExhausted, SwarmError, Unavailable
+from swarm.errors import Code, NoLeader, NotTaken, PermissionDenied, ResourceExhausted, SwarmError, Unavailable
 from swarm.manager.events import (
     Forward,
     ForwardAnswered,
@@ -38,6 +38,8 @@ from swarm.manager.service import Service
 from swarm.raft import events
 from swarm.raft.raft import Raft
 from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
+
+_STOCK_LEADS = ", and not while a stock manager leads, as it would not look at the key and the time of the certificate"
 
 
 class Place(Enum):
@@ -191,6 +193,8 @@ class Calls:
             self._refuse(call, NotTaken())
         elif call.since is not None and now >= call.since + self._patience_s:
             self._refuse(call, NoLeader())
+        elif call.peer.certificate_error and leader is not None and not self._group.is_ours(leader.raft_id):
+            self._refuse(call, PermissionDenied(f"Permission denied: {call.peer.certificate_error}{_STOCK_LEADS}"))
         elif leader is not None and leader.raft_id != self._group.raft_id:
             self._forward(replace(call, since=call.since or now), leader)
         elif len(self._waiting) >= defaults.INBOX_CALLS_MAX:

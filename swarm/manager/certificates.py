@@ -34,10 +34,12 @@ from swarm.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     ResourceExhausted,
     SwarmError,
 )
 from swarm.log_limiter import LogLimiter
+from swarm.manager import node_keys
 from swarm.manager.external_ca import signing_urls
 from swarm.manager.root_rotation import RootRotation, as_swarm_error, authority_of
 from swarm.manager.service import Effect, Event, Write
@@ -94,6 +96,7 @@ class CertificateAuthority:
         self._waiting: dict[str, dict[int, None]] = {}
         self._node_of: dict[int, str] = {}
         self._log_limiter = LogLimiter()
+        self._key_guard = node_keys.KeyGuard()
 
     def handle(self, event: Event, now: float) -> Sequence[Effect]:
         """See Service.handle."""
@@ -142,9 +145,10 @@ class CertificateAuthority:
                 root_ca = _cluster(self._view, self._cluster_id).root_ca
                 return (Reply(call.stream, api.GetRootCACertificateResponse(certificate=root_ca.ca_cert)),)
             case api.GetUnlockKeyRequest():
+                self._check_key(call.peer, now)
                 return (Reply(call.stream, self._unlock_key()),)
             case api.NodeCertificateStatusRequest() as request:
-                return self._certificate_status(call.stream, request)
+                return self._certificate_status(call, request)
             case api.IssueNodeCertificateRequest() as request:
                 return (self._issue(call.stream, request, call.peer, now),)
             case _:
@@ -158,19 +162,39 @@ class CertificateAuthority:
             response.unlock_key = next(keys, b"")
         return response
 
-    def _certificate_status(self, stream: int, request: api.NodeCertificateStatusRequest) -> Sequence[Effect]:
+    def _certificate_status(self, call: Call, request: api.NodeCertificateStatusRequest) -> Sequence[Effect]:
         if not request.node_id:
             raise InvalidArgument("InvalidArgument")
         node = self._view.get(api.Node, request.node_id)
         if node is None:
             raise NotFound("NotFound")
+        self._check_reader(node, call.peer)
         if node.certificate.status.state in _STATES_FINAL:
-            return (Reply(stream, _status(node)),)
+            if call.peer.node_id == node.id and node_keys.is_news(node, call.peer):
+                return (_note_key(call, node.id),)
+            return (Reply(call.stream, _status(node)),)
         if len(self._node_of) >= defaults.CERTIFICATE_WAITERS_MAX:
             raise ResourceExhausted("too many nodes are waiting for certificates")
-        self._waiting.setdefault(node.id, {})[stream] = None
-        self._node_of[stream] = node.id
+        self._waiting.setdefault(node.id, {})[call.stream] = None
+        self._node_of[call.stream] = node.id
         return ()
+
+    def _check_reader(self, node: api.Node, peer: Peer) -> None:
+        """Who may see a node's certificate and role: the node, managers, and a joiner, which has no certificate yet.
+
+        A node that was seen to use its certificate is no joiner any more. Raises PermissionDenied.
+        """
+        reader = self._view.get(api.Node, peer.node_id) if peer.node_id else None
+        known = reader is None or node_keys.standing(reader, peer) is not node_keys.Standing.SUPERSEDED
+        if peer.local or not node.authority.key or (known and peer.role == MANAGER_ROLE):
+            return
+        if peer.node_id != node.id or not known:
+            raise PermissionDenied(f"Permission denied: only node {node.id} and managers may ask for its certificate")
+
+    def _check_key(self, peer: Peer, now: float) -> None:
+        node = self._view.get(api.Node, peer.node_id) if peer.node_id else None
+        if node is not None:
+            self._key_guard.check(node, peer, now)
 
     def _forget(self, stream: int) -> None:
         node_id = self._node_of.pop(stream, None)
@@ -190,11 +214,13 @@ class CertificateAuthority:
             if times:
                 log.warning("certificate.token_refused", peer=peer.host, times=times)
             raise InvalidArgument(NO_TOKEN)
+        if _is_member(peer, cluster):
+            self._check_key(peer, now)  # the pass checks it again
 
         def run(tx: Tx) -> Message:
             cluster = _cluster(tx, self._cluster_id)
             if _is_member(peer, cluster):
-                return _renew(tx, peer.node_id, request.csr)
+                return _renew(tx, peer, request.csr)
             return _join(tx, cluster, request, self._may_grow())
 
         return Write(run, stream)
@@ -216,16 +242,33 @@ def _is_member(peer: Peer, cluster: api.Cluster) -> bool:
     return peer.local or (peer.org == cluster.id and peer.role in (WORKER_ROLE, MANAGER_ROLE))
 
 
-def _renew(tx: Tx, node_id: str, csr: bytes) -> api.IssueNodeCertificateResponse:
-    if tx.get(api.Node, node_id) is None:
-        raise NotFound(f"node {node_id} not found when attempting to renew certificate")
+def _renew(tx: Tx, peer: Peer, csr: bytes) -> api.IssueNodeCertificateResponse:
+    known = tx.get(api.Node, peer.node_id)
+    if known is None:
+        raise NotFound(f"node {peer.node_id} not found when attempting to renew certificate")
+    node_keys.check(known, peer)
     _check_csr(csr)
-    node = tx.edit(api.Node, node_id)
+    node = tx.edit(api.Node, peer.node_id)
     note_certificate(node)
-    certificate = api.Certificate(role=node.role, csr=csr, cn=node.id)
+    certificate = api.Certificate(role=node_keys.role_for(node, peer), csr=csr, cn=node.id)
     certificate.status.state = api.IssuanceStatus.RENEW
+    node_keys.seen(node, peer)
+    node_keys.remember(node)
     node.certificate.CopyFrom(certificate)
     return api.IssueNodeCertificateResponse(node_id=node.id, node_membership=node.spec.membership)
+
+
+def _note_key(call: Call, node_id: str) -> Write:
+    """A node says that it has its certificate: older keys are superseded."""
+
+    def run(tx: Tx) -> Message:
+        if tx.get(api.Node, node_id) is None:
+            raise NotFound("NotFound")
+        node = tx.edit(api.Node, node_id)
+        node_keys.seen(node, call.peer)
+        return _status(node)
+
+    return Write(run, call.stream)
 
 
 def _join(
@@ -372,6 +415,7 @@ class CertificateStage:
         certificate.certificate = issued
         certificate.status.Clear()
         certificate.status.state = api.IssuanceStatus.ISSUED
+        node_keys.issued(node, issued)
         note_signed(node)
         log.info("certificate.issued", node=node_id, role=role)
 

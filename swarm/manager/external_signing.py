@@ -27,6 +27,7 @@ from certs.keys import normalize_pem
 from certs.root import RootCA
 from swarm import api, defaults
 from swarm.errors import SwarmError
+from swarm.manager import node_keys
 from swarm.manager.certificates import ROLE_NAMES, role_to_sign, wants_signature
 from swarm.manager.external_ca import Outcome, Sign, signing_urls
 from swarm.manager.root_rotation import trusted_roots
@@ -169,9 +170,9 @@ class ExternalSigning:
                 return None
             if (current.certificate.csr, role_to_sign(current)) != (asked.csr, role_to_sign(node)):
                 return None
-            edited = tx.edit(api.Node, node.id)
-            certificate = edited.certificate
-            certificate.role = role_to_sign(edited)
+            signed = tx.edit(api.Node, node.id)
+            certificate = signed.certificate
+            certificate.role = role_to_sign(signed)
             certificate.status.Clear()
             if error:
                 certificate.status.state = api.IssuanceStatus.FAILED
@@ -180,7 +181,8 @@ class ExternalSigning:
             else:
                 certificate.certificate = chain
                 certificate.status.state = api.IssuanceStatus.ISSUED
-                note_signed(edited)
+                node_keys.issued(signed, chain)
+                note_signed(signed)
                 log.info("certificate.issued", node=node.id, role=role, by="external CA")
             return None
 

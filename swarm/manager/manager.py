@@ -30,6 +30,7 @@ import structlog
 from swarm import api
 from swarm.api import raftpb, rpc
 from swarm.errors import Internal, NotTaken, SwarmError, Unavailable, Unimplemented
+from swarm.manager import node_keys
 from swarm.manager.calls import Calls
 from swarm.manager.events import (
     AuthorityAnswered,
@@ -265,7 +266,7 @@ class Manager:
             return
         method = call.method
         if method == rpc.JOIN.name:
-            self._changes.join(call)
+            self._join(call, now)
         elif method == rpc.LEAVE.name:
             self._changes.leave(call)
         elif (service := self._leading.service_of(method)) is not None:
@@ -279,6 +280,17 @@ class Manager:
             self._consensus.step(events.ReadBarrier(self._calls.at_barrier(call)), now)
         else:
             self._out.append(StreamEnd(call.stream, Unimplemented(f"{method} is not available in this version")))
+
+    def _join(self, call: Call, now: float) -> None:
+        """A manager joins the group, with the certificate that it has now."""
+        try:
+            note = node_keys.note_use(self.store, call.peer)
+        except SwarmError as error:
+            self._out.append(StreamEnd(call.stream, error))
+            return
+        if note is not None:
+            self._leading.submit(note, now)
+        self._changes.join(call)
 
     def _more(self, event: StreamData | StreamEnd, now: float) -> None:
         if event.stream in self._messages.streams:

@@ -41,14 +41,28 @@ def _swap(world: World, rng: Random, leader: Node, node: Node) -> None:
     assert process is not None
     process.driver.put(RenewCertificateNow())
     world.kernel.advance(world.kernel.now + rng.uniform(0.3, 1.0))
-    world.scope.run(_set_role(leader, node.node_id, api.WORKER))
+    world.scope.run(set_role(leader, node.node_id, api.WORKER))
+    steps_down(world, node)
+    world.kernel.advance(world.kernel.now + rng.choice((0.0, 6.0)))
+    world.scope.run(set_role(leader, node.node_id, api.MANAGER))
+    takes_part(world, node)
+
+
+def steps_down(world: World, node: Node) -> None:
+    """Wait until a demoted node is a worker."""
+    process = node.process
+    assert process is not None
     world.until(
         lambda: process.identity.role == WORKER_ROLE and process.manager is None,
         f"{node.name} does not step down",
         LIMIT_S,
     )
-    world.kernel.advance(world.kernel.now + rng.choice((0.0, 6.0)))
-    world.scope.run(_set_role(leader, node.node_id, api.MANAGER))
+
+
+def takes_part(world: World, node: Node) -> None:
+    """Wait until a promoted node runs a manager."""
+    process = node.process
+    assert process is not None
     world.until(
         lambda: process.identity.role == MANAGER_ROLE and process.manager is not None,
         f"{node.name} does not become a manager",
@@ -56,7 +70,7 @@ def _swap(world: World, rng: Random, leader: Node, node: Node) -> None:
     )
 
 
-def _set_role(leader: Node, node_id: str, role: api.NodeRole) -> Script:
+def set_role(leader: Node, node_id: str, role: api.NodeRole) -> Script:
     """Through the leader; again when a report of the node came between."""
     manager = leader.manager
     assert manager is not None

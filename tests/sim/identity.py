@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from certs.keys import identity_of
 from certs.keystore import Kek
 from certs.tls import ClientTls, Credentials
+from certs.validity import Validity, own_certificate_error
 from swarm.api.methods import Method, Req, Res
 from swarm.grpc.peer import peer_of
 from swarm.manager import cluster
@@ -36,8 +37,15 @@ class SimIdentity:
         self._process.disk.root_pem = root_pem
 
     def _use(self, certificate_pem: bytes) -> events.Identity:
-        self._process.identity = peer_of(certificate_pem, f"{self._process.host}:40000")
+        identity = self._process.identity = self._shown(certificate_pem)
+        self._process.world.holders.got(identity.node_id, identity.key)
         return events.Identity(certificate_pem, self._process.disk.root_pem)
+
+    def _shown(self, certificate_pem: bytes) -> Peer:
+        """What a server sees of it; it may be renewed however long ago it expired."""
+        error = own_certificate_error(certificate_pem, self._process.clock())
+        validity = Validity(error, renewable=bool(error))
+        return peer_of(certificate_pem, f"{self._process.host}:40000", validity=validity)
 
     async def request(self, effect: events.RequestIdentity) -> events.Identity:
         """By join token."""
@@ -84,6 +92,7 @@ class SimIdentity:
         await self.lock.save(issued.credentials, issued.kek, manager_now)
         self._use(self._process.disk.certificate_pem)
         self._process.kernel.say(self._process.name, "renewed", self._process.identity.role)
+        await own_certificate.confirm(manager, effect.managers, issued, rng, world)
         return events.Identity(self._process.disk.certificate_pem, issued.root_pem)
 
     def _world(self) -> bootstrap.World:
@@ -96,7 +105,7 @@ class SimIdentity:
         """With the certificate that is shown there, which need not be the one in use."""
         shown = Peer(addr=f"{self._process.host}:40000")
         if tls.credentials is not None:
-            shown = peer_of(tls.credentials.certificate_pem, f"{self._process.host}:40000")
+            shown = self._shown(tls.credentials.certificate_pem)
         connection: Connection = await self._process.world.network.dial(
             Guise(self._process, shown), addr, timeout_s, tls.node_id
         )

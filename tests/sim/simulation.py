@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.sim import calm, convergence
+from tests.sim import calm, convergence, laggard
 from tests.sim.intruder import Intruder
 from tests.sim.outcome import Outcome
 from tests.sim.workload import Workload
@@ -20,10 +20,11 @@ def simulate(seed: int, faults_s: float = FAULTS_S, echo: Callable[[str], None] 
     kernel.echo = echo
     try:
         world.build()
-        thief = Intruder(world)
+        intruder = Intruder(world)
         if seed % 2:
-            thief.start()
+            intruder.start()
         calm.change_roles(world)
+        laggard.swap_two_behind(world)
         workload = Workload(world)
         world.suffer()
         workload.start()
@@ -33,7 +34,9 @@ def simulate(seed: int, faults_s: float = FAULTS_S, echo: Callable[[str], None] 
         workload.finish()
         convergence.converge(world)
         converged_s = kernel.now - healed
-        thief.active = False
+        intruder.active = False
+        thief = world.scope.run(world.thief.gets_nothing())
+        world.until(lambda: thief.done, "the thief waits")
         convergence.nothing_lost(world, workload.history)
         convergence.rest(world)
     except Exception as error:

@@ -25,6 +25,7 @@ from tests.sim.manager_driver import ManagerDriver
 from tests.sim.nature import Nature
 from tests.sim.network import PORT, Network
 from tests.sim.process import Process
+from tests.sim.thief import Holders, Thief
 
 NANO_CPUS = (4_000_000_000, 16_000_000_000, 16_000_000_000)
 BUILD_LIMIT_S = 300.0
@@ -108,6 +109,8 @@ class World:
         self.tokens = ("", "")
         self.mixed = self.managers > 1 and rng.random() < 0.2
         self.nature = Nature(self)
+        self.holders = Holders()
+        self.thief = Thief(self)
 
     # --- what the processes ask ------------------------------------------------------------------------------------
 
@@ -249,6 +252,7 @@ class World:
         for node in self.nodes:
             node.engine.chaos = self.rng.choice((0.0, 0.05, 0.2))
         self.nature.start()
+        self.thief.start()
 
     def restart(self, node: Node) -> None:
         """The daemon starts again if it does not run; a machine that is no node yet stays out."""

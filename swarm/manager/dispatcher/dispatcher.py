@@ -39,6 +39,7 @@ from swarm.manager.dispatcher.updates import (
     check_status,
     is_news,
 )
+from swarm.manager.node_keys import KeyGuard
 from swarm.manager.service import Effect, Event
 from swarm.manager.stage import DUE_NOW
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
@@ -117,6 +118,7 @@ class Dispatcher:
         self._managers = managers
         self._registrations = Registrations(rng)
         self._updates = Updates()
+        self._key_guard = KeyGuard()
         self._down: dict[str, float] = {}
         self._sessions: dict[int, _Session] = {}
         self._feeds: dict[int, _Feed] = {}
@@ -245,39 +247,36 @@ class Dispatcher:
         renewed = self._registrations.valid(node_id, request.session_id)
         if not renewed:
             self._registrations.check_rate(node_id, self._now)
-        node = self._store.get(api.Node, node_id)
-        if node is None:
-            raise SwarmError("node not found")
+        node = self._key_guard.node(self._store, node_id, call.peer, self._now)
         description = request.description if request.HasField("description") else None
-        ready = NodeState(node_id, api.NodeStatus.READY, "", call.peer.host, description)
+        ready = NodeState(node_id, api.NodeStatus.READY, "", call.peer.host, description, (call.peer,))
         effects = self._open(self._sessions, self._sessions_of, call.stream, node_id, _Session(node_id))
         session_id = request.session_id if renewed else ""
         self._down.pop(node_id, None)
         if self._updates.idle and not ready.changes(node):
-            return effects + self._registered(call.stream, node_id, session_id, None)
+            return effects + self._registered(call, node_id, session_id, None)
         self._updates.add(ready)
-        self._updates.answer(lambda error: self._registered(call.stream, node_id, session_id, error))
+        self._updates.answer(lambda error: self._registered(call, node_id, session_id, error))
         return effects
 
     def _is_registering(self, node_id: str) -> bool:
         """Whether the node has a registration under way; then it is not silent and must not become DOWN."""
         return any(not self._sessions[stream].session_id for stream in self._sessions_of.get(node_id, ()))
 
-    def _registered(self, stream: int, node_id: str, session_id: str, error: SwarmError | None) -> list[Effect]:
+    def _registered(self, call: Call, node_id: str, session_id: str, error: SwarmError | None) -> list[Effect]:
         """The store says that the node is ready: answer it."""
-        if error is None and self._store.get(api.Node, node_id) is None:
-            error = SwarmError("node not found")
-        if error is None and self._stopped:
-            error = Aborted("dispatcher is stopped")
-        effects: list[Effect] = []
+        stream, effects = call.stream, list[Effect]()
+        try:
+            if error is not None or self._stopped:
+                raise error or Aborted("dispatcher is stopped")
+            self._key_guard.node(self._store, node_id, call.peer, self._now)
+            if session_id:
+                self._registrations.check(node_id, session_id)
+        except SwarmError as meanwhile:
+            error = meanwhile
         if error is None and not session_id:
             session_id = self._registrations.register(node_id, self._now)
             effects += self._end_streams(node_id, InvalidArgument("session invalid"))
-        elif error is None:
-            try:
-                self._registrations.check(node_id, session_id)
-            except SwarmError as overtaken:
-                error = overtaken
         session = self._sessions.get(stream)
         if session is None:  # the agent hung up; its registration stays, so that its silence is noticed
             return effects

@@ -1,18 +1,22 @@
 """Drives swarm.manager.leader.Leader with all stages of orchestration on a store, without Raft or real agents.
 
 Every stage is watched: a task may only make the transitions that swarmkit's design/tla/Tasks.tla allows this component,
-no node may be oversubscribed, and a slot may hold one live task (two while an update starts first).
+no node may be oversubscribed, and a slot may hold one live task (two while an update starts first). Addresses, subnets
+and VXLAN network identifiers have one holder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import IPv4Network
+from itertools import combinations
 from random import Random
 
 from google.protobuf.message import Message
 
 from swarm import api
 from swarm.api.timestamps import stamp
+from swarm.manager.allocator.subnets import VNI_OPTION
 from swarm.manager.leader import Leader
 from swarm.manager.service import Write
 from swarm.manager.stage import Stage
@@ -181,6 +185,22 @@ class LeaderHarness:
             assert taken <= have or node.id in self.shrunk, f"{node.id}: {taken} of {have} nano CPUs"
         if not self.start_first:
             assert all(number == 1 for number in live.values()), live
+        self._check_networks()
+
+    def _check_networks(self) -> None:
+        """No address has two holders, and no two networks share addresses or a VXLAN network identifier."""
+        held = [(n.id, c.gateway) for n in self.store.all(api.Network) for c in n.ipam.configs if c.gateway]
+        held += [(v.network_id, v.addr) for s in self.store.all(api.Service) for v in s.endpoint.virtual_ips if v.addr]
+        attached = [a for node in self.store.all(api.Node) for a in node.attachments]
+        attached += [a for x in self.store.all(api.Task) if x.status.state <= api.RUNNING for a in x.networks]
+        held += [(a.network.id, address) for a in attached for address in a.addresses]
+        numbers = [(network_id, address.partition("/")[0]) for network_id, address in held]
+        assert len(numbers) == len(set(numbers)), sorted(numbers)
+        networks = {a.network.id: a.network for a in attached} | {n.id: n for n in self.store.all(api.Network)}
+        subnets = [IPv4Network(c.subnet) for n in networks.values() for c in n.ipam.configs if c.subnet]
+        assert not any(one.overlaps(other) for one, other in combinations(subnets, 2)), subnets
+        vnis = [n.driver_state.options[VNI_OPTION] for n in networks.values() if VNI_OPTION in n.driver_state.options]
+        assert len(vnis) == len(set(vnis)), vnis
 
 
 def next_state(task: api.Task) -> api.TaskState | None:

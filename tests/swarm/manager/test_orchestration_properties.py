@@ -20,11 +20,15 @@ from tests.swarm.manager.leader_harness import LeaderHarness, report
 ENDS = (api.FAILED, api.COMPLETE, api.REJECTED)
 SERVICES = ("web", "db", "agent", "batch")
 NODES = ("n1", "n2", "n3", "n4")
+NETWORKS = ("front", "back")
 
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(
-            ("scale", "update", "rollback", "remove", "fail", "down", "availability", "label", "gone", "tick", "elect")
+            (
+                *("scale", "update", "rollback", "remove", "fail", "down", "availability", "label", "gone", "tick"),
+                *("elect", "network", "network"),
+            )
         ),
         st.integers(0, 10**6),
     ),
@@ -42,6 +46,8 @@ class Workload:
         self.order = "start-first" if start_first else "stop-first"
         for name in NODES:
             commands.node(self.harness, "add", name, {"cpus": "4", "label.zone": name[-1]})
+        for name in ("ingress", *NETWORKS):
+            self.add_network(name)
         self.create("web")
         self.create("agent")
 
@@ -53,7 +59,37 @@ class Workload:
             settings |= {"mode": "replicated_job", "completions": "5", "concurrent": "2"}
         else:
             settings |= {"replicas": "3", "update.order": self.order, "update.monitor": "1s"}
+            settings |= {"network": "back"} if name == "db" else {"network": "front", "port": "80"}
         commands.service(self.harness, "create", name, settings)
+
+    def add_network(self, name: str) -> None:
+        """A network of the cluster; front has room for 29 holders of addresses."""
+        network = api.Network(id=name)
+        network.spec.annotations.name = name
+        network.spec.ingress = name == "ingress"
+        if name == "front":
+            network.spec.ipam.configs.add(subnet="10.20.0.0/27")
+        self.harness.write(lambda tx: tx.create(network))
+
+    def change_network(self, rng: Random) -> None:
+        """Create a network that is missing, remove one as no user could, or move a service to another."""
+        name = rng.choice(NETWORKS)
+        store = self.harness.store
+        service = store.get(api.Service, rng.choice(SERVICES))
+        if store.get(api.Network, name) is None:
+            self.add_network(name)
+        elif service is not None and not t.is_job(service.spec) and rng.random() < 0.7:
+            service_id, networks = service.id, rng.sample(NETWORKS, rng.randrange(3))
+
+            def move(tx: Tx) -> None:
+                spec = tx.edit(api.Service, service_id).spec
+                del spec.task.networks[:]
+                for target in networks:
+                    spec.task.networks.add(target=target)
+
+            self.harness.write(move)
+        elif not any(service.spec.task.networks for service in store.all(api.Service)):
+            self.harness.write(lambda tx: tx.remove(api.Network, name))
 
     def service(self, pick: int) -> api.Service | None:
         return self.harness.store.get(api.Service, SERVICES[pick % len(SERVICES)])
@@ -78,6 +114,8 @@ class Workload:
             commands.service(harness, "rm", service.id, {})
         elif operation == "fail":
             self.fail(rng)
+        elif operation == "network":
+            self.change_network(rng)
         elif operation in ("down", "availability", "label", "gone"):
             self.change_node(operation, node, rng, NODES[pick % len(NODES)])
         elif operation == "tick":
@@ -107,7 +145,10 @@ class Workload:
             self.harness.write(lambda tx: report(tx, task_id, rng.choice(ENDS), "test"))
 
     def recover(self) -> None:
-        """All nodes are well again, updates are resumed, and time passes."""
+        """All nodes are well again, all networks are there, updates are resumed, and time passes."""
+        for name in NETWORKS:
+            if self.harness.store.get(api.Network, name) is None:
+                self.add_network(name)
         for name in NODES:
             node = self.harness.store.get(api.Node, name)
             if node is None:
@@ -159,6 +200,7 @@ def test_running_the_stages_again_changes_nothing(seed: int, operations: list[tu
         names = [("service", x.id) for x in harness.store.all(api.Service)]
         names += [("node", x.id) for x in harness.store.all(api.Node)]
         names += [("task", x.id) for x in harness.store.all(api.Task)]
+        names += [("network", x.id) for x in harness.store.all(api.Network)]
         for kind, object_id in names * 2:
             stage.note(kind, object_id)
         stage.run(tx)
@@ -182,6 +224,27 @@ def test_what_stages_keep_beside_the_store_is_what_the_store_says(seed: int, ope
         fresh.account(task.id, task)
     assert _sums(scheduler.nodes) == _sums(fresh)
     assert allocator.audit(store)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32), operations=OPERATIONS)
+def test_nothing_is_held_when_everything_is_removed(seed: int, operations: list[tuple[str, int]]) -> None:
+    work = Workload(seed, start_first=False)
+    for operation, pick in operations:
+        work.perform(operation, pick)
+    work.recover()
+    harness = work.harness
+    for service in list(harness.store.all(api.Service)):
+        commands.service(harness, "rm", service.id, {})
+    harness.tick(600.0)
+    for network in list(harness.store.all(api.Network)):
+        network_id = network.id
+        harness.write(lambda tx, network_id=network_id: tx.remove(api.Network, network_id))  # type: ignore[misc]
+    allocator = harness.stages["allocator"]
+    assert isinstance(allocator, AllocatorStage)
+    assert allocator.holdings.state() == ({}, {}, {})
+    assert allocator.ports.state() == {}
+    assert not any(node.attachments for node in harness.store.all(api.Node))
 
 
 def _sums(nodes: NodeSet) -> dict[str, tuple[object, ...]]:

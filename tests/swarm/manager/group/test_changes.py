@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -302,3 +303,28 @@ def test_the_status_of_a_manager_tells_what_it_knows_and_how_often_what_happened
     (other,) = lab.manager.status().others
     assert other.ours is False
     assert not lab.manager.status().undetermined
+
+
+def test_a_join_shows_the_key_of_the_joiner_and_an_older_copy_of_it_cannot_join_or_move_it() -> None:
+    lab = Lab()
+
+    def known(tx: Tx) -> None:
+        node = api.Node(id="n2", role=api.MANAGER)
+        node.spec.desired_role = api.MANAGER
+        node.authority.key = b"old"
+        node.authority.issued.append(b"new")
+        node.authority.certified_from.FromSeconds(500)
+        tx.create(node)
+
+    lab.tell(Write(known))
+    old, new = (replace(JOINER, key=key, not_before=500.0) for key in (b"old", b"new"))
+    lab.join(new)
+    raft_id(lab.tell(PeerChecked(lab.stream, "", True)))
+    node = lab.manager.store.get(api.Node, "n2")
+    assert node is not None
+    assert (node.authority.key, list(node.authority.issued)) == (b"new", [])
+    effects = lab.join(old, "10.0.0.66:2377")
+    assert not any(isinstance(effect, CheckPeer) for effect in effects)
+    (refusal,) = (effect for effect in effects if isinstance(effect, StreamEnd))
+    assert "the certificate is superseded" in str(refusal.error)
+    assert [member.addr for member in lab.manager.group.members.values()] == ["10.0.0.1:2377", "10.0.0.2:2377"]
