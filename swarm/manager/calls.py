@@ -35,6 +35,7 @@ from swarm.manager.events import (
 )
 from swarm.manager.group.members import RaftGroup
 from swarm.manager.service import Service
+from swarm.manager.shares import Shares
 from swarm.raft import events
 from swarm.raft.raft import Raft
 from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
@@ -94,6 +95,7 @@ class Calls:
     ) -> None:
         """reads: names of the calls that change nothing, so that another leader may be asked again."""
         self.counts = Counts()
+        self.shares = Shares()
         self._reads = reads
         self._raft = raft
         self._group = group
@@ -180,9 +182,10 @@ class Calls:
 
     def take_waiting(self) -> list[Call]:
         """The calls that wait for a leader, oldest first; they wait no more."""
-        taken = [self._open.pop(stream).call for stream in sorted(self._waiting)]
+        taken = [call for stream in sorted(self._waiting) if (call := self._open.pop(stream).call) is not None]
         self._waiting.clear()
-        return [call for call in taken if call is not None]
+        self.shares.served(taken)
+        return taken
 
     # --- calls without a leader ------------------------------------------------------------------------------------
 
@@ -369,12 +372,20 @@ class Calls:
                 self._refuse(found.call, NoLeader())
         return again
 
+    def stalled(self, missed_s: float) -> None:
+        """This process stood still for so long (swarm/attention.py): no call has waited for a leader meanwhile."""
+        self._gone_at = self._gone_at and self._gone_at + missed_s
+        self._leaderless_since = self._leaderless_since and self._leaderless_since + missed_s
+        for found in self._open.values():
+            found.until += missed_s
+            if found.call is not None and found.call.since is not None:
+                found.call = replace(found.call, since=found.call.since + missed_s)
+        self._alarms = [(until + missed_s, stream) for until, stream in self._alarms]
+
     def deadline(self) -> float | None:
         """When expire has something to do."""
-        alarm, gone_at = self._next_alarm(), self._gone_at if self._forwards else None
-        if alarm is None or gone_at is None:
-            return gone_at if alarm is None else alarm
-        return min(alarm, gone_at)
+        times = (self._next_alarm(), self._gone_at if self._forwards else None)
+        return min((at for at in times if at is not None), default=None)
 
     def _next_alarm(self) -> float | None:
         alarms = self._alarms

@@ -132,6 +132,9 @@ class CertificateAuthority:
         """See Service.deadline."""
         return None
 
+    def stalled(self, missed_s: float, now: float) -> None:
+        """See Service.stalled: it judges nobody by time."""
+
     def stop(self) -> Sequence[Effect]:
         """End the calls of waiting nodes: they must ask another manager."""
         streams = list(self._node_of)

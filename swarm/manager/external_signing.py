@@ -83,6 +83,9 @@ class ExternalSigning:
         idle = [node_id for node_id in self._waiting if node_id not in self._asked] if self._urls else ()
         return self._resume_s if idle and len(self._asked) < self._limit else None
 
+    def stalled(self, missed_s: float, now: float) -> None:
+        """See Service.stalled: it judges nobody by time."""
+
     def stop(self) -> Sequence[Effect]:
         """Forget everything; the next leader asks again."""
         return ()

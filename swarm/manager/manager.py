@@ -27,8 +27,9 @@ from random import Random
 
 import structlog
 
-from swarm import api
+from swarm import api, defaults
 from swarm.api import raftpb, rpc
+from swarm.attention import Attention
 from swarm.errors import Internal, NotTaken, SwarmError, Unavailable, Unimplemented
 from swarm.manager import node_keys
 from swarm.manager.calls import Calls
@@ -83,6 +84,7 @@ class Manager:
         self.group = RaftGroup(raft.config.raft_id)
         self._parts = parts
         self._strict = strict
+        self._attention = Attention()
         out: list[ManagerEffect] = []
         tags = itertools.count(1)
         self._out = out
@@ -99,6 +101,7 @@ class Manager:
 
     def handle(self, event: ManagerEvent | None, now: float) -> list[ManagerEffect]:
         """See Machine.handle."""
+        self._look(now)
         match event:
             case Call():
                 self._call(event, now)
@@ -144,13 +147,19 @@ class Manager:
                 self._consensus.step(event, now)
             case _:
                 self._consensus.step(event, now)
-        self._decide(now)
-        out = list(self._out)
-        self._out.clear()
-        return out
+        return self._decide(now)
 
-    def _decide(self, now: float) -> None:
-        """What follows from any event."""
+    def _look(self, now: float) -> None:
+        """If this process stood still, or its clock jumped, that counts against nobody (swarm/attention.py)."""
+        if missed_s := self._attention.missed_s(now):
+            log.warning("manager.stalled", missed_s=round(missed_s, 1))
+            self._leading.stalled(missed_s, now)
+            self._calls.stalled(missed_s)
+            self._messages.streams.stalled(missed_s)
+        self._attention.due = now + defaults.ATTENTION_S
+
+    def _decide(self, now: float) -> list[ManagerEffect]:
+        """What follows from any event; all that is to be done now."""
         changes, leading = self._changes, self._leading
         if leading.leader is not None:
             changes.yield_leadership(now)
@@ -161,11 +170,21 @@ class Manager:
             self._consensus.step(events.Propose(leading.pass_tag, entry), now)
         for member in self.group.dials(now):
             self._out.append(DialPeer(member.raft_id, member.node_id, member.addr))
+        out = list(self._out)
+        self._out.clear()
+        self._calls.shares.answered(out)
+        return out
 
     def deadline(self) -> float | None:
         """See Machine.deadline."""
         leading = self._leading.deadline(passes=not self.raft.transferring)
-        candidates = (self.raft.deadline(), leading, self._calls.deadline(), self._persistence.deadline())
+        candidates = (
+            self.raft.deadline(),
+            leading,
+            self._calls.deadline(),
+            self._persistence.deadline(),
+            self._attention.due,
+        )
         return min((due for due in candidates if due is not None), default=None)
 
     def restore(self, snapshot: raftpb.Snapshot) -> None:
@@ -249,6 +268,8 @@ class Manager:
             self._messages.resolve(call)
         elif (refusal := self.judge.refusal(method, call.peer)) is not None:
             self._out.append(StreamEnd(call.stream, refusal))
+        elif (full := self._calls.shares.admit(call, waits=not (self.leading or self.raft.leader))) is not None:
+            self._out.append(StreamEnd(call.stream, full))
         elif method == rpc.JOIN.name and (answer := self._changes.known_joiner(call)) is not None:
             self._out.append(answer)
         elif self._persistence.trouble and call.peer.local and method in self._parts.writes:
@@ -273,9 +294,8 @@ class Manager:
             self._calls.at_service(call, service)
             self._leading.serve(service, call, now)
         elif (write := self._parts.writes.get(method)) is not None and call.request is not None:
-            request = call.request
             self._calls.at_write(call)
-            self._leading.submit(Write(lambda tx: write(tx, request), call.stream), now)
+            self._leading.submit_call(call.stream, call.request, write, self._parts.checks.get(method), now)
         elif method in self._parts.reads:
             self._consensus.step(events.ReadBarrier(self._calls.at_barrier(call)), now)
         else:
@@ -293,6 +313,8 @@ class Manager:
         self._changes.join(call)
 
     def _more(self, event: StreamData | StreamEnd, now: float) -> None:
+        if isinstance(event, StreamEnd) and event.error is not None:
+            self._calls.shares.hung_up(event.stream)
         if event.stream in self._messages.streams:
             self._messages.more(event, now)
         elif (service := self._calls.more(event)) is not None:
@@ -311,6 +333,10 @@ class Manager:
     def waiting_bytes(self, stream: int) -> int:
         """What a client stream sent that waits here until the leader can be given it."""
         return self._calls.waiting_bytes(stream)
+
+    def reader_of(self, publication: int) -> int | None:
+        """The call that gets what a node publishes on this stream; None for any other stream."""
+        return self._leading.reader_of(publication)
 
     # --- what the group decides (Above) ----------------------------------------------------------------------------
 

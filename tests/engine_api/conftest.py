@@ -106,6 +106,7 @@ class FakeBackend:
         handler = self._table[method.name]
         if not handler.write:
             return method.checked_response(handler.function(self.store, request))
+        handler.check(request)
         self.now += 1
         tx = Tx(self.store, self.now, self.rng)
         with tx.savepoint():

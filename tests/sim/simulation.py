@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.sim import calm, convergence, laggard
+from tests.sim import calm, convergence, laggard, pauses
 from tests.sim.intruder import Intruder
 from tests.sim.outcome import Outcome
 from tests.sim.workload import Workload
@@ -25,6 +25,7 @@ def simulate(seed: int, faults_s: float = FAULTS_S, echo: Callable[[str], None] 
             intruder.start()
         calm.change_roles(world)
         laggard.swap_two_behind(world)
+        pauses.pause_some(world)
         workload = Workload(world)
         world.suffer()
         workload.start()

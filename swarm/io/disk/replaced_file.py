@@ -35,7 +35,7 @@ def rewritten(path: Path) -> Path:
 def discard(path: Path) -> None:
     """The commit did not happen, or there was no rewrite: delete the files of one. Blocks. Raises OSError."""
     for file in (rewritten(path), copy_of(path)):
-        for suffix in ("", *_SQLITE_SUFFIXES):
+        for suffix in ("", *_SQLITE_SUFFIXES, "-mark"):
             file.with_name(file.name + suffix).unlink(missing_ok=True)
 
 

@@ -4,7 +4,8 @@ Theory of operation. A node registers by opening Session. Once the store says th
 ID that all its other calls carry. From then on its heartbeats keep it alive; after three periods of silence it is DOWN,
 and after a day DOWN its tasks are ORPHANED. Nodes that another leader knew are UNKNOWN until they come back, for six
 periods at most. A sideswarm node whose engine has ended says so in a last heartbeat and is DOWN at once. A new session,
-silence, or removal of the node ends all streams of the old session.
+silence, or removal of the node ends all streams of the old session. Time for which this process stood still is no
+silence of theirs (swarm/attention.py).
 
 Committed changes are routed by node ID, so a change costs the same with one agent or five thousand: SessionMessage
 goes to a node when the node's object changes, to all when managers, keys or root certificates do; tasks go to the
@@ -29,7 +30,7 @@ from swarm.api.methods import Method, Req
 from swarm.api.timestamps import seconds, set_seconds
 from swarm.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, SwarmError
 from swarm.manager.dispatcher.assignments import AssignmentSet
-from swarm.manager.dispatcher.nodes import Registrations
+from swarm.manager.dispatcher.nodes import DownNodes, Registrations
 from swarm.manager.dispatcher.updates import (
     NodeState,
     Orphaned,
@@ -119,7 +120,7 @@ class Dispatcher:
         self._registrations = Registrations(rng)
         self._updates = Updates()
         self._key_guard = KeyGuard()
-        self._down: dict[str, float] = {}
+        self._down = DownNodes()
         self._sessions: dict[int, _Session] = {}
         self._feeds: dict[int, _Feed] = {}
         self._sessions_of: dict[str, dict[int, None]] = {}
@@ -194,9 +195,7 @@ class Dispatcher:
                 continue
             message = DOWN_MESSAGE if registration.session_id else DOWN_FROM_UNKNOWN_MESSAGE
             effects += self._down_now(registration.node_id, message)
-        while self._down and next(iter(self._down.values())) <= now:
-            node_id = next(iter(self._down))
-            del self._down[node_id]
+        for node_id in self._down.take_overdue(now):
             self._updates.add(Orphaned(node_id))
         return effects + self._send() + self._updates.take(now)
 
@@ -208,11 +207,16 @@ class Dispatcher:
             return DUE_NOW
         times = (
             self._registrations.deadline(),
-            next(iter(self._down.values()), None),
+            self._down.deadline(),
             self._due_feeds[0][0] if self._due_feeds else None,
             self._updates.deadline(),
         )
         return min((t for t in times if t is not None), default=None)
+
+    def stalled(self, missed_s: float, now: float) -> None:
+        """See swarm.manager.service.Service. What nodes sent meanwhile is not read yet, and some gave up."""
+        self._registrations.stalled(missed_s, now)
+        self._down.stalled(missed_s)
 
     def stop(self) -> Sequence[Effect]:
         """See swarm.manager.service.Service."""
@@ -236,7 +240,7 @@ class Dispatcher:
         """Begin a leadership: no node has been heard of yet, so all are unknown, or still down."""
         for node in self._store.all(api.Node):
             if node.status.state == api.NodeStatus.DOWN:
-                self._set_down(node.id)
+                self._down.add(node.id, self._now)
             else:
                 self._registrations.add_unknown(node.id, self._now)
                 self._updates.add(NodeState(node.id, api.NodeStatus.UNKNOWN, UNKNOWN_MESSAGE))
@@ -252,7 +256,7 @@ class Dispatcher:
         ready = NodeState(node_id, api.NodeStatus.READY, "", call.peer.host, description, (call.peer,))
         effects = self._open(self._sessions, self._sessions_of, call.stream, node_id, _Session(node_id))
         session_id = request.session_id if renewed else ""
-        self._down.pop(node_id, None)
+        self._down.discard(node_id)
         if self._updates.idle and not ready.changes(node):
             return effects + self._registered(call, node_id, session_id, None)
         self._updates.add(ready)
@@ -339,12 +343,8 @@ class Dispatcher:
     def _down_now(self, node_id: str, message: str) -> list[Effect]:
         """The node is lost: end its session, so that its tasks are replaced on other nodes."""
         self._updates.add(NodeState(node_id, api.NodeStatus.DOWN, message))
-        self._set_down(node_id)
+        self._down.add(node_id, self._now)
         return self._end_streams(node_id, NotFound("node not registered"))
-
-    def _set_down(self, node_id: str) -> None:
-        self._down.pop(node_id, None)
-        self._down[node_id] = self._now + defaults.ORPHAN_TASKS_AFTER_S
 
     # --- reports ---------------------------------------------------------------------------------------------------
 
@@ -462,7 +462,7 @@ class Dispatcher:
             self._untold.update(dict.fromkeys(self._sessions_of.get(change.object_id, ())))
             return []
         self._registrations.drop(change.object_id)
-        self._down.pop(change.object_id, None)
+        self._down.discard(change.object_id)
         return self._end_streams(change.object_id, Aborted("node must disconnect"))
 
     def _open(

@@ -47,13 +47,14 @@ _CANCELLED_AT_STOP = (
 
 @dataclass
 class Disk:
-    """What outlives the daemon. log: the raft ID of the member whose log is there, 0: none."""
+    """What outlives the daemon. log: the raft ID of the member whose log is there, 0: none. damaged: part is lost."""
 
     state: NodeState | None = None
     root_pem: bytes = b""
     certificate_pem: bytes = b""
     unlock_key: bytes = b""
     log: int = 0
+    damaged: bool = False
 
 
 class Issuer:
@@ -359,8 +360,7 @@ class Daemon:
         return events.Identity(self.disk.certificate_pem, self.disk.root_pem)
 
     def _start_manager(self, effect: events.StartManager) -> events.ManagerUp:
-        if effect.state.raft_id and effect.state.raft_id != self.disk.log:
-            raise LogLost("the log is gone")
+        _open_log(self.disk, effect)
         if not self.disk.log:
             self.disk.log = next(self._raft_ids)
         self.manager, self.removed = effect.tag, False
@@ -372,6 +372,19 @@ class Daemon:
         return events.ManagerDown(self.disk.log, OTHERS, self.removed)
 
 
+def _open_log(disk: Disk, effect: events.StartManager) -> None:
+    """Raises LogLost."""
+    match effect.on_loss:
+        case events.OnLoss.REJOIN:
+            disk.log, disk.damaged = 0, False
+        case events.OnLoss.ACCEPT:
+            disk.damaged = False
+        case events.OnLoss.REFUSE:
+            joined_again = disk.log not in (0, *effect.state.past_raft_ids)
+            if disk.damaged or (effect.state.raft_id and not joined_again):
+                raise LogLost("the log is gone")
+
+
 def check(daemon: Daemon, effect: events.TaggedEffect) -> None:
     """What a machine must never want of its daemon."""
     match effect:
@@ -381,6 +394,9 @@ def check(daemon: Daemon, effect: events.TaggedEffect) -> None:
             daemon.left_swarm = False
         case events.StartManager():
             assert not daemon.manager, "one manager at a time"
+            rejoins = effect.on_loss is events.OnLoss.REJOIN
+            assert not rejoins or effect.state.other_managers(), "somebody must let it join"
+            assert effect.on_loss is not events.OnLoss.ACCEPT or effect.force_new_cluster
             assert not any(isinstance(held, events.StartManager) for held in daemon.held), "one start at a time"
             assert identity_of(daemon.disk.certificate_pem).role == MANAGER_ROLE, "a manager needs its certificate"
             assert daemon.disk.certificate_pem != daemon.removed_with, "who was removed needs another certificate"
