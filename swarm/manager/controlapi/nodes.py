@@ -24,6 +24,7 @@ from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
 
 NO_MORE_MANAGERS = f"the swarm has {defaults.MANAGERS_MAX} managers, as many as it may have; demote one first"
+NO_QUORUM_LEFT = "can't remove member from the raft: this would result in a loss of quorum"
 
 
 class Members(Protocol):
@@ -106,7 +107,7 @@ def _check_demotion(view: View, node: api.Node, members: Members) -> None:
     if not members.is_member(node.id):
         raise NotFound("can't find manager in raft memberlist")
     if not members.can_remove(node.id):
-        raise FailedPrecondition("can't remove member from the raft: this would result in a loss of quorum")
+        raise FailedPrecondition(NO_QUORUM_LEFT)
 
 
 def remove_node(tx: Tx, request: api.RemoveNodeRequest, members: Members) -> api.RemoveNodeResponse:
@@ -119,6 +120,8 @@ def remove_node(tx: Tx, request: api.RemoveNodeRequest, members: Members) -> api
         )
     if not request.force and node.status.state == api.NodeStatus.READY:
         raise FailedPrecondition(f"node {node.id} is not down and can't be removed")
+    if members.is_member(node.id) and not members.can_remove(node.id):  # of a removed node the group hears no vote
+        raise FailedPrecondition(NO_QUORUM_LEFT)
     found = next(tx.find(api.Cluster, "name", defaults.CLUSTER_NAME), None)
     if found is None:
         raise Internal("could not fetch cluster object")

@@ -341,6 +341,19 @@ def test_a_demoted_manager_that_left_the_group_can_be_removed(control: Any) -> N
     assert control.store.get(api.Node, "m2") is None
 
 
+def test_a_demoted_member_that_the_quorum_needs_is_not_removed(control: Any) -> None:
+    """Nothing that a removed node says counts, so its vote would be missing until the group has removed it."""
+    _managers(control, "m2")
+    tx = control.tx()
+    tx.edit(api.Node, "m2").spec.desired_role = api.WORKER
+    control.commit(tx)
+    refused = control.refused("RemoveNode", api.RemoveNodeRequest(node_id="m2", force=True))
+    assert "loss of quorum" in refused
+    control.group.removable.append("m2")
+    control.call("RemoveNode", api.RemoveNodeRequest(node_id="m2", force=True))
+    assert control.store.get(api.Node, "m2") is None
+
+
 # --- secrets and configs -------------------------------------------------------------------------------------------
 
 
