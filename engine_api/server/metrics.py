@@ -19,7 +19,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from engine_api.config import host_and_port
@@ -55,6 +55,12 @@ class NodeCollector(Collector):
             "outcome",
             counts.external_ca,
         )
+
+        unread = GaugeMetricFamily(
+            "sideswarm_unread_bytes", "What readers in this process have not taken yet.", labels=["of"]
+        )
+        unread.add_metric(["streams"], counts.unread_bytes["streams"])
+        yield unread
 
     def _family(self, name: str, text: str, label: str, counted: Mapping[str, int]) -> Metric:
         family = CounterMetricFamily(name, text, labels=[label])

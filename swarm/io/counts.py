@@ -16,9 +16,11 @@ class Counts:
     """certificate_errors: connections of nodes whose certificate is not valid now, by whether it can still be renewed.
 
     renewals: attempts to renew this node's certificate, by "renewed" and "failed". external_ca: requests to external
-    certificate authorities, by "answered", "refused" and "failed".
+    certificate authorities, by "answered", "refused" and "failed". unread_bytes: what readers in this process have not
+    taken yet, of "streams" such as logs; it goes down as well.
     """
 
     certificate_errors: Counter[bool] = field(default_factory=Counter)
     renewals: Counter[str] = field(default_factory=Counter)
     external_ca: Counter[str] = field(default_factory=Counter)
+    unread_bytes: Counter[str] = field(default_factory=Counter)

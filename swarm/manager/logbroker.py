@@ -269,14 +269,8 @@ class LogBroker:
 
     # --- nodes -----------------------------------------------------------------------------------------------------
 
-    def _node_id(self, call: Call) -> str:
-        node_id = call.peer.node_id or (self._own_node_id if call.peer.local else "")
-        if not node_id:
-            raise PermissionDenied("no client certificates in request")
-        return node_id
-
     def _listen(self, call: Call) -> list[Effect]:
-        node_id = self._node_id(call)
+        node_id = _publisher(call, self._own_node_id)
         self._listeners[call.stream] = node_id
         streams = self._listeners_of.setdefault(node_id, {})
         streams[call.stream] = None
@@ -293,7 +287,7 @@ class LogBroker:
         return effects
 
     def _publish(self, call: Call) -> list[Effect]:
-        self._publications[call.stream] = _Publication(self._node_id(call))
+        self._publications[call.stream] = _Publication(_publisher(call, self._own_node_id))
         return []
 
     def _lines(self, event: StreamData) -> list[Effect]:
@@ -383,6 +377,14 @@ class LogBroker:
         if stream is not None:
             effects += self._node_done(stream, publication.node_id, "")
         return effects
+
+
+def _publisher(call: Call, own_node_id: str) -> str:
+    """The ID of the node that calls. Raises PermissionDenied."""
+    node_id = call.peer.node_id or (own_node_id if call.peer.local else "")
+    if not node_id:
+        raise PermissionDenied("no client certificates in request")
+    return node_id
 
 
 def _follow_keys(selector: api.LogSelector) -> list[tuple[str, str]]:

@@ -330,13 +330,9 @@ class Manager:
             for word in words:
                 self._more(word, now)
 
-    def waiting_bytes(self, stream: int) -> int:
-        """What a client stream sent that waits here until the leader can be given it."""
-        return self._calls.waiting_bytes(stream)
-
-    def reader_of(self, publication: int) -> int | None:
-        """The call that gets what a node publishes on this stream; None for any other stream."""
-        return self._leading.reader_of(publication)
+    def passed_on(self, stream: int) -> tuple[int, int | None]:
+        """Of a client stream: bytes that wait here for the leader, and the call that reads the logs that it brings."""
+        return self._calls.waiting_bytes(stream), self._leading.reader_of(stream)
 
     # --- what the group decides (Above) ----------------------------------------------------------------------------
 

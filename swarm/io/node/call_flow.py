@@ -40,8 +40,8 @@ class CallFlow:
         """
         if self.manager is None or self.peers is None:
             return 0
-        waiting = self.manager.waiting_bytes(stream) + self.peers.waiting_bytes(stream)
-        reader = self.manager.reader_of(stream)
+        waiting, reader = self.manager.passed_on(stream)
+        waiting += self.peers.waiting_bytes(stream)
         if reader is None:
             return waiting
         unread = self._local.waiting_bytes(reader) + self._server.buffered(reader)

@@ -7,6 +7,7 @@ What waits for the reader of a stream is counted in bytes. Logs are held back at
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from google.protobuf.message import Message
@@ -24,7 +25,7 @@ Word = Call | StreamData | StreamEnd
 class LocalCalls:
     """Calls without a network. put: the manager's inbox; streams: numbers shared with the manager's RPC server.
 
-    taken: called with the number of a stream when its reader has taken a message.
+    taken: called with the number of a stream when its reader has taken a message. unread_bytes: see Counts.
     """
 
     def __init__(
@@ -32,10 +33,12 @@ class LocalCalls:
         put: Callable[[Word], None],
         streams: Iterator[int],
         taken: Callable[[int], None] = lambda stream: None,
+        unread_bytes: Counter[str] | None = None,
     ) -> None:
         self._put = put
         self._streams = streams
         self._taken = taken
+        self._unread = Counter() if unread_bytes is None else unread_bytes
         self._listeners: dict[int, Callable[[Answer], None]] = {}
         self._waiting: dict[int, int] = {}  # bytes for each reader
         self._paused: dict[int, asyncio.Future[None]] = {}
@@ -98,6 +101,7 @@ class LocalCalls:
     def _count(self, stream: int, size: int) -> None:
         self._waiting[stream] += size
         self.waiting_bytes_of_all += size
+        self._unread["streams"] += size
 
     def pause(self, stream: int) -> None:
         """The sender of this client stream has to wait in writable()."""
@@ -171,7 +175,8 @@ class LocalCalls:
                     return
         finally:
             self.cancel(stream)
-            self.waiting_bytes_of_all -= self._waiting.pop(stream)
+            self._count(stream, -self._waiting[stream])
+            del self._waiting[stream]
 
     def fail_all(self, error: SwarmError) -> None:
         """The manager stops: every open call ends with this error."""

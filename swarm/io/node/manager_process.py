@@ -152,11 +152,13 @@ class ManagerProcess:
         self._rng = rng
         self._inbox: Inbox[ManagerEvent] = Inbox()
         self._streams = itertools.count(1)
-        self.local = LocalCalls(self._incoming, self._streams, lambda stream: self._calls.taken(stream))
+        self._counts = counts or Counts()
+        self.local = LocalCalls(
+            self._incoming, self._streams, lambda stream: self._calls.taken(stream), self._counts.unread_bytes
+        )
         self._file = directory / LOG_FILE
         self.disk = RaftDisk(self._file, sealer, files=disk)
         authorizer = ClusterAuthorizer(settings.cluster_id, self._is_blacklisted, self._why_no_manager)
-        self._counts = counts or Counts()
         errors = self._counts.certificate_errors
         self._server = RpcServer(self._incoming, tls_context, authorizer, self._streams, self._hosts_of_members, errors)
         self._calls = CallFlow(self._server, self.local)

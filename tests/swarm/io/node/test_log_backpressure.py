@@ -23,6 +23,7 @@ from swarm.io.node.local_calls import LocalCalls
 from swarm.io.node.manager_process import ManagerProcess, ManagerSettings
 from swarm.io.process import Clock
 from swarm.rpc import WORKER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
+from swarm.store.tx import Tx
 
 if TYPE_CHECKING:
     from tests.conftest import Authority
@@ -94,6 +95,12 @@ async def _read(reader: AsyncIterator[api.SubscribeLogsMessage], lines: int) -> 
     return size
 
 
+def add_managers(tx: Tx) -> None:
+    """The nodes of both managers."""
+    for node_id in ("manager1", "manager2"):
+        tx.create(api.Node(id=node_id, role=api.MANAGER)).spec.desired_role = api.MANAGER
+
+
 @pytest.fixture
 async def managers(tmp_path: Path, authority: Authority) -> AsyncIterator[list[ManagerProcess]]:
     """A leader and a follower."""
@@ -117,6 +124,7 @@ async def managers(tmp_path: Path, authority: Authority) -> AsyncIterator[list[M
         found.append(manager)
         if number == 1:
             await manager.wait_leader(5.0)
+            await manager.write(add_managers, 5.0)
     yield found
     for manager in reversed(found):
         await manager.close()
