@@ -77,6 +77,12 @@ class _Open:
     sent: bool = False
     early: list[StreamData | StreamEnd] = field(default_factory=list)
 
+    def stalled(self, missed_s: float) -> None:
+        """See Calls.stalled."""
+        self.until += missed_s
+        if self.call is not None and self.call.since is not None:
+            self.call = replace(self.call, since=self.call.since + missed_s)
+
 
 @dataclass(slots=True)
 class Counts:
@@ -377,9 +383,7 @@ class Calls:
         self._gone_at = self._gone_at and self._gone_at + missed_s
         self._leaderless_since = self._leaderless_since and self._leaderless_since + missed_s
         for found in self._open.values():
-            found.until += missed_s
-            if found.call is not None and found.call.since is not None:
-                found.call = replace(found.call, since=found.call.since + missed_s)
+            found.stalled(missed_s)
         self._alarms = [(until + missed_s, stream) for until, stream in self._alarms]
 
     def deadline(self) -> float | None:

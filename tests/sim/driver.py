@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from swarm.machine import Machine
+from swarm.rpc import Call
 from tests.sim.kernel import Kernel
 
 E = TypeVar("E")
@@ -33,6 +34,10 @@ class Clocked(Protocol):
     def world_delay(self, clock: float) -> float:
         """How long until its clock shows this."""
         ...
+
+
+def _is_local(event: object) -> bool:
+    return isinstance(event, Call) and event.peer.local
 
 
 class Driver(Generic[E, X]):
@@ -116,6 +121,8 @@ class Driver(Generic[E, X]):
         deadline = self.machine.deadline()
         if self._started and deadline is not None and deadline <= self._process.clock():
             self._step(None)
+        if self._kernel.rng.random() < 0.5:  # sockets are read in any order: those of this host's clients perhaps first
+            self._inbox = deque(sorted(self._inbox, key=lambda event: not _is_local(event)))
 
     def _step(self, event: E | None) -> None:
         if event is not None:

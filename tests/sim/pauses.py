@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from random import Random
 
+from google.protobuf.message import Message
+
 from swarm import api
 from swarm.errors import SwarmError
+from tests.sim.history import Known
 from tests.sim.kernel import Script
+from tests.sim.linearizability import NEVER, Kind, explain
 from tests.sim.world import Node, World
 
 SHARE = 0.3
@@ -36,14 +40,22 @@ def pause_one(world: World, rng: Random) -> None:
     node = leader if leader is not None and rng.random() < 0.7 else rng.choice(world.alive())
     checkers = world.checkers
     before, checkers.downs = dict(_placed(world)), {}
-    alone = len(world.managing()) == 1
+    alone, seen = len(world.managing()) == 1, None
     if rng.random() < 0.25:
         _jump(world, node, rng.choice((5.0, 20.0, 90.0)))
     else:
         seconds = rng.uniform(5.0, 30.0)
+        others = [other for other in world.managing() if other is not node]
+        seen = Seen(world)
+        if node is leader and others:
+            world.scope.run(seen.create(node))
+            world.kernel.advance(world.kernel.now + 1.0)
+            world.scope.run(seen.ask_both(rng.choice(others), node, seconds))
         world.nature.pause(node, seconds)
         world.kernel.advance(world.kernel.now + seconds)
     world.kernel.advance(world.kernel.now + STEADY_S)
+    told = "\n".join(map(str, seen.config.operations if seen is not None else []))
+    assert seen is None or explain(seen.config.operations) is not None, f"no order explains this:\n{told}"
     spared = [] if alone and node is leader else [node.node_id]
     guilty = {node_id: why for node_id, why in checkers.downs.items() if node_id not in spared}
     assert not guilty, f"declared down because {node.name} stood still: {guilty}"
@@ -51,6 +63,56 @@ def pause_one(world: World, rng: Random) -> None:
     moved = [task for task, on in before.items() if on not in spared and after.get(task) != on]
     assert not moved, f"moved or ended because {node.name} stood still: {moved}"
     world.until(lambda: _all_ready(world), "nodes do not become ready after a pause", LIMIT_S)
+
+
+class Seen:
+    """A config that is changed through another manager while its leader stands still, and then read through that."""
+
+    def __init__(self, world: World) -> None:
+        self._kernel = world.kernel
+        self.config = Known("config", "", f"of {world.kernel.now}")
+
+    def create(self, node: Node) -> Script:
+        """Make it; if that fails, nothing is seen."""
+        request = api.CreateConfigRequest()
+        request.spec.annotations.name, request.spec.data = self.config.name.replace(" ", "-"), b"x"
+        called = self._kernel.now
+        answer = yield from self._call(node, "CreateConfig", request)
+        if answer is not None:
+            self.config.object_id, self.config.version = answer.config.id, answer.config.meta.version.index
+            self.config.note(Kind.CREATE, called, self._kernel.now, version=self.config.version)
+
+    def ask_both(self, other: Node, stopped: Node, seconds: float) -> Script:
+        """Shortly before the other one goes on."""
+        yield self._kernel.sleep(max(0.7 * seconds, seconds - 5.0))
+        if not self.config.object_id:
+            return
+        object_id, base, called = self.config.object_id, self.config.version, self._kernel.now
+        update = api.UpdateConfigRequest(config_id=object_id)
+        update.config_version.index = base
+        update.spec.annotations.name = self.config.name.replace(" ", "-")
+        update.spec.annotations.labels["changed"] = "yes"
+        answer = yield from self._call(other, "UpdateConfig", update)
+        if answer is None:
+            self.config.note(Kind.UPDATE, called, NEVER, base=base)
+        else:
+            version = answer.config.meta.version.index
+            self.config.note(Kind.UPDATE, called, self._kernel.now, base=base, version=version)
+        yield self._kernel.sleep(0.01)
+        called = self._kernel.now
+        answer = yield from self._call(stopped, "GetConfig", api.GetConfigRequest(config_id=object_id))
+        if answer is not None:
+            self.config.note(Kind.READ, called, self._kernel.now, version=answer.config.meta.version.index)
+
+    def _call(self, node: Node, method: str, request: Message) -> Script:
+        """The answer, or None."""
+        if node.manager is None:
+            return None
+        try:
+            return (yield from node.manager.call(f"Control/{method}", request, LIMIT_S))
+        except SwarmError as error:
+            self._kernel.say("not seen during a pause:", error)
+            return None
 
 
 def _jump(world: World, node: Node, seconds: float) -> None:
