@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +30,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives import serialization
 
 from certs.errors import InvalidCertificate, InvalidKey, InvalidUnlockKey, StoredKeyDamaged
+from certs.files import Files, OsFiles
 from certs.keys import PemBlock, load_certificates, load_private_key, pem_blocks, private_key_pem
 from certs.tls import Credentials
 from certs.tokens import UNLOCK_KEY_BYTES
@@ -48,6 +47,7 @@ _ENCRYPTED = "ENCRYPTED PRIVATE KEY"
 _PLAIN = "PRIVATE KEY"
 _RECORD_PLAIN = 0
 _RECORD_FERNET = 2
+_OS = OsFiles()
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,9 @@ class Present:
 class KeyStore:
     """The files of one directory, and their only writer. Methods raise OSError when the disk fails."""
 
-    def __init__(self, directory: Path | str) -> None:
+    def __init__(self, directory: Path | str, files: Files = _OS) -> None:
         self.directory = Path(directory)
+        self._files = files
         self._kek = Kek()
         self._raft_keys: RaftKeys | None = None
 
@@ -198,7 +199,7 @@ class KeyStore:
         """Forget everything: first the files, then the copies in memory."""
         for name in (KEY_FILE, CERTIFICATE_FILE, ROOT_FILE):
             for path in (self.directory / name, self.directory / _hidden(name), self.directory / _temporary(name)):
-                path.unlink(missing_ok=True)
+                self._files.remove(path)
         self._kek, self._raft_keys = Kek(), None
 
     def _raft_keys_for(self, kek: Kek) -> RaftKeys | None:
@@ -215,27 +216,16 @@ class KeyStore:
     # --- files -----------------------------------------------------------------------------------------------------
 
     def _read(self, name: str) -> bytes | None:
-        try:
-            return (self.directory / name).read_bytes()
-        except FileNotFoundError:
-            return None
+        return self._files.read(self.directory / name)
 
     def _write(self, name: str, data: bytes) -> None:
         """Replace a file so that after a crash it has either the whole old or the whole new content."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = self.directory / _temporary(name)
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        self._files.write(self.directory / _temporary(name), data)
         self._rename(_temporary(name), name)
 
     def _rename(self, old: str, new: str) -> None:
-        (self.directory / old).replace(self.directory / new)
-        with _opened(self.directory) as descriptor:
-            os.fsync(descriptor)
+        self._files.rename(self.directory / old, self.directory / new)
+        self._files.sync_directory(self.directory)
 
 
 def _hidden(name: str) -> str:
@@ -244,15 +234,6 @@ def _hidden(name: str) -> str:
 
 def _temporary(name: str) -> str:
     return f".{name}.tmp"
-
-
-@contextlib.contextmanager
-def _opened(directory: Path) -> Iterator[int]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 # --- the key file --------------------------------------------------------------------------------------------------

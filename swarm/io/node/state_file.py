@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from certs.files import Files, OsFiles
 from swarm.node.state import NodeState
 
 STATE_FILE = "state.json"
+_OS = OsFiles()
 
 
 class StateFile:
     """The state.json of the node in this directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, files: Files = _OS) -> None:
         self._file = directory / STATE_FILE
+        self._files = files
 
     def load(self) -> NodeState | None:
         """The state in the file; None if there is no file. Raises StateDamaged, OSError."""
-        return NodeState.from_json(self._file.read_text(errors="replace")) if self._file.exists() else None
+        found = self._files.read(self._file)
+        return NodeState.from_json(found.decode(errors="replace")) if found is not None else None
 
     def save(self, state: NodeState) -> None:
         """Replace it. Raises OSError."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._file.with_suffix(".new")
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as writing:
-            writing.write(state.to_json())
-            writing.flush()
-            os.fsync(writing.fileno())
-        temporary.replace(self._file)
+        self._files.write(temporary, state.to_json().encode())
+        self._files.rename(temporary, self._file)
 
     def drop(self) -> None:
         """Delete it. Raises OSError."""
-        self._file.unlink(missing_ok=True)
+        self._files.remove(self._file)
