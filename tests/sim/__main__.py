@@ -17,10 +17,11 @@ from multiprocessing import Pool
 
 import structlog
 
+from tests.sim.ailments import KINDS, USUAL
 from tests.sim.raft_story import simulate_cores
 from tests.sim.simulation import Outcome, simulate
 
-Simulate = Callable[[int], Outcome]
+Simulate = Callable[..., Outcome]
 Result = tuple[int, Outcome | None, str]
 
 
@@ -35,9 +36,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--trace", action="store_true", help="with --seed: print everything that happens")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--keep-going", action="store_true", help="run the other seeds after one that failed")
+    parser.add_argument("--ailments", choices=KINDS, nargs="*", default=sorted(USUAL), help="of disks and requests")
     options = parser.parse_args(arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    run_one = simulate_cores if options.cores else simulate
+    run_one = simulate_cores if options.cores else partial(simulate, ailments=frozenset(options.ailments))
     if options.seed is not None:
         outcome = run_one(options.seed, echo=say if options.trace else None)
         say(f"{outcome}")

@@ -277,7 +277,10 @@ class Workload:
 
     def finish(self) -> None:
         """Let what was begun come to its end; then nothing is drained or paused any more."""
+        self.world.until(self._finished, "calls without an end", FINISH_S)
+        self.world.scope.run(self.operators.activate_all())
+
+    def _finished(self) -> bool:
         for care in self.operators.cares():
             self.spawn(care)
-        self.world.until(lambda: not self.open, "calls without an end", FINISH_S)
-        self.world.scope.run(self.operators.activate_all())
+        return not self.open and not any(node.ailing for node in self.world.nodes)

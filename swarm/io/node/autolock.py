@@ -182,7 +182,7 @@ async def perform(operation: Operation, keys: KeyStore, manager: LockedManager |
         case Reseal():
             if manager is None:
                 raise Unavailable("the manager of this node does not run any more")
-            await manager.reseal(sealer_of(operation.raft_keys, rng), partial(_commit, keys, operation))
+            await manager.reseal(sealer_of(operation.raft_keys, rng), partial(commit, keys, operation))
             log.info("autolock.resealed", locked=True, version=keys.kek.version)
         case SaveRaftKeys(raft_keys):
             await asyncio.to_thread(keys.save_raft_keys, raft_keys)
@@ -212,7 +212,7 @@ def _name(key: bytes) -> int:
     return int.from_bytes(hashlib.sha256(b"name of a raft data key" + key).digest()[:4], "big")
 
 
-def _commit(keys: KeyStore, reseal: Reseal) -> None:
+def commit(keys: KeyStore, reseal: Reseal) -> None:
     """Replace the key file: the log that was written anew counts from then on."""
     if reseal.kek is None:
         keys.save_raft_keys(reseal.raft_keys)

@@ -28,7 +28,9 @@ class StateFile:
         temporary = self._file.with_suffix(".new")
         self._files.write(temporary, state.to_json().encode())
         self._files.rename(temporary, self._file)
+        self._files.sync_directory(self._file.parent)
 
     def drop(self) -> None:
         """Delete it. Raises OSError."""
         self._files.remove(self._file)
+        self._files.sync_directory(self._file.parent)
