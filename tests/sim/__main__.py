@@ -71,7 +71,9 @@ def run(found: Iterator[Result], deadline: float | None, keep_going: bool) -> in
         f"{sum(o.acknowledged for o in done)} acknowledged writes, {sum(o.reads for o in done)} reads, "
         f"converged after {max((o.converged_s for o in done), default=0.0):.1f} s at most; "
         f"{sum(o.lost for o in done)} disks lost, {sum(o.forced for o in done)} clusters forced, "
-        f"{sum(o.moved for o in done)} addresses changed, {sum(o.mixed for o in done)} mixed groups"
+        f"{sum(o.moved for o in done)} addresses changed, {sum(o.mixed for o in done)} mixed groups; "
+        + ", ".join(f"{kind} {sum(o.ailments.get(kind, 0) for o in done)}" for kind in KINDS)
+        + f", {sum(o.replaced for o in done)} nodes replaced"
     )
     return 1 if failed else 0
 

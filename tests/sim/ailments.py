@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 KINDS = ("errors", "interrupt", "flip", "vanish")
 USUAL = frozenset(("interrupt",))
 """Those that every world may have. The others are for: python -m tests.sim --ailments flip."""
+DAMAGE = frozenset(("flip", "vanish"))
 LOOKS = 3
 """How often an operator restarts a node that is in error before it is replaced."""
 
@@ -35,9 +36,27 @@ class Ailments:
         self.kinds = kinds
         self.counts = dict.fromkeys(KINDS, 0)
         self.replaced = 0
+        self._cared_for: list[Node] = []
         self._world = world
         self._kernel = world.kernel
         self._rng = Random(f"{world.kernel.seed}/ailments")
+        self.many = bool(kinds) and self._rng.random() < 0.4
+        """Whether this is a world of bad disks, whose operators change locks and roles all the time."""
+        if self.many and not kinds.isdisjoint(DAMAGE):
+            world.nature.loses_disks = True
+
+    def start(self) -> None:
+        """From now on things go wrong, in some worlds."""
+        if self.many:
+            self._kernel.at(self._rng.expovariate(0.3), self._act)
+
+    def _act(self) -> None:
+        alive = self._world.alive()
+        if not self._world.faulty:
+            return
+        if alive:
+            self.inflict(self._rng.choice(sorted(self.kinds)), self._rng.choice(alive))
+        self._kernel.at(self._rng.expovariate(0.3), self._act)
 
     def inflict(self, kind: str, node: Node) -> None:
         """An act of this kind on this node, if there are any in this world."""
@@ -111,15 +130,17 @@ class Ailments:
     def care(self, node: Node) -> Script:
         """An operator looks after a node that may not come up again; ends when it has, or when it is given up."""
         looks = 0
-        while not node.gone:
+        if node in self._cared_for:
+            return
+        self._cared_for.append(node)
+        while not node.gone and node.ailing:
             yield self._kernel.sleep(2.0)
             process = node.process
             if process is None or not process.alive:
                 continue
             status = process.machine.status()
             if status.phase is Phase.PENDING and status.ready and not status.trouble:
-                node.ailing = False
-                return
+                break
             looks += 1
             if looks == LOOKS:
                 self._kernel.say("restarts", node.name, status.error or status.trouble)
@@ -127,7 +148,9 @@ class Ailments:
                 self._world.restart(node)
             elif looks > 2 * LOOKS and (status.phase in (Phase.ERROR, Phase.LOCKED, Phase.INACTIVE) or status.trouble):
                 yield self._world.scope.run(self._replace(node, process))
-                return
+                break
+        node.ailing = False
+        self._cared_for.remove(node)
 
     def _replace(self, node: Node, process: Process) -> Script:
         """It leaves by force and joins anew; what it was before is removed."""
@@ -141,7 +164,7 @@ class Ailments:
                 self._kernel.say(process.name, "does not leave:", error)
                 yield self._kernel.sleep(1.0)
         self.replaced += 1
-        node.buried_id, node.ailing = was, False
+        node.buried_id = was
         role = self._world.tokens[0 if process.identity.role == MANAGER_ROLE else 1]
         if process.alive:
             self._world.join_again(process, role)

@@ -14,6 +14,7 @@ from swarm.errors import SwarmError
 from swarm.node.steps import Phase
 from swarm.raft import events
 from swarm.rpc import MANAGER_ROLE
+from tests.sim import ailments
 from tests.sim.kernel import Script
 from tests.sim.network import PORT
 
@@ -35,12 +36,8 @@ FAULTS = (
     ("move", 3),
     ("usurp", 4),
     ("disguise", 4),
-    ("errors", 6),
-    ("interrupt", 8),
-    ("flip", 4),
-    ("vanish", 2),
 )
-KINDS = (*(kind for kind, _ in FAULTS), "catastrophe")
+KINDS = (*(kind for kind, _ in FAULTS), "catastrophe", *ailments.KINDS)
 
 
 class Nature:
@@ -104,7 +101,7 @@ class Nature:
                 self.disguise(node)
             case "catastrophe":
                 self.catastrophe()
-            case "errors" | "interrupt" | "flip" | "vanish":
+            case _ if kind in ailments.KINDS:
                 self.world.ailments.inflict(kind, node)
             case "lose":
                 if self.loses_disks and self.can_do_without(node):

@@ -218,7 +218,7 @@ class Process:
     def hang_up(self) -> None:
         """All clients go away without waiting for an answer."""
         self.kernel.say("clients of", self.name, "hang up")
-        for future in self._requests.values():
+        for future in list(self._requests.values()):
             future.fail(Unavailable("the client does not wait any more"))
 
     def engine_is(self, able: bool, certain: bool) -> None:

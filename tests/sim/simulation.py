@@ -56,4 +56,6 @@ def simulate(
         world.nature.moved,
         world.mixed,
         workload.readers.complete,
+        world.ailments.counts,
+        world.ailments.replaced,
     )

@@ -33,7 +33,7 @@ class Workload:
         self.open = 0
         self._names = 0
         self._rate = self.rng.choice((1.0, 3.0, 6.0))
-        self._operates = self.rng.choice((0.0, 0.03, 0.15))
+        self._operates = self.rng.choice((0.0, 0.03, 0.15)) if not world.ailments.many else 0.2
 
     def start(self) -> None:
         """From now on."""

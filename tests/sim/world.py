@@ -231,6 +231,7 @@ class World:
             if not process.in_swarm:
                 assert not node.disk.files.paths(), f"what is left of an init: {node.disk.files.paths()}"
                 self.ailments.perhaps_interrupt(process)
+                self.checkers = Checkers(self.kernel)  # of an attempt that came to nothing nothing counts
                 try:
                     yield process.create(spec)
                 except SwarmError as error:
@@ -308,12 +309,13 @@ class World:
         for node in self.nodes:
             node.engine.chaos = self.rng.choice((0.0, 0.05, 0.2))
         self.nature.start()
+        self.ailments.start()
 
     def restart(self, node: Node) -> None:
         """The daemon starts again if it does not run; a machine that is no node yet stays out."""
         if not (node.gone or node.forced) and (node.process is None or not node.process.alive):
             self.checkers.promises.comes_back(node)
-            if node.disk.saved:
+            if node.disk.saved or node.ailing:
                 self.start(node)
             else:
                 node.gone = True
