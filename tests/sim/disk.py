@@ -22,7 +22,7 @@ from certs.keystore import Kek, RaftKeys
 from swarm.api import raftpb
 from swarm.errors import NodeLocked
 from swarm.io.disk.raft_disk import Loaded
-from swarm.node.autolock_events import Done, Failed, Operation, Reseal, RotateKek, SaveCertificate, SaveRaftKeys
+from swarm.node.autolock_events import Done, Failed, Operation, Reseal, RotateKek, SaveCertificate, SaveRaftKeys, Settle
 from swarm.node.state import NodeState
 from swarm.raft import events
 from swarm.raft.records import RecordLocked
@@ -151,11 +151,12 @@ def _sealing(keys: RaftKeys | None) -> bytes:
 
 @dataclass
 class Disk:
-    """One node's disk. state_json: None while there is no such file; it makes this machine a node of a swarm."""
+    """One node's disk. state_json: None while there is no such file. leaving: this machine leaves its swarm."""
 
     key_file: KeyFile | None = None
     root_pem: bytes = b""
     state_json: str | None = None
+    leaving: bool = False
     raft: RaftImage = field(default_factory=RaftImage)
     journal: dict[str, bytes] = field(default_factory=dict)
     _undo: deque[dict[str, bytes | None]] = field(default_factory=deque)
@@ -172,13 +173,21 @@ class Disk:
         self.state_json = state.to_json()
 
     def drop_state(self) -> None:
-        """Delete it."""
-        self.state_json = None
+        """Record that this node leaves: the next start deletes the rest."""
+        self.leaving = True
 
     @property
     def saved(self) -> bool:
         """Whether this machine is a node: an init or join was acknowledged, or soon will be."""
-        return self.state_json is not None
+        state = self.state
+        joined = state is not None and (state.pending is None or bool(state.pending.token))
+        return joined and not self.leaving
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The names of the files beside state.json."""
+        there = {"certificates/swarm-node.crt": self.key_file, "raft.db": self.raft.raft_id, "tasks.db": self.journal}
+        return tuple(name for name, content in there.items() if content)
 
     @property
     def raft_id(self) -> int:
@@ -248,6 +257,8 @@ class Disk:
         """What changes the disk, each step atomically; the last but adopt() is the commit."""
         old = self.key_file
         match operation:
+            case Settle():
+                return []
             case SaveCertificate(credentials, kek, raft_keys):
                 return [partial(self._replace_key_file, KeyFile(credentials.certificate_pem, kek, raft_keys))]
             case _ if old is None:
@@ -270,8 +281,8 @@ class Disk:
         self.raft = RaftImage()
 
     def erase(self) -> None:
-        """Delete everything, state.json first."""
-        self.state_json, self.key_file, self.root_pem = None, None, b""
+        """Delete everything."""
+        self.state_json, self.leaving, self.key_file, self.root_pem = None, False, None, b""
         self.raft, self.journal = RaftImage(), {}
         self._undo.clear()
 

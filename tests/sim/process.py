@@ -147,8 +147,8 @@ class Process:
 
     def boot(self) -> Future:
         """The daemon starts on its disk."""
-        state = self.disk.state
-        return self.ask(lambda ticket: events.Boot(ticket, state))
+        disk = self.disk
+        return self.ask(lambda ticket: events.Boot(ticket, disk.state, None, leaving=disk.leaving, others=disk.others))
 
     def create(self, spec: api.ClusterSpec) -> Future:
         """docker swarm init."""
