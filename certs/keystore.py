@@ -12,7 +12,12 @@ and the Raft keys are Fernet tokens under the KEK. A node that does not have the
 Theory of operation. There is one key file, and it is replaced in one step, so key, headers and encryption never
 disagree. A new certificate is first written beside the old one (.swarm-node.crt), then the key is replaced, then the
 certificate is renamed. After a crash in between, the key fits either the old certificate or the one beside it; load()
-looks at both. All functions block, though not for long: call them from a thread.
+looks at both.
+
+The rename of the key file is the commit point. After an error there the file is read back, and what it holds counts:
+if it is the new one, the call has succeeded, and settle() synchronises the directory later. While the file cannot be
+read either, nobody knows; each later call begins with settle(), which finds out or fails. All functions block, though
+not for long: call them from a thread.
 
 (swarmkit: ca/keyreadwriter.go, manager/deks.go)
 """
@@ -29,8 +34,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives import serialization
 
+from certs import files
 from certs.errors import InvalidCertificate, InvalidKey, InvalidUnlockKey, StoredKeyDamaged
-from certs.files import Files, OsFiles
+from certs.files import SYSTEM, Files, Unsettled
 from certs.keys import PemBlock, load_certificates, load_private_key, pem_blocks, private_key_pem
 from certs.tls import Credentials
 from certs.tokens import UNLOCK_KEY_BYTES
@@ -47,7 +53,6 @@ _ENCRYPTED = "ENCRYPTED PRIVATE KEY"
 _PLAIN = "PRIVATE KEY"
 _RECORD_PLAIN = 0
 _RECORD_FERNET = 2
-_OS = OsFiles()
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,10 @@ class RaftKeys:
 
 @dataclass(frozen=True)
 class Absent:
-    """This node has no key and certificate. It may already trust a root."""
+    """This node has no key and certificate. It may already trust a root. missing: names of files that are not there."""
 
     root_pem: bytes | None
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,11 +104,14 @@ class Present:
 class KeyStore:
     """The files of one directory, and their only writer. Methods raise OSError when the disk fails."""
 
-    def __init__(self, directory: Path | str, files: Files = _OS) -> None:
+    def __init__(self, directory: Path | str, disk: Files = SYSTEM) -> None:
         self.directory = Path(directory)
-        self._files = files
+        self._files = disk
         self._kek = Kek()
         self._raft_keys: RaftKeys | None = None
+        self._attempt: _KeyFile | None = None  # may or may not be what the key file is now
+        self._unplaced = False  # the certificate that fits the key is beside the old one
+        self._unsynced = False
 
     @property
     def kek(self) -> Kek:
@@ -114,6 +123,11 @@ class KeyStore:
         """The Raft keys as of the last load or save."""
         return self._raft_keys
 
+    @property
+    def settled(self) -> bool:
+        """Whether it is known what the files hold, and that they keep it when power is lost."""
+        return self._attempt is None and not self._unplaced and not self._unsynced
+
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def load(self, unlock_key: bytes = b"") -> Absent | Locked | Present:
@@ -121,7 +135,7 @@ class KeyStore:
         root_pem = self._read(ROOT_FILE)
         key_file = self._read(KEY_FILE)
         if root_pem is None or key_file is None:
-            return Absent(root_pem)
+            return self._absent(root_pem)
         block = _key_block(key_file)
         if block.label == _ENCRYPTED and not unlock_key:
             return Locked(root_pem)
@@ -129,7 +143,7 @@ class KeyStore:
         key_pem = _open_key(block, key)
         certificate_pem = self._matching_certificate(key_pem)
         if certificate_pem is None:
-            return Absent(root_pem)
+            return self._absent(root_pem)
         self._kek = Kek(key, _version(block))
         self._raft_keys = _read_raft_keys(block, key)
         return Present(root_pem, Credentials(certificate_pem, key_pem), self._kek, self._raft_keys)
@@ -138,19 +152,48 @@ class KeyStore:
         """The trusted root bundle, or None."""
         return self._read(ROOT_FILE)
 
+    def _absent(self, root_pem: bytes | None) -> Absent:
+        names = (ROOT_FILE, KEY_FILE, CERTIFICATE_FILE)
+        return Absent(root_pem, tuple(name for name in names if self._read(name) is None))
+
     def _matching_certificate(self, key_pem: bytes) -> bytes | None:
         """The certificate that fits this key: the current one, or the new one beside it, which then replaces it."""
         placed, beside = self._read(CERTIFICATE_FILE), self._read(_hidden(CERTIFICATE_FILE))
         if placed is not None and _belong_together(placed, key_pem):
             return placed
         if beside is not None and _belong_together(beside, key_pem):
-            self._rename(_hidden(CERTIFICATE_FILE), CERTIFICATE_FILE)
+            self._place()
             return beside
         if placed is None:
             return None
         raise StoredKeyDamaged("tls: private key does not match public key")
 
+    def _place(self) -> None:
+        """The certificate beside the old one replaces it. If it cannot, settle() does it later: load() finds both."""
+        beside, self._unplaced = self.directory / _hidden(CERTIFICATE_FILE), True
+        try:
+            files.move(beside, self.directory / CERTIFICATE_FILE, self._files)
+            self._unplaced = False
+        except Unsettled:
+            self._unplaced, self._unsynced = files.exists(beside), True
+        except FileNotFoundError:
+            self._unplaced = False
+        except OSError:
+            return
+
     # --- writing ---------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Find out what an earlier error left, and finish it. Raises OSError, and then it is still unsettled."""
+        if self._attempt is not None:
+            self._read_back(self._attempt)
+        if self._unplaced:
+            self._place()
+            if self._unplaced:
+                raise OSError(f"{CERTIFICATE_FILE} in {self.directory} cannot be replaced")
+        if self._unsynced:
+            files.settle(self.directory, self._files)
+            self._unsynced = False
 
     def save_root(self, bundle_pem: bytes) -> None:
         """Trust these roots from now on."""
@@ -167,15 +210,16 @@ class KeyStore:
         kek = kek if kek is not None else self._kek
         raft_keys = None if forget_raft_keys else self._raft_keys_for(kek)
         key_file = _seal_key(credentials.key_pem, kek, raft_keys)
+        self.settle()  # or the certificate that fits the present key might be overwritten
         self._write(_hidden(CERTIFICATE_FILE), credentials.certificate_pem)
-        self._write(KEY_FILE, key_file)
-        self._kek, self._raft_keys = kek, raft_keys
-        self._rename(_hidden(CERTIFICATE_FILE), CERTIFICATE_FILE)
+        self._commit(_KeyFile(key_file, kek, raft_keys))
+        self._place()
 
     def save_raft_keys(self, raft_keys: RaftKeys | None) -> None:
         """Replace the Raft keys. None removes them, when a manager becomes a worker. There must be a key file."""
-        self._write(KEY_FILE, _seal_key(self._current_key_pem(), self._kek, raft_keys))
-        self._raft_keys = raft_keys
+        self.settle()
+        key_file = _seal_key(self._current_key_pem(), self._kek, raft_keys)
+        self._commit(_KeyFile(key_file, self._kek, raft_keys))
 
     def rotate_kek(self, kek: Kek, raft_keys: RaftKeys | None = None) -> bool:
         """Encrypt with a new KEK if it is newer and different. Returns whether that happened.
@@ -184,6 +228,7 @@ class KeyStore:
         unlocked manager marks its Raft keys for rotation, because they were on disk in the clear. Raises
         StoredKeyDamaged when the same version comes with another key.
         """
+        self.settle()
         if kek.key == self._kek.key:
             return False
         if kek.version == self._kek.version:
@@ -191,15 +236,14 @@ class KeyStore:
         if kek.version < self._kek.version:
             return False
         raft_keys = raft_keys or self._raft_keys_for(kek)
-        self._write(KEY_FILE, _seal_key(self._current_key_pem(), kek, raft_keys))
-        self._kek, self._raft_keys = kek, raft_keys
+        self._commit(_KeyFile(_seal_key(self._current_key_pem(), kek, raft_keys), kek, raft_keys))
         return True
 
     def erase(self) -> None:
         """Forget everything: first the files, then the copies in memory."""
         for name in (KEY_FILE, CERTIFICATE_FILE, ROOT_FILE):
-            for path in (self.directory / name, self.directory / _hidden(name), self.directory / _temporary(name)):
-                self._files.remove(path)
+            path, hidden = self.directory / name, self.directory / _hidden(name)
+            files.remove([path, hidden, files.temporary(path)], self._files)
         self._kek, self._raft_keys = Kek(), None
 
     def _raft_keys_for(self, kek: Kek) -> RaftKeys | None:
@@ -216,24 +260,54 @@ class KeyStore:
     # --- files -----------------------------------------------------------------------------------------------------
 
     def _read(self, name: str) -> bytes | None:
-        return self._files.read(self.directory / name)
+        try:
+            return (self.directory / name).read_bytes()
+        except FileNotFoundError:
+            return None
 
     def _write(self, name: str, data: bytes) -> None:
         """Replace a file so that after a crash it has either the whole old or the whole new content."""
-        self._files.write(self.directory / _temporary(name), data)
-        self._rename(_temporary(name), name)
+        files.make_directory(self.directory, self._files)
+        files.replace(self.directory / name, data, self._files)
 
-    def _rename(self, old: str, new: str) -> None:
-        self._files.rename(self.directory / old, self.directory / new)
-        self._files.sync_directory(self.directory)
+    def _commit(self, wanted: _KeyFile) -> None:
+        """Replace the key file. Raises OSError when it was not replaced, or when that cannot be told yet."""
+        self._attempt = wanted
+        try:
+            self._write(KEY_FILE, wanted.data)
+        except Unsettled:
+            if not self._read_back(wanted):
+                raise
+        except OSError:
+            self._attempt = None
+            raise
+        else:
+            self._take(wanted)
+
+    def _read_back(self, wanted: _KeyFile) -> bool:
+        """Whether the key file is this one. Raises OSError when it cannot be read."""
+        found = self._read(KEY_FILE) == wanted.data
+        self._unsynced = True
+        self._attempt = None
+        if found:
+            self._take(wanted)
+        return found
+
+    def _take(self, wanted: _KeyFile) -> None:
+        self._attempt, self._kek, self._raft_keys = None, wanted.kek, wanted.raft_keys
+
+
+@dataclass(frozen=True)
+class _KeyFile:
+    """A whole key file, and what is in it."""
+
+    data: bytes = field(repr=False)
+    kek: Kek
+    raft_keys: RaftKeys | None
 
 
 def _hidden(name: str) -> str:
     return f".{name}"
-
-
-def _temporary(name: str) -> str:
-    return f".{name}.tmp"
 
 
 # --- the key file --------------------------------------------------------------------------------------------------

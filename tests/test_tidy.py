@@ -42,7 +42,6 @@ LARGE_CLASSES = {
 """Lines and methods of the classes that are beyond both limits."""
 
 INHERITING_CLASSES = (
-    "tests.certs.test_keystore.CrashingStore <- certs.keystore.KeyStore",
     "tests.engine_api.executor.test_payloads.PlainStore <- engine_api.executor.payloads.PayloadStore",
     "tests.fuzz.http1.EngineWire <- tests.fuzz.http1.Wire",
     "tests.fuzz.http1.LocalHandler <- tests.fuzz.http1.Reading",

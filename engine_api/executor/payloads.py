@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from certs import files
 from engine_api.executor.container import PayloadFile
 from engine_api.executor.errors import TaskError
 from swarm import defaults
@@ -61,13 +62,8 @@ class PayloadStore:
         path = Path(file.path)
         if path.exists() and path.read_bytes() == file.data:
             return  # a running container may have mounted it, and would not see a replacement
-        temporary = path.with_name(f".{path.name}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "wb") as out:
-            out.write(file.data)
-            os.fchown(out.fileno(), self.root[0] + file.uid, self.root[1] + file.gid)
-            os.fchmod(out.fileno(), file.mode)
-        temporary.rename(path)
+        owner = self.root[0] + file.uid, self.root[1] + file.gid
+        files.replace(path, file.data, mode=file.mode, owner=owner)
 
     def remove(self, task_id: str) -> None:
         """Delete the files of a task, if there are any."""

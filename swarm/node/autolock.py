@@ -19,6 +19,9 @@ missing or marked makes up for it. The next data key is *pending* in the key fil
 A pending key that this run did not make may have been in the clear, too. Then the log is sealed with it first, and
 once more with another one.
 
+An error at the commit point is no answer: the new key file may be there. Then nothing else is begun before Settle has
+told what it holds. A locked manager whose log still shows something in the clear, whatever led to that, seals it anew.
+
 The machine is level-triggered: after each event it compares the key file with what is wanted and starts at most one
 operation. What is on disk is all that a crash leaves, and it is enough to go on from.
 
@@ -56,6 +59,7 @@ from swarm.node.autolock_events import (
     RotateKek,
     SaveCertificate,
     SaveRaftKeys,
+    Settle,
 )
 
 _DATA_KEY_BYTES = 32
@@ -73,6 +77,8 @@ class Autolock:
         self.raft_keys: RaftKeys | None = None
         self._rng = rng
         self._manager_runs = False
+        self._settled = True
+        self._log_plain = False  # something in the open log can be read without a key
         self._demoted = False  # a worker's certificate is in use; a manager that still runs is about to stop
         self._wanted: Kek | None = None  # the newest that the cluster was seen with
         self._requests: deque[Request] = deque()
@@ -87,20 +93,20 @@ class Autolock:
         """Take one event; None means that the deadline passed."""
         effects: list[Effect] = []
         match event:
-            case KeysFound(kek, raft_keys):
-                self._hold(kek, raft_keys)
-            case ManagerUp():
-                self._manager_runs = True
+            case KeysFound(kek, raft_keys, settled):
+                self._hold(kek, raft_keys, settled)
+            case ManagerUp(plain):
+                self._manager_runs, self._log_plain = True, plain
             case ManagerDown():
-                self._manager_runs = False
+                self._manager_runs = self._log_plain = False
             case ClusterChanged(cluster):
                 self._read(cluster)
             case PrepareLog() | CertificateIssued():
                 self._requests.append(event)
-            case Done(kek, raft_keys):
-                effects += self._done(kek, raft_keys)
-            case Failed(error):
-                effects += self._failed(error, now)
+            case Done():
+                effects += self._done(event)
+            case Failed():
+                effects += self._failed(event, now)
             case None:
                 pass
         if not self._is_behind():
@@ -120,8 +126,8 @@ class Autolock:
 
     # --- what is known ---------------------------------------------------------------------------------------------
 
-    def _hold(self, kek: Kek, raft_keys: RaftKeys | None) -> None:
-        self.kek, self.raft_keys = kek, raft_keys
+    def _hold(self, kek: Kek, raft_keys: RaftKeys | None, settled: bool) -> None:
+        self.kek, self.raft_keys, self._settled = kek, raft_keys, settled
         if not kek.key:
             self._pending = b""
 
@@ -136,9 +142,11 @@ class Autolock:
         if self._wanted is None or kek.version > self._wanted.version:
             self._wanted = kek
 
-    def _done(self, kek: Kek, raft_keys: RaftKeys | None) -> list[Effect]:
+    def _done(self, done: Done) -> list[Effect]:
         operation, self._operation = self._operation, None
-        self._hold(kek, raft_keys)
+        self._hold(done.kek, done.raft_keys, done.settled)
+        if isinstance(operation, Reseal):
+            self._log_plain = False
         if isinstance(operation, SaveRaftKeys):
             self._pending = operation.raft_keys.pending
         if isinstance(operation, Reseal) and operation.kek is not None:
@@ -150,13 +158,13 @@ class Autolock:
             return [CertificateSaved(request)]
         return []
 
-    def _failed(self, error: str, now: float) -> list[Effect]:
-        self._operation = None
+    def _failed(self, failed: Failed, now: float) -> list[Effect]:
+        self._operation, self._settled = None, failed.settled
         if self._is_behind():
-            self._disk_error, self._retry_at = error, now + defaults.DISK_RETRY_S
+            self._disk_error, self._retry_at = failed.error, now + defaults.DISK_RETRY_S
         if self._served is None:
             return []
-        return [Refused(self._requests.popleft(), error)]
+        return [Refused(self._requests.popleft(), failed.error)]
 
     # --- what is to be done ----------------------------------------------------------------------------------------
 
@@ -179,6 +187,8 @@ class Autolock:
         return effects
 
     def _next(self, request: Request | None) -> Operation | None:
+        if not self._settled:
+            return Settle()
         match request:
             case PrepareLog(log_exists):
                 return self._data_key(log_exists)
@@ -222,8 +232,8 @@ class Autolock:
         return self._manager_runs and not self._demoted
 
     def _is_behind(self) -> bool:
-        """Whether the disk is not as the cluster wants it, and a manager runs to change that."""
-        return self._follows() and (self._change() is not None or self._is_data_key_bad())
+        """Whether the disk is in doubt, or not as the cluster wants it while a manager runs to change that."""
+        return not self._settled or (self._follows() and (self._change() is not None or self._is_data_key_bad()))
 
     def _change(self) -> Kek | None:
         """The KEK that must replace the present one, if there is one. The same key in a newer version need not."""
@@ -240,7 +250,7 @@ class Autolock:
     def _is_data_key_bad(self) -> bool:
         if self.kek is None or not self.kek.key:
             return False
-        return self.raft_keys is None or self.raft_keys.needs_rotation
+        return self.raft_keys is None or self.raft_keys.needs_rotation or self._log_plain
 
     def _fresh(self) -> bytes:
         return self._rng.randbytes(_DATA_KEY_BYTES)

@@ -1,7 +1,8 @@
 """Events and effects of the Autolock machine (swarm/node/autolock.py).
 
-RotateKek, Reseal, SaveRaftKeys and SaveCertificate are *operations*: each replaces the key file in one step. At most
-one is under way, and each is answered by Done or Failed. PrepareLog and CertificateIssued are *requests*: each is
+RotateKek, Reseal, SaveRaftKeys and SaveCertificate are *operations*: each replaces the key file in one step. So is
+Settle, which finds out what an error left of an earlier one. At most one is under way, and each is answered by Done or
+Failed. PrepareLog and CertificateIssued are *requests*: each is
 answered by LogReady or CertificateSaved, or by Refused. Requests are served in the order in which they come.
 
 (swarmkit: manager/deks.go, manager/manager.go updateKEK, ca/keyreadwriter.go)
@@ -20,15 +21,24 @@ from swarm import api
 
 @dataclass(frozen=True, slots=True)
 class KeysFound:
-    """Event: what the key file holds, as it was read at the start. Without this event there is no key file yet."""
+    """Event: what the key file holds, as far as is known. Without this event there is no key file yet.
+
+    settled: whether that is certain, and survives a loss of power.
+    """
 
     kek: Kek
     raft_keys: RaftKeys | None
+    settled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class ManagerUp:
-    """Event: this node's manager runs, with an open log that Reseal can write anew."""
+    """Event: this node's manager runs, with an open log that Reseal can write anew.
+
+    plain: whether something in the log could be read without a key.
+    """
+
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +74,22 @@ class CertificateIssued:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Event: the operation under way has succeeded; this is what the key file holds now."""
+    """Event: the operation under way has succeeded; this is what the key file holds now. settled: see KeysFound."""
 
     kek: Kek
     raft_keys: RaftKeys | None
+    settled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Event: the operation under way has failed, and nothing on the disk has changed."""
+    """Event: the operation under way has failed.
+
+    settled: whether nothing on the disk has changed; otherwise nobody knows before a Settle has succeeded.
+    """
 
     error: str
+    settled: bool = True
 
 
 # --- operations ----------------------------------------------------------------------------------------------------
@@ -118,6 +133,11 @@ class SaveCertificate:
     raft_keys: RaftKeys | None
 
 
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Effect: find out what the key file holds after an error, and finish what was begun with it and the log."""
+
+
 # --- other effects -------------------------------------------------------------------------------------------------
 
 
@@ -153,5 +173,5 @@ class Refused:
 
 Request = PrepareLog | CertificateIssued
 Event = KeysFound | ManagerUp | ManagerDown | ClusterChanged | Request | Done | Failed
-Operation = RotateKek | Reseal | SaveRaftKeys | SaveCertificate
+Operation = RotateKek | Reseal | SaveRaftKeys | SaveCertificate | Settle
 Effect = Operation | RenewCertificate | LogReady | CertificateSaved | Refused

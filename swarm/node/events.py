@@ -105,13 +105,16 @@ class Refused(SwarmError):
 class Boot:
     """The daemon starts; answered like a request. state: what state.json says, None if there is none.
 
-    error: why it cannot be read, empty if it can; node_id: the ID that the rest of the disk still shows, then.
+    error: why it cannot be read, None if it can. leaving: DropState was performed. others: names of the other files of
+    this node. node_id: the ID that they still show, when there is no state.
     """
 
     ticket: int
     state: NodeState | None
     error: Exception | None = None
     node_id: str = ""
+    leaving: bool = False
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +201,7 @@ class SaveState:
 
 @dataclass(frozen=True, slots=True)
 class DropState:
-    """Delete state.json: from here on this node is in no swarm, whatever else is on disk."""
+    """Record that this node leaves, in place of state.json: Erase deletes what else is there, now or after a start."""
 
     tag: int
 
@@ -220,7 +223,7 @@ class ForgetLog:
 
 @dataclass(frozen=True, slots=True)
 class Erase:
-    """Delete everything of this node, state.json first."""
+    """Delete everything of this node; last of all what DropState recorded. It may be repeated."""
 
     tag: int
 

@@ -4,21 +4,25 @@
     boot: inactive | pending | locked --unlock--> pending | error
 
 Each way is a *procedure*: a generator that yields one step at a time and is resumed with its outcome, so that a step is
-the only place where a process can die in it, and each reads from top to bottom. The Node runs one at a time. state.json
-is the commit point: what a procedure left that never wrote it is erased at the next start.
+the only place where a process can die in it, and each reads from top to bottom. The Node runs one at a time.
+
+Each begins by recording what it is about to do (swarm/node/state.py), so that the next start knows what a kill left:
+it forgets an init, goes on with a join, and finishes a leave. Nothing else is ever deleted. To be stopped is not to
+fail: a stop keeps the disk, and a join that nobody waits for goes on until it is refused.
 
 (moby: daemon/cluster/swarm.go, noderunner.go; swarmkit: node/node.go)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 import structlog
 
+from certs.errors import CertsError
 from certs.keys import identity_of
 from swarm import defaults
 from swarm.agent import events as agent_events
@@ -28,7 +32,6 @@ from swarm.node.events import (
     Boot,
     Done,
     DropState,
-    Failed,
     ForceNewCluster,
     Identity,
     Init,
@@ -38,16 +41,16 @@ from swarm.node.events import (
     OpenIdentity,
     Refusal,
     Refused,
-    RemoveContainers,
     RequestIdentity,
     Stop,
     Unlock,
     WriteFirstObjects,
 )
-from swarm.node.outbox import Outbox
+from swarm.node.left_behind import LeftBehind
+from swarm.node.outbox import Make, Outbox
 from swarm.node.record import Record, StateFile
 from swarm.node.roles import ManagerRole
-from swarm.node.state import NodeState
+from swarm.node.state import NodeState, Pending, StateLost
 from swarm.node.steps import Phase, Procedure, Steps, Wait, identity_of_outcome
 from swarm.rpc import MANAGER_ROLE
 
@@ -55,11 +58,23 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
+_REFUSALS = (
+    Code.INVALID_ARGUMENT,
+    Code.NOT_FOUND,
+    Code.ALREADY_EXISTS,
+    Code.PERMISSION_DENIED,
+    Code.FAILED_PRECONDITION,
+    Code.UNIMPLEMENTED,
+    Code.UNAUTHENTICATED,
+)
+"""Answers that no repetition changes: a join that nobody waits for ends with one."""
+LEAVING = "this node was told to leave the swarm, and deletes what it has of it"
+
 
 class Membership:
     """The procedures. answer: ends a request, see Node.
 
-    left_behind: IDs of nodes whose containers could not be removed when they left.
+    trouble: why a join in the background goes on, or what else takes its time; empty otherwise.
     """
 
     def __init__(
@@ -74,10 +89,10 @@ class Membership:
     ) -> None:
         """stop_parts: forgets everything that only counts while roles run."""
         self.left = False
-        self.left_behind: dict[str, None] = {}
         self.waiting: tuple[int, float] | None = None
         """The join request that is still to be answered, and until when."""
         self.joining = False
+        self.trouble = ""
         self._record = record
         self._file = file
         self._roles = roles
@@ -85,7 +100,7 @@ class Membership:
         self._out = out
         self._answer = answer
         self._steps = Steps(record, file, roles, certificates, out, stop_parts)
-        self._cleaning: str | None = None
+        self._left_behind = LeftBehind(record, out, lambda: self.phase is Phase.INACTIVE)
 
     @property
     def phase(self) -> Phase:
@@ -99,25 +114,34 @@ class Membership:
 
     def stopped(self) -> None:
         """Roles are being stopped: what was asked for does not count any more."""
-        self._cleaning = None
+        self._left_behind.stop()
 
     # --- start and stop --------------------------------------------------------------------------------------------
 
     def boot(self, event: Boot) -> Procedure:
-        """Go on with the swarm this node was in; an error shows in its status and does not end the daemon."""
-        yield from self._boot(event)
+        """Go on with what this node was or was about to be; an error shows in its status and ends nothing."""
+        state = event.state
+        self._steps.lost_id = event.node_id
+        if event.error is not None:
+            self._steps.fail(event.error)
+        elif event.leaving:
+            self._answer(event.ticket, None)  # nobody should wait for that
+            yield from self._finish_leave(state)
+            return
+        elif state is None and event.others:
+            self._steps.fail(StateLost(event.others))
+        elif state is not None and state.pending is not None:
+            self._file.found(state)
+            self._answer(event.ticket, None)
+            yield from self._go_on(state, state.pending)
+            return
+        elif state is not None:
+            yield from self._resume(state)
         self._answer(event.ticket, None)
 
-    def _boot(self, event: Boot) -> Procedure:
-        if event.error is not None:
-            self._steps.lost_id = event.node_id
-            self._steps.fail(event.error)
-            return
-        if event.state is None:
-            yield from self._steps.erase()  # an init or join was killed here before it was acknowledged
-            return
-        self._file.found(event.state)
-        self._record.state, self._steps.phase = event.state, Phase.PENDING
+    def _resume(self, state: NodeState) -> Procedure:
+        self._file.found(state)
+        self._record.state, self._steps.phase = state, Phase.PENDING
         try:
             yield from self._steps.resume()
         except NodeLocked:
@@ -127,6 +151,23 @@ class Membership:
         except Exception as error:
             self._steps.fail(error)
             yield from self._steps.stop_roles()
+
+    def _go_on(self, state: NodeState, pending: Pending) -> Procedure:
+        """An init or join was cut off here."""
+        if pending.token:
+            log.info("swarm.join_goes_on", remotes=_addresses(state))
+            yield from self._join(state)
+        else:
+            log.info("swarm.init_forgotten")  # nobody was told that it succeeded
+            self._record.state, self._steps.phase = state, Phase.PENDING
+            yield from self._steps.give_up()
+
+    def _finish_leave(self, state: NodeState | None) -> Procedure:
+        log.info("swarm.leave_goes_on")
+        self._steps.phase, self.trouble = Phase.PENDING, LEAVING
+        yield from self._left_behind.remove(state.node_id if state is not None else self._steps.lost_id)
+        yield from self._steps.give_up()
+        self.trouble = ""
 
     def stop(self, request: Stop) -> Procedure:
         """Stop everything; the disk keeps it all."""
@@ -141,7 +182,6 @@ class Membership:
         if self.phase is not Phase.INACTIVE:
             self._answer(request.ticket, Refused(Refusal.IN_SWARM))
             return
-        self._record.state, self._steps.phase = request.state, Phase.PENDING
         try:
             yield from self._create(request)
             yield Wait(lambda: self._record.ready, self._record.now + defaults.JOIN_WAIT_S)
@@ -153,12 +193,21 @@ class Membership:
 
     def _create(self, request: Init) -> Procedure:
         state, spec, details = request.state, request.spec, request.details
+        yield from self._begin(state.begun(Pending()))
         make = partial(MakeIdentity, state=state, spec=spec, unlock_key=details.unlock_key)
         self._certificates.adopt(identity_of_outcome((yield make)))
         yield from self._steps.start_manager(create=True)
         yield partial(WriteFirstObjects, state=state, spec=spec, details=details)
+        assert self._record.state is not None
+        self._record.state = self._record.state.begun(None)
         yield from self._steps.save()
         yield from self._steps.start_agent()
+
+    def _begin(self, state: NodeState) -> Procedure:
+        """Record that an init or join is under way, before anything of it is on disk."""
+        self._record.state, self._steps.phase = state, Phase.PENDING
+        yield from self._steps.save()
+        self._file.stop()
 
     # --- join ------------------------------------------------------------------------------------------------------
 
@@ -167,41 +216,53 @@ class Membership:
         if self.phase is not Phase.INACTIVE:
             self._answer(request.ticket, Refused(Refusal.IN_SWARM))
             return
-        self._record.state, self._steps.phase, self.joining = request.state, Phase.PENDING, True
         self.waiting = request.ticket, self._record.now + defaults.JOIN_WAIT_S
+        yield from self._join(request.state.begun(Pending(request.token, request.availability)))
+
+    def _join(self, state: NodeState) -> Procedure:
+        self.joining = True
         failures = 0
         try:
-            while True:
-                try:
-                    yield from self._join_once(request)
-                    yield Wait(lambda: self._record.ready)
-                    break
-                except SwarmError as error:
-                    if self.waiting is not None or error.code not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
-                        raise
-                    log.warning("swarm.join_goes_on", remotes=_addresses(request.state), error=str(error))
-                yield from self._steps.stop_roles()
-                self._record.state = request.state
+            yield from self._begin(state)
+            while not (yield from self._attempt(state)):
                 failures += 1
                 pause_s = min(defaults.JOIN_RETRY_BASE_S * 2**failures, defaults.JOIN_RETRY_MAX_S)
                 yield from self._steps.pause(pause_s)
         except Exception as error:
             self.joining = False  # it is over: a request to leave waits its turn from here on
-            log.warning("swarm.not_joined", remotes=_addresses(request.state), error=str(error))
+            log.warning("swarm.not_joined", remotes=_addresses(state), error=str(error))
             yield from self._steps.give_up()
             self.answer_join(error)
         else:
             self.answer_join(None)
         finally:
-            self.joining = False
+            self.joining, self.trouble = False, ""
 
-    def _join_once(self, request: Join) -> Procedure:
-        managers = _addresses(request.state)
+    def _attempt(self, state: NodeState) -> Generator[Make | Wait, Done, bool]:
+        """Whether this node is ready. Raises what ends the join."""
+        try:
+            if self._record.state == state:
+                yield from self._join_once(state)
+            else:  # it is a node already, whatever failed after that
+                yield from self._steps.resume(partial(OpenIdentity, reuse_key=True))
+            yield Wait(lambda: self._record.ready)
+            return True
+        except Exception as error:
+            if self.waiting is not None or _is_refusal(error):
+                raise
+            log.warning("swarm.join_goes_on", remotes=_addresses(state), error=str(error))
+            self.trouble = str(error)
+        yield from self._steps.stop_roles()
+        return False
+
+    def _join_once(self, state: NodeState) -> Procedure:
+        assert state.pending is not None
+        managers, pending = _addresses(state), state.pending
         identity = identity_of_outcome(
-            (yield partial(RequestIdentity, managers=managers, token=request.token, availability=request.availability))
+            (yield partial(RequestIdentity, managers=managers, token=pending.token, availability=pending.availability))
         )
         self._certificates.adopt(identity)
-        self._record.state = _named(request.state, identity)
+        self._record.state = _named(state, identity)
         yield from self._steps.save()
         if self._record.role == MANAGER_ROLE:
             try:
@@ -238,14 +299,16 @@ class Membership:
             return
         if runs and self._record.agent_runs and not self._record.engine_error:
             yield from self._end_tasks()
-        try:
-            yield partial(RemoveContainers, node_id=node_id)
-            self.left_behind.pop(node_id, None)
-        except Exception as error:
-            log.warning("swarm.containers_left_behind", node=node_id, error=str(error))
-            self.left_behind[node_id] = None
-        yield from self._steps.give_up()
-        self._answer(request.ticket, None)
+        yield from self._left_behind.remove(node_id)
+        yield from self._steps.stop_roles()
+        yield from self._steps.erase()
+        self._answer(request.ticket, self.error)
+
+    def is_ended_by(self, request: Leave) -> bool:
+        """Whether this request ends the join under way at once; not one of a manager that the group may count on."""
+        state = self._record.state
+        pending = state is None or state.pending is not None or self._record.role != MANAGER_ROLE
+        return self.joining and (request.force or pending)
 
     def _why_not_leave(self, force: bool) -> Refusal | None:
         if self.phase is Phase.LOCKED and not force:
@@ -265,24 +328,9 @@ class Membership:
             log.warning("swarm.tasks_not_ended", wait_s=defaults.LEAVE_WAIT_S)
 
     def clean_up(self) -> None:
-        """The engine answers: try again to remove what nodes left behind that were here before, one at a time."""
-        if self._cleaning is not None or self.phase is Phase.STOPPED:
-            return
-        # an empty ID means the containers of all nodes, which may be this node's by now
-        due = [node_id for node_id in self.left_behind if node_id or self.phase is Phase.INACTIVE]
-        if due:
-            self._cleaning = due[0]
-            self._out.perform(partial(RemoveContainers, node_id=due[0]), self._cleaned)
-
-    def _cleaned(self, outcome: Done | Failed) -> None:
-        node_id, self._cleaning = self._cleaning, None
-        assert node_id is not None
-        self.left_behind.pop(node_id, None)
-        if isinstance(outcome, Failed):
-            log.warning("swarm.containers_left_behind", node=node_id, error=str(outcome.error))
-            self.left_behind[node_id] = None  # after the others
-        elif not self._record.engine_error:
-            self.clean_up()
+        """The engine answers."""
+        if self.phase is not Phase.STOPPED:
+            self._left_behind.clean_up()
 
     # --- unlock and force ------------------------------------------------------------------------------------------
 
@@ -338,7 +386,12 @@ def _addresses(state: NodeState) -> tuple[str, ...]:
     return tuple(addr for _, addr in state.managers)
 
 
+def _is_refusal(error: Exception) -> bool:
+    """Whether repeating the join cannot help."""
+    return isinstance(error, CertsError | Refused) or (isinstance(error, SwarmError) and error.code in _REFUSALS)
+
+
 def _named(state: NodeState, identity: Identity) -> NodeState:
-    """With the IDs that the certificate gives this node and its cluster."""
+    """With the IDs that the certificate gives this node and its cluster; it is a node from here on."""
     found = identity_of(identity.certificate_pem)
-    return replace(state, node_id=found.node_id, cluster_id=found.org)
+    return replace(state, node_id=found.node_id, cluster_id=found.org, pending=None)

@@ -151,7 +151,7 @@ class Node:
             manager_running=self._roles.running,
             managers=known or (record.state.managers if record.state is not None else ()),
             error=membership.error,
-            trouble=self._roles.trouble or self._certificates.trouble,
+            trouble=membership.trouble or self._roles.trouble or self._certificates.trouble,
             certificate_trouble=self._certificates.trouble,
         )
 
@@ -208,9 +208,11 @@ class Node:
                 self._answer(request.ticket, Refused(Refusal.STOPPING))
             case Init() | Join() if membership.phase is not Phase.INACTIVE:
                 self._answer(request.ticket, Refused(Refusal.IN_SWARM))  # at once: what is under way may take long
-            case Leave() if membership.joining:
+            case Leave() if membership.is_ended_by(request):
                 self._at_end.append(request.ticket)
                 self._throw(Refused(Refusal.LEFT))
+            case Leave() if membership.joining:
+                self._answer(request.ticket, Refused(Refusal.MANAGER))
             case Unlock() if membership.joining:
                 self._answer(request.ticket, Refused(Refusal.NOT_LOCKED))
             case ForceNewCluster() if membership.joining:

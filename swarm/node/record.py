@@ -118,6 +118,7 @@ class StateFile:
         if isinstance(outcome, Done):
             self._on_disk, self.error = state, None
             return
+        self._on_disk = None  # an error does not tell which of the two is there
         self.error = outcome.error
         self._retry_at = self._record.now + defaults.DISK_RETRY_S
         log.error("node.not_saved", error=str(outcome.error), retry_s=defaults.DISK_RETRY_S)

@@ -12,12 +12,14 @@ from functools import partial
 
 import structlog
 
+from certs.keys import identity_of
 from swarm.agent import events as agent_events
 from swarm.agent.events import LocalManager
 from swarm.node.certificates import Certificates
 from swarm.node.events import (
     AwaitLeadership,
     Done,
+    DropState,
     Erase,
     ForgetLog,
     Identity,
@@ -31,6 +33,7 @@ from swarm.node.outbox import Make, Outbox
 from swarm.node.record import Record, StateFile
 from swarm.node.remotes import Remotes
 from swarm.node.roles import ManagerRole
+from swarm.node.state import StateDamaged
 from swarm.rpc import MANAGER_ROLE
 
 log = structlog.get_logger()
@@ -81,9 +84,16 @@ class Steps:
         self._stop_parts = stop_parts
 
     def resume(self, open_identity: Make = OpenIdentity, force_new_cluster: bool = False) -> Procedure:
-        self._certificates.adopt(identity_of_outcome((yield open_identity)))
+        identity = identity_of_outcome((yield open_identity))
         state = self._record.state
         assert state is not None
+        found = identity_of(identity.certificate_pem)
+        if (found.node_id, found.org) != (state.node_id, state.cluster_id):
+            raise StateDamaged(
+                f"state.json belongs to node {state.node_id} of cluster {state.cluster_id}, but the certificate to "
+                f"node {found.node_id} of cluster {found.org}. Nothing was changed"
+            )
+        self._certificates.adopt(identity)
         if self._record.role != MANAGER_ROLE:  # perhaps killed after its demotion, before the log was gone
             if state.raft_id:
                 self._record.state = state.without_log(state.raft_id, ())
@@ -141,18 +151,25 @@ class Steps:
             log.error("swarm.roles_not_stopped", error=str(error))
 
     def give_up(self) -> Procedure:
-        """Nothing stays of this node."""
+        """Nothing stays of this node; a kill from here on changes nothing about that."""
+        self._file.stop()
+        try:
+            yield DropState
+        except Exception as error:
+            log.error("swarm.leave_not_recorded", error=str(error))
         yield from self.stop_roles()
         yield from self.erase()
 
     def erase(self) -> Procedure:
+        """Delete everything. What cannot be deleted is deleted by the next start, or by the next leave."""
+        self.lost_id = self._record.node_id or self.lost_id
+        self._file.forget()
+        self._record.clear()
         try:
             yield Erase
         except Exception as error:
             self.fail(error)
             return
-        self._file.forget()
-        self._record.clear()
         self.phase, self.error, self.lost_id = Phase.INACTIVE, None, ""
 
     def fail(self, error: Exception) -> None:

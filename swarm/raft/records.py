@@ -97,6 +97,11 @@ def decode(record: bytes, context: bytes, sealer: Sealer | None) -> bytes:
     return sealer.open(record[1:], context)
 
 
+def is_plain(record: bytes) -> bool:
+    """Whether the record can be read without a key."""
+    return record[:1] == _PLAIN
+
+
 def checksum(record: bytes, context: bytes) -> int:
     """CRC-32 of the record and its context."""
     return zlib.crc32(record, zlib.crc32(context))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from certs.errors import InvalidCertificate, InvalidUnlockKey, StoredKeyDamaged
 from certs.keystore import Absent, Kek, KeyStore, Locked, Present, RaftKeys
 from certs.root import RootCA
 from certs.tls import Credentials
+from tests.bad_disk import DEATH, EIO, ENOSPC, BadDisk, Death
 
 NOW = 1_795_362_749.0
 ROOT = RootCA.create(NOW)
@@ -54,12 +56,12 @@ def loaded(store: KeyStore, unlock_key: bytes = b"") -> Present:
 
 
 def test_a_new_node_has_nothing(store: KeyStore) -> None:
-    assert store.load() == Absent(None)
+    assert store.load() == Absent(None, ("swarm-root-ca.crt", "swarm-node.key", "swarm-node.crt"))
 
 
 def test_a_node_that_fetched_the_root_has_only_that(store: KeyStore) -> None:
     store.save_root(ROOT.bundle_pem)
-    assert store.load() == Absent(ROOT.bundle_pem)
+    assert store.load() == Absent(ROOT.bundle_pem, ("swarm-node.key", "swarm-node.crt"))
     assert store.load_root() == ROOT.bundle_pem
 
 
@@ -190,35 +192,98 @@ def test_a_certificate_of_another_key_is_refused_before_writing(filled: tuple[Ke
     assert loaded(store).credentials == credentials
 
 
-class Crash(Exception):
-    """The process died here."""
-
-
-class CrashingStore(KeyStore):
-    """Dies at the n-th rename, the only moments at which files change."""
-
-    def __init__(self, directory: Path, crash_at: int) -> None:
-        super().__init__(directory)
-        self.left = crash_at
-
-    def _rename(self, old: str, new: str) -> None:
-        if self.left == 0:
-            raise Crash
-        self.left -= 1
-        super()._rename(old, new)
-
-
-@pytest.mark.parametrize("crash_at", range(3))
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("at", range(6))
 def test_a_crash_during_a_renewal_leaves_the_old_or_the_new_pair(
-    filled: tuple[KeyStore, Credentials], crash_at: int
+    filled: tuple[KeyStore, Credentials], at: int, after: bool
 ) -> None:
     store, old = filled
     new = new_credentials()
-    with pytest.raises(Crash):
-        CrashingStore(store.directory, crash_at).save(new)
-    assert loaded(store).credentials == (new if crash_at == 2 else old)
+    with pytest.raises(Death):
+        KeyStore(store.directory, BadDisk(at, after, DEATH)).save(new)
+    committed = at > RENAMES_THE_KEY or (at == RENAMES_THE_KEY and after)
+    assert loaded(store).credentials == (new if committed else old)
     store.save(new)
     assert loaded(store).credentials == new
+
+
+RENAMES_THE_KEY = 4
+"""Of the calls of KeyStore.save(): write, rename and sync for the certificate, then for the key."""
+CHANGES: dict[str, Callable[[KeyStore, Credentials], object]] = {
+    "certificate": lambda store, new: store.save(new),
+    "certificate and lock": lambda store, new: store.save(new, KEK),
+    "lock": lambda store, new: store.rotate_kek(KEK, RaftKeys(b"d" * 32)),
+    "raft keys": lambda store, new: store.save_raft_keys(RaftKeys(b"d" * 32)),
+}
+
+
+def held(store: KeyStore) -> tuple[Credentials, Kek, RaftKeys | None]:
+    """What the next start finds."""
+    found = again(store).load()
+    found = found if isinstance(found, Present) else loaded(store, KEK.key)
+    return found.credentials, found.kek, found.raft_keys
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("code", [EIO, ENOSPC])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_after_an_error_at_any_step_the_store_says_what_is_on_disk(
+    tmp_path: Path, change: str, after: bool, code: int, times: int
+) -> None:
+    """A call that succeeds has happened, one that fails has not, and memory and disk never disagree."""
+    new = new_credentials()
+    for at in range(50):
+        directory = tmp_path / str(at)
+        old = new_credentials()
+        KeyStore(directory).save_root(ROOT.bundle_pem)
+        KeyStore(directory).save(old)
+        disk = BadDisk(at, after, code, times)
+        store = KeyStore(directory, disk)
+        store.load()
+        before = held(store)
+        try:
+            CHANGES[change](store, new)
+        except OSError:
+            assert held(store) == before, f"call {at} said that nothing happened"
+        else:
+            assert held(store) != before, f"call {at} said that it happened"
+        assert held(store)[1:] == (store.kek, store.raft_keys)
+        if not disk.struck:
+            assert at > 2, "some calls failed"
+            return
+        disk.heal()
+        store.settle()
+        assert store.settled
+        CHANGES[change](store, new)
+        assert held(store)[1:] == (store.kek, store.raft_keys)
+        assert loaded(store, store.kek.key).credentials == (new if "certificate" in change else old)
+    raise AssertionError("there is no end to it")
+
+
+def test_a_certificate_that_could_not_be_placed_is_not_overwritten(filled: tuple[KeyStore, Credentials]) -> None:
+    """The certificate beside the old one is the only one that fits the key: it is placed before the next comes."""
+    store, _ = filled
+    second, third = new_credentials(), new_credentials()
+    disk = BadDisk(6, after=False, times=1000)
+    broken = KeyStore(store.directory, disk)
+    broken.save(second)
+    assert not broken.settled
+    for _ in range(3):
+        with pytest.raises(OSError, match="cannot be replaced"):
+            broken.save(third)
+    assert loaded(store).credentials == second
+
+
+def test_the_missing_file_is_named(filled: tuple[KeyStore, Credentials]) -> None:
+    store, _ = filled
+    for name in ("swarm-node.crt", "swarm-node.key"):
+        content = (store.directory / name).read_bytes()
+        (store.directory / name).unlink()
+        assert again(store).load() == Absent(ROOT.bundle_pem, (name,))
+        (store.directory / name).write_bytes(content)
+    (store.directory / "swarm-root-ca.crt").unlink()
+    assert again(store).load() == Absent(None, ("swarm-root-ca.crt",))
 
 
 def test_a_leftover_certificate_that_fits_no_key_is_ignored(filled: tuple[KeyStore, Credentials]) -> None:
@@ -230,7 +295,7 @@ def test_a_leftover_certificate_that_fits_no_key_is_ignored(filled: tuple[KeySto
 def test_a_key_without_any_certificate_counts_as_absent(filled: tuple[KeyStore, Credentials]) -> None:
     store, _ = filled
     (store.directory / "swarm-node.crt").unlink()
-    assert again(store).load() == Absent(ROOT.bundle_pem)
+    assert again(store).load() == Absent(ROOT.bundle_pem, ("swarm-node.crt",))
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", ROOT.bundle_pem])
@@ -267,7 +332,7 @@ def test_erasing_leaves_nothing(filled: tuple[KeyStore, Credentials]) -> None:
     store.erase()
     store.erase()
     assert list(store.directory.iterdir()) == []
-    assert store.load() == Absent(None)
+    assert store.load() == Absent(None, ("swarm-root-ca.crt", "swarm-node.key", "swarm-node.crt"))
 
 
 def test_keys_are_not_in_reprs(filled: tuple[KeyStore, Credentials]) -> None:

@@ -14,9 +14,10 @@ from collections import deque
 from pathlib import Path
 from random import Random
 
+from certs.errors import CertsError
 from certs.keystore import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE, KeyStore, RaftKeys
-from swarm.io.node.state_file import STATE_FILE, StateFile
-from swarm.node.state import NodeState, StateDamaged
+from swarm.io.node.state_file import StateFile
+from swarm.node.state import NodeState
 from swarm.raft import events
 from tests.sim.files import Outcome, SimFiles
 from tests.sim.raft_image import RaftImage
@@ -49,6 +50,10 @@ class Disk:
         """One transaction. Returns why it failed, if it did."""
         if self.files.full:
             return "disk full"
+        try:
+            self.raft.settle()
+        except (OSError, CertsError) as error:
+            return str(error)
         outcome = self.files.trouble.strike() if self.files.trouble is not None else Outcome.DONE
         if outcome is Outcome.DONE:
             self.raft.write(persist)
@@ -68,8 +73,7 @@ class Disk:
         self.raft = RaftImage()
 
     def erase(self) -> None:
-        """Delete everything but what the process deleted before."""
-        self.files.remove_all()
+        """Delete log and journal."""
         self.raft, self.journal = RaftImage(), {}
         self._undo.clear()
 
@@ -77,16 +81,15 @@ class Disk:
 
     @property
     def saved(self) -> bool:
-        """Whether this machine is a node: an init or join was acknowledged, or soon will be."""
-        return self.files.read(self._directory / STATE_FILE) is not None
+        """Whether this machine is a node, or will be: an init or join was acknowledged, or a join is under way."""
+        found = self.state_file().find()
+        joins = found.state is not None and (found.state.pending is None or bool(found.state.pending.token))
+        return (joins or found.error is not None) and not found.leaving
 
     @property
     def state(self) -> NodeState | None:
         """What the file says; None without a file that can be read."""
-        try:
-            return self.state_file().load()
-        except StateDamaged:
-            return None
+        return self.state_file().find().state
 
     @property
     def raft_id(self) -> int:
@@ -97,17 +100,21 @@ class Disk:
     @property
     def certificate_pem(self) -> bytes:
         """Empty without one."""
-        return self.files.read(self._certificates / CERTIFICATE_FILE) or b""
+        return self._read(CERTIFICATE_FILE)
 
     @property
     def root_pem(self) -> bytes:
         """Empty without one."""
-        return self.files.read(self._certificates / ROOT_FILE) or b""
+        return self._read(ROOT_FILE)
 
     @property
     def key_file(self) -> bytes:
         """Empty without one."""
-        return self.files.read(self._certificates / KEY_FILE) or b""
+        return self._read(KEY_FILE)
+
+    def _read(self, name: str) -> bytes:
+        path = self._certificates / name
+        return path.read_bytes() if path.exists() else b""
 
     def set_managers(self, managers: tuple[tuple[str, str], ...]) -> None:
         """An operator writes other managers into the file."""

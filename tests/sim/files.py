@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -62,13 +61,8 @@ class SimFiles:
 
     # --- as production sees them -----------------------------------------------------------------------------------
 
-    def read(self, path: Path) -> bytes | None:
+    def write(self, path: Path, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
         """See Files."""
-        return _content(path)
-
-    def write(self, path: Path, data: bytes) -> None:
-        """See Files."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         if self.full:
             self._step(lambda: self._create(path, data[: len(data) // 2]))
             raise OSError(errno.ENOSPC, "no space left on device")
@@ -79,12 +73,21 @@ class SimFiles:
         """See Files."""
         self._step(lambda: self._rename(old, new))
 
-    def remove(self, path: Path) -> None:
+    def unlink(self, path: Path) -> None:
         """See Files."""
-        if path.exists():
-            self._step(lambda: self._remove(path))
+        self._step(lambda: self._remove(path))
 
-    def sync_directory(self, directory: Path) -> None:
+    def mkdir(self, path: Path, mode: int) -> None:
+        """See Files."""
+        self._step(lambda: path.mkdir(mode))
+
+    def rmdir(self, path: Path) -> None:
+        """See Files. The directory of the node is a mount point."""
+        if path == self.directory:
+            raise OSError(errno.EBUSY, "device or resource busy")
+        self._step(path.rmdir)
+
+    def sync(self, directory: Path) -> None:
         """See Files."""
         self._step(lambda: self._synced(directory))
 
@@ -93,13 +96,6 @@ class SimFiles:
     def start(self) -> None:
         """Another process starts on them."""
         self._dead, self.kill_in = False, None
-
-    def remove_all(self) -> None:
-        """Delete everything, as shutil.rmtree does with whoever's errors ignored."""
-        for path in self.paths():
-            self._step(lambda path=path: self._remove(path))  # type: ignore[misc]
-        shutil.rmtree(self.directory)
-        self.directory.mkdir()
 
     def lose_power(self, rng: Random) -> None:
         """What was not synchronised may be lost."""

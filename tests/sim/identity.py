@@ -80,7 +80,7 @@ class SimIdentity:
                 raise NodeLocked("the key of this node is encrypted")
             found = self.keys.load(unlock_key)
         if not isinstance(found, Present):
-            raise SwarmError("the node's key or certificate is missing")
+            raise SwarmError("the node's key or certificate is missing. Nothing was deleted")
         self._root_pem = found.root_pem
         self.lock.found()
         return self._use(found.credentials)

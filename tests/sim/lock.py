@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 from certs.keystore import Kek, KeyStore, RaftKeys
 from certs.tls import Credentials
 from swarm import api
-from swarm.io.node.autolock import FAILURES, commit
+from swarm.io.node.autolock import FAILURES, commit, committed
 from swarm.node import autolock_events as events
 from swarm.node.autolock import Autolock
 from swarm.node.events import RenewCertificateNow
@@ -52,10 +53,11 @@ class KeyLock:
 
     def found(self) -> None:
         """The key file was read or written."""
-        self.driver.put(events.KeysFound(self._keys.kek, self._keys.raft_keys))
+        self.driver.put(events.KeysFound(self._keys.kek, self._keys.raft_keys, self._keys.settled))
 
     async def prepare_log(self) -> RaftKeys | None:
         """The keys to open the log with. Raises OSError."""
+        self._settle_files()
         self._log = Future()
         self.driver.put(events.PrepareLog(self._process.disk.raft.raft_id != 0))
         keys: RaftKeys | None = await self._log
@@ -70,7 +72,7 @@ class KeyLock:
     def attach(self, manager: ManagerDriver | None) -> None:
         """Follow the cluster as this manager knows it; None: no manager runs any more."""
         self._manager = manager
-        self.driver.put(events.ManagerDown() if manager is None else events.ManagerUp())
+        self.driver.put(events.ManagerDown() if manager is None else events.ManagerUp(self._process.disk.raft.plain))
         if manager is not None:
             manager.watchers.append(self._changed)
             self._changed(())
@@ -123,11 +125,11 @@ class KeyLock:
         try:
             self._do(operation)
         except FAILURES as error:
-            outcome = events.Failed(str(error))
+            outcome = events.Failed(str(error), self._keys.settled)
         except Killed:
             return
         else:
-            outcome = events.Done(self._keys.kek, self._keys.raft_keys)
+            outcome = events.Done(self._keys.kek, self._keys.raft_keys, self._keys.settled)
         failure = outcome.error if isinstance(outcome, events.Failed) else ""
         self._process.kernel.say(self._process.name, type(operation).__name__, failure)
         self.driver.put(outcome)
@@ -135,6 +137,7 @@ class KeyLock:
 
     def _do(self, operation: events.Operation) -> None:
         """See swarm.io.node.autolock.perform, and RaftDisk.reseal. Raises one of FAILURES."""
+        self._settle_files()
         match operation:
             case events.RotateKek(kek, raft_keys):
                 self._keys.rotate_kek(kek, raft_keys)
@@ -145,13 +148,21 @@ class KeyLock:
             case events.SaveCertificate(credentials, kek, raft_keys):
                 self._keys.save(credentials, kek, raft_keys is None)
 
+            case events.Settle():
+                self._keys.settle()
+
+    def _settle_files(self) -> None:
+        """See swarm.io.node.autolock.Autolock."""
+        self._keys.settle()
+        if self._manager is not None:
+            self._process.disk.raft.settle()
+        else:
+            self.recover(bool(self._keys.kek.key))
+
     def _reseal(self, operation: events.Reseal) -> None:
-        """See swarm.io.disk.database.File: a commit that fails leaves the present log in use."""
+        """See swarm.io.disk.database.File: whatever comes of the commit, the key file says which log counts."""
         disk = self._process.disk
         disk.write_beside(operation.raft_keys)
-        try:
-            commit(self._keys, operation)
-        except Exception:
-            disk.raft.discard()
-            raise
-        disk.raft.adopt()
+        disk.raft.undecided = partial(committed, self._keys, operation)
+        commit(self._keys, operation)
+        disk.raft.settle()

@@ -95,9 +95,15 @@ class ManagerDriver:
         self.network.listeners[self.addr] = self
         self.checkers.listens(self.process.node_id, self.addr)
         image = self.process.disk.raft
+        keys = image.raft_keys
         entries: tuple[raftpb.Entry, ...] = ()
         try:
             loaded = image.load()
+            if loaded.raft_id in self.state.past_raft_ids:  # killed while it was deleted
+                self.process.disk.forget_log()
+                image = self.process.disk.raft
+                image.open(keys)
+                loaded = image.load()
             if self.state.raft_id and self.state.raft_id != image.raft_id:
                 raise LogLost(LOG_GONE.format("raft.db"))
             if force_new_cluster:

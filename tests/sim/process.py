@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from certs.keystore import KeyStore
 from swarm import api, defaults
 from swarm.agent import events as agent_events
-from swarm.errors import SwarmError, Unavailable
+from swarm.errors import Unavailable
 from swarm.manager import cluster
 from swarm.node import events
 from swarm.node.node import Node as NodeMachine
@@ -158,14 +158,11 @@ class Process:
 
     def boot(self) -> Future:
         """The daemon starts on its disk."""
-        state: NodeState | None = None
-        trouble: Exception | None = None
-        try:
-            state = self._file.load()
-        except (SwarmError, OSError) as error:
-            trouble = error
-        found_id = "" if trouble is None else self._identity.found_id()
-        return self.ask(lambda ticket: events.Boot(ticket, state, trouble, found_id))
+        found = self._file.find()
+        found_id = "" if found.state is not None else self._identity.found_id()
+        return self.ask(
+            lambda ticket: events.Boot(ticket, found.state, found.error, found_id, found.leaving, found.others)
+        )
 
     def create(self, spec: api.ClusterSpec) -> Future:
         """docker swarm init."""
@@ -321,9 +318,9 @@ class Process:
             case events.Erase():
                 await self.kernel.sleep(0.002)
                 self.world.checkers.promises.erases(self.node)
-                self._file.drop()
-                self.disk.erase()
                 self._identity.forget()
+                self.disk.erase()
+                self._file.erase()
             case events.MakeIdentity():
                 return self._identity.make(effect)
             case events.RequestIdentity():

@@ -8,6 +8,7 @@ when one of them is damaged, sqlite by itself goes on with what is before it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -89,6 +90,8 @@ class RaftImage:
         self._phantom: events.Persist | None = None
         self._bad_frame: int | None = None
         self._damage = ""
+        self.undecided: Callable[[], bool] | None = None
+        """Whether the rewritten log counts; nothing is written before that can be told."""
 
     @property
     def hard_state(self) -> bytes | None:
@@ -108,6 +111,11 @@ class RaftImage:
     def data_keys(self) -> frozenset[bytes]:
         """The data keys of all records; CLEAR is among them if anything can be read without a key."""
         return frozenset(record.data_key for record in self._content.records())
+
+    @property
+    def plain(self) -> bool:
+        """Whether something in it can be read without a key."""
+        return CLEAR in self.data_keys()
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -151,7 +159,13 @@ class RaftImage:
 
     def open(self, raft_keys: RaftKeys | None) -> None:
         """For a process that starts: these keys are at hand, see swarm.io.node.autolock.sealer_of."""
-        self.raft_keys = raft_keys
+        self.raft_keys, self.undecided = raft_keys, None
+
+    def settle(self) -> None:
+        """See swarm.io.disk.database.File: a rewrite is adopted or discarded. Raises what ``undecided`` raises."""
+        if self.undecided is not None:
+            self.adopt() if self.undecided() else self.discard()
+            self.undecided = None
 
     def prepare(self, raft_keys: RaftKeys) -> None:
         """Write everything anew, sealed by these keys; it waits for the commit. Raises RecordLocked."""

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
+from certs.files import SYSTEM, Files
 from swarm import defaults
 from swarm.errors import Code, SwarmError
 from swarm.io.disk import replaced_file
@@ -66,10 +67,15 @@ def _bug(path: Path, error: Exception) -> DiskError:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A job that replaces the file; see File.rewrite."""
+    """A job that replaces the file; see File.rewrite.
+
+    commit: records that the new file counts. committed: whether it did, and durably; asked after commit() whatever came
+    of it, and asked again before anything else is done with the file while it raises.
+    """
 
     fill: Callable[[sqlite3.Connection, sqlite3.Connection], None]
     commit: Callable[[], None]
+    committed: Callable[[], bool]
 
 
 Job = tuple[Work | Rewrite, Done]
@@ -94,13 +100,15 @@ def _extend(log: Path) -> None:
 class File:
     """One sqlite file and its thread."""
 
-    def __init__(self, path: Path, tables: str, synchronous: str) -> None:
+    def __init__(self, path: Path, tables: str, synchronous: str, files: Files = SYSTEM) -> None:
         self.path = path
+        self._files = files
         self._tables = tables
         self._synchronous = synchronous
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._closed = False
-        self._adopting = False
+        self._undecided: Callable[[], bool] | None = None
+        self._adopting = self._discarding = False
         self._next: Job | None = None
         self._thread = threading.Thread(target=self._run, name=f"disk {path.name}", daemon=True)
         self._thread.start()
@@ -125,7 +133,8 @@ class File:
     def rewrite(self, work: Rewrite) -> None:
         """Fill a new file from the old one, call commit, then use the new file. After a crash, either file is in use.
 
-        Blocks. Raises DiskError, also for whatever commit raises; then nothing has changed.
+        Blocks. Raises DiskError, also for whatever commit raises; then the old file is in use, unless ``committed``
+        says otherwise later.
         """
         errors: queue.SimpleQueue[DiskError | None] = queue.SimpleQueue()
         self.submit(work, errors.put)
@@ -141,9 +150,6 @@ class File:
         self._thread.join()
 
     def _open(self) -> sqlite3.Connection:
-        if self._adopting:
-            replaced_file.adopt(self.path)
-            self._adopting = False
         connection = self._open_at(self.path, "WAL")
         if self._synchronous == "FULL":
             _extend(self.path.with_name(self.path.name + "-wal"))
@@ -181,12 +187,13 @@ class File:
         """Do these jobs; return the connection to use from now on."""
         try:
             with _translated(self.path):
+                connection = self._settled(connection)
                 connection = connection or self._open()
         except Exception as error:  # whatever it is, this thread must continue, or its callers would wait forever
             failure = error if isinstance(error, DiskError) else _bug(self.path, error)
             for _, done in jobs:
                 done(failure)
-            return None
+            return None if self._adopting else connection
         pieces: list[tuple[Work, Done]] = []
         for work, done in jobs:
             if isinstance(work, Rewrite):
@@ -198,32 +205,55 @@ class File:
             self._attempt(connection, [piece], report=True)
         return connection
 
+    def _settled(self, connection: sqlite3.Connection | None) -> sqlite3.Connection | None:
+        """Finish a rewrite before anything is written. Returns the connection if it is still good. Raises OSError."""
+        if self._undecided is not None:
+            self._adopting = self._undecided()
+            self._undecided, self._discarding = None, not self._adopting
+        if self._adopting:
+            if connection is not None:
+                connection.close()
+            replaced_file.adopt(self.path, self._files)
+            self._adopting, connection = False, None
+        if self._discarding:
+            replaced_file.discard(self.path, self._files)
+            self._discarding = False
+        return connection
+
     def _replace(self, connection: sqlite3.Connection, work: Rewrite, done: Done) -> sqlite3.Connection | None:
+        """Nothing is written to either file before it is decided which one counts, and the other one is gone."""
+        failure: DiskError | None = None
+        self._discarding = True
         try:
             with _translated(self.path):
-                replaced_file.discard(self.path)
-                copy = self._open_at(replaced_file.copy_of(self.path), "MEMORY")
-                try:
-                    copy.execute("BEGIN IMMEDIATE")
-                    work.fill(connection, copy)
-                    copy.execute("COMMIT")
-                finally:
-                    copy.close()
-                replaced_file.prepare(self.path)
+                self._rewrite(connection, work)
+                self._undecided = work.committed
                 work.commit()
-        except Exception as error:  # whatever it is, the present file stays in use
-            with contextlib.suppress(OSError):
-                replaced_file.discard(self.path)
-            done(error if isinstance(error, DiskError) else DiskError(f"{self.path}: {error}"))
-            return connection
-        # nothing may be written to the old file any more; if it cannot be replaced now, the next opening tries again
-        self._adopting = True
-        connection.close()
-        replaced: sqlite3.Connection | None = None
-        with contextlib.suppress(DiskError), _translated(self.path):
-            replaced = self._open()
-        done(None)
-        return replaced
+        except Exception as error:  # whatever it is, one of the two files is good
+            failure = error if isinstance(error, DiskError) else DiskError(f"{self.path}: {error}")
+        try:
+            with _translated(self.path):
+                kept = self._settled(connection)
+        except Exception as error:  # the next job tries again
+            kept = None if self._adopting else connection
+            failure = failure or (None if self._adopting else DiskError(f"{self.path}: {error}"))
+        if kept is None:
+            failure = None  # the commit happened
+            with contextlib.suppress(DiskError), _translated(self.path):
+                kept = None if self._adopting else self._open()
+        done(failure)
+        return kept
+
+    def _rewrite(self, connection: sqlite3.Connection, work: Rewrite) -> None:
+        replaced_file.discard(self.path, self._files)
+        copy = self._open_at(replaced_file.copy_of(self.path), "MEMORY")
+        try:
+            copy.execute("BEGIN IMMEDIATE")
+            work.fill(connection, copy)
+            copy.execute("COMMIT")
+        finally:
+            copy.close()
+        replaced_file.prepare(self.path, self._files)
 
     def _take(self) -> list[Job]:
         """The waiting jobs that may share a transaction, at least one; an empty list means: close the file."""

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from certs.files import SYSTEM, Files
 from swarm.api import raftpb
 from swarm.errors import FailedPrecondition
 from swarm.io.disk.database import DiskError, Done, File, Rewrite
 from swarm.raft.events import Persist
-from swarm.raft.records import RecordCorrupt, Sealer, checksum, decode, encode
+from swarm.raft.records import RecordCorrupt, Sealer, checksum, decode, encode, is_plain
 
 T = TypeVar("T")
 CallSoon = Callable[[Callable[[], None]], object]
@@ -96,13 +97,16 @@ class RaftDisk:
         sealer: Sealer | None = None,
         keep_old_snapshots: int = 0,
         call_soon: CallSoon | None = None,
+        files: Files = SYSTEM,
     ) -> None:
         """call_soon: calls back on the loop (call_soon_threadsafe); None: use the loop that runs at submit()."""
+        self.plain = False
+        """Whether load() found something that can be read without a key."""
         self.keep_old_snapshots = keep_old_snapshots
         self._sealer = sealer
         self._next_index = 0  # after the last entry, if this process wrote it; used by the file's thread
         self._call_soon = call_soon
-        self._file = File(path, _RAFT_TABLES, "FULL")
+        self._file = File(path, _RAFT_TABLES, "FULL", files)
 
     def close(self) -> None:
         """Finish submitted writes and close. Blocks."""
@@ -151,19 +155,24 @@ class RaftDisk:
         """Use this sealer for all further writes. It must be able to open existing records (key versions)."""
         self._sealer = sealer
 
-    def reseal(self, sealer: Sealer, commit: Callable[[], None]) -> None:
+    def reseal(self, sealer: Sealer, commit: Callable[[], None], committed: Callable[[], bool]) -> None:
         """Rewrite everything with this sealer; commit is called in the file's thread when the result is on disk.
 
-        commit must record durably that the new sealer is needed from now on. After a crash before it,
-        replaced_file.discard() keeps the old content; after it, replaced_file.adopt() installs the new one. Blocks.
-        Raises DiskError, also for commit's errors; then nothing has changed.
+        commit must record durably that the new sealer is needed from now on; committed: see Rewrite. After a crash
+        before it, replaced_file.discard() keeps the old content; after it, replaced_file.adopt() installs the new one.
+        Blocks. Raises DiskError, also for commit's errors.
         """
 
-        def committed() -> None:
-            commit()
-            self._sealer = sealer
+        def look() -> bool:
+            if happened := committed():
+                self._sealer, self.plain = sealer, False
+            return happened
 
-        self._file.rewrite(Rewrite(lambda old, new: self._copy(old, new, sealer), committed))
+        self._file.rewrite(Rewrite(lambda old, new: self._copy(old, new, sealer), commit, look))
+
+    def settle(self) -> None:
+        """Finish a reseal that an error interrupted, if there was one. Blocks. Raises DiskError."""
+        self._file.call(lambda connection: None)
 
     # --- in the file's thread ---
 
@@ -254,6 +263,7 @@ class RaftDisk:
         context = place.encode()
         if checksum(record, context) != crc:
             raise RecordCorrupt(f"wrong checksum of {place}")
+        self.plain = self.plain or is_plain(record)
         return decode(record, context, self._sealer)
 
     def _load(self, connection: sqlite3.Connection) -> Loaded:

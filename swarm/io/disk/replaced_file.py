@@ -18,6 +18,9 @@ import contextlib
 import os
 from pathlib import Path
 
+from certs import files
+from certs.files import SYSTEM, Files
+
 _ZEROS = bytes(1 << 16)
 _SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")
 
@@ -32,36 +35,40 @@ def rewritten(path: Path) -> Path:
     return path.with_name(f"{path.name}.rewritten")
 
 
-def discard(path: Path) -> None:
-    """The commit did not happen, or there was no rewrite: delete the files of one. Blocks. Raises OSError."""
-    for file in (rewritten(path), copy_of(path)):
-        for suffix in ("", *_SQLITE_SUFFIXES):
-            file.with_name(file.name + suffix).unlink(missing_ok=True)
+def with_logs(path: Path) -> list[Path]:
+    """The files of a database: sqlite's own logs first, which must never be applied to another database."""
+    return [*(path.with_name(path.name + suffix) for suffix in _SQLITE_SUFFIXES), path]
 
 
-def prepare(path: Path) -> None:
+def discard(path: Path, disk: Files = SYSTEM) -> None:
+    """The commit did not happen, or there was no rewrite: delete the files of one. Blocks. Raises OSError.
+
+    Only after that may the database be written again: a rewritten one that is found later would take its place.
+    """
+    files.remove([*with_logs(rewritten(path)), *with_logs(copy_of(path))], disk)
+
+
+def prepare(path: Path, disk: Files = SYSTEM) -> None:
     """The copy is complete, synchronised and closed: prepare it for the commit. Blocks. Raises OSError."""
-    copy_of(path).replace(rewritten(path))
-    _sync_directory(path.parent)
+    files.move(copy_of(path), rewritten(path), disk)
 
 
-def adopt(path: Path) -> None:
+def adopt(path: Path, disk: Files = SYSTEM) -> None:
     """The commit happened: replace the database by the rewritten one, if there is one. Blocks. Raises OSError.
 
     May be repeated after a crash or an error.
     """
-    if rewritten(path).exists():
+    if files.exists(rewritten(path)):
+        *logs, database = with_logs(path)
         with contextlib.ExitStack() as old:
-            files = [_open_old(path.with_name(path.name + suffix), old) for suffix in ("", *_SQLITE_SUFFIXES)]
-            # an old write-ahead log must never be applied to the new database, so it is removed first
-            for suffix in _SQLITE_SUFFIXES:
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            _sync_directory(path.parent)
-            rewritten(path).replace(path)
-            _sync_directory(path.parent)
-            for descriptor in files:
+            opened = [_open_old(file, old) for file in (database, *logs)]
+            files.remove(logs, disk)
+            files.move(rewritten(path), path, disk)
+            for descriptor in opened:
                 _overwrite(descriptor)
-    discard(path)
+    else:
+        files.settle(path.parent, disk)  # an earlier attempt may have failed there
+    discard(path, disk)
 
 
 def _open_old(file: Path, stack: contextlib.ExitStack) -> int | None:
@@ -82,11 +89,3 @@ def _overwrite(descriptor: int | None) -> None:
         while left > 0:
             left -= os.write(descriptor, _ZEROS[:left])
         os.fsync(descriptor)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,8 +15,9 @@ from random import Random
 from ssl import SSLContext
 
 from certs.errors import CertsError
+from certs.files import SYSTEM, Files
 from certs.keys import identity_of, new_csr, new_private_key, private_key_pem
-from certs.keystore import CERTIFICATE_FILE, Kek, KeyStore, Locked, Present
+from certs.keystore import CERTIFICATE_FILE, Absent, Kek, KeyStore, Locked, Present
 from certs.root import RootCA
 from certs.tls import ClientTls, Credentials, member_context
 from swarm import api
@@ -36,11 +37,18 @@ class NodeIdentity:
     """See the module. autolock: of the key file. first: root, CSR and certificate of a new cluster's first manager."""
 
     def __init__(
-        self, directory: Path, rng: Random, now: Callable[[], float], renew: Callable[[], None], counts: Counts
+        self,
+        directory: Path,
+        rng: Random,
+        now: Callable[[], float],
+        renew: Callable[[], None],
+        counts: Counts,
+        disk: Files = SYSTEM,
     ) -> None:
         """directory: of the node. now: seconds since the epoch. renew: called if the key was on disk in clear text."""
         self.first: tuple[RootCA, bytes, bytes] | None = None
         self._directory = directory
+        self._files = disk
         self._rng = rng
         self._now = now
         self._renew = renew
@@ -51,8 +59,8 @@ class NodeIdentity:
         self._keys, self.autolock = self._fresh_keys()
 
     def _fresh_keys(self) -> tuple[KeyStore, Autolock]:
-        keys = KeyStore(self._directory / "certificates")
-        return keys, Autolock(keys, self._directory / LOG_FILE, self._rng, self._renew)
+        keys = KeyStore(self._directory / "certificates", self._files)
+        return keys, Autolock(keys, self._directory / LOG_FILE, self._rng, self._renew, self._files)
 
     def forget(self) -> None:
         """The files are gone: the keys of one swarm must not be used in the next."""
@@ -96,8 +104,10 @@ class NodeIdentity:
             if not unlock_key:
                 raise NodeLocked("the key of this node is encrypted")
             found = self._keys.load(unlock_key)
-        if not isinstance(found, Present):
-            raise SwarmError("the node's key or certificate is missing")
+        if isinstance(found, Absent):
+            names = ", ".join(str(self._keys.directory / name) for name in found.missing)
+            raise SwarmError(f"the node's key or certificate is missing: {names}. Nothing was deleted")
+        assert isinstance(found, Present)
         self._root_pem = found.root_pem
         return self._use(found.credentials)
 

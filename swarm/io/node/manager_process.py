@@ -17,15 +17,18 @@ from ssl import SSLContext
 import structlog
 from google.protobuf.message import Message
 
+from certs import files
+from certs.files import SYSTEM, Files
 from certs.tls import ClientTls
 from swarm import api
 from swarm.address import host_of
 from swarm.api import raftpb
 from swarm.api.methods import Method, Req, Res
-from swarm.errors import SwarmError, Unavailable
+from swarm.errors import JoinUndecided, SwarmError, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer, demotion_error
 from swarm.io.counts import Counts
 from swarm.io.disk import replaced_file
+from swarm.io.disk.database import DiskError
 from swarm.io.disk.raft_disk import Loaded, RaftDisk
 from swarm.io.grpc.server import RpcServer
 from swarm.io.node.backpressure import Backpressure, Flow
@@ -97,7 +100,7 @@ class ManagerSettings:
 
 
 class ManagerProcess:
-    """One manager. After start() it may be called; close() ends it and leaves the disk as it is."""
+    """One manager. After start() it may be called; close() ends it and leaves the disk, its log, as it is."""
 
     def __init__(
         self,
@@ -109,6 +112,7 @@ class ManagerProcess:
         rng: Random,
         sealer: Sealer | None = None,
         counts: Counts | None = None,
+        disk: Files = SYSTEM,
     ) -> None:
         self.settings = settings
         self.store = Store()
@@ -128,7 +132,7 @@ class ManagerProcess:
         self._streams = itertools.count(1)
         self.local = LocalCalls(self._incoming, self._streams)
         self._file = directory / LOG_FILE
-        self._disk = RaftDisk(self._file, sealer)
+        self.disk = RaftDisk(self._file, sealer, files=disk)
         authorizer = ClusterAuthorizer(settings.cluster_id, self._is_blacklisted, self._is_demoted)
         self._counts = counts or Counts()
         errors = self._counts.certificate_errors
@@ -152,7 +156,7 @@ class ManagerProcess:
         """
         await self._server.listen(self.settings.listen_host, self.settings.listen_port)
         try:
-            loaded = await asyncio.to_thread(self._disk.load)
+            loaded = await asyncio.to_thread(_load, self.disk, self.settings.past_raft_ids)
             if self.settings.raft_id and loaded.raft_id != self.settings.raft_id:
                 raise LogLost(LOG_GONE.format(self._file))
             if force_new_cluster:
@@ -167,10 +171,10 @@ class ManagerProcess:
             manager = self._make(loaded, raft_id, entries)
         except BaseException:
             await self._server.close(0)
-            await asyncio.to_thread(self._disk.close)
+            await asyncio.to_thread(self.disk.close)
             raise
         self.peers = Peers(self._client_tls, self._report, self._kinds.is_ours, join)
-        self._peer_watch = PeerWatch(manager.status, self.peers, self._inbox.put, self._kinds, self._disk)
+        self._peer_watch = PeerWatch(manager.status, self.peers, self._inbox.put, self._kinds, self.disk)
         self.manager = manager
         self._task = asyncio.create_task(self._run(), name="manager")
         self._watch = asyncio.create_task(watch.watch(self._peer_watch, self._kinds), name="peers")
@@ -178,7 +182,7 @@ class ManagerProcess:
     def _found(self) -> tuple[int, tuple[raftpb.Entry, ...]]:
         """A new group with this node as its only member."""
         raft_id = self._rng.getrandbits(62) + 1
-        self._disk.initialize(raft_id, self.settings.node_id, self.settings.cluster_id)
+        self.disk.initialize(raft_id, self.settings.node_id, self.settings.cluster_id)
         member = api.RaftMember(raft_id=raft_id, node_id=self.settings.node_id, addr=self.settings.address)
         return raft_id, membership.bootstrap_entries(raft_id, member.SerializeToString())
 
@@ -191,16 +195,19 @@ class ManagerProcess:
         hard_state, entries = membership.force_new_cluster(
             raft_id, member.SerializeToString(), loaded.hard_state, loaded.snapshot, loaded.entries
         )
-        self._disk.save(events.Persist(0, hard_state, entries))
+        self.disk.save(events.Persist(0, hard_state, entries))
         log.warning("raft.new_cluster_forced", entries=len(entries))
-        return self._disk.load()
+        return self.disk.load()
 
     async def _join(self, managers: Sequence[str]) -> int:
         """Become a member through any of the managers. Raises SwarmError; see dialogues.join."""
         settings = self.settings
         dial = dialler(self._client_tls)
         answer = await dialogues.join(managers, settings.node_id, settings.address, settings.past_raft_ids, dial)
-        await asyncio.to_thread(self._disk.initialize, answer.raft_id, settings.node_id, settings.cluster_id)
+        try:
+            await asyncio.to_thread(self.disk.initialize, answer.raft_id, settings.node_id, settings.cluster_id)
+        except DiskError as error:
+            raise JoinUndecided(str(error)) from error  # the group counts on us already
         self._joined = list(answer.members)
         return answer.raft_id
 
@@ -261,11 +268,7 @@ class ManagerProcess:
                 await asyncio.gather(task, return_exceptions=True)
         if self.peers is not None:
             await self.peers.close()
-        await asyncio.to_thread(self._disk.close)
-
-    async def reseal(self, sealer: Sealer, commit: Callable[[], None]) -> None:
-        """Write log and snapshots anew, sealed by ``sealer``; see RaftDisk.reseal. Raises DiskError."""
-        await asyncio.to_thread(self._disk.reseal, sealer, commit)
+        await asyncio.to_thread(self.disk.close)
 
     # --- calls of this process -------------------------------------------------------------------------------------
 
@@ -417,7 +420,7 @@ class ManagerProcess:
         def done(error: Exception | None) -> None:
             self._inbox.put(events.Persisted(effect.token) if error is None else PersistFailed(effect, str(error)))
 
-        self._disk.submit(effect, done)
+        self.disk.submit(effect, done)
 
     def _is_blacklisted(self, node_id: str) -> bool:
         return is_blacklisted(self.store, self.settings.cluster_id, node_id)
@@ -432,9 +435,17 @@ class ManagerProcess:
         return hosts + [node.status.addr for node in self.store.all(api.Node)]
 
 
-def erase_log(directory: Path) -> None:
+def _load(disk: RaftDisk, past_raft_ids: Sequence[int]) -> Loaded:
+    """Read the log, but not one that was given up: whoever was killed while it was deleted may have left half of it."""
+    loaded = disk.load()
+    if loaded.raft_id not in past_raft_ids:
+        return loaded
+    disk.erase()
+    return disk.load()
+
+
+def erase_log(directory: Path, disk: Files = SYSTEM) -> None:
     """Forget the log and membership of a manager that does not run. Blocks. Raises OSError."""
     file = directory / LOG_FILE
-    for suffix in ("", "-wal", "-shm"):
-        file.with_name(file.name + suffix).unlink(missing_ok=True)
-    replaced_file.discard(file)
+    files.remove(replaced_file.with_logs(file), disk)
+    replaced_file.discard(file, disk)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import shutil
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from random import Random
 import structlog
 
 from certs.errors import CertsError
+from certs.files import SYSTEM, Files
 from swarm import api, defaults
 from swarm.address import join_host_port
 from swarm.agent import events as agent_events
@@ -39,7 +39,6 @@ from swarm.io.process import Clock, Inbox, drive
 from swarm.manager import cluster
 from swarm.node import events
 from swarm.node.node import Node, Status
-from swarm.node.state import NodeState
 
 log = structlog.get_logger()
 
@@ -59,7 +58,7 @@ _CANCELLED_AT_STOP = (
 class NodeProcess:
     """See the module. manager: while it runs. counts: since the daemon started."""
 
-    def __init__(self, directory: Path, hooks: NodeHooks, clock: Clock, rng: Random) -> None:
+    def __init__(self, directory: Path, hooks: NodeHooks, clock: Clock, rng: Random, disk: Files = SYSTEM) -> None:
         self.directory = directory
         self.manager: ManagerProcess | None = None
         self.counts = Counts()
@@ -71,8 +70,9 @@ class NodeProcess:
         self._tickets = itertools.count(1)
         self._requests: dict[int, asyncio.Future[None]] = {}
         renew = partial(self._inbox.put, events.RenewCertificateNow())
-        self._file = StateFile(directory)
-        self._identity = NodeIdentity(directory, rng, clock.now, renew, self.counts)
+        self._files = disk
+        self._file = StateFile(directory, disk)
+        self._identity = NodeIdentity(directory, rng, clock.now, renew, self.counts, disk)
         self._agent: AgentProcess | None = None
         self._runner: Runner | None = None
         self._journal: TaskJournal | None = None
@@ -85,14 +85,11 @@ class NodeProcess:
     async def start(self) -> None:
         """Go on with what is on disk, if anything is; returns when roles run or could not be started (see status)."""
         self._driver = asyncio.create_task(self._drive(), name="node")
-        state: NodeState | None = None
-        trouble: Exception | None = None
-        try:
-            state = self._file.load()
-        except (SwarmError, OSError) as error:
-            trouble = error
-        found_id = "" if trouble is None else self._identity.found_id()
-        await self._answered(lambda ticket: events.Boot(ticket, state, trouble, found_id))
+        found = self._file.find()
+        found_id = "" if found.state is not None else self._identity.found_id()
+        await self._answered(
+            lambda ticket: events.Boot(ticket, found.state, found.error, found_id, found.leaving, found.others)
+        )
 
     async def request(self, make: Callable[[int], events.Request]) -> None:
         """Put a request to the machine and wait for its end; it goes on when the caller does not wait any more.
@@ -163,7 +160,7 @@ class NodeProcess:
     async def _work(self, effect: events.TaggedEffect) -> Outcome:
         match effect:
             case events.ForgetLog():
-                await asyncio.to_thread(erase_log, self.directory)
+                await asyncio.to_thread(erase_log, self.directory, self._files)
             case events.Erase():
                 await self._erase()
             case events.MakeIdentity():
@@ -247,9 +244,8 @@ class NodeProcess:
                     last_first.push_async_callback(part.close)
 
     async def _erase(self) -> None:
-        await asyncio.to_thread(self._file.drop)
-        await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
         self._identity.forget()
+        await asyncio.to_thread(self._file.erase)
 
     # --- the manager -----------------------------------------------------------------------------------------------
 
@@ -268,7 +264,9 @@ class NodeProcess:
         )
         tls = (lambda: self._identity.server_context(self.manager)), self._identity.client_tls
         sealer = await self._identity.autolock.sealer()
-        manager = ManagerProcess(self.directory, settings, *tls, self._clock, self._rng, sealer, self.counts)
+        manager = ManagerProcess(
+            self.directory, settings, *tls, self._clock, self._rng, sealer, self.counts, disk=self._files
+        )
         manager.watchers.append(self._hooks.on_changes)
         await manager.start(effect.create, state.other_managers(), effect.force_new_cluster)
         self.manager = manager

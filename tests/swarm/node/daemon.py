@@ -47,13 +47,20 @@ _CANCELLED_AT_STOP = (
 
 @dataclass
 class Disk:
-    """What outlives the daemon. log: the raft ID of the member whose log is there, 0: none."""
+    """What outlives the daemon. log: the raft ID of the member whose log is there, 0: none. leaving: see DropState."""
 
     state: NodeState | None = None
     root_pem: bytes = b""
     certificate_pem: bytes = b""
     unlock_key: bytes = b""
     log: int = 0
+    leaving: bool = False
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The names of the files beside state.json."""
+        there = {"certificates/swarm-node.crt": self.certificate_pem, "raft.db": self.log}
+        return tuple(name for name, content in there.items() if content)
 
 
 class Issuer:
@@ -112,7 +119,6 @@ class Daemon:
         self._outstanding: dict[int, None] = {}
         self._renewals = itertools.count(1)
         self._raft_ids = itertools.count(100)
-        self.left_swarm = False
         self._session = False
         self.removed_with = b""
 
@@ -129,7 +135,10 @@ class Daemon:
         """The daemon starts on its disk, after it was killed or for the first time."""
         if not self.alive:
             self.alive, self.node, self.kill_after = True, Node(Random(1)), -1
-        return self.ask(lambda ticket: events.Boot(ticket, self.disk.state))
+        disk = self.disk
+        return self.ask(
+            lambda ticket: events.Boot(ticket, disk.state, leaving=disk.leaving, others=disk.others, node_id="")
+        )
 
     def init(self) -> int:
         """docker swarm init."""
@@ -279,7 +288,7 @@ class Daemon:
 
     def kill(self) -> None:
         """SIGKILL: only the disk stays."""
-        self.alive = self.agent = self.removed = self.left_swarm = False
+        self.alive = self.agent = self.removed = False
         self.manager, self.removed_with = 0, b""
         self.held.clear()
         self._inbox.clear()
@@ -305,7 +314,7 @@ class Daemon:
             case events.StopRoles():
                 self.agent, self.manager = False, 0
             case events.Erase():
-                self.disk.state = None
+                self.disk.certificate_pem, self.disk.log = b"", 0
 
     def _perform(
         self, effect: events.TaggedEffect
@@ -315,7 +324,7 @@ class Daemon:
             case events.SaveState(state=state):
                 disk.state = state
             case events.DropState():
-                disk.state, self.left_swarm = None, True
+                disk.leaving = True
             case events.SaveRoot(root_pem=root_pem):
                 disk.root_pem = root_pem
             case events.ForgetLog():
@@ -375,10 +384,18 @@ class Daemon:
 def check(daemon: Daemon, effect: events.TaggedEffect) -> None:
     """What a machine must never want of its daemon."""
     match effect:
-        case events.SaveState():
-            assert not daemon.left_swarm, "state.json is not written again after a leave"
+        case events.SaveState(state=state):
+            assert not daemon.disk.leaving, "state.json is not written again after a leave"
+            known = daemon.disk.state
+            member = known is not None and known.pending is None
+            assert not (member and state.pending is not None), "a member never becomes an attempt again"
         case events.MakeIdentity() | events.RequestIdentity():
-            daemon.left_swarm = False
+            assert daemon.disk.state is not None, "before anything is there, state.json says what it will be"
+            assert daemon.disk.state.pending is not None, "a member has its identity"
+        case events.Erase():
+            disk = daemon.disk
+            unfinished = disk.state is not None and disk.state.pending is not None
+            assert disk.leaving or unfinished or not disk.others, "only what is marked is deleted"
         case events.StartManager():
             assert not daemon.manager, "one manager at a time"
             assert not any(isinstance(held, events.StartManager) for held in daemon.held), "one start at a time"

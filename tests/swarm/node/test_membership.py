@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
-from dataclasses import replace
-
 import pytest
 
 from certs.errors import InvalidUnlockKey
@@ -14,7 +11,7 @@ from swarm.agent.events import EngineBack, EngineGone
 from swarm.errors import JoinUndecided, PermissionDenied, SwarmError, Unavailable
 from swarm.node import events
 from swarm.node.events import Refusal, Refused
-from swarm.node.state import StateDamaged
+from swarm.node.state import Pending, StateDamaged
 from swarm.node.steps import Phase
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE
 from tests.swarm.node.daemon import NODE, Daemon, Disk, Issuer, manager_disk, worker_disk
@@ -46,7 +43,11 @@ def test_init_writes_state_json_when_the_cluster_is_there_and_answers_when_manag
     daemon = started(issuer)
     daemon.hold = (events.Describe,)
     ticket = daemon.init()
-    assert daemon.names == ["MakeIdentity", "StartManager", "WriteFirstObjects", "SaveState", "StartAgent"]
+    assert daemon.names == [
+        *("SaveState", "MakeIdentity", "StartManager", "WriteFirstObjects", "SaveState", "StartAgent")
+    ]
+    saved = [effect.state.pending for effect in daemon.performed if isinstance(effect, events.SaveState)]
+    assert saved == [Pending(), None], "it is no member before the cluster is there"
     assert daemon.waiting == [ticket]
     assert not daemon.status.ready
     daemon.perform_held()
@@ -120,7 +121,7 @@ def test_a_worker_that_joins_is_named_by_its_certificate(issuer: Issuer) -> None
     daemon = started(issuer)
     ticket = daemon.join()
     assert daemon.answers[ticket] is None
-    assert daemon.names == ["RequestIdentity", "SaveState", "StartAgent"]
+    assert daemon.names == ["SaveState", "RequestIdentity", "SaveState", "StartAgent"]
     assert daemon.status.node_id == NODE
     assert daemon.disk.state == daemon.status.state
 
@@ -129,7 +130,7 @@ def test_a_manager_that_joins_says_in_state_json_as_which_member(issuer: Issuer)
     daemon = started(issuer)
     daemon.role = MANAGER_ROLE
     assert daemon.answers[daemon.join()] is None
-    assert daemon.names == ["RequestIdentity", "SaveState", "StartManager", "SaveState", "StartAgent"]
+    assert daemon.names == ["SaveState", "RequestIdentity", "SaveState", "StartManager", "SaveState", "StartAgent"]
     assert daemon.disk.state is not None
     assert daemon.disk.state.raft_id == daemon.disk.log != 0
 
@@ -242,7 +243,7 @@ def test_state_json_is_not_written_again_by_what_comes_during_a_leave(issuer: Is
     assert daemon.status.role == WORKER_ROLE
     daemon.lose_manager(removed=True)
     daemon.advance(5.0)
-    assert daemon.disk.state is None
+    assert daemon.disk.leaving
     assert daemon.count(events.SaveState) == 0
     assert daemon.count(events.StopManager) == daemon.count(events.ForgetLog) == 0
     daemon.put(agent_events.Left())
@@ -330,98 +331,6 @@ def test_one_node_whose_containers_stay_does_not_keep_those_of_others(issuer: Is
     daemon.leave()
     daemon.put(EngineBack())
     assert removals(daemon)[-1] == ""
-
-
-# --- boot ------------------------------------------------------------------------------------------------------------
-
-
-def test_what_was_never_acknowledged_is_erased_at_the_start(issuer: Issuer) -> None:
-    disk = replace(manager_disk(issuer), state=None)
-    daemon = Daemon(issuer, disk)
-    assert daemon.answers[daemon.boot()] is None
-    assert daemon.names == ["Erase"]
-    assert daemon.disk == Disk()
-
-
-def test_a_manager_goes_on_with_its_log(issuer: Issuer) -> None:
-    daemon = Daemon(issuer, manager_disk(issuer))
-    assert daemon.answers[daemon.boot()] is None
-    assert daemon.names == ["OpenIdentity", "StartManager", "StartAgent"]
-    assert daemon.status.manager_running
-
-
-def test_a_log_that_was_given_up_is_forgotten_after_state_json_says_so(issuer: Issuer) -> None:
-    disk = replace(manager_disk(issuer), certificate_pem=issuer.certificate(WORKER_ROLE))
-    daemon = Daemon(issuer, disk)
-    daemon.boot()
-    assert daemon.names == ["OpenIdentity", "SaveState", "ForgetLog", "StartAgent"]
-    assert daemon.disk.state is not None
-    assert (daemon.disk.state.raft_id, daemon.disk.state.past_raft_ids, daemon.disk.log) == (0, (7,), 0)
-
-
-def test_a_log_that_was_given_up_stays_while_state_json_cannot_say_so(issuer: Issuer) -> None:
-    disk = replace(manager_disk(issuer), certificate_pem=issuer.certificate(WORKER_ROLE))
-    daemon = Daemon(issuer, copy(disk))
-    daemon.fail[events.SaveState] = [FULL]
-    assert daemon.answers[daemon.boot()] is None
-    assert daemon.status.error is FULL
-    assert daemon.disk == disk
-
-
-def test_a_worker_that_was_killed_before_its_log_was_gone_forgets_it_at_the_next_start(issuer: Issuer) -> None:
-    disk = replace(worker_disk(issuer), log=7)
-    daemon = Daemon(issuer, disk)
-    daemon.boot()
-    assert daemon.names == ["OpenIdentity", "ForgetLog", "StartAgent"]
-    assert daemon.disk.log == 0
-
-
-@pytest.mark.parametrize("kind", [events.OpenIdentity, events.StartManager, events.StartAgent])
-def test_a_start_that_fails_shows_and_keeps_the_disk(issuer: Issuer, kind: type[events.Effect]) -> None:
-    daemon = Daemon(issuer, manager_disk(issuer))
-    error = SwarmError("damaged")
-    daemon.fail[kind] = [error]
-    assert daemon.answers[daemon.boot()] is None
-    assert (daemon.status.phase, daemon.status.error) == (Phase.ERROR, error)
-    assert daemon.names[-1] == "StopRoles"
-    assert daemon.disk == manager_disk(issuer)
-
-
-def test_a_node_whose_file_is_damaged_removes_containers_by_the_id_of_its_certificate(issuer: Issuer) -> None:
-    daemon = Daemon(issuer, worker_disk(issuer))
-    damaged = StateDamaged("state.json is damaged")
-    assert daemon.answers[daemon.ask(lambda ticket: events.Boot(ticket, None, damaged, NODE))] is None
-    assert daemon.status.error is damaged
-    assert daemon.performed == []
-    daemon.leave()
-    assert removals(daemon) == [NODE]
-    assert daemon.disk == Disk()
-
-
-@pytest.mark.parametrize("role", [MANAGER_ROLE, WORKER_ROLE])
-@pytest.mark.parametrize("first", [Daemon.init, Daemon.join])
-def test_killed_at_any_step_a_node_is_in_its_swarm_again_or_in_none(issuer: Issuer, first: object, role: str) -> None:
-    assert callable(first)
-    for step in range(1, STEPS_MAX):
-        for leaves in (False, True):
-            daemon = Daemon(issuer)
-            daemon.role = role
-            daemon.kill_after = step
-            daemon.boot()
-            if daemon.alive:
-                first(daemon)
-            if daemon.alive and leaves:
-                daemon.leave()
-            if daemon.alive:
-                daemon.kill()
-            there = daemon.disk.state is not None
-            daemon.boot()
-            daemon.advance(10.0)
-            assert daemon.status.error is None
-            assert daemon.status.ready == there
-            assert (daemon.disk == Disk()) == (not there)
-            assert daemon.status.manager_running == (there and daemon.status.role == MANAGER_ROLE)
-            assert daemon.waiting == []
 
 
 # --- unlock ----------------------------------------------------------------------------------------------------------

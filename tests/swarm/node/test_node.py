@@ -100,7 +100,7 @@ def test_a_node_in_no_swarm_has_nothing_to_do(issuer: Issuer) -> None:
     for event in (EngineBack(), GONE, EngineBack(), events.RenewCertificateNow(), None):
         daemon.put(event)
     assert daemon.node.deadline() is None
-    assert daemon.names == ["Erase"]
+    assert daemon.names == []
 
 
 def test_requests_wait_their_turn_and_each_is_answered(issuer: Issuer) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from certs import keys
 from certs.errors import InvalidUnlockKey
+from certs.files import SYSTEM, Files
 from certs.keystore import Kek, KeyStore, Locked, Present, RaftKeys
 from certs.root import RootCA
 from certs.tls import Credentials
@@ -54,24 +55,41 @@ def cluster(version: int, key: bytes = b"") -> api.Cluster:
     return made
 
 
-class Manager:
-    """What the lock needs of a manager: a store, and a real disk. spoil: called before each commit."""
+class Log:
+    """A real log whose commits can be spoiled. spoil: called before each commit."""
 
-    def __init__(self, path: Path, sealer: Sealer | None) -> None:
-        self.store = Store()
-        self.watchers: list[Callable[[Sequence[Change]], None]] = []
-        self.disk = RaftDisk(path, sealer)
+    def __init__(self, path: Path, sealer: Sealer | None, files: Files) -> None:
         self.spoil: Callable[[], None] = lambda: None
         self.reseals = 0
-        self.wanted = Loaded()
+        self._disk = RaftDisk(path, sealer, files=files)
+        self.initialize, self.save, self.load = self._disk.initialize, self._disk.save, self._disk.load
+        self.close, self.settle = self._disk.close, self._disk.settle
 
-    async def reseal(self, sealer: Sealer, commit: Callable[[], None]) -> None:
+    @property
+    def plain(self) -> bool:
+        return self._disk.plain
+
+    @plain.setter
+    def plain(self, plain: bool) -> None:
+        self._disk.plain = plain
+
+    def reseal(self, sealer: Sealer, commit: Callable[[], None], committed: Callable[[], bool]) -> None:
         def spoiled() -> None:
             self.spoil()
             commit()
 
         self.reseals += 1
-        await asyncio.to_thread(self.disk.reseal, sealer, spoiled)
+        self._disk.reseal(sealer, spoiled, committed)
+
+
+class Manager:
+    """What the lock needs of a manager: a store, and a real disk."""
+
+    def __init__(self, path: Path, sealer: Sealer | None, files: Files = SYSTEM) -> None:
+        self.store = Store()
+        self.watchers: list[Callable[[Sequence[Change]], None]] = []
+        self.wanted = Loaded()
+        self.disk = Log(path, sealer, files)
 
 
 class Place:
@@ -169,7 +187,7 @@ async def test_a_new_unlock_key_needs_no_new_log(place: Place) -> None:
     await take(lock, 5, KEY)
     data_key = store.raft_keys
     await take(lock, 6, OTHER_KEY)
-    assert (manager.reseals, store.raft_keys, place.renewals) == (1, data_key, 1)
+    assert (manager.disk.reseals, store.raft_keys, place.renewals) == (1, data_key, 1)
     manager.disk.close()
     with pytest.raises(InvalidUnlockKey):
         KeyStore(place.keys_directory).load(KEY)
@@ -215,7 +233,7 @@ def _lock_until_killed(place: Place, step: int) -> None:
     async def run() -> None:
         _, lock, manager = await place.start()
         manager.disk.load()
-        Path.replace, Path.unlink = changing(Path.replace), changing(Path.unlink)  # type: ignore[method-assign]
+        os.rename, os.unlink = changing(os.rename), changing(os.unlink)
         os.open, os.fsync = changing(os.open), changing(os.fsync)
         await take(lock, 5, KEY)
         manager.disk.save(Persist(3, None, (entry(4),)))
@@ -260,12 +278,12 @@ async def test_a_commit_that_fails_changes_nothing_and_may_be_repeated(place: Pl
     def full() -> None:
         raise OSError(28, "No space left on device")
 
-    manager.spoil = full
+    manager.disk.spoil = full
     with pytest.raises(DiskError, match="No space left"):
         await take(lock, 5, KEY)
     assert not place.locked()
     manager.disk.save(Persist(3, None, (entry(4),)))
-    manager.spoil = lambda: None
+    manager.disk.spoil = lambda: None
     await take(lock, 5, KEY)
     assert place.locked()
     assert not place.shown()
@@ -311,7 +329,7 @@ async def test_a_crash_while_the_data_key_rotates_keeps_both_keys(place: Place) 
     def off() -> None:
         raise Power
 
-    manager.spoil = off
+    manager.disk.spoil = off
     with pytest.raises(DiskError):
         await take(lock, 5, KEY)
     manager.disk.close()
@@ -377,7 +395,7 @@ async def test_a_lock_that_fails_is_tried_again_without_being_asked(place: Place
         if left:
             raise left.pop()
 
-    manager.spoil = full_once
+    manager.disk.spoil = full_once
     running = asyncio.create_task(lock.run())
     manager.store.restore(api.StoreSnapshot(clusters=[cluster(5, KEY)]), 5)
     await happens(lambda: "No space left" in lock.trouble)

@@ -13,11 +13,10 @@ from swarm.io.node.agent_process import AgentProcess, TaskEffect
 from swarm.io.node.hooks import NodeHooks
 from swarm.io.node.manager_process import LOG_FILE
 from swarm.io.node.node_process import NodeProcess
-from swarm.io.node.state_file import STATE_FILE
 from swarm.io.process import Clock
 from swarm.manager.cluster import NewCluster
 from swarm.node import events
-from swarm.node.state import Addresses, NodeState
+from swarm.node.state import STATE_FILE, Addresses, NodeState
 from swarm.node.steps import Phase
 from swarm.store.store import Change
 
