@@ -7,6 +7,7 @@ Everything is drawn from the seed, and nothing depends on Python's hashes: the s
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import weakref
@@ -268,7 +269,12 @@ class World:
                     process.node.gone = True
                     process.die(torn=False, silent=False)
                     return
+            except OSError as error:
+                self.kernel.say(process.name, "does not join:", error)
             yield self.kernel.sleep(2.0)
+            if process.alive and process.machine.status().phase is Phase.ERROR:  # what was begun could not be deleted
+                with contextlib.suppress(SwarmError, OSError):
+                    yield process.leave(force=True)
 
     def _watch_join(self, process: Process) -> Script:
         """Whether a join in the background succeeds. Its managers may be gone: an operator ends it after a while."""
