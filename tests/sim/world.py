@@ -259,9 +259,10 @@ class World:
                 yield process.join(remotes, token)
                 return
             except Refused as error:
-                if error.refusal is not Refusal.STILL_JOINING:
+                failed = process.machine.status().phase is Phase.ERROR
+                if error.refusal is not Refusal.STILL_JOINING and not failed:
                     return
-                if (yield self.scope.run(self._watch_join(process))):
+                if not failed and (yield self.scope.run(self._watch_join(process))):
                     return
             except SwarmError as error:
                 self.kernel.say(process.name, "does not join:", error)
