@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.sim.world import Node, World
 
 KINDS = ("errors", "interrupt", "flip", "vanish")
-USUAL = frozenset(("interrupt",))
+USUAL = frozenset(("errors", "interrupt", "vanish"))
 """Those that every world may have. The others are for: python -m tests.sim --ailments flip."""
 DAMAGE = frozenset(("flip", "vanish"))
 LOOKS = 3
