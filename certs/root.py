@@ -159,30 +159,35 @@ class RootCA:
         """The issuer of the certificates that are signed here."""
         return Issuer.of(self._signer)
 
-    def sign(self, csr_pem: bytes, node_id: str, role: str, org: str, now: float, expiry_s: float) -> bytes:
+    def sign(
+        self, csr_pem: bytes, node_id: str, role: str, org: str, now: float, expiry_s: float, after: float = 0.0
+    ) -> bytes:
         """A node certificate in PEM, intermediates appended. Only the public key of the request is used.
 
         It is valid from one hour ago until ``expiry_s`` seconds from now; below one hour, the default of 90 days
-        applies.
+        applies. after: it begins later than this (seconds since the epoch), unless that is after now.
         Raises InvalidCsr, NoSigningKey.
         """
         if self._key is None:
             raise NoSigningKey
         csr = load_csr(csr_pem)
         try:
-            builder = self._leaf(csr.public_key(), node_id, role, org, now, expiry_s)
+            builder = self._leaf(csr.public_key(), node_id, role, org, now, expiry_s, after)
             return _sign(builder, self._key, self._deterministic) + self.intermediates_pem
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise InvalidCsr(f"failed to sign node certificate: {error}") from error
 
     def _leaf(
-        self, public: Any, node_id: str, role: str, org: str, now: float, expiry_s: float
+        self, public: Any, node_id: str, role: str, org: str, now: float, expiry_s: float, after: float
     ) -> x509.CertificateBuilder:
         subject = _name(
             (NameOID.ORGANIZATION_NAME, org), (NameOID.ORGANIZATIONAL_UNIT_NAME, role), (NameOID.COMMON_NAME, node_id)
         )
         expiry_s = expiry_s if expiry_s >= NODE_EXPIRY_MIN_S else NODE_EXPIRY_S
         start = _minute(now)
+        begins = start - timedelta(seconds=NODE_BACKDATE_S)
+        if after >= begins.timestamp():
+            begins = min(datetime.fromtimestamp(int(after) + 1, UTC), start)
         hosts = [role, node_id] + ([CA_ROLE] if role == MANAGER_ROLE else [])
         return (
             x509.CertificateBuilder()
@@ -190,7 +195,7 @@ class RootCA:
             .issuer_name(self._signer.subject)
             .public_key(public)
             .serial_number(_serial(self._deterministic, subject, public, start))
-            .not_valid_before(start - timedelta(seconds=NODE_BACKDATE_S))
+            .not_valid_before(begins)
             .not_valid_after(start + timedelta(seconds=min(expiry_s, (_END_OF_TIME - start).total_seconds())))
             .add_extension(_usage(sign_certificates=False), critical=True)
             .add_extension(

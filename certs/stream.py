@@ -406,7 +406,12 @@ async def open_tls(
         handshake_timeout_s=handshake_timeout_s,
         on_failed=failed,
     )
-    raw, _ = await loop.create_connection(lambda: stream, host, port)
+    try:
+        raw, _ = await loop.create_connection(lambda: stream, host, port)
+    except BaseException:
+        if not ready.cancel():
+            ready.exception()  # nobody asks any more
+        raise
     try:
         return await ready
     except BaseException:

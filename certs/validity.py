@@ -3,7 +3,7 @@
 A node that was off while its certificate expired may come back. For a limited time, its old certificate may still be
 used for one purpose: to get a new one. This window is as long as the certificate's lifetime, up to a maximum, because
 users choose short lifetimes so that lost keys soon become useless. Everything but the time of such a certificate must
-be valid.
+be valid, and its key must be one that the managers have on record (swarm/manager/node_keys.py).
 
 The texts begin like Go's, name both clocks where both are known, and say how far apart they are.
 
@@ -24,6 +24,7 @@ from certs.keys import identity_of, load_certificate, load_certificates
 from certs.root import verify_chain
 
 EXPIRED = "x509: certificate has expired or is not yet valid"
+SUPERSEDED = "the certificate is superseded"
 REPORTED_SKEW_MIN_S = 60.0
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from engine_api.backend import SwarmBackend, asked_now
 from engine_api.errors import ApiError, BadParameter, ObjectNotFound
+from engine_api.front.target import clean_path
 from engine_api.routes import networks, resources, services, swarm
 from engine_api.server.dialect import ApiVersion, parse_version
 from engine_api.server.request import Api, ApiRequest, EngineHooks, Handler, Route, encode
@@ -39,7 +40,7 @@ STATUS_OF_CODE: dict[Code, int] = {
 
 ROUTES: tuple[Route, ...] = (*swarm.ROUTES, *services.ROUTES, *resources.ROUTES, *networks.ROUTES)
 
-_VERSION_PREFIX = "/v{version:[0-9.]+}"
+_VERSION_PREFIX = "/v{version:[0-9.]{1,64}}"
 _JSON_ERRORS_SINCE: ApiVersion = (1, 24)
 API_KEY: web.AppKey[Api] = web.AppKey("api", Api)
 
@@ -90,6 +91,8 @@ def _with_version(api: Api, route: Route) -> Callable[[web.Request], Awaitable[w
     handler: Handler = route.handler
 
     async def run(http: web.Request) -> web.StreamResponse:
+        if http.rel_url.raw_query_string.count("&") >= defaults.API_QUERY_PARAMETERS_MAX:
+            raise BadParameter("number of URL query parameters exceeded limit")  # the text of newer Go versions
         maximum_text = api.api_version()
         maximum = parse_version(maximum_text)
         text = http.match_info.get("version", maximum_text)
@@ -106,15 +109,37 @@ def _with_version(api: Api, route: Route) -> Callable[[web.Request], Awaitable[w
         if dialect.hide_old_routes and version < route.since:
             raise ObjectNotFound("page not found")
         asked_now()
-        return await handler(ApiRequest(http, api, version, dialect))
+        work = handler(ApiRequest(http, api, version, dialect))
+        return await (work if route.method == "GET" else _to_its_end(work))
 
     return run
+
+
+_RUNNING: set[asyncio.Future[web.StreamResponse]] = set()
+
+
+async def _to_its_end(work: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    """Run what may change something; when the client hangs up, aiohttp cancels only the wait for it."""
+    task = asyncio.ensure_future(work)
+    _RUNNING.add(task)  # the loop itself would let go of it
+    task.add_done_callback(_ended)
+    return await asyncio.shield(task)
+
+
+def _ended(task: asyncio.Future[web.StreamResponse]) -> None:
+    _RUNNING.discard(task)
+    if not task.cancelled():
+        task.exception()  # whoever still waits gets it; nobody else needs it
 
 
 @web.middleware
 async def _answer_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
+    path = request.rel_url.raw_path
+    if (clean := clean_path(path.encode()).decode()) != path and path != "*":
+        query = request.rel_url.raw_query_string
+        return web.Response(status=301, headers={"Location": f"{clean}?{query}" if query else clean})
     try:
         return await handler(request)
     except (ApiError, SwarmError) as error:

@@ -82,7 +82,12 @@ class Cluster:
         self._clock = Clock()
         self._rng = SystemRandom()
         hooks = NodeHooks(
-            self._make_runner, self._remove_containers, _is_expected, on_changes, config.allow_mixed_leadership
+            self._make_runner,
+            self._remove_containers,
+            _is_expected,
+            on_changes,
+            config.allow_mixed_leadership,
+            config.max_replicas,
         )
         self._node = NodeProcess(config.data_root / "swarm", hooks, self._clock, self._rng)
         self._watch: asyncio.Task[None] | None = None

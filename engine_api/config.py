@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swarm import defaults
 from swarm.address import PORT_MAX, join_host_port, parse_host_port
 
 DEFAULT_CONFIG_FILE = "/etc/sideswarm/daemon.json"
@@ -42,7 +43,8 @@ class Config:
     the files as dockerd's options. event_loop: uvloop, asyncio, or empty for uvloop where it is installed.
     allow_mixed_leadership: this manager may lead a group in which stock managers follow. prefer_offline: use images
     that are present without asking a registry (DOCKER_SERVICE_PREFER_OFFLINE_IMAGE=1, as in dockerd). metrics_addr:
-    "ADDRESS:PORT" where /metrics is served, to everybody and without TLS; empty: it is not served.
+    "ADDRESS:PORT" where /metrics is served, to everybody and without TLS; empty: it is not served. max_replicas: how
+    many tasks this manager, while it leads, lets one service ask for.
     """
 
     hosts: tuple[str, ...] = (DEFAULT_HOST,)
@@ -64,6 +66,7 @@ class Config:
     allow_mixed_leadership: bool = False
     prefer_offline: bool = False
     metrics_addr: str = ""
+    max_replicas: int = defaults.SERVICE_REPLICAS_MAX
 
     @property
     def tcp_hosts(self) -> tuple[str, ...]:
@@ -86,6 +89,7 @@ _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("--event-loop", "event-loop", "event_loop"),
     ("--metrics-addr", "metrics-addr", "metrics_addr"),
     ("--allow-mixed-leadership", "allow-mixed-leadership", "allow_mixed_leadership"),
+    ("--max-replicas", "max-replicas", "max_replicas"),
     ("--tls", "tls", "tls"),
     ("--tlsverify", "tlsverify", "tlsverify"),
     ("--tlscacert", "tlscacert", "tlscacert"),
@@ -93,11 +97,13 @@ _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("--tlskey", "tlskey", "tlskey"),
 )
 _SWITCHES = ("tls", "tlsverify", "allow_mixed_leadership")
+_NUMBERS = ("max_replicas",)
 _CHOICES = {
     "log_level": ("debug", "info", "warn", "error"),
     "log_format": ("text", "json"),
     "event_loop": ("uvloop", "asyncio"),
 }
+_KINDS = {bool: "true or false", int: "a number from 1", str: "a string", tuple: "a list"}
 _PORT_AT_END = re.compile(r"^(\[[^]]*\]|[^:]*):\d+$")
 _PATHS = ("data_root", "exec_root", "pidfile", "tlscacert", "tlscert", "tlskey")
 _HELP = {
@@ -115,6 +121,8 @@ _HELP = {
     "--event-loop": "uvloop or asyncio (default uvloop, if it is installed)",
     "--metrics-addr": "ADDRESS:PORT to serve Prometheus metrics on, without TLS (default: not served)",
     "--allow-mixed-leadership": "lead a group in which stock managers follow (see docs/divergence.md)",
+    "--max-replicas": "how many tasks one service may have, or one job complete, while this manager leads "
+    f"(default {defaults.SERVICE_REPLICAS_MAX})",
     "--tls": "serve tcp:// hosts with TLS (implied by --tlsverify); --tls=false: no TLS, and no check of clients",
     "--tlsverify": "require client certificates signed by --tlscacert (default with TLS); --tlsverify=false: no check",
     "--tlscacert": "trust client certificates signed by this CA (default ~/.docker/ca.pem or $DOCKER_CERT_PATH/ca.pem)",
@@ -134,6 +142,8 @@ def parser() -> argparse.ArgumentParser:
         names = (*short.get(flag, ()), flag)
         if field in _SWITCHES:
             out.add_argument(*names, dest=field, nargs="?", const=True, type=_switch, metavar="BOOL", help=_HELP[flag])
+        elif field in _NUMBERS:
+            out.add_argument(*names, dest=field, type=int, metavar="NUMBER", help=_HELP[flag])
         elif field == "hosts":
             out.add_argument(*names, dest=field, action="append", metavar="HOST", help=_HELP[flag])
         else:
@@ -191,9 +201,11 @@ def _check(values: dict[str, Any], environment: dict[str, str]) -> Config:
             raise ConfigError("hosts must be a list of addresses")
         values["hosts"] = tuple(hosts)
     for _, key, field in _OPTIONS:
-        kind = bool if field in _SWITCHES else tuple if field == "hosts" else str
+        kind = bool if field in _SWITCHES else tuple if field == "hosts" else int if field in _NUMBERS else str
         if field in values and not isinstance(values[field], kind):
-            raise ConfigError(f"{key} must be {'true or false' if kind is bool else 'a string'}")
+            raise ConfigError(f"{key} must be {_KINDS[kind]}")
+        if kind is int and field in values and (isinstance(values[field], bool) or values[field] < 1):
+            raise ConfigError(f"{key} must be {_KINDS[kind]}")
     for field in _PATHS:
         if values.get(field):
             values[field] = Path(values[field]).absolute()

@@ -65,6 +65,7 @@ class Daemon:
         self._tls = tls_of(config)
         self._metrics: web.AppRunner | None = None
         self._fronts: set[Front] = set()
+        self._watch: asyncio.Task[None] | None = None
         self._listeners: list[Listener] = []
         self._locks: list[int] = []
         self._stop = asyncio.Event()
@@ -169,6 +170,8 @@ class Daemon:
         connector = engine_connector(self._config.engine, defaults.ENGINE_CONNECT_TIMEOUT_S)
         backends = Backends(server, is_local, connector, self._config.engine, self.system.quick_answer)
 
+        self._watch = asyncio.create_task(backends.unread.watch(self._fronts), name="unread")
+
         def front(policy: Policy) -> Front:
             return Front(backends, self._fronts, policy)
 
@@ -192,6 +195,8 @@ class Daemon:
             )
         for front in list(self._fronts):
             front.transport.abort()
+        if self._watch is not None:
+            self._watch.cancel()
         if self._metrics is not None:
             await self._metrics.cleanup()
         await self.cluster.stop()

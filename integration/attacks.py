@@ -2,6 +2,7 @@
 
     python -m integration.attacks table IP:PORT DIRECTORY      every method with a node's certificate: {method: code}
     python -m integration.attacks call IP:PORT DIRECTORY NAME  one method: [code, text]
+    python -m integration.attacks raft IP:PORT DIRECTORY ID  Raft's messages to this member: {type: [code, text]}
     python -m integration.attacks flood IP:PORT DIRECTORY      all floods, again and again: {flood: connections lost}
 
 DIRECTORY holds the certificates that were stolen from a node; "-" for none.
@@ -20,9 +21,11 @@ from pathlib import Path
 
 from google.protobuf.message import Message
 
-from certs.keys import load_private_key, private_key_pem
+from certs.keys import load_private_key, new_csr, new_private_key, private_key_pem
 from certs.tls import ClientTls, Credentials, client_context
+from swarm import api
 from swarm.address import parse_host_port
+from swarm.api import raftpb, rpc
 from swarm.api.methods import METHODS, AnyMethod
 from swarm.errors import SwarmError
 from swarm.grpc import frames as h2
@@ -35,6 +38,7 @@ FLOOD_S = 0.5
 ENDED_WITHIN_S = 30.0
 FLOODERS = 4
 CHUNK_BYTES = 1 << 18
+UNKNOWN_RAFT_ID = 4242
 
 _GREETING = h2.PREFACE + h2.settings_frame({})
 _NO_WINDOW = h2.PREFACE + h2.settings_frame({h2.INITIAL_WINDOW_SIZE: 0})
@@ -104,6 +108,19 @@ async def call(address: str, credentials: Credentials | None, method: AnyMethod)
     return 0, ""
 
 
+async def renewal(address: str, credentials: Credentials | None) -> tuple[int, str]:
+    """(gRPC status, text) of a request for another certificate; whoever asked forgets what he gets."""
+    connection = await _connect(address, credentials)
+    request = api.IssueNodeCertificateRequest(csr=new_csr(new_private_key()))
+    try:
+        await connection.unary(rpc.ISSUE_NODE_CERTIFICATE, request, timeout_s=CALL_TIMEOUT_S)
+    except SwarmError as error:
+        return int(error.code), error.message
+    finally:
+        connection.close()
+    return 0, ""
+
+
 async def _nothing() -> AsyncIterator[Message]:
     nothing: tuple[Message, ...] = ()
     for message in nothing:
@@ -113,6 +130,30 @@ async def _nothing() -> AsyncIterator[Message]:
 async def table(address: str, credentials: Credentials | None) -> dict[str, int]:
     """What each method answers."""
     return {name: (await call(address, credentials, method))[0] for name, method in METHODS.items()}
+
+
+async def raft(address: str, credentials: Credentials | None, raft_id: int) -> dict[str, tuple[int, str]]:
+    """What each type of Raft's messages is answered: with a far newer term, and what would replace the store."""
+    answers = {}
+    for kind in raftpb.MessageType.values():
+        message = raftpb.Message(to=raft_id, term=1 << 20, index=1, commit=2)
+        message.type = kind  # type: ignore[assignment]
+        setattr(message, "from", UNKNOWN_RAFT_ID)
+        if kind == raftpb.MsgApp:
+            message.entries.add(Index=2, Term=message.term)
+        elif kind == raftpb.MsgSnap:
+            message.snapshot.metadata.index, message.snapshot.metadata.term = 1 << 20, message.term
+        connection = await _connect(address, credentials)
+        try:
+            request = api.ProcessRaftMessageRequest(message=message)
+            await connection.unary(rpc.PROCESS_RAFT_MESSAGE, request, timeout_s=CALL_TIMEOUT_S)
+            answer = 0, ""
+        except SwarmError as error:
+            answer = int(error.code), error.message
+        finally:
+            connection.close()
+        answers[raftpb.MessageType.Name(kind)] = answer
+    return answers
 
 
 async def flood(address: str, credentials: Credentials | None) -> dict[str, int]:
@@ -182,6 +223,10 @@ def main(arguments: list[str]) -> None:
     credentials = stolen(directory)
     if what == "call":
         print(json.dumps(asyncio.run(call(address, credentials, METHODS[rest[0]]))))
+    elif what == "renewal":
+        print(json.dumps(asyncio.run(renewal(address, credentials))))
+    elif what == "raft":
+        print(json.dumps(asyncio.run(raft(address, credentials, int(rest[0])))))
     elif what == "table":
         print(json.dumps(asyncio.run(table(address, credentials))))
     else:

@@ -14,12 +14,15 @@ labs (--name) never meet, and nothing happens in the root namespace. Nothing is 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -186,6 +189,16 @@ class Lab:
         """SIGTERM and wait."""
         processes.stop(self._pid(host, part))
         self._forget(host, part)
+
+    @contextlib.contextmanager
+    def paused(self, host: Host, part: str = "daemon") -> Iterator[None]:
+        """SIGSTOP, and SIGCONT at the end: it neither runs nor hangs up."""
+        pid = self._pid(host, part)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def start(self, host: Host, part: str = "daemon") -> None:
         """Start what was killed or stopped, and wait until it answers."""

@@ -124,6 +124,7 @@ def test_a_stolen_manager_certificate_counts_as_a_workers_after_the_demotion(
             code, text = attack(third, "call", target, loot, method)
             assert code == Code.UNAVAILABLE
             assert "was demoted: it is no manager any more" in text
+    _speak_as_a_member(managers, third, loot)
     codes = attack(third, "table", leader, loot)
     for name, row in METHODS.items():
         more = not row.insecure and "swarm-worker" not in row.roles and not name.startswith("Raft/")
@@ -133,3 +134,15 @@ def test_a_stolen_manager_certificate_counts_as_a_workers_after_the_demotion(
     assert {name for name, code in codes.items() if code != Code.PERMISSION_DENIED} == {
         name for name, row in METHODS.items() if row.insecure
     }
+
+
+def _speak_as_a_member(managers: list[Host], thief: Host, loot: str) -> None:
+    """Raft's messages with the certificate of a demoted manager, from a raft ID that it made up: nothing changes."""
+    leader, follower, _ = managers
+    for target in (leader, follower):
+        state = json.loads((target.directory / "swarm/swarm/state.json").read_text())
+        answers = attack(thief, "raft", target, loot, str(state["raft_id"]))
+        assert {code for code, _ in answers.values()} == {int(Code.PERMISSION_DENIED)}, answers
+        assert all(text.startswith("raft: ") for _, text in answers.values()), answers
+    assert calls.node_of(leader, leader)["ManagerStatus"]["Leader"], "the same one leads"
+    assert calls.node_of(follower, thief)["Spec"]["Role"] == "worker"

@@ -265,6 +265,36 @@ def test_damaged_files_are_named_and_a_leave_makes_a_fresh_start(
     host.docker("swarm", "init", "--advertise-addr", host.ip)
 
 
+def test_a_single_manager_says_what_of_its_log_is_lost_and_goes_on_only_when_that_is_accepted(lab: Lab) -> None:
+    host = lab.hosts[0]
+    host.docker("swarm", "init", "--advertise-addr", host.ip)
+    for number in range(40):
+        host.docker_run("config", "create", f"c{number}", "-", stdin="x")
+    lab.kill(host)
+    log = host.directory / "swarm" / "swarm" / "raft.db-wal"
+    content = bytearray(log.read_bytes())
+    content[len(content.rstrip(b"\0")) // 2] ^= 4
+    log.write_bytes(content)
+    for _ in range(2):
+        lab.start(host)
+        info = calls.swarm_info(host)
+        assert (info["LocalNodeState"], info["ControlAvailable"]) == ("error", False)
+        assert "raft.db-wal: frame " in info["Error"]
+        assert "it had confirmed entries up to " in info["Error"]
+        assert "`docker swarm init --force-new-cluster` goes on with what can be read" in info["Error"]
+        lab.kill(host)
+        assert log.read_bytes() == content, "nothing of it was touched"
+    lab.start(host)
+    host.docker("swarm", "init", "--force-new-cluster", "--advertise-addr", host.ip)
+    assert "raft.loss_accepted" in (host.directory / "daemon.log").read_text()
+    left = {config["Spec"]["Name"] for config in calls.get(host, "/configs")}
+    assert 0 < len(left) < 40
+    assert left == {f"c{number}" for number in range(len(left))}, "those before the damage"
+    lab.kill(host)
+    lab.start(host)
+    assert {config["Spec"]["Name"] for config in until(lambda: calls.get(host, "/configs"), bool)} == left
+
+
 def test_a_full_disk_refuses_writes_with_the_reason_and_recovers(lab: Lab) -> None:
     host = lab.hosts[0]
     root = host.directory / "swarm"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,8 +20,9 @@ from certs import keys
 from certs.root import RootCA
 from integration import calls
 from integration.cfssl import make_root, serving_on
-from integration.lab import Host, Lab
+from integration.lab import PROJECT, Host, Lab
 from integration.waiting import until
+from swarm.errors import Code
 
 IDLE = ("sh", "-c", "trap exit TERM; while sleep 0.2; do :; done")
 DAY_S = 86400.0
@@ -209,8 +212,12 @@ def test_an_authority_that_is_away_is_named_where_it_is_needed(lab: Lab, company
 
 def ending(host: Host, root: RootCA, ended_s: float) -> None:
     """Replace a node's certificate by one of 90 days that expired so long ago; its daemon does not run."""
-    own = directory_of(host)
-    identity = keys.identity_of(certificate(host))
+    expire(directory_of(host), root, ended_s)
+
+
+def expire(own: Path, root: RootCA, ended_s: float) -> None:
+    """The same in a directory of certificates."""
+    identity = keys.identity_of((own / "swarm-node.crt").read_bytes())
     key = keys.load_private_key((own / "swarm-node.key").read_bytes())
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     life_s = 90 * DAY_S
@@ -265,6 +272,54 @@ def test_nodes_whose_certificates_expired_while_they_were_off_come_back_for_a_mo
     worker.docker("swarm", "leave", "--force")
     join(worker, manager)
     assert calls.swarm_info(worker)["NodeID"] != node_id
+
+
+def ask_again(host: Host, target: Host, loot: Path) -> tuple[int, str]:
+    """Ask a manager for another certificate, with a copy of some node's files, and forget it."""
+    command = (sys.executable, "-m", "integration.attacks", "renewal", f"{target.ip}:2377", str(loot))
+    done = host.inside("env", f"PYTHONPATH={PROJECT}", *command, timeout_s=60.0)
+    assert done.returncode == 0, done.stderr
+    code, text = json.loads(done.stdout)
+    return code, text
+
+
+def test_an_old_copy_of_a_workers_files_gets_nothing_after_its_node_was_promoted(
+    lab: Lab, company: Path, tmp_path: Path
+) -> None:
+    manager, worker, _ = lab.hosts
+    begin(manager, worker)
+    root, flags = old_company(company)
+    manager.docker("swarm", "ca", "--rotate", "--quiet", *flags, timeout_s=60.0)
+    loot = shutil.copytree(directory_of(worker), tmp_path / "loot")
+    lapsed = shutil.copytree(directory_of(worker), tmp_path / "lapsed")
+    expire(lapsed, root, 14 * DAY_S)
+    manager.docker("node", "promote", worker.name)
+    until(partial(reachable, manager, worker))
+    until(partial(role, worker), lambda seen: seen == "swarm-manager")
+    for target in (manager, worker):
+        for copy in (loot, lapsed):
+            until(
+                partial(ask_again, worker, target, copy),
+                lambda seen: seen[0] == Code.PERMISSION_DENIED and "the certificate is superseded" in seen[1],
+            )
+    assert log_has(manager, "certificate.key_refused", calls.swarm_info(worker)["NodeID"])
+    lab.stop(worker)
+    lab.start(worker)
+    until(partial(reachable, manager, worker))
+    assert ask_again(worker, manager, directory_of(worker))[0] == 0
+
+
+def test_a_node_that_lost_the_certificate_that_it_was_issued_comes_back_with_the_one_that_it_has(lab: Lab) -> None:
+    manager, worker, _ = lab.hosts
+    begin(manager, worker)
+    for _ in range(2):
+        assert ask_again(worker, manager, directory_of(worker)) == (0, "")  # as if it crashed before it was saved
+    lab.stop(worker)
+    lab.start(worker)
+    ready(manager, manager, worker)
+    manager.docker("node", "promote", worker.name)
+    until(partial(reachable, manager, worker))
+    assert role(worker) == "swarm-manager"
 
 
 # --- nodes that are away -------------------------------------------------------------------------------------------

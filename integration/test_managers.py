@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -430,23 +432,56 @@ def _manager_address(through: Host, node_id: str) -> tuple[str, str]:
     return manager["Reachability"], manager["Addr"]
 
 
-def test_a_manager_without_its_log_does_not_come_back_as_the_member_it_was(group: ThreeManagers) -> None:
+def _log_files(host: Host) -> list[Path]:
+    return sorted((host.directory / "swarm" / "swarm").glob("raft.db*"))
+
+
+def _without_log(host: Host) -> None:
+    for file in _log_files(host):
+        file.unlink()
+
+
+def _flip_in_the_middle(host: Host) -> None:
+    """One bit of what sqlite has in its write-ahead log, as a failing disk would have it."""
+    file = host.directory / "swarm" / "swarm" / "raft.db-wal"
+    content = bytearray(file.read_bytes())
+    content[len(content.rstrip(b"\0")) // 2] ^= 4
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"), [(_without_log, "the manager's log is gone"), (_flip_in_the_middle, "raft.db-wal: frame ")]
+)
+def test_a_manager_whose_log_is_lost_or_damaged_says_so_and_comes_back_as_another_member(
+    group: ThreeManagers, damage: Callable[[Host], None], reason: str
+) -> None:
     leader = group.leader()
     victim = group.others(leader)[0]
-    group.lab.stop(victim)
-    for file in (victim.directory / "swarm" / "swarm").glob("raft.db*"):
-        file.unlink()
+    names = [f"kept{number}" for number in range(30)]
+    for name in names:
+        leader.docker_run("config", "create", name, "-", stdin="x")
+    before = _raft_id(victim)
+    group.lab.kill(victim)
+    damage(victim)
     group.lab.start(victim)
-    info = calls.swarm_info(victim)
-    assert info["LocalNodeState"] == "error"
-    assert "the manager's log is gone from" in info["Error"]
-    until(lambda: statuses(leader).get(victim.name), lambda status: status == "Unreachable")
-    victim.docker("swarm", "leave", "--force")
-    leader.docker("node", "demote", victim.name)
-    until(lambda: len(statuses(leader)), lambda count: count == 2)
-    token = leader.docker("swarm", "join-token", "-q", "manager").strip()
-    victim.docker("swarm", "join", "--token", token, "--advertise-addr", victim.ip, f"{leader.ip}:2377")
+    log = victim.directory / "daemon.log"
+    until(log.read_text, lambda text: reason in text and "manager.joined_again" in text, what="word of the loss")
+    group.whole(leader)
     group.whole(victim)
+    assert until(lambda: _raft_id(victim), lambda raft_id: raft_id != before)
+    assert calls.swarm_info(victim)["Error"] == ""
+    other = group.others(victim)[0]
+    group.lab.kill(other)  # now it is needed
+    group.leader([host for host in group.managers if host.name != other.name])
+    found = until(lambda: {config["Spec"]["Name"] for config in calls.get(victim, "/configs")}, lambda got: bool(got))
+    assert set(names) <= found
+    group.lab.start(other)
+    group.whole(victim)
+
+
+def _raft_id(host: Host) -> int:
+    state = json.loads((host.directory / "swarm" / "swarm" / "state.json").read_text())
+    return int(state["raft_id"])
 
 
 def test_a_new_cluster_is_forced_under_a_new_address_and_the_others_come_back_as_new_members(

@@ -50,7 +50,13 @@ ROLE_START_PAUSE_S = 0.2  # before a failed manager is started again; doubles
 ROLE_START_PAUSE_MAX_S = 30.0
 ROLE_CHANGE_WAIT_S = 5.0  # from a manager's removal to its worker certificate; SwarmKit waits 16 s
 ROLE_RETRY_S = 5.0  # between attempts to remove a demoted manager
-INBOX_CALLS_MAX = 10_000
+INBOX_CALLS_MAX = 12_000
+CALL_PLACES_MAX = 8_200  # of the above, shared by nodes and this process
+CALL_PLACES_ANONYMOUS_MAX = 1_500  # of the above, shared by callers without a certificate
+CALL_PLACES_OWN = 8  # of a node, or of this process, whatever the others hold
+CALL_PLACES_OWN_ANONYMOUS = 1  # of an address, whatever the others hold
+CALL_SHARE_OF_NODE = 8  # a worker may hold an eighth of what is free, a manager with its API clients all of it
+CALL_SHARE_OF_NETWORK = 4  # an address may hold a quarter of what is free for those without a certificate
 CALL_DEADLINE_S = 20.0
 NO_LEADER_WAIT_S = 3.5  # how long a call waits for a leader: at least two elections
 LEADER_GONE_S = 1.5  # how long a forwarded call waits for its leader while no leader is known
@@ -63,7 +69,15 @@ ENGINE_PING_FAILURES = 2  # in a row, before this node leaves its session
 ENGINE_PING_SOON_S = 0.25  # while the engine's socket refuses connections
 ENGINE_GONE_S = 1.5  # how long it refuses before the managers are told: a restart of the engine may take less
 FAREWELL_TIMEOUT_S = 1.0  # for the managers' answer to the last heartbeat
+DISK_IDLE_S = 1.0  # without a write of the log, until its mark is synchronised
 DISK_RETRY_S = 1.0  # after a failed write of the log, for example on a full disk
+
+# --- time that this process did not see pass (swarm/attention.py) ---
+ATTENTION_S = 0.5  # between two looks at the clock while others are judged by time
+STALL_S = 1.0  # a process that looks so much later than it meant to has stood still
+STALL_SETTLE_S = 0.5  # after a stall, to read what waits in the sockets before anything is decided
+STALL_GRACE_S = 2.0  # after a stall, for an answer that was due meanwhile: it is read, or still to be made
+RETURN_S = 19.0  # after a stall, for a node that had given up: a dial, the longest pause, a first message, a margin
 
 # --- dispatcher (swarmkit: manager/dispatcher/dispatcher.go) ---
 HEARTBEAT_PERIOD_S = 5.0
@@ -88,6 +102,7 @@ MANAGER_WEIGHT = 10
 LOG_SUBSCRIPTIONS_MAX = 1000
 LOG_LISTENERS_PER_NODE_MAX = 4
 LOG_RECONNECT_WAIT_S = 10.0
+LOG_READER_BYTES = 1 << 20  # waiting for one reader of logs; while more waits, its nodes are held back
 
 # --- agent (swarmkit: agent/) ---
 SESSION_BACKOFF_BASE_S = 0.1
@@ -140,6 +155,7 @@ EXPIRED_RENEWAL_WINDOW_MAX_S = 30 * 24 * 3600.0  # after its end; also at most t
 BLACKLIST_GRACE_S = EXPIRED_RENEWAL_WINDOW_MAX_S + 7 * 24 * 3600.0  # kept after a removed node's certificate ends
 CERTIFICATE_ERROR_REPORT_S = 60.0  # between log lines about one node whose certificate is not valid
 CERTIFICATE_ERROR_NODES_MAX = 1000  # nodes remembered for that
+NODE_KEYS_ISSUED_MAX = 4  # keys of a node kept on record that it was issued and not seen to use
 CLOCK_ASK_TIMEOUT_S = 2.0
 JOIN_WAIT_S = 20.0
 JOIN_RETRY_BASE_S = 0.1  # for a join that no client waits for any more; doubled after each failure
@@ -150,6 +166,7 @@ CERTIFICATE_WAITERS_MAX = 10_000
 CERTIFICATE_CALL_TIMEOUT_S = 5.0
 CERTIFICATE_ATTEMPTS_MAX = 5
 CERTIFICATE_RETRY_S = 2.0
+CERTIFICATE_CONFIRMATIONS_MAX = 3  # attempts to show managers a certificate that is on disk
 CERTIFICATE_POLL_BASE_S = 1.0
 CERTIFICATE_POLL_FACTOR_S = 1.0
 CERTIFICATE_POLL_MAX_S = 30.0
@@ -165,6 +182,8 @@ EXTERNAL_CA_RETRY_MAX_S = 10.0
 SECRET_BYTES_MAX = 512_000  # exclusive
 CONFIG_BYTES_MAX = 1_024_000  # exclusive
 SERVICE_NAME_CHARS_MAX = 63
+REQUEST_PARTS_MAX = 20_000  # elements of lists and messages in one write; a large service has some hundred
+SERVICE_REPLICAS_MAX = 100_000  # of one service, also completions of a job; sideswarmd --max-replicas
 SECRET_NAME_CHARS_MAX = 64
 CLUSTER_NAME = "default"
 IMAGE_REFERENCE_CHARS_MAX = 1024
@@ -172,9 +191,13 @@ IMAGE_NAME_CHARS_MAX = 255
 NANO_CPUS_MIN = 1_000_000
 MEMORY_BYTES_MIN = 4 << 20
 HEALTH_DURATION_MIN_NS = 1_000_000
-TEMPLATE_STEPS_MAX = 10_000
 TEMPLATE_DEPTH_MAX = 60
-TEMPLATE_OUTPUT_CHARS_MAX = 4 << 20
+TEMPLATE_SPEC_STEPS_MAX = 5_000  # for all templates of a spec: 250 variables that name the node
+TEMPLATE_SPEC_BYTES_MAX = 4 << 20  # of text that they read and write, four for each character that is not ASCII
+TEMPLATE_PAYLOAD_STEPS_MAX = 100_000  # the same, for all secrets and configs of a task
+TEMPLATE_PAYLOAD_BYTES_MAX = 32 << 20
+TEMPLATE_SLOW_BYTES_FACTOR = 16  # for what is read character by character, such as escaping
+TEMPLATE_NUMBER_CHARS_MAX = 1_000
 
 # --- engine and executor (moby: daemon/cluster/executor/container) ---
 ENGINE_CONNECT_TIMEOUT_S = 10.0
@@ -193,7 +216,8 @@ EXECUTOR_RECONNECT_MAX_S = 5.0
 SERVICE_WITHDRAWAL_S = 2.0  # between taking a task out of its services and stopping it
 PAYLOAD_TMPFS_BYTES_MAX = 1 << 30
 LOG_BYTES_PER_S = 10 << 20  # per task
-LOG_BATCH_BYTES_MAX = 256 << 10
+LOG_BATCH_BYTES_MAX = 48 << 10  # below the window of a stream, so that a node that is held back has sent whole messages
+LOG_SINK_MESSAGES_MAX = 1  # of one publication, waiting for the connection
 LOG_LINE_BYTES_MAX = 1 << 20
 LOG_CLOSE_TIMEOUT_S = 5.0
 
@@ -237,7 +261,11 @@ RPC_UNFINISHED_WORKER_BYTES_MAX = 16 << 20  # from one node
 RPC_UNFINISHED_MANAGER_BYTES_MAX = 256 << 20
 RPC_STREAM_MESSAGES_AT_ONCE = 4  # of one client stream, waiting for the manager; then flow control stops its client
 RPC_STREAM_FORWARDED_BYTES_MAX = 1 << 20  # of one client stream, waiting for the leader
-RPC_STREAM_RECHECK_S = 0.05
+RPC_STREAM_RECHECK_S = 0.05  # while few streams are held back; longer in proportion to their number
+RPC_STREAM_RECHECKS_AT_ONCE = 64
+LOCAL_STREAM_BYTES_MAX = 32 << 20  # waiting for a reader in this process, who is cut off when it is more
+LOCAL_STREAMS_BYTES_MAX = 256 << 20  # for all of them: shared evenly, at worst twice as much
+LOCAL_MESSAGE_OVERHEAD_BYTES = 512  # what a message costs besides its fields
 RPC_HANDSHAKE_TIMEOUT_S = 10.0
 RPC_REQUEST_TIMEOUT_S = 60.0  # from a call's headers to its complete request
 RPC_READ_TIMEOUT_S = 60.0  # for a client that does not read its waiting answers
@@ -255,8 +283,16 @@ API_SILENCE_S = 300.0  # for a client that connects and sends nothing, as in sto
 API_HEAD_READ_S = 60.0  # from the first to the last byte of a request's head (stock engines: 300)
 API_BODY_READ_S = 300.0  # for the body of a request to us; requests to the engine have no limit
 API_UNFINISHED_BYTES_MAX = 256 << 20  # incomplete heads, and requests to us that are not answered yet
+API_UNREAD_BYTES_MAX = 512 << 20  # answers that wait for all clients; above it, those that stopped first are cut off
+API_UNREAD_ANSWER_S = 300.0  # for a client that reads nothing of an answer that is no stream
+API_UNREAD_REST_S = 3600.0  # the same, of the rest of a stream that has ended; a stream that goes on has no limit
+API_UNREAD_SWEEP_S = 30.0
 API_LINGER_S = 2.0  # how long a refused client's bytes are read, so that it receives the answer
-API_BODY_BYTES_MAX = 16 << 20
+API_BODY_BYTES_MAX = 4 << 20  # of a request to us; a config of the greatest size is 1.4 MB
+API_SWARM_BODY_BYTES_MAX = 512 << 10  # of a request to /swarm or /nodes: the certificates of an authority
+API_BODY_INLINE_BYTES_MAX = 64 << 10  # larger ones are parsed in a thread
+API_JSON_VALUES_MAX = 20_000  # in one body or filter; a large service has some hundred
+API_QUERY_PARAMETERS_MAX = 1_000
 API_FRAGMENT_BYTES_MAX = 128 << 20  # cached JSON of objects, for lists
 API_LIST_CHUNK_OBJECTS = 200  # converted to JSON without a pause
 API_DISCONNECT_POLL_S = 1.0  # how often an idle log stream checks whether its reader has gone
@@ -274,9 +310,13 @@ DYNAMIC_PORT_FIRST = 30000
 DYNAMIC_PORT_LAST = 32767
 
 assert ENTRY_BYTES_MAX < TRANSACTION_BYTES_MAX < RAFT_MESSAGE_BYTES_MAX
+assert CALL_PLACES_MAX + CALL_PLACES_ANONYMOUS_MAX < INBOX_CALLS_MAX
+assert API_CONNECTIONS_MAX < CALL_PLACES_MAX // 2  # each may wait for one call
 assert CONFIG_BYTES_MAX < ENTRY_BYTES_MAX
 assert RAFT_APPEND_BYTES_MAX + TRANSACTION_BYTES_MAX < RAFT_MESSAGE_BYTES_MAX
 assert HEARTBEAT_JITTER_S < HEARTBEAT_PERIOD_S
+assert ATTENTION_S < STALL_S < RAFT_ELECTION_TICKS * RAFT_TICK_S
+assert RPC_DIAL_TIMEOUT_S + SESSION_BACKOFF_MAX_S + SESSION_FIRST_MESSAGE_S < RETURN_S
 assert HEARTBEAT_GRACE_PERIODS < HEARTBEAT_GRACE_UNKNOWN_PERIODS
 assert RAFT_MESSAGE_BYTES_MAX <= RPC_MESSAGE_BYTES_MAX < RPC_STREAM_BUFFER_BYTES_MAX < RPC_CONNECTION_BUFFER_BYTES_MAX
 assert RPC_MESSAGE_BYTES_MAX <= RPC_GRANT_BYTES_MAX

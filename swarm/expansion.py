@@ -9,14 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 
-from swarm import api, gotext
-from swarm.template import Function, FunctionError, Record, TemplateError, expand, getter
+from swarm import api
+from swarm.template import (
+    Budget,
+    Function,
+    FunctionError,
+    Record,
+    TemplateError,
+    expand,
+    getter,
+    payload_budget,
+    spec_budget,
+)
+from swarm.template.errors import quoted
 
-__all__ = ["TemplateError", "context", "env_function", "expand_container", "expand_payload"]
+__all__ = ["TemplateError", "context", "env_function", "expand_container", "expand_payload", "payload_budget"]
 
 _SERVICE_TYPE = "struct { ID string; Name string; Labels map[string]string }"
 _NODE_TYPE = "struct { ID string; Hostname string; Platform template.Platform }"
 _TASK_TYPE = "struct { ID string; Name string; Slot string }"
+_MOUNTS = "expanding mounts failed: expanding"
 
 
 def context(node: api.NodeDescription | None, task: api.Task, type_name: str = "*template.Context") -> Record:
@@ -46,77 +58,82 @@ def context(node: api.NodeDescription | None, task: api.Task, type_name: str = "
 
 
 def expand_container(node: api.NodeDescription | None, task: api.Task) -> api.ContainerSpec:
-    """A copy of the task's container with environment, mounts and host name expanded.
+    """A copy of the task's container with environment, mounts and host name expanded, all from one budget.
 
     Raises TemplateError; its text says which part of the spec is wrong.
     """
-    data = context(node, task)
     container = api.ContainerSpec()
     container.CopyFrom(task.spec.container)
+    fields = _Fields(context(node, task), spec_budget())
     for position, entry in enumerate(container.env):
         name, equals, value = entry.partition("=")
-        if equals:
-            with _Naming(f"expanding env failed: expanding env {gotext.quote(entry)}"):
-                container.env[position] = f"{name}={expand(value, data)}"
+        if equals and value:
+            text = fields.expand(value, "expanding env failed: expanding env", entry)
+            container.env[position] = f"{name}={text}"
     for mount in container.mounts:
-        with _Naming(f"expanding mounts failed: expanding mount source {gotext.quote(mount.source)}"):
-            mount.source = expand(mount.source, data)
-        with _Naming(f"expanding mounts failed: expanding mount target {gotext.quote(mount.target)}"):
-            mount.target = expand(mount.target, data)
+        mount.source = fields.expand(mount.source, f"{_MOUNTS} mount source", mount.source)
+        mount.target = fields.expand(mount.target, f"{_MOUNTS} mount target", mount.target)
         options = mount.volume_options
         if mount.HasField("volume_options"):
-            _expand_map("expanding mounts failed: expanding volume labels", data, options.labels)
+            fields.expand_map(f"{_MOUNTS} volume labels", options.labels)
         if options.HasField("driver_config"):
-            where = "expanding mounts failed: expanding volume driver config"
-            _expand_map(where, data, options.driver_config.options)
-    with _Naming("expanding hostname failed"):
-        container.hostname = expand(container.hostname, data)
+            fields.expand_map(f"{_MOUNTS} volume driver config", options.driver_config.options)
+    container.hostname = fields.expand(container.hostname, "expanding hostname failed")
     return container
 
 
-def _expand_map(where: str, data: Record, values: MutableMapping[str, str]) -> None:
-    for key in sorted(values):
-        entry = f"{gotext.quote(key)}={gotext.quote(values[key])}"
-        with _Naming(f"{where}: expanding map entry {entry}"):
-            values[key] = expand(values[key], data)
+class _Fields:
+    """Expands the fields of one spec, all from one budget."""
 
+    def __init__(self, data: Record, budget: Budget) -> None:
+        self._data = data
+        self._budget = budget
 
-class _Naming:
-    """Puts ``where`` before the text of a TemplateError that leaves the block."""
+    def expand(self, value: str, where: str, entry: str = "") -> str:
+        """One field. where, and entry in quotes, come before the text of a TemplateError."""
+        try:
+            return expand(value, self._data, self._budget)
+        except TemplateError as error:
+            raise TemplateError(f"{where} {quoted(entry)}: {error}" if entry else f"{where}: {error}") from error
 
-    def __init__(self, where: str) -> None:
-        self._where = where
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TemplateError):
-            raise TemplateError(f"{self._where}: {error}") from error
+    def expand_map(self, where: str, values: MutableMapping[str, str]) -> None:
+        """The values of a map."""
+        for key in sorted(values):
+            try:
+                values[key] = expand(values[key], self._data, self._budget)
+            except TemplateError as error:
+                entry = f"{quoted(key)}={quoted(values[key])}"
+                raise TemplateError(f"{where}: expanding map entry {entry}: {error}") from error
 
 
 def expand_payload(
-    data: bytes, node: api.NodeDescription | None, task: api.Task, functions: Mapping[str, Function]
+    data: bytes,
+    node: api.NodeDescription | None,
+    task: api.Task,
+    functions: Mapping[str, Function],
+    budget: Budget | None = None,
 ) -> bytes:
     """Data of a secret or config whose templating driver is "golang".
 
-    functions: ``secret`` and ``config`` from the caller (see getter), ``env`` from env_function. Raises TemplateError.
+    functions: ``secret`` and ``config`` from the caller (see getter), ``env`` from env_function. budget: of all
+    payloads of the task. Raises TemplateError.
     """
     text = data.decode("utf-8", "surrogateescape")
-    expanded = expand(text, context(node, task, "*template.PayloadContext"), functions)
+    expanded = expand(text, context(node, task, "*template.PayloadContext"), budget or payload_budget(), functions)
     return expanded.encode("utf-8", "surrogateescape")
 
 
 def env_function(task: api.Task) -> Function:
     """The function ``env`` of payloads: a variable from the spec of the task's container, or an empty string."""
+    values: dict[str, str] = {}
+    for entry in task.spec.container.env:
+        name, equals, value = entry.partition("=")
+        if equals:
+            values.setdefault(name, value)
 
     def value_of(variable: str) -> str:
         if task.spec.WhichOneof("runtime") != "container":
             raise FunctionError("task is not a container")
-        for entry in task.spec.container.env:
-            name, equals, value = entry.partition("=")
-            if equals and name == variable:
-                return value
-        return ""
+        return values.get(variable, "")
 
     return getter(value_of)

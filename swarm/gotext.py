@@ -23,7 +23,10 @@ _UNITS_NS = (("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_00
 
 def quote(text: str) -> str:
     """``%q``: double quotes, backslash escapes, and numeric escapes for unprintable characters."""
-    return '"' + "".join(_escape(char) for char in text) + '"'
+    if text.isprintable():
+        text = text.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{text}"'
+    return '"' + "".join(map(_escape, text)) + '"'
 
 
 def _escape(char: str) -> str:

@@ -9,82 +9,127 @@ from __future__ import annotations
 import binascii
 import json
 import re
+from codecs import getincrementaldecoder
+from collections.abc import Callable
 from typing import Any
+
+from engine_api.convert.goquote import quote, quote_char
+from engine_api.convert.goscan import Premature, Scan, ScanError
+from swarm import defaults
+
+__all__ = [
+    "JsonError",
+    "Literal",
+    "base64_by_digits",
+    "base64_bytes",
+    "first_value",
+    "first_value_of",
+    "quote",
+    "whole_characters",
+    "whole_value",
+]
 
 _SPACE = " \t\r\n"
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_BASE64 = {char: n for n, char in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
-_NAMED_ESCAPES = {'"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r"}
-_NAMED_ESCAPES |= {"\t": "\\t", "\v": "\\v"}
+_NOT_DIGIT = re.compile(r"[^A-Za-z0-9+/\r\n]")
+_NOT_BREAK = re.compile(r"[^\r\n]")
+_INTEGER_CHARS_MAX = 25  # longer ones fit no type of Go
+_SHOWN_CHARS_MAX = 100
+_PIECE_BYTES = 64 << 10
 
 
 class JsonError(ValueError):
-    """What Go's decoder would say about a text or about the type of a value in it."""
+    """What Go's decoder would say about a text or about the type of a value in it.
+
+    excessive: the text may be valid JSON, but has more values or levels than we read.
+    """
+
+    def __init__(self, text: str, excessive: bool = False) -> None:
+        super().__init__(text)
+        self.excessive = excessive
 
 
 class Literal(float):
-    """A number with a fraction or an exponent, and how it was written: Go's type errors quote it."""
+    """A number with a fraction or an exponent, or of very many digits, and how it was written: Go's errors quote it."""
 
     text: str
 
     def __new__(cls, text: str) -> Literal:
         """From the text of a JSON number."""
         number = super().__new__(cls, text)
-        number.text = text
+        number.text = text if len(text) <= _SHOWN_CHARS_MAX else text[:_SHOWN_CHARS_MAX] + "..."
         return number
-
-
-class _Premature(Exception):
-    """The text ends inside a value."""
-
-
-def quote(text: str) -> str:
-    """``%q`` of Go."""
-    out = []
-    for char in text:
-        if char in _NAMED_ESCAPES:
-            out.append(_NAMED_ESCAPES[char])
-        elif char.isprintable():
-            out.append(char)
-        elif ord(char) < 0x80:
-            out.append(f"\\x{ord(char):02x}")
-        else:
-            out.append(f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}")
-    return '"' + "".join(out) + '"'
 
 
 def whole_characters(text: str) -> str:
     """Half a surrogate pair becomes U+FFFD, as in Go; protobuf would refuse it."""
-    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+    if text.isascii() or not _SURROGATE.search(text):
+        return text
+    pieces = range(0, len(text), _PIECE_BYTES)  # so that other threads may run in between
+    return "".join([_SURROGATE.sub("\ufffd", text[at : at + _PIECE_BYTES]) for at in pieces])
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(name)
 
 
-_DECODER = json.JSONDecoder(parse_float=Literal, parse_constant=_no_constant)
+def _integer(text: str) -> int | Literal:
+    return int(text) if len(text) <= _INTEGER_CHARS_MAX else Literal(text)
+
+
+_DECODER = json.JSONDecoder(parse_float=Literal, parse_int=_integer, parse_constant=_no_constant)
 
 
 def first_value(text: str) -> tuple[Any, str]:
     """The first value of a text and what follows it, as json.NewDecoder(...).Decode.
 
-    Raises EOFError for a text without a value, JsonError for any other fault.
+    Raises EOFError for a text without a value, JsonError for any other fault, and for more values than any client has a
+    reason to send.
     """
+    return _first_value(text, lambda: text)
+
+
+def first_value_of(body: bytes) -> tuple[Any, str]:
+    """The same of bytes: what is not UTF-8 becomes U+FFFD, and errors name bytes, as Go's decoder does."""
+    return _first_value(_decoded(body), lambda: body.decode("latin-1"))
+
+
+def _decoded(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:  # piece by piece, so that other threads may run in between
+        decoder = getincrementaldecoder("utf-8")("replace")
+        pieces = range(0, len(body), _PIECE_BYTES)
+        return "".join([decoder.decode(body[at : at + _PIECE_BYTES]) for at in pieces] + [decoder.decode(b"", True)])
+
+
+def _first_value(text: str, bytewise: Callable[[], str]) -> tuple[Any, str]:
     start = len(text) - len(text.lstrip(_SPACE))
     if start == len(text):
         raise EOFError
+    most = defaults.API_JSON_VALUES_MAX
     try:
-        return _decoded(text, start)
+        # A value follows a comma or a bracket, or is the first one. Those inside strings count too, at first.
+        if text.count(",") + text.count("[") + text.count("{") >= most:
+            _scan(bytewise(), start, most)
+        try:
+            value, end = _DECODER.raw_decode(text, start)
+        except ValueError:
+            _scan(bytewise(), start, most)
+            raise JsonError("invalid JSON") from None
     except RecursionError:
-        raise JsonError("exceeded max depth") from None
-
-
-def _decoded(text: str, start: int) -> tuple[Any, str]:
-    try:
-        value, end = _DECODER.raw_decode(text, start)
-    except ValueError:
-        raise JsonError(_fault(text, start) or "unexpected EOF") from None
+        raise JsonError("exceeded max depth", excessive=True) from None
     return value, text[end:].strip(_SPACE)
+
+
+def _scan(text: str, start: int, most: int) -> None:
+    """Find a fault, or too many values. Raises JsonError."""
+    try:
+        Scan(text, start, most).value()
+    except Premature:
+        raise JsonError("unexpected EOF") from None
+    except ScanError as error:
+        raise JsonError(str(error), error.excessive) from None
 
 
 def whole_value(text: str) -> Any:
@@ -96,133 +141,8 @@ def whole_value(text: str) -> Any:
     except JsonError as error:
         raise JsonError("unexpected end of JSON input" if str(error) == "unexpected EOF" else str(error)) from None
     if rest:
-        raise JsonError(f"invalid character {_char(rest[0])} after top-level value")
+        raise JsonError(f"invalid character {quote_char(rest[0])} after top-level value")
     return value
-
-
-def _char(char: str) -> str:
-    if char == "'":
-        return "'\\''"
-    if char == '"':
-        return "'\"'"
-    return "'" + quote(char)[1:-1] + "'"
-
-
-def _fault(text: str, start: int) -> str | None:
-    """What Go's scanner says of a text that is not JSON; None when it only ends too early."""
-    try:
-        _Walk(text, start).value()
-    except _Premature:
-        return None
-    except JsonError as error:
-        return str(error)
-    return "invalid JSON"
-
-
-class _Walk:
-    """Go's scanner as recursive descent; finds the first invalid character."""
-
-    def __init__(self, text: str, position: int) -> None:
-        self.text = text
-        self.position = position
-
-    def peek(self) -> str:
-        if self.position >= len(self.text):
-            raise _Premature
-        return self.text[self.position]
-
-    def after_space(self) -> str:
-        while self.peek() in _SPACE:
-            self.position += 1
-        return self.peek()
-
-    def refuse(self, context: str) -> JsonError:
-        return JsonError(f"invalid character {_char(self.peek())} {context}")
-
-    def value(self) -> None:
-        char = self.after_space()
-        if char == "{":
-            self.sequence("}", self.member, "after object key:value pair")
-        elif char == "[":
-            self.sequence("]", self.value, "after array element")
-        elif char == '"':
-            self.string()
-        elif char in "tfn":
-            self.word({"t": "true", "f": "false", "n": "null"}[char])
-        elif char == "-" or char.isdigit():
-            self.number()
-        else:
-            raise self.refuse("looking for beginning of value")
-
-    def sequence(self, close: str, element: Any, context: str) -> None:
-        self.position += 1
-        if self.after_space() == close:
-            self.position += 1
-            return
-        while True:
-            element()
-            char = self.after_space()
-            if char not in (",", close):
-                raise self.refuse(context)
-            self.position += 1
-            if char == close:
-                return
-
-    def member(self) -> None:
-        if self.after_space() != '"':
-            raise self.refuse("looking for beginning of object key string")
-        self.string()
-        if self.after_space() != ":":
-            raise self.refuse("after object key")
-        self.position += 1
-        self.value()
-
-    def string(self) -> None:
-        self.position += 1
-        while (char := self.peek()) != '"':
-            if char < " ":
-                raise self.refuse("in string literal")
-            self.position += 1
-            if char != "\\":
-                continue
-            if self.peek() == "u":
-                for _ in range(4):
-                    self.position += 1
-                    if self.peek() not in "0123456789abcdefABCDEF":
-                        raise self.refuse("in \\u hexadecimal character escape")
-            elif self.peek() not in 'bfnrt"\\/':
-                raise self.refuse("in string escape code")
-            self.position += 1
-        self.position += 1
-
-    def word(self, word: str) -> None:
-        for expected in word[1:]:
-            self.position += 1
-            if self.peek() != expected:
-                raise self.refuse(f"in literal {word} (expecting {_char(expected)})")
-        self.position += 1
-
-    def digits(self, context: str) -> None:
-        if not self.peek().isdigit():
-            raise self.refuse(context)
-        while self.position < len(self.text) and self.text[self.position].isdigit():
-            self.position += 1
-
-    def number(self) -> None:
-        if self.peek() == "-":
-            self.position += 1
-        if self.peek() == "0":
-            self.position += 1
-        else:
-            self.digits("in numeric literal")
-        if self.position < len(self.text) and self.text[self.position] == ".":
-            self.position += 1
-            self.digits("after decimal point in numeric literal")
-        if self.position < len(self.text) and self.text[self.position] in "eE":
-            self.position += 1
-            if self.peek() in "+-":
-                self.position += 1
-            self.digits("in exponent of numeric literal")
 
 
 def base64_bytes(text: str) -> bytes:
@@ -234,37 +154,31 @@ def base64_bytes(text: str) -> bytes:
 
 
 def base64_by_digits(text: str) -> bytes:
-    """The same, digit by digit: accepts line breaks and finds the place of an error."""
-    places = [i for i, char in enumerate(text) if char not in "\r\n"]
-    out = bytearray()
-    for start in range(0, len(places), 4):
-        group = places[start : start + 4]
-        digits: list[int] = []
-        for n, place in enumerate(group):
-            digit = _BASE64.get(text[place])
-            if digit is None:
-                _check_padding(text, group, n, places[start + 4 :])
-                break
-            digits.append(digit)
-        else:
-            if len(group) < 4:
-                raise JsonError(f"illegal base64 data at input byte {len(text) - len(group)}")
-        number = 0
-        for digit in digits + [0] * (4 - len(digits)):
-            number = number << 6 | digit
-        out += number.to_bytes(3, "big")[: max(len(digits) - 1, 0)]
-    return bytes(out)
+    """The same by groups of four digits: accepts line breaks and finds the place of an error."""
+    odd = _NOT_DIGIT.search(text)
+    end = len(text) if odd is None else odd.start()
+    begin = text[:end].replace("\r", "").replace("\n", "")
+    whole = len(begin) // 4 * 4
+    digits = begin[whole:]
+    if odd is None:
+        if digits:
+            raise JsonError(f"illegal base64 data at input byte {len(text) - len(digits)}")
+    else:
+        _check_padding(text, end, len(digits))
+    padding = "=" * (-len(digits) % 4)
+    return binascii.a2b_base64(begin[:whole] + digits + padding)
 
 
-def _check_padding(text: str, group: list[int], n: int, rest: list[int]) -> None:
-    """Handle a character at group[n] that is not a digit: it must be padding, and the text must end with it."""
-    place = group[n]
-    if text[place] != "=" or n < 2:
+def _check_padding(text: str, place: int, digits: int) -> None:
+    """Check a character that is no digit: it must be padding after these digits of a group, and end the text."""
+    if text[place] != "=" or digits < 2:
         raise JsonError(f"illegal base64 data at input byte {place}")
-    if n == 2:
-        if len(group) < 4:
+    after = _NOT_BREAK.search(text, place + 1)
+    if digits == 2:
+        if after is None:
             raise JsonError(f"illegal base64 data at input byte {len(text)}")
-        if text[group[3]] != "=":
-            raise JsonError(f"illegal base64 data at input byte {group[3] - 1}")
-    if rest:
-        raise JsonError(f"illegal base64 data at input byte {rest[0]}")
+        if after[0] != "=":
+            raise JsonError(f"illegal base64 data at input byte {after.start() - 1}")
+        after = _NOT_BREAK.search(text, after.end())
+    if after is not None:
+        raise JsonError(f"illegal base64 data at input byte {after.start()}")

@@ -65,6 +65,7 @@ class Controller:
         self._payloads = payloads
         self._networks = networks
         self._creates = asyncio.Semaphore(defaults.EXECUTOR_CREATES_MAX)
+        self._expansions = asyncio.Semaphore(1)
         self._steps: dict[Step, Callable[[Execute, api.NodeDescription, Report], Awaitable[Result]]] = {
             Step.PREPARE: self._prepare,
             Step.START: self._start,
@@ -111,7 +112,7 @@ class Controller:
         for request in convert.volume_requests(spec):
             await self._engine.create_volume(request)
         pull_error = await self._images.ensure(spec.image, spec.pull_options.registry_auth)
-        files = self._write_payloads(execute, node, spec)
+        files = await self._write_payloads(execute, node, spec)
         body = convert.create_body(task, spec, files, endpoints[:1], dns)
         name = convert.container_name(task)
         try:
@@ -127,12 +128,20 @@ class Controller:
             missing = error.status == 404 and pull_error
             raise TaskError(f"{error.message}: {pull_error}" if missing else error.message) from None
 
-    def _write_payloads(
+    async def _write_payloads(
         self, execute: Execute, node: api.NodeDescription, spec: api.ContainerSpec
     ) -> list[convert.PayloadFile]:
         payloads = templates.Payloads(execute.task, node, execute.secrets, execute.configs)
         directory = str(self._payloads.directory(execute.task_id))
-        files = convert.payload_files(spec, directory, payloads.secret, payloads.config)
+        if payloads.templated:
+            async with self._expansions:
+                # In a thread, because a large template may take a second; the files are written here, so that a step
+                # that is cancelled leaves none behind.
+                files = await asyncio.to_thread(
+                    convert.payload_files, spec, directory, payloads.secret, payloads.config
+                )
+        else:
+            files = convert.payload_files(spec, directory, payloads.secret, payloads.config)
         self._payloads.write(execute.task_id, files)
         return files
 
@@ -168,7 +177,7 @@ class Controller:
             container = await self._must_inspect(name)
             if status.is_created(container):
                 spec = templates.container_spec(task, node)
-                self._write_payloads(execute, node, spec)  # there may have been a reboot
+                await self._write_payloads(execute, node, spec)  # there may have been a reboot
                 await self._networks.prepare(task)  # or a prune
                 await self._start_container(name, spec)
                 container = await self._must_inspect(name)

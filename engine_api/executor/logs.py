@@ -217,7 +217,7 @@ class _Batch:
 
     def add(self, message: api.LogMessage) -> None:
         self._message.messages.append(message)
-        self.size += len(message.data)
+        self.size += message.ByteSize()
 
     def take(self) -> tuple[int, api.PublishLogsMessage]:
         """Return the size in bytes and the message; start a new batch."""

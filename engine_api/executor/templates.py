@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from engine_api.executor.errors import TaskError
 from swarm import api
-from swarm.expansion import TemplateError, env_function, expand_container, expand_payload
+from swarm.expansion import TemplateError, env_function, expand_container, expand_payload, payload_budget
 from swarm.template import FunctionError, getter
 
 _DRIVER = "golang"
@@ -24,7 +24,10 @@ def container_spec(task: api.Task, node: api.NodeDescription) -> api.ContainerSp
 
 
 class Payloads:
-    """The secrets and configs of a task, with templates expanded, ready to be written to files."""
+    """The secrets and configs of a task, with templates expanded, ready to be written to files.
+
+    All of them are expanded from one budget, and each one only once, however many files it becomes.
+    """
 
     def __init__(
         self,
@@ -37,11 +40,26 @@ class Payloads:
         self._node = node
         self._secrets = secrets
         self._configs = configs
+        self._budget = payload_budget()
+        self._done: dict[tuple[str, str], bytes] = {}
+        container = task.spec.container
+        self._secret_ids = _first(
+            (reference.file.name, reference.secret_id) for reference in container.secrets if reference.HasField("file")
+        )
+        self._config_ids = _first(
+            (reference.file.name, reference.config_id) for reference in container.configs if reference.HasField("file")
+        )
         self._functions = {
             "secret": getter(self._secret_at),
             "config": getter(self._config_at),
             "env": env_function(task),
         }
+
+    @property
+    def templated(self) -> bool:
+        """Whether any of them has to be expanded, which may take its time."""
+        secrets, configs = self._secrets.values(), self._configs.values()
+        return any(item.spec.HasField("templating") for items in (secrets, configs) for item in items)
 
     def secret(self, secret_id: str) -> bytes:
         """Data of a secret. Raises TaskError."""
@@ -51,7 +69,7 @@ class Payloads:
         if not spec.HasField("templating"):
             return spec.data
         what = f"unable to get secret from secret store: failed to expand templated secret {secret_id}"
-        return self._expanded(spec.templating.name, spec.data, what)
+        return self._expanded(("secret", secret_id), spec.templating.name, spec.data, what)
 
     def config(self, config_id: str) -> bytes:
         """Data of a config. Raises TaskError."""
@@ -61,28 +79,38 @@ class Payloads:
         if not spec.HasField("templating"):
             return spec.data
         what = f"unable to get config from config store: failed to expand templated config {config_id}"
-        return self._expanded(spec.templating.name, spec.data, what)
+        return self._expanded(("config", config_id), spec.templating.name, spec.data, what)
 
-    def _expanded(self, driver: str, data: bytes, what: str) -> bytes:
+    def _expanded(self, key: tuple[str, str], driver: str, data: bytes, what: str) -> bytes:
         if driver != _DRIVER:
             raise TaskError(f"{what}: unrecognized template type")
-        try:
-            return expand_payload(data, self._node, self._task, self._functions)
-        except TemplateError as error:
-            raise TaskError(f"{what}: {error}") from None
+        if key not in self._done:
+            try:
+                self._done[key] = expand_payload(data, self._node, self._task, self._functions, self._budget)
+            except TemplateError as error:
+                raise TaskError(f"{what}: {error}") from None
+        return self._done[key]
 
     def _secret_at(self, target: str) -> str:
-        for reference in self._task.spec.container.secrets:
-            if reference.HasField("file") and reference.file.name == target:
-                if reference.secret_id not in self._secrets:
-                    raise FunctionError(f"secret {reference.secret_id} not found")
-                return self._secrets[reference.secret_id].spec.data.decode("utf-8", "surrogateescape")
-        raise FunctionError(f"secret target {target} not found")
+        secret_id = self._secret_ids.get(target)
+        if secret_id is None:
+            raise FunctionError(f"secret target {target} not found")
+        if secret_id not in self._secrets:
+            raise FunctionError(f"secret {secret_id} not found")
+        return self._secrets[secret_id].spec.data.decode("utf-8", "surrogateescape")
 
     def _config_at(self, target: str) -> str:
-        for reference in self._task.spec.container.configs:
-            if reference.HasField("file") and reference.file.name == target:
-                if reference.config_id not in self._configs:
-                    raise FunctionError(f"config {reference.config_id} not found")
-                return self._configs[reference.config_id].spec.data.decode("utf-8", "surrogateescape")
-        raise FunctionError(f"config target {target} not found")
+        config_id = self._config_ids.get(target)
+        if config_id is None:
+            raise FunctionError(f"config target {target} not found")
+        if config_id not in self._configs:
+            raise FunctionError(f"config {config_id} not found")
+        return self._configs[config_id].spec.data.decode("utf-8", "surrogateescape")
+
+
+def _first(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """A dict in which the first of several values counts."""
+    out: dict[str, str] = {}
+    for key, value in pairs:
+        out.setdefault(key, value)
+    return out

@@ -6,18 +6,21 @@ Both have the same interface (Backend): bytes of the request in, bytes of the re
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
+from engine_api.front.crowd import Unread
 from engine_api.front.http1 import HEAD_BYTES_MAX, Head
 from engine_api.front.paths import IsLocal
 from swarm import defaults
 from swarm.address import parse_host_port
 
-WRITE_BUFFER_BYTES = 1 << 20
+WRITE_BUFFER_BYTES = 1 << 18  # with one read more, what waits for a client that does not read a stream
 READ_BUFFER_BYTES = 1 << 18
 WAITING_BYTES_MAX = 1 << 20
 HEADERS_MAX = 1 << 14
@@ -256,6 +259,7 @@ class Backends:
     body_read_s: float = defaults.API_BODY_READ_S
     linger_s: float = defaults.API_LINGER_S
     load: Load = field(default_factory=Load)
+    unread: Unread = field(default_factory=Unread)
     buffer: bytearray = field(default_factory=lambda: bytearray(READ_BUFFER_BYTES))
 
 
@@ -275,10 +279,18 @@ def engine_connector(engine: str, timeout_s: float) -> Callable[[Upstream], Awai
     return connect
 
 
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    """What clients sent wrong is answered to them, and not worth a traceback."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 async def make_runner(app: web.Application) -> web.AppRunner:
     """aiohttp's side of the front: ``runner.server`` is what Backends.server calls. Heads may be as large as Go's."""
+    logger = logging.getLogger(__name__)
+    logger.addFilter(_is_our_fault)
     runner = web.AppRunner(
         app,
+        logger=logger,
         handler_cancellation=True,
         access_log=None,
         max_line_size=HEAD_BYTES_MAX,

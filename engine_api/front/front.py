@@ -11,7 +11,7 @@ exec, BuildKit's upgrades, early answers and pipelining are the engine's own. Pe
 A client's half-close is passed on to the engine, which decides what it means, as it does without us.
 
 Unfinished heads, and unfinished bodies of requests to us, are limited in time and, for all clients together, in memory.
-Traffic to and from the engine may take as long as it likes, and an answer that has begun is never cut. Above
+Traffic to and from the engine may take as long as it likes. What clients leave unread is limited too (crowd.py). Above
 API_CONNECTIONS_MAX connections, a new connection replaces the one that has been idle the longest.
 
 (moby: api/server; the reasons for not proxying in aiohttp are in docs/adr/0006)
@@ -27,9 +27,11 @@ from http import HTTPStatus
 from typing import cast
 
 from engine_api.front.backends import WRITE_BUFFER_BYTES, Backend, Backends, Local, Upstream
+from engine_api.front.crowd import make_room
 from engine_api.front.http1 import HEAD_BYTES_MAX, BadMessage, Body, Head, parse_request, parse_response
 from engine_api.front.policy import Policy, Refused
 from swarm import defaults
+from swarm.io.patience import PatientTimer
 
 TCP_KEEPALIVE_S = 15
 
@@ -68,10 +70,11 @@ class Front(asyncio.Protocol):
         self._close_after = False
         self._client_eof = False
         self._backend_eof = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: PatientTimer | None = None
         self._reading_head = False  # what the timer is for
         self._held_bytes = 0
         self.idle_since = 0.0
+        self.patient = False  # see crowd.Client
         self.closed = asyncio.Event()
 
     # --- the client's side -----------------------------------------------------------------------------------------
@@ -83,10 +86,10 @@ class Front(asyncio.Protocol):
         self._open_fronts.add(self)
         loop = asyncio.get_running_loop()
         self.idle_since = loop.time()
-        if len(self._open_fronts) > defaults.API_CONNECTIONS_MAX and not self._make_room():
+        if len(self._open_fronts) > defaults.API_CONNECTIONS_MAX and not make_room(self._open_fronts, self):
             self._fail(503, "too many connections to the API")
         else:
-            self._timer = loop.call_later(self._backends.silence_s, self.transport.close)
+            self._timer = PatientTimer(self._backends.silence_s, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
         if self._state is State.TUNNEL:
@@ -114,6 +117,7 @@ class Front(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open_fronts.discard(self)
+        self._backends.unread.fast(self)
         self.closed.set()
         self._stop_timer()
         self._hold(0)
@@ -124,11 +128,13 @@ class Front(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._client_slow = True
+        self._backends.unread.slow(self)
         if self._current is not None:
             self._current.hold()
 
     def resume_writing(self) -> None:
         self._client_slow = False
+        self._backends.unread.fast(self)
         if self._current is not None:
             self._current.unhold()
         else:
@@ -146,16 +152,6 @@ class Front(asyncio.Protocol):
     def idle(self) -> bool:
         """Whether the connection can end without loss, because no request has begun."""
         return self._state is State.IDLE and not self._buffer and not self.transport.is_closing()
-
-    def _make_room(self) -> bool:
-        """Close the connection that has been idle the longest; False when none is idle."""
-        others = [front for front in self._open_fronts if front.idle and front is not self]
-        if not others:
-            return False
-        oldest = min(others, key=lambda front: front.idle_since)
-        self._open_fronts.discard(oldest)
-        oldest.transport.close()
-        return True
 
     def _hold(self, held_bytes: int) -> None:
         """Set how much of our memory this client uses. Raises BadMessage when all clients together use too much."""
@@ -229,7 +225,7 @@ class Front(asyncio.Protocol):
             if self._buffer and not self._reading_head:
                 self._stop_timer()
                 late = (408, "the head of the request did not arrive in time")
-                self._timer = asyncio.get_running_loop().call_later(self._backends.head_read_s, self._fail, *late)
+                self._timer = PatientTimer(self._backends.head_read_s, self._fail, *late)
                 self._reading_head = True
             self._hold(len(self._buffer))
             return False
@@ -239,6 +235,7 @@ class Front(asyncio.Protocol):
         self._close_after = self._close_after or head.close
         self._request = Body(head.length, head.chunked)
         self._response, self._response_head = None, b""
+        self.patient = False
         self._state = State.BUSY
         self._policy.check(head)
         position = self._request.feed(self._buffer, end + 4)
@@ -251,9 +248,11 @@ class Front(asyncio.Protocol):
             return True
         backend = self._current = self._choose(head)
         ours = backend is self._local
+        if ours:
+            data = head.canonical_line + data[len(head.first_line) :]  # the application routes the path that was judged
         self._hold(len(data) if ours else 0)
         if ours and not self._request.done:
-            self._timer = asyncio.get_running_loop().call_later(self._backends.body_read_s, self._body_late)
+            self._timer = PatientTimer(self._backends.body_read_s, self._body_late)
         backend.send(data)
         if self._client_eof:
             self._pass_eof()
@@ -261,6 +260,7 @@ class Front(asyncio.Protocol):
 
     def _choose(self, head: Head) -> Backend:
         if self._backends.is_local(head):
+            head.check_host()
             if self._local is None or self._local.is_closing():
                 self._local = Local(self, self._backends.server)
             return self._local
@@ -300,11 +300,8 @@ class Front(asyncio.Protocol):
         if self._state is State.BUSY and (self._response is not None or self._response_head):
             self._linger()  # another answer has begun
             return
-        body, reason = json.dumps({"message": message}).encode() + b"\n", HTTPStatus(status).phrase
-        headers = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        if self._request_head is not None and self._request_head.method == b"HEAD" and self._state is State.BUSY:
-            body, reason = b"", " ".join(message.split())  # there is no body, and the CLI shows the reason instead
-        self.transport.write(f"HTTP/1.1 {status} {reason}\r\n{headers}".encode() + body)
+        head = self._request_head if self._state is State.BUSY else None
+        self.transport.write(_refusal(status, message, to_head=head is not None and head.method == b"HEAD"))
         self._linger()
 
     def _linger(self) -> None:
@@ -323,7 +320,7 @@ class Front(asyncio.Protocol):
             self.transport.close()
             return
         self.transport.write_eof()
-        self._timer = asyncio.get_running_loop().call_later(self._backends.linger_s, self.transport.close)
+        self._timer = PatientTimer(self._backends.linger_s, self.transport.close)
 
     # --- responses -------------------------------------------------------------------------------------------------
 
@@ -367,6 +364,7 @@ class Front(asyncio.Protocol):
         assert self._request_head is not None
         status = head.status
         self._close_after = self._close_after or head.close
+        self.patient = head.chunked or self._current is self._upstream
         if status == 101:
             self._tunnel()
             return False
@@ -452,6 +450,15 @@ class Front(asyncio.Protocol):
         self._pauses.discard(reason)
         if not self._pauses and not self.transport.is_closing():
             self.transport.resume_reading()
+
+
+def _refusal(status: int, message: str, to_head: bool) -> bytes:
+    """An answer of the front's own. to_head: to a HEAD request, whose answer has no body; the CLI shows the reason."""
+    body, reason = json.dumps({"message": message}).encode() + b"\n", HTTPStatus(status).phrase
+    headers = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    if to_head:
+        body, reason = b"", " ".join(message.split())
+    return f"HTTP/1.1 {status} {reason}\r\n{headers}".encode() + body
 
 
 def _keep_alive(connection: socket.socket | None) -> None:

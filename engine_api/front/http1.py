@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
+
+from engine_api.front.target import BadTarget, canonical_target, parse_target
 
 HEAD_BYTES_MAX = 1 << 20  # Go's http.DefaultMaxHeaderBytes; X-Registry-Config can be large
 CHUNK_LINE_BYTES_MAX = 4 << 10
@@ -19,7 +20,8 @@ _REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [^ \x00-\x1f\x7f]+ HTT
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}( [^\x00\r\n]*)?")
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NEVER_IN_LINE = re.compile(rb"[\x00\r\n]")
-_AUTHORITY = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
+_HTTP2_PATH = re.compile(rb"(?:/v[0-9.]+)?/(?:session|grpc)")
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,%d})[ \t]*(?:;.*)?" % CHUNK_DIGITS_MAX)
 
 
@@ -33,13 +35,18 @@ class BadMessage(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The relevant parts of a head. length: Content-Length or None. upgrade: it asks for another protocol."""
+    """The relevant parts of a head. length: Content-Length or None. upgrade: it asks for another protocol.
+
+    hosts: the values of its Host lines. http2: the protocol that it asks for is HTTP/2.
+    """
 
     first_line: bytes
     length: int | None
     chunked: bool
     upgrade: bool
     close: bool
+    hosts: tuple[bytes, ...] = ()
+    http2: bool = False
 
     @property
     def method(self) -> bytes:
@@ -58,12 +65,19 @@ class Head:
 
     @property
     def path_and_query(self) -> tuple[bytes, bytes]:
-        """Of a request, as Go's server sees them: percent-decoded, and without the authority of a proxy request."""
-        target = self.target
-        if not target.startswith(b"/"):
-            target = _AUTHORITY.sub(b"", target, count=1) or b"/"
-        path, _, query = target.partition(b"?")
-        return (unquote_to_bytes(path) if b"%" in path else path), query
+        """Of a request, as Go's server sees them: the path percent-decoded, the query as it was sent."""
+        return parse_target(self.method, self.target)
+
+    @property
+    def canonical_line(self) -> bytes:
+        """The request line with the path and query that were judged, spelt so that no parser reads another path."""
+        method, target, version = self.first_line.split(b" ")
+        return b" ".join((method, canonical_target(*parse_target(method, target)), version))
+
+    def check_host(self) -> None:
+        """A request to us must have a Host, as the engine requires it of the others. Raises BadMessage."""
+        if not self.hosts and not self.first_line.endswith(b"HTTP/1.0"):
+            raise BadMessage("missing required Host header")
 
 
 def parse_request(data: bytes) -> Head:
@@ -71,6 +85,16 @@ def parse_request(data: bytes) -> Head:
     head = _parse(data)
     if not _REQUEST_LINE.fullmatch(head.first_line):
         raise BadMessage("malformed request line")
+    try:
+        path, _ = head.path_and_query
+    except BadTarget as error:
+        raise BadMessage(str(error)) from None
+    if len(head.hosts) > 1:
+        raise BadMessage("too many Host headers")
+    if head.hosts and not _HOST.fullmatch(head.hosts[0]):
+        raise BadMessage("malformed Host header")
+    if head.upgrade and head.http2 and not _HTTP2_PATH.fullmatch(path):
+        raise BadMessage("HTTP/2 is for /session and /grpc only")  # nobody looks into what follows
     return head
 
 
@@ -86,8 +110,9 @@ def _parse(data: bytes) -> Head:
     lines = data[:-4].split(b"\r\n")
     old = lines[0].endswith(b"HTTP/1.0") or lines[0].startswith(b"HTTP/1.0")
     length: int | None = None
-    chunked = upgrade = False
+    chunked = upgrade = http2 = False
     close = old
+    hosts: list[bytes] = []
     for line in lines[1:]:
         if line[:1] in (b" ", b"\t"):
             raise BadMessage("folded header line")
@@ -107,9 +132,13 @@ def _parse(data: bytes) -> Head:
                 options = [option.strip(b" \t") for option in value.lower().split(b",")]
                 close = close or b"close" in options
                 upgrade = upgrade or b"upgrade" in options
+            case b"host":
+                hosts.append(value.strip(b" \t"))
+            case b"upgrade":
+                http2 = http2 or b"h2" in value.lower()
     if chunked and length is not None:
         raise BadMessage("both Content-Length and Transfer-Encoding")
-    return Head(lines[0], length, chunked, upgrade, close)
+    return Head(lines[0], length, chunked, upgrade, close, tuple(hosts), http2)
 
 
 def _length(value: bytes, before: int | None) -> int:

@@ -2,7 +2,8 @@
 
 A route owns the first segment of its path: everything under /services, /swarm and so on is ours, known or not, so that
 no request for the swarm can reach the swarm mode of the engine beside us. A route that is marked as shared owns no more
-than its own method, path and query; what else begins with that segment is the engine's.
+than its own method, path and query; what else begins with that segment is the engine's. The path is the one that Go
+would route (see target.py), and the one that its router would redirect to counts too.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from engine_api.front.http1 import Head
+from engine_api.front.target import clean_path, decoded_query
 
 IsLocal = Callable[[Head], bool]
-_VERSION = rb"/*(?:v[0-9.]+/)?"
+_VERSION = rb"/(?:v[0-9.]+/)?"
 _PARAMETER = re.compile(r"\{\w+\}")
 
 
@@ -47,7 +49,8 @@ def local_requests(routes: Iterable[Registered]) -> IsLocal:
         shared.setdefault(method.encode(), []).append((in_query, re.compile(_VERSION + _any_of(patterns))))
 
     def is_local(head: Head) -> bool:
-        path, query = head.path_and_query
+        sent, query = head.path_and_query
+        path, query = clean_path(sent), decoded_query(query)
         if under_roots.fullmatch(path):
             return True
         for in_query, of_path in shared.get(head.method, ()):

@@ -8,18 +8,19 @@ wrong on a manager; so requests that could be about them come here, and those th
 
 from __future__ import annotations
 
-import json
+import asyncio
 from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
 from aiohttp import web
 
 from engine_api.backend import LocalNodeState
+from engine_api.convert.gojson import JsonError, first_value_of
 from engine_api.convert.network import network_resource
 from engine_api.errors import ApiError, BadParameter, Forbidden, NotAvailableYet, ObjectNotFound
 from engine_api.routes import lookup
 from engine_api.server.request import ApiRequest, Route, json_answer
-from swarm import api
+from swarm import api, defaults
 from swarm.errors import SwarmError
 from swarm.manager.networks import is_predefined
 
@@ -45,7 +46,8 @@ async def inspect(request: ApiRequest) -> web.StreamResponse:
 async def create(request: ApiRequest) -> web.StreamResponse:
     """POST /networks/create: the engine's, unless the network would be the swarm's."""
     body = await request.http.read()
-    name = _swarm_network(body)
+    large = len(body) > defaults.API_BODY_INLINE_BYTES_MAX
+    name = await asyncio.to_thread(_swarm_network, body) if large else _swarm_network(body)
     local = request.backend.local()
     if name is None or local.state is LocalNodeState.INACTIVE:
         return await _engine(request)("/networks/create", request, body)
@@ -89,10 +91,17 @@ def _engine(request: ApiRequest) -> Callable[[str, ApiRequest, bytes], Awaitable
 
 
 def _swarm_network(body: bytes) -> str | None:
-    """The name of the network that a create request wants from the swarm; None: the request is the engine's."""
+    """The name of the network that a create request wants from the swarm; None: the request is the engine's.
+
+    Raises BadParameter when nobody can tell: the engine might read a body that is too much for us.
+    """
     try:
-        parsed = json.loads(body)
-    except ValueError:
+        parsed, _ = first_value_of(body)
+    except EOFError:
+        return None
+    except JsonError as error:
+        if error.excessive:
+            raise BadParameter(str(error)) from None
         return None
     if not isinstance(parsed, dict):
         return None

@@ -114,7 +114,7 @@ def init_request(parsed: dict[str, Any]) -> InitRequest:
 
 async def init(request: ApiRequest) -> web.StreamResponse:
     """POST /swarm/init."""
-    parsed = await request.json(INIT_REQUEST)
+    parsed = await request.json(INIT_REQUEST, bytes_max=defaults.API_SWARM_BODY_BYTES_MAX)
     _adjust_init(parsed, request)
     local = request.backend.local()
     if local.state is not LocalNodeState.INACTIVE:
@@ -127,7 +127,7 @@ async def init(request: ApiRequest) -> web.StreamResponse:
 
 async def join(request: ApiRequest) -> web.StreamResponse:
     """POST /swarm/join."""
-    parsed = await request.json(JOIN_REQUEST)
+    parsed = await request.json(JOIN_REQUEST, bytes_max=defaults.API_SWARM_BODY_BYTES_MAX)
     if request.backend.local().state is not LocalNodeState.INACTIVE:
         raise ServiceUnavailable(ALREADY_IN_SWARM)
     listen_addr = address.check_listen_addr(parsed.get("ListenAddr", ""))
@@ -156,7 +156,7 @@ async def update_swarm(request: ApiRequest) -> web.StreamResponse:
 
     rotateNetworkKeys is an addition of ours; stock engines ignore it.
     """
-    parsed = await request.json(CLUSTER_SPEC)
+    parsed = await request.json(CLUSTER_SPEC, bytes_max=defaults.API_SWARM_BODY_BYTES_MAX)
     index = request.object_version("swarm")
     rotation = api.KeyRotation(
         worker_join_token=request.strict_flag("rotateWorkerToken", reason=False),
@@ -186,7 +186,7 @@ async def unlock_key(request: ApiRequest) -> web.StreamResponse:
 
 async def unlock(request: ApiRequest) -> web.StreamResponse:
     """POST /swarm/unlock."""
-    parsed = await request.json(UNLOCK_REQUEST)
+    parsed = await request.json(UNLOCK_REQUEST, bytes_max=defaults.API_SWARM_BODY_BYTES_MAX)
     await request.backend.unlock(parsed.get("UnlockKey", ""))
     return empty_answer()
 
@@ -228,7 +228,7 @@ async def inspect_node(request: ApiRequest) -> web.StreamResponse:
 
 async def update_node(request: ApiRequest) -> web.StreamResponse:
     """POST /nodes/{id}/update: replaces the whole spec."""
-    parsed = await request.json(NODE_SPEC)
+    parsed = await request.json(NODE_SPEC, bytes_max=defaults.API_SWARM_BODY_BYTES_MAX)
     index = request.object_version("node")
     request.backend.require_manager()
     spec = api.NodeSpec()

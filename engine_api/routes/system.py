@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.utils import formatdate
 from typing import Any
@@ -19,11 +20,13 @@ from aiohttp import web
 import engine_api
 from engine_api.backend import LocalNodeState, SwarmBackend
 from engine_api.convert.cluster import info_section
+from engine_api.convert.gojson import JsonError
 from engine_api.engine.client import EngineClient
 from engine_api.engine.errors import EngineError, EngineUnavailable
 from engine_api.errors import ApiError, ServiceUnavailable
 from engine_api.front.http1 import Head
 from engine_api.routes.events import Events
+from engine_api.server.decode import filter_values
 from engine_api.server.request import ApiRequest, EngineHooks, Route, json_answer
 from swarm import api, defaults
 from swarm.api import rpc
@@ -94,10 +97,10 @@ class System:
 
     def quick_answer(self, head: Head) -> bytes | None:
         """The complete answer to /_ping, without aiohttp; None for every other request."""
-        path, _, _ = head.target.partition(b"?")
+        path, _ = head.path_and_query
         if not path.endswith(b"/_ping") or head.method not in (b"GET", b"HEAD") or head.length or head.chunked:
             return None
-        if path.strip(b"/") != b"_ping":
+        if path != b"/_ping":
             return None  # the application checks the version in the path
         body = b"" if head.method == b"HEAD" else b"OK"
         lines = [f"{name}: {value}" for name, value in self._ping().items()]
@@ -185,11 +188,10 @@ class System:
     async def containers(self, request: ApiRequest) -> web.StreamResponse:
         """GET /containers/json with the filter is-task, which the engine cannot apply: it does not know our tasks."""
         query = dict(request.http.query)
-        wanted = _is_task(query.get("filters", ""))
+        filters = _filters(query.get("filters", ""))
+        wanted = _is_task(filters.pop("is-task", []))
         if wanted is None:  # absent or invalid: the engine answers
             return json_answer(await self._ask_any("/containers/json", request, query))
-        filters = {name: list(values) for name, values in json.loads(query["filters"]).items()}
-        del filters["is-task"]
         if wanted:
             filters["label"] = [*filters.get("label", ()), TASK_LABEL]
             query["filters"] = json.dumps(filters)
@@ -212,12 +214,16 @@ def _as_api_errors() -> Iterator[None]:
         raise ApiError(error.message, error.status) from error
 
 
-def _is_task(filters: str) -> bool | None:
-    """What the filter is-task asks for; None: it is absent or invalid."""
+def _filters(text: str) -> dict[str, list[str]]:
+    """Filters of either shape; empty if they are invalid."""
     try:
-        values = list(json.loads(filters)["is-task"])
-    except (ValueError, TypeError, KeyError):
-        return None
+        return filter_values(text)
+    except JsonError:
+        return {}
+
+
+def _is_task(values: Sequence[str]) -> bool | None:
+    """What the filter is-task asks for; None: it is absent or invalid."""
     if not values or any(value not in ("true", "1", "false", "0") for value in values):
         return None
     return "true" in values or "1" in values
@@ -226,7 +232,7 @@ def _is_task(filters: str) -> bool | None:
 def _limit(query: dict[str, str]) -> int | None:
     """Remove the limit from a query, because it applies after filtering; None: there is none."""
     text = query.get("limit", "")
-    if not text.isdigit() or not int(text):
+    if not re.fullmatch("[0-9]{1,18}", text) or not int(text):
         return None
     del query["limit"]
     query["all"] = "1"  # a limit implies containers that do not run

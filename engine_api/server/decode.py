@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 from typing import Any
 
 from aiohttp import web
 
-from engine_api.convert.gojson import JsonError, first_value, quote, whole_value
+from engine_api.convert.gojson import JsonError, first_value_of, quote, whole_value
 from engine_api.convert.table import Table
 from engine_api.errors import BadParameter
 from engine_api.server.dialect import Dialect
+from swarm import defaults
 
 _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
@@ -22,15 +24,30 @@ _FALSE_WORDS = frozenset(("", "0", "no", "false", "none"))
 _UINT64_MAX = (1 << 64) - 1
 
 
-async def read_json(http: web.Request, table: Table, dialect: Dialect, root: str | None = None) -> dict[str, Any]:
+async def read_json(
+    http: web.Request,
+    table: Table,
+    dialect: Dialect,
+    root: str | None = None,
+    bytes_max: int = defaults.API_BODY_BYTES_MAX,
+) -> dict[str, Any]:
     """The body as a dict of the table's keys. Raises BadParameter, web.HTTPRequestEntityTooLarge."""
     body = await http.read()
+    if len(body) > bytes_max:
+        raise web.HTTPRequestEntityTooLarge(bytes_max, len(body))
     if dialect.strict_body:
         _check_content_type(http.headers.get("Content-Type", ""), bool(body))
+    if len(body) <= defaults.API_BODY_INLINE_BYTES_MAX:
+        return parse_body(body, table, dialect, root)
+    return await asyncio.to_thread(parse_body, body, table, dialect, root)
+
+
+def parse_body(body: bytes, table: Table, dialect: Dialect, root: str | None = None) -> dict[str, Any]:
+    """A body that was read, as a dict of the table's keys. Raises BadParameter."""
     if not body and dialect.empty_body is None:
         return {}
     try:
-        value, rest = _first_value(body)
+        value, rest = first_value_of(body)
         if rest and dialect.strict_body:
             raise BadParameter("unexpected content after JSON")
         return table.parse(value, root)
@@ -38,14 +55,6 @@ async def read_json(http: web.Request, table: Table, dialect: Dialect, root: str
         raise BadParameter(dialect.empty_body or f"{dialect.json_prefix}got EOF while reading request body") from None
     except JsonError as error:
         raise BadParameter(f"{dialect.json_prefix}{error}") from None
-
-
-def _first_value(body: bytes) -> tuple[Any, str]:
-    try:
-        return first_value(body.decode("utf-8", "replace"))
-    except JsonError:
-        first_value(body.decode("latin-1"))  # Go's decoder counts and names bytes, not characters
-        raise
 
 
 def _check_content_type(header: str, has_body: bool) -> None:

@@ -97,9 +97,11 @@ class ApiRequest:
         """The ``filters`` of the query. Raises BadParameter."""
         return decode.parse_filters(self.query("filters"), accepted, self.dialect)
 
-    async def json(self, table: Table, root: str | None = None) -> dict[str, Any]:
-        """The body. Raises BadParameter."""
-        return await decode.read_json(self.http, table, self.dialect, root)
+    async def json(
+        self, table: Table, root: str | None = None, bytes_max: int = defaults.API_BODY_BYTES_MAX
+    ) -> dict[str, Any]:
+        """The body. Raises BadParameter, web.HTTPRequestEntityTooLarge."""
+        return await decode.read_json(self.http, table, self.dialect, root, bytes_max)
 
     async def call(self, method: Method[Req, Res], request: Req) -> Res:
         """An RPC to the leader; raises ApiError or SwarmError."""

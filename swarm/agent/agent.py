@@ -47,6 +47,7 @@ from swarm.api import extensions, rpc
 from swarm.api.equality import same_description
 from swarm.api.methods import AnyMethod, Method, Req
 from swarm.api.timestamps import seconds
+from swarm.attention import Attention
 from swarm.errors import Aborted, Code, DeadlineExceeded, SwarmError, Unavailable
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from swarm.store.store import copy_of
@@ -126,6 +127,29 @@ class _Link:
     farewell: int = 0
     reference: str = ""
 
+    @property
+    def limits(self) -> list[float]:
+        """By when the manager has to answer, in seconds since the epoch."""
+        return [by for by in (self.open_by, self.first_message_by, *self.call_by.values()) if by is not None]
+
+    def check(self, now: float) -> None:
+        """Raises DeadlineExceeded when the manager has not answered in time."""
+        if self.open_by is not None and now >= self.open_by:
+            raise DeadlineExceeded("the manager could not be reached in time")
+        if self.first_message_by is not None and now >= self.first_message_by:
+            raise DeadlineExceeded("session initiation timed out")
+        for stream, by in self.call_by.items():
+            if now >= by:
+                raise DeadlineExceeded(f"the manager did not answer {self.streams[stream].name} in time")
+
+    def stalled(self, missed_s: float, now: float) -> None:
+        """This process stood still: the manager's answers may wait in its sockets (swarm/attention.py)."""
+
+        least = now + defaults.STALL_GRACE_S
+        self.open_by = self.open_by and max(self.open_by + missed_s, least)
+        self.first_message_by = self.first_message_by and max(self.first_message_by + missed_s, least)
+        self.call_by = {stream: max(by + missed_s, least) for stream, by in self.call_by.items()}
+
 
 class Agent:
     """Machine of a node that takes part in a cluster (swarm/machine.py).
@@ -159,6 +183,7 @@ class Agent:
         self._told: SessionUpdate | None = None
         self._subscriptions: dict[str, api.SubscriptionMessage] = {}
         self._leaving = self._left = self._swept = False
+        self._attention = Attention()
         self._unable = ""
         self._handlers: dict[type, Callable[[Any, float], list[AgentEffect]]] = {
             Connected: self._connected,
@@ -189,6 +214,8 @@ class Agent:
     def handle(self, event: AgentEvent | None, now: float) -> list[AgentEffect]:
         """See swarm.machine.Machine."""
         effects: list[AgentEffect] = []
+        if (missed_s := self._attention.missed_s(now)) and self._link is not None:
+            self._link.stalled(missed_s, now)
         try:
             if event is not None:
                 effects += self._handlers[type(event)](event, now)
@@ -196,6 +223,7 @@ class Agent:
         except SwarmError as error:
             effects += self._fail(error, now)
         effects += self._work(now)
+        self._attention.due = self.deadline()
         return effects
 
     def deadline(self) -> float | None:
@@ -205,7 +233,7 @@ class Agent:
         if link is None:
             times.append(self._next_at if self._may_connect else None)
         else:
-            times += [link.open_by, link.first_message_by, link.heartbeat_at, *link.call_by.values()]
+            times += [link.heartbeat_at, *link.limits]
             if link.registered:
                 times.append(self._reporter.deadline())
         return min((t for t in times if t is not None), default=None)
@@ -221,13 +249,7 @@ class Agent:
         if link is None:
             due = self._next_at is not None and now >= self._next_at and self._may_connect
             return self._connect(now) if due else []
-        if link.open_by is not None and now >= link.open_by:
-            raise DeadlineExceeded("the manager could not be reached in time")
-        if link.first_message_by is not None and now >= link.first_message_by:
-            raise DeadlineExceeded("session initiation timed out")
-        for stream, by in link.call_by.items():
-            if now >= by:
-                raise DeadlineExceeded(f"the manager did not answer {link.streams[stream].name} in time")
+        link.check(now)
         effects: list[AgentEffect] = []
         if link.heartbeat_at is not None and now >= link.heartbeat_at:
             link.heartbeat_at = None

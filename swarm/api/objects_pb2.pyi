@@ -51,14 +51,20 @@ class Node(_message.Message):
     def __init__(self, id: _Optional[str] = ..., meta: _Optional[_Union[Meta, _Mapping]] = ..., spec: _Optional[_Union[_specs_pb2.NodeSpec, _Mapping]] = ..., description: _Optional[_Union[_types_pb2.NodeDescription, _Mapping]] = ..., status: _Optional[_Union[_types_pb2.NodeStatus, _Mapping]] = ..., manager_status: _Optional[_Union[_types_pb2.ManagerStatus, _Mapping]] = ..., attachment: _Optional[_Union[NetworkAttachment, _Mapping]] = ..., certificate: _Optional[_Union[_types_pb2.Certificate, _Mapping]] = ..., role: _Optional[_Union[_types_pb2.NodeRole, str]] = ..., attachments: _Optional[_Iterable[_Union[NetworkAttachment, _Mapping]]] = ..., VXLANUDPPort: _Optional[int] = ..., authority: _Optional[_Union[NodeAuthority, _Mapping]] = ...) -> None: ...
 
 class NodeAuthority(_message.Message):
-    __slots__ = ("key", "void_until", "certified_until")
+    __slots__ = ("key", "void_until", "certified_until", "certified_from", "issued", "spared_key")
     KEY_FIELD_NUMBER: _ClassVar[int]
     VOID_UNTIL_FIELD_NUMBER: _ClassVar[int]
     CERTIFIED_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    CERTIFIED_FROM_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_FIELD_NUMBER: _ClassVar[int]
+    SPARED_KEY_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     void_until: _timestamp_pb2.Timestamp
     certified_until: _timestamp_pb2.Timestamp
-    def __init__(self, key: _Optional[bytes] = ..., void_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., certified_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    certified_from: _timestamp_pb2.Timestamp
+    issued: _containers.RepeatedScalarFieldContainer[bytes]
+    spared_key: bytes
+    def __init__(self, key: _Optional[bytes] = ..., void_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., certified_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., certified_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., issued: _Optional[_Iterable[bytes]] = ..., spared_key: _Optional[bytes] = ...) -> None: ...
 
 class Service(_message.Message):
     __slots__ = ("id", "meta", "spec", "endpoint", "update_status", "previous_spec", "pending_delete", "spec_version", "previous_spec_version", "job_status")

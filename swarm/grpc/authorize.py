@@ -5,9 +5,12 @@ metadata, with empty values if the caller has no certificate. The leader believe
 manager of this cluster that was not removed. Methods that need no certificate still get the identity of the caller; if
 it is not valid (another cluster, a removed node, a false forwarder), it is dropped, and the caller is anonymous.
 
-Stock managers look only at the forwarder; here a forwarded node that was removed is refused as well. A demoted manager
-has a worker's rights with the leader, whatever its certificate still says. A node whose certificate expired a short
-time ago may renew it, and do nothing else (certs/validity.py).
+Stock managers look only at the forwarder; here a forwarded node that was removed is refused as well. Who is no manager
+(any more) has a worker's rights, whatever its certificate still says (swarm/manager/standing.py). A node whose
+certificate expired a short time ago may renew it, and do nothing else (certs/validity.py).
+
+A call that was allowed on arrival is judged again where it is served: it may have waited, and this manager may have
+become the leader meanwhile, which knows more.
 
 (swarmkit: ca/auth.go, ca/forward.go; protobuf/plugin/authenticatedwrapper, raftproxy)
 """
@@ -17,9 +20,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from certs.validity import EXPIRED
 from swarm.api import rpc
 from swarm.api.methods import AnyMethod
-from swarm.errors import PermissionDenied, ResourceExhausted, Unavailable
+from swarm.errors import PermissionDenied, ResourceExhausted, SwarmError, Unavailable
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Peer
 
 Metadata = Mapping[str, tuple[str, ...]]
@@ -31,6 +35,7 @@ _ORG = "forwarded_cert_org"
 _ADDRESS = "remote_addr"
 _KEY = "sideswarm_cert_key"
 _NOT_BEFORE = "sideswarm_cert_not_before"
+_LAPSED = "sideswarm_cert_lapsed"
 _SECONDS_DIGITS_MAX = 12
 _REDIRECT = "redirect"
 
@@ -54,6 +59,8 @@ def forwarded_peer(metadata: Metadata, forwarder: Peer) -> Peer:
         forwarder=forwarder.node_id,
         key=_bytes_of(first(_KEY)),
         not_before=_seconds_of(first(_NOT_BEFORE)),
+        certificate_error=f"{EXPIRED}: it can only be renewed" if _LAPSED in metadata else "",
+        renewable=_LAPSED in metadata,
     )
 
 
@@ -81,6 +88,7 @@ def forwarding_metadata(peer: Peer) -> tuple[tuple[str, str], ...]:
     if peer.forwarder:
         raise ResourceExhausted(f"more than one redirect to leader from: [{peer.addr}]")
     roles = ((_ROLE, peer.role),) if peer.role else ()
+    lapsed = ((_LAPSED, "true"),) if peer.certificate_error else ()
     return (
         (_REDIRECT, peer.addr),
         (_FORWARDED, "true"),
@@ -90,6 +98,7 @@ def forwarding_metadata(peer: Peer) -> tuple[tuple[str, str], ...]:
         (_ADDRESS, peer.addr),
         (_KEY, peer.key.hex()),
         (_NOT_BEFORE, f"{int(peer.not_before)}"),
+        *lapsed,
     )
 
 
@@ -99,20 +108,28 @@ def authorize(
     forwarded: Peer | None,
     cluster_id: str,
     is_blacklisted: Callable[[str], bool],
-    is_demoted: Callable[[str], bool],
+    why_no_manager: Callable[[Peer], str],
 ) -> Peer:
     """The peer for whom the call is made. Raises PermissionDenied with SwarmKit's texts, Unavailable.
 
     direct: the peer of the connection. forwarded: the caller that the metadata names, if any. is_blacklisted: whether
-    the certificates of this node ID are void because the node was removed. is_demoted: whether it is a worker by now.
+    the certificates of this node ID are void because the node was removed. why_no_manager: why the owner of a manager
+    certificate is no manager now; empty when it is one.
     """
-    direct = _with_role_now(method, direct, is_demoted, forwards=forwarded is not None)
-    forwarded = None if forwarded is None else _with_role_now(method, forwarded, is_demoted)
+
+    def why(peer: Peer) -> str:
+        """Nothing about the nodes that are refused anyway, each with its own text."""
+        return "" if peer.org != cluster_id or is_blacklisted(peer.node_id) else why_no_manager(peer)
+
+    direct = _with_role_now(method, direct, why, forwards=forwarded is not None)
+    forwarded = None if forwarded is None else _with_role_now(method, forwarded, why)
     if direct.certificate_error:
         return _renewing(method, direct, forwarded, cluster_id, is_blacklisted)
     if method.insecure:
         return _known_or_anonymous(direct, forwarded, cluster_id, is_blacklisted)
     expected = _listed(method.roles)
+    if forwarded is not None and forwarded.certificate_error:
+        raise PermissionDenied(f"Permission denied: {forwarded.certificate_error}")
     if forwarded is None:
         refusal = _refusal(direct, method.roles, cluster_id, is_blacklisted)
         if refusal is not None:
@@ -135,33 +152,62 @@ def authorize(
 _FORWARDER_ROLES = frozenset((MANAGER_ROLE,))
 
 
-def _with_role_now(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bool], *, forwards: bool = False) -> Peer:
+def authorize_again(
+    method: AnyMethod,
+    peer: Peer,
+    is_blacklisted: Callable[[str], bool],
+    why_no_manager: Callable[[Peer], str],
+) -> Peer:
+    """The caller of a call that was allowed on arrival, with the role that it has now; for others see authorize.
+
+    Raises PermissionDenied, Unavailable: it would not be allowed now.
+    """
+    if peer.local:
+        return peer
+    if peer.forwarder and is_blacklisted(peer.forwarder):
+        if method.insecure:
+            return Peer(addr=peer.addr)
+        raise PermissionDenied(f"Permission denied: unauthorized forwarder role: {_removed(peer.forwarder).rpc_text}")
+    if peer.forwarder and (reason := why_no_manager(Peer(peer.forwarder, MANAGER_ROLE))):
+        raise NoManager(reason)
+    if peer.node_id and is_blacklisted(peer.node_id):
+        if method.insecure:
+            return Peer(addr=peer.addr, forwarder=peer.forwarder)
+        raise _removed(peer.node_id)
+    return _with_role_now(method, peer, why_no_manager)
+
+
+def _with_role_now(
+    method: AnyMethod, peer: Peer, why_no_manager: Callable[[Peer], str], *, forwards: bool = False
+) -> Peer:
     """The peer with the role that it has now. Raises Unavailable if the method needs more than that.
 
     Not PermissionDenied: the node may not know of its demotion yet, and its clients should ask another manager.
-    Raft's messages are exempt: Raft itself decides which members it accepts, and answers removed ones.
+    Raft's messages are exempt: the group judges them (manager/group/senders.py), and answers removed members.
     """
-    if peer.role != MANAGER_ROLE or _is_raft_method(method) or not is_demoted(peer.node_id):
+    if peer.role != MANAGER_ROLE or _is_raft_method(method) or not (reason := why_no_manager(peer)):
         return peer
     if forwards or _is_manager_method(method):
-        raise Demoted(peer.node_id)
+        raise NoManager(reason)
     return replace(peer, role=WORKER_ROLE)
 
 
-def demotion_error(method: AnyMethod, peer: Peer, is_demoted: Callable[[str], bool]) -> Demoted | None:
-    """The error that ends an open call, if it was allowed only because a node was a manager that was demoted since."""
-    if _is_raft_method(method):
-        return None
-    if peer.forwarder and is_demoted(peer.forwarder):
-        return Demoted(peer.forwarder)
-    return Demoted(peer.node_id) if _is_manager_method(method) and is_demoted(peer.node_id) else None
+def overstays(
+    method: AnyMethod,
+    peer: Peer,
+    is_blacklisted: Callable[[str], bool],
+    why_no_manager: Callable[[Peer], str],
+) -> SwarmError | None:
+    """The error that ends an open call, if it would not be allowed now."""
+    try:
+        authorize_again(method, peer, is_blacklisted, why_no_manager)
+    except SwarmError as error:
+        return error
+    return None
 
 
-class Demoted(Unavailable):
-    """A demoted node asks for what only managers may do."""
-
-    def __init__(self, node_id: str) -> None:
-        super().__init__(f"node {node_id} was demoted: it is no manager any more")
+class NoManager(Unavailable):
+    """A node that is no manager (any more) asks for what only managers may do."""
 
 
 def _is_raft_method(method: AnyMethod) -> bool:
@@ -226,9 +272,9 @@ class ClusterAuthorizer:
 
     cluster_id: str
     is_blacklisted: Callable[[str], bool]
-    is_demoted: Callable[[str], bool] = lambda node_id: False
+    why_no_manager: Callable[[Peer], str] = lambda peer: ""
 
     def __call__(self, method: AnyMethod, direct: Peer, metadata: Metadata) -> Peer:
         """Who the caller is. Raises PermissionDenied, Unavailable."""
         forwarded = forwarded_peer(metadata, direct) if is_forwarded(metadata) else None
-        return authorize(method, direct, forwarded, self.cluster_id, self.is_blacklisted, self.is_demoted)
+        return authorize(method, direct, forwarded, self.cluster_id, self.is_blacklisted, self.why_no_manager)

@@ -39,6 +39,7 @@ class Stream:
         "id",
         "local_ended",
         "outbox",
+        "patient",
         "receive_window",
         "remote_ended",
         "send_window",
@@ -53,6 +54,7 @@ class Stream:
         self.granted = 0  # of receive_window: extra credit for one long message
         self.unannounced = 0  # consumed, and not yet given back to the peer
         self.outbox = bytearray()
+        self.patient = False  # what waits in the outbox may wait for as long as the peer likes
         self.trailers: bytes | None = None  # follow the outbox; b"": END_STREAM on the last DATA
         self.local_ended = False
         self.remote_ended = False

@@ -38,9 +38,11 @@ class Group:
         return manager is not None and len(manager.group.members) < defaults.MANAGERS_MAX
 
     def is_member(self, node_id: str) -> bool:
-        """See Members."""
+        """See Members. Who is about to become one is one: its role must not change under way."""
         manager = self._manager()
-        return manager is not None and manager.group.by_node(node_id) is not None
+        if manager is None:
+            return False
+        return manager.group.by_node(node_id) is not None or manager.group.is_joining(node_id)
 
     def can_remove(self, node_id: str) -> bool:
         """See Members."""
@@ -62,8 +64,14 @@ class Group:
         )
 
 
-def parts(node_id: str, cluster_id: str, group: Group, mixed_leadership: bool = False) -> Parts:
-    """Everything for the manager on node ``node_id``."""
+def parts(
+    node_id: str,
+    cluster_id: str,
+    group: Group,
+    mixed_leadership: bool = False,
+    replicas_max: int = defaults.SERVICE_REPLICAS_MAX,
+) -> Parts:
+    """Everything for the manager on node ``node_id``. replicas_max: how many tasks one service may ask for."""
 
     def stages(store: Store, rng: Random, now: float, strict: bool) -> Sequence[tuple[str, Stage]]:
         return all_stages(cluster_id, group, strict)
@@ -77,11 +85,12 @@ def parts(node_id: str, cluster_id: str, group: Group, mixed_leadership: bool = 
             LogBroker(store, now, rng, node_id),
         )
 
-    handlers = control(group)
+    handlers = control(group, replicas_max)
     return Parts(
         stages=stages,
         services=services,
         reads={name: handler.function for name, handler in handlers.items() if not handler.write},
         writes={name: handler.function for name, handler in handlers.items() if handler.write},
+        checks={name: handler.check for name, handler in handlers.items() if handler.write},
         mixed_leadership=mixed_leadership,
     )

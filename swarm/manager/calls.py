@@ -24,7 +24,7 @@ from enum import Enum
 
 from swarm import api, defaults
 from swarm.api.methods import METHODS
-from swarm.errors import Code, NoLeader, NotTaken, ResourceExhausted, SwarmError, Unavailable
+from swarm.errors import Code, NoLeader, NotTaken, PermissionDenied, ResourceExhausted, SwarmError, Unavailable
 from swarm.manager.events import (
     Forward,
     ForwardAnswered,
@@ -35,9 +35,12 @@ from swarm.manager.events import (
 )
 from swarm.manager.group.members import RaftGroup
 from swarm.manager.service import Service
+from swarm.manager.shares import Shares
 from swarm.raft import events
 from swarm.raft.raft import Raft
-from swarm.rpc import Call, Reply, StreamData, StreamEnd
+from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
+
+_STOCK_LEADS = ", and not while a stock manager leads, as it would not look at the key and the time of the certificate"
 
 
 class Place(Enum):
@@ -56,14 +59,16 @@ class Place(Enum):
 class _Open:
     """One open call.
 
-    call: None when no other leader could take it. until: of a call that waits or is to be tried again, in seconds since
-    the epoch. tag: of its read barrier or Forward. early: words that wait until it is open at the leader. sent: whether
-    some went to the leader, so that no other one can take the call any more.
+    call: None when no other leader could take it. caller: who may have which method of this leader. until: of a call
+    that waits or is to be tried again, in seconds since the epoch. tag: of its read barrier or Forward. early: words
+    that wait until it is open at the leader. sent: whether some went to the leader, so that no other one can take the
+    call any more.
     """
 
     place: Place
     call: Call | None
     service: Service | None = None
+    caller: tuple[str, Peer] | None = None
     tag: int = 0
     until: float = 0.0
     addr: str = ""
@@ -90,6 +95,7 @@ class Calls:
     ) -> None:
         """reads: names of the calls that change nothing, so that another leader may be asked again."""
         self.counts = Counts()
+        self.shares = Shares()
         self._reads = reads
         self._raft = raft
         self._group = group
@@ -107,11 +113,11 @@ class Calls:
 
     def at_service(self, call: Call, service: Service) -> None:
         """A service of the leader answers it."""
-        self._open[call.stream] = _Open(Place.SERVICE, _movable(call), service)
+        self._open[call.stream] = _Open(Place.SERVICE, _movable(call), service, (call.method, call.peer))
 
     def at_write(self, call: Call) -> None:
         """A write of the leader answers it."""
-        self._open[call.stream] = _Open(Place.WRITE, _movable(call))
+        self._open[call.stream] = _Open(Place.WRITE, _movable(call), caller=(call.method, call.peer))
 
     def at_barrier(self, call: Call) -> int:
         """A read waits until the group has confirmed who leads; the tag of the barrier."""
@@ -123,6 +129,11 @@ class Calls:
     def at_check(self, call: Call, addr: str) -> None:
         """A joiner's address is looked at."""
         self._open[call.stream] = _Open(Place.CHECK, call, addr=addr)
+
+    def caller(self, stream: int) -> tuple[str, Peer] | None:
+        """The method and the caller of a call that a service or a write of this leader answers."""
+        found = self._open.get(stream)
+        return found.caller if found is not None else None
 
     def take_barrier(self, tag: int) -> Call | None:
         """The read that waited for this barrier, if its caller did."""
@@ -171,9 +182,10 @@ class Calls:
 
     def take_waiting(self) -> list[Call]:
         """The calls that wait for a leader, oldest first; they wait no more."""
-        taken = [self._open.pop(stream).call for stream in sorted(self._waiting)]
+        taken = [call for stream in sorted(self._waiting) if (call := self._open.pop(stream).call) is not None]
         self._waiting.clear()
-        return [call for call in taken if call is not None]
+        self.shares.served(taken)
+        return taken
 
     # --- calls without a leader ------------------------------------------------------------------------------------
 
@@ -184,6 +196,8 @@ class Calls:
             self._refuse(call, NotTaken())
         elif call.since is not None and now >= call.since + self._patience_s:
             self._refuse(call, NoLeader())
+        elif call.peer.certificate_error and leader is not None and not self._group.is_ours(leader.raft_id):
+            self._refuse(call, PermissionDenied(f"Permission denied: {call.peer.certificate_error}{_STOCK_LEADS}"))
         elif leader is not None and leader.raft_id != self._group.raft_id:
             self._forward(replace(call, since=call.since or now), leader)
         elif len(self._waiting) >= defaults.INBOX_CALLS_MAX:
@@ -358,12 +372,20 @@ class Calls:
                 self._refuse(found.call, NoLeader())
         return again
 
+    def stalled(self, missed_s: float) -> None:
+        """This process stood still for so long (swarm/attention.py): no call has waited for a leader meanwhile."""
+        self._gone_at = self._gone_at and self._gone_at + missed_s
+        self._leaderless_since = self._leaderless_since and self._leaderless_since + missed_s
+        for found in self._open.values():
+            found.until += missed_s
+            if found.call is not None and found.call.since is not None:
+                found.call = replace(found.call, since=found.call.since + missed_s)
+        self._alarms = [(until + missed_s, stream) for until, stream in self._alarms]
+
     def deadline(self) -> float | None:
         """When expire has something to do."""
-        alarm, gone_at = self._next_alarm(), self._gone_at if self._forwards else None
-        if alarm is None or gone_at is None:
-            return gone_at if alarm is None else alarm
-        return min(alarm, gone_at)
+        times = (self._next_alarm(), self._gone_at if self._forwards else None)
+        return min((at for at in times if at is not None), default=None)
 
     def _next_alarm(self) -> float | None:
         alarms = self._alarms

@@ -34,14 +34,17 @@ from swarm.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     ResourceExhausted,
     SwarmError,
 )
 from swarm.log_limiter import LogLimiter
+from swarm.manager import node_keys
 from swarm.manager.external_ca import signing_urls
 from swarm.manager.root_rotation import RootRotation, as_swarm_error, authority_of
 from swarm.manager.service import Effect, Event, Write
 from swarm.manager.stage import DUE_NOW
+from swarm.manager.standing import newest_begins, note_certificate, note_signed
 from swarm.rpc import Call, Peer, Reply, StreamEnd
 from swarm.store.store import Change, View
 from swarm.store.tx import Tx
@@ -70,16 +73,6 @@ def is_blacklisted(view: View, cluster_id: str, node_id: str) -> bool:
     return cluster is not None and node_id in cluster.blacklisted_certificates
 
 
-def is_demoted(view: View, node_id: str) -> bool:
-    """Whether a node is a worker, so that no certificate makes it a manager. Only the leader can answer this.
-
-    The leader changes a node's role to manager before it signs the manager certificate; followers may learn of both
-    later.
-    """
-    node = view.get(api.Node, node_id)
-    return node is not None and node.role == api.WORKER
-
-
 # --- the service ---------------------------------------------------------------------------------------------------
 
 
@@ -103,6 +96,7 @@ class CertificateAuthority:
         self._waiting: dict[str, dict[int, None]] = {}
         self._node_of: dict[int, str] = {}
         self._log_limiter = LogLimiter()
+        self._key_guard = node_keys.KeyGuard()
 
     def handle(self, event: Event, now: float) -> Sequence[Effect]:
         """See Service.handle."""
@@ -138,6 +132,9 @@ class CertificateAuthority:
         """See Service.deadline."""
         return None
 
+    def stalled(self, missed_s: float, now: float) -> None:
+        """See Service.stalled: it judges nobody by time."""
+
     def stop(self) -> Sequence[Effect]:
         """End the calls of waiting nodes: they must ask another manager."""
         streams = list(self._node_of)
@@ -151,9 +148,10 @@ class CertificateAuthority:
                 root_ca = _cluster(self._view, self._cluster_id).root_ca
                 return (Reply(call.stream, api.GetRootCACertificateResponse(certificate=root_ca.ca_cert)),)
             case api.GetUnlockKeyRequest():
+                self._check_key(call.peer, now)
                 return (Reply(call.stream, self._unlock_key()),)
             case api.NodeCertificateStatusRequest() as request:
-                return self._certificate_status(call.stream, request)
+                return self._certificate_status(call, request)
             case api.IssueNodeCertificateRequest() as request:
                 return (self._issue(call.stream, request, call.peer, now),)
             case _:
@@ -167,19 +165,39 @@ class CertificateAuthority:
             response.unlock_key = next(keys, b"")
         return response
 
-    def _certificate_status(self, stream: int, request: api.NodeCertificateStatusRequest) -> Sequence[Effect]:
+    def _certificate_status(self, call: Call, request: api.NodeCertificateStatusRequest) -> Sequence[Effect]:
         if not request.node_id:
             raise InvalidArgument("InvalidArgument")
         node = self._view.get(api.Node, request.node_id)
         if node is None:
             raise NotFound("NotFound")
+        self._check_reader(node, call.peer)
         if node.certificate.status.state in _STATES_FINAL:
-            return (Reply(stream, _status(node)),)
+            if call.peer.node_id == node.id and node_keys.is_news(node, call.peer):
+                return (_note_key(call, node.id),)
+            return (Reply(call.stream, _status(node)),)
         if len(self._node_of) >= defaults.CERTIFICATE_WAITERS_MAX:
             raise ResourceExhausted("too many nodes are waiting for certificates")
-        self._waiting.setdefault(node.id, {})[stream] = None
-        self._node_of[stream] = node.id
+        self._waiting.setdefault(node.id, {})[call.stream] = None
+        self._node_of[call.stream] = node.id
         return ()
+
+    def _check_reader(self, node: api.Node, peer: Peer) -> None:
+        """Who may see a node's certificate and role: the node, managers, and a joiner, which has no certificate yet.
+
+        A node that was seen to use its certificate is no joiner any more. Raises PermissionDenied.
+        """
+        reader = self._view.get(api.Node, peer.node_id) if peer.node_id else None
+        known = reader is None or node_keys.standing(reader, peer) is not node_keys.Standing.SUPERSEDED
+        if peer.local or not node.authority.key or (known and peer.role == MANAGER_ROLE):
+            return
+        if peer.node_id != node.id or not known:
+            raise PermissionDenied(f"Permission denied: only node {node.id} and managers may ask for its certificate")
+
+    def _check_key(self, peer: Peer, now: float) -> None:
+        node = self._view.get(api.Node, peer.node_id) if peer.node_id else None
+        if node is not None:
+            self._key_guard.check(node, peer, now)
 
     def _forget(self, stream: int) -> None:
         node_id = self._node_of.pop(stream, None)
@@ -199,11 +217,13 @@ class CertificateAuthority:
             if times:
                 log.warning("certificate.token_refused", peer=peer.host, times=times)
             raise InvalidArgument(NO_TOKEN)
+        if _is_member(peer, cluster):
+            self._check_key(peer, now)  # the pass checks it again
 
         def run(tx: Tx) -> Message:
             cluster = _cluster(tx, self._cluster_id)
             if _is_member(peer, cluster):
-                return _renew(tx, peer.node_id, request.csr)
+                return _renew(tx, peer, request.csr)
             return _join(tx, cluster, request, self._may_grow())
 
         return Write(run, stream)
@@ -225,15 +245,33 @@ def _is_member(peer: Peer, cluster: api.Cluster) -> bool:
     return peer.local or (peer.org == cluster.id and peer.role in (WORKER_ROLE, MANAGER_ROLE))
 
 
-def _renew(tx: Tx, node_id: str, csr: bytes) -> api.IssueNodeCertificateResponse:
-    if tx.get(api.Node, node_id) is None:
-        raise NotFound(f"node {node_id} not found when attempting to renew certificate")
+def _renew(tx: Tx, peer: Peer, csr: bytes) -> api.IssueNodeCertificateResponse:
+    known = tx.get(api.Node, peer.node_id)
+    if known is None:
+        raise NotFound(f"node {peer.node_id} not found when attempting to renew certificate")
+    node_keys.check(known, peer)
     _check_csr(csr)
-    node = tx.edit(api.Node, node_id)
-    certificate = api.Certificate(role=node.role, csr=csr, cn=node.id)
+    node = tx.edit(api.Node, peer.node_id)
+    note_certificate(node)
+    certificate = api.Certificate(role=node_keys.role_for(node, peer), csr=csr, cn=node.id)
     certificate.status.state = api.IssuanceStatus.RENEW
+    node_keys.seen(node, peer)
+    node_keys.remember(node)
     node.certificate.CopyFrom(certificate)
     return api.IssueNodeCertificateResponse(node_id=node.id, node_membership=node.spec.membership)
+
+
+def _note_key(call: Call, node_id: str) -> Write:
+    """A node says that it has its certificate: older keys are superseded."""
+
+    def run(tx: Tx) -> Message:
+        if tx.get(api.Node, node_id) is None:
+            raise NotFound("NotFound")
+        node = tx.edit(api.Node, node_id)
+        node_keys.seen(node, call.peer)
+        return _status(node)
+
+    return Write(run, call.stream)
 
 
 def _join(
@@ -363,12 +401,15 @@ class CertificateStage:
         return authority
 
     def _sign(self, tx: Tx, node_id: str, authority: RootCA, expiry_s: float) -> None:
-        certificate = tx.edit(api.Node, node_id).certificate
+        node = tx.edit(api.Node, node_id)
+        certificate = node.certificate
+        certificate.role = role_to_sign(node)
         role = ROLE_NAMES.get(certificate.role)
         try:
             if role is None:
                 raise InvalidCertificate(f"failed to parse api role: {certificate.role}")
-            issued = authority.sign(certificate.csr, certificate.cn, role, self._cluster_id, tx.now, expiry_s)
+            csr, cn, after = certificate.csr, certificate.cn, newest_begins(node)
+            issued = authority.sign(csr, cn, role, self._cluster_id, tx.now, expiry_s, after)
         except CertsError as error:
             certificate.status.state = api.IssuanceStatus.FAILED
             certificate.status.err = str(error)
@@ -377,7 +418,14 @@ class CertificateStage:
         certificate.certificate = issued
         certificate.status.Clear()
         certificate.status.state = api.IssuanceStatus.ISSUED
+        node_keys.issued(node, issued)
+        note_signed(node)
         log.info("certificate.issued", node=node_id, role=role)
+
+
+def role_to_sign(node: api.Node) -> api.NodeRole:
+    """The role of the certificate that a node waits for: a node that was demoted since its request is a worker."""
+    return api.WORKER if node.certificate.role == api.MANAGER and node.role == api.WORKER else node.certificate.role
 
 
 def wants_signature(node: api.Node) -> bool:

@@ -22,6 +22,7 @@ from swarm.manager.network_keys import complete_keys, incomplete, rotate_keys
 from swarm.manager.networks import PREDEFINED_LABEL
 from swarm.manager.root_rotation import rotate_join_tokens
 from swarm.manager.stage import DUE_NOW
+from swarm.manager.standing import note_certificate
 from swarm.store.store import View
 from swarm.store.tx import Tx
 
@@ -127,6 +128,7 @@ def _manager_node(node_id: str, vxlan_port: int, csr: bytes, certificate_pem: by
     node.certificate.csr = csr
     node.certificate.certificate = certificate_pem
     node.certificate.status.state = api.IssuanceStatus.ISSUED
+    note_certificate(node)
     return node
 
 

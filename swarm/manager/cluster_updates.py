@@ -79,6 +79,9 @@ class ClusterUpdates:
         """See Service.deadline."""
         return None
 
+    def stalled(self, missed_s: float, now: float) -> None:
+        """See Service.stalled: it judges nobody by time."""
+
     def stop(self) -> Sequence[Effect]:
         """End waiting updates with NotTaken: the next leader may take them."""
         streams, self._asking = self._asking, {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from google.protobuf.message import Message
@@ -20,6 +20,7 @@ from swarm.store.tx import Tx
 
 ReadFunction = Callable[[View, Message], Message]
 WriteFunction = Callable[[Tx, Message], Message]
+CheckFunction = Callable[[Message], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class DisconnectRemovedNodes:
 
 @dataclass(frozen=True, slots=True)
 class EndCallsOfDemoted:
-    """Effect: a manager became a worker; end the open calls that only managers may have (authorize.overstays)."""
+    """Effect: nodes may have lost rights; end the open calls that would not be allowed now (authorize.overstays)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +233,7 @@ class Parts:
     """What a manager is made of besides consensus; factories run once per leadership.
 
     stages: in the order of a pass. services: all gRPC services of a leader. reads, writes: the control API by method.
+    checks: of those writes, what can be refused before they wait for a pass; raises SwarmError.
     mixed_leadership: stock managers may be led, by this manager as it is made.
     """
 
@@ -239,4 +241,5 @@ class Parts:
     services: Callable[[Store, Random, float], Sequence[Service]]
     reads: Mapping[str, ReadFunction]
     writes: Mapping[str, WriteFunction]
+    checks: Mapping[str, CheckFunction] = field(default_factory=dict)
     mixed_leadership: bool = False

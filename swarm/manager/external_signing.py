@@ -27,10 +27,12 @@ from certs.keys import normalize_pem
 from certs.root import RootCA
 from swarm import api, defaults
 from swarm.errors import SwarmError
-from swarm.manager.certificates import ROLE_NAMES, wants_signature
+from swarm.manager import node_keys
+from swarm.manager.certificates import ROLE_NAMES, role_to_sign, wants_signature
 from swarm.manager.external_ca import Outcome, Sign, signing_urls
 from swarm.manager.root_rotation import trusted_roots
 from swarm.manager.service import Ask, Effect, Event, Write
+from swarm.manager.standing import note_signed
 from swarm.store.store import Change, View
 from swarm.store.tx import Tx
 
@@ -81,6 +83,9 @@ class ExternalSigning:
         idle = [node_id for node_id in self._waiting if node_id not in self._asked] if self._urls else ()
         return self._resume_s if idle and len(self._asked) < self._limit else None
 
+    def stalled(self, missed_s: float, now: float) -> None:
+        """See Service.stalled: it judges nobody by time."""
+
     def stop(self) -> Sequence[Effect]:
         """Forget everything; the next leader asks again."""
         return ()
@@ -116,7 +121,7 @@ class ExternalSigning:
 
     def _question(self, node: api.Node) -> Ask:
         certificate, root_ca = node.certificate, self._root_ca
-        role = ROLE_NAMES.get(certificate.role, "")
+        role = ROLE_NAMES.get(role_to_sign(node), "")
         body = cfssl.node_request(certificate.csr, certificate.cn, role, self._cluster_id)
         roots = trusted_roots(b"", root_ca)
         return Ask(
@@ -166,9 +171,11 @@ class ExternalSigning:
             cluster = tx.get(api.Cluster, self._cluster_id)
             if current is None or cluster is None or not wants_signature(current):
                 return None
-            if (current.certificate.csr, current.certificate.role) != (asked.csr, asked.role):
+            if (current.certificate.csr, role_to_sign(current)) != (asked.csr, role_to_sign(node)):
                 return None
-            certificate = tx.edit(api.Node, node.id).certificate
+            edited = tx.edit(api.Node, node.id)
+            certificate = edited.certificate
+            certificate.role = role_to_sign(edited)
             certificate.status.Clear()
             if error:
                 certificate.status.state = api.IssuanceStatus.FAILED
@@ -177,6 +184,8 @@ class ExternalSigning:
             else:
                 certificate.certificate = chain
                 certificate.status.state = api.IssuanceStatus.ISSUED
+                node_keys.issued(edited, chain)
+                note_signed(edited)
                 log.info("certificate.issued", node=node.id, role=role, by="external CA")
             return None
 

@@ -8,16 +8,22 @@ It is all made anew when this manager is elected and dropped when it is deposed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from random import Random
 
 import structlog
+from google.protobuf.message import Message
 
-from swarm.errors import Internal, NotLeader, NotTaken
+from swarm import defaults
+from swarm.api import rpc
+from swarm.errors import Internal, NotLeader, NotTaken, SwarmError
 from swarm.manager.calls import Calls
-from swarm.manager.events import AskAuthority, AuthorityAnswered, ManagerEffect, Parts
+from swarm.manager.events import AskAuthority, AuthorityAnswered, CheckFunction, ManagerEffect, Parts, WriteFunction
 from swarm.manager.external_ca import Outcome
 from swarm.manager.group.members import RaftGroup
+from swarm.manager.judge import Judge
 from swarm.manager.leader import Leader
+from swarm.manager.logbroker import LogBroker
 from swarm.manager.service import Ask, Effect, RemoveMember, Service, Write
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from swarm.store.store import Change, Store
@@ -36,6 +42,7 @@ class Leading:
         parts: Parts,
         group: RaftGroup,
         calls: Calls,
+        judge: Judge,
         out: list[ManagerEffect],
         tags: Iterator[int],
         rng: Random,
@@ -51,6 +58,7 @@ class Leading:
         self._parts = parts
         self._group = group
         self._calls = calls
+        self._judge = judge
         self._out = out
         self._tags = tags
         self._rng = rng
@@ -58,6 +66,7 @@ class Leading:
         self._services: list[Service] = []
         self._routes: dict[str, Service] = {}
         self._asked: dict[int, Callable[[Outcome, float], Sequence[Effect]]] = {}
+        self._settled_at: float | None = None  # after a stall: no pass before
 
     # --- leadership ------------------------------------------------------------------------------------------------
 
@@ -76,6 +85,7 @@ class Leading:
                 if not isinstance(effect, Write | Ask | RemoveMember):
                     self.perform((effect,), now)
         old, self.leader = self.leader, None
+        self._settled_at = None
         if old is not None:
             self.perform(old.stop(), now)
         self._services, self._routes = [], {}
@@ -101,13 +111,35 @@ class Leading:
                     self._group.remove(node_id)
 
     def submit(self, write: Write, now: float) -> None:
-        """A write for the next pass; without a leader it fails."""
+        """A write for the next pass, where its caller is judged again; without a leader it fails."""
         if self.leader is not None:
+            if write.stream is not None:
+                self._calls.shares.queued(write.stream)
+                caller = self._calls.caller(write.stream)
+                if caller is not None:
+                    write = replace(write, run=self._judge.judged(write.run, *caller))
             self.perform(self.leader.submit(write), now)
         elif write.done is not None:
             self.perform(write.done(None, NotLeader()), now)
         elif write.stream is not None:
             self._calls.finish(StreamEnd(write.stream, NotTaken()), now)
+
+    def submit_call(
+        self, stream: int, request: Message, write: WriteFunction, check: CheckFunction | None, now: float
+    ) -> None:
+        """A call that writes. What its check refuses, or fails on, never gets into a pass."""
+        try:
+            if check is not None:
+                check(request)
+        except SwarmError as error:
+            self._calls.finish(StreamEnd(stream, error), now)
+        except Exception:
+            if self._strict:
+                raise
+            log.exception("check.failed")
+            self._calls.finish(StreamEnd(stream, Internal(LOG_SAYS_WHY)), now)
+        else:
+            self.submit(Write(lambda tx: write(tx, request), stream), now)
 
     def answered(self, event: AuthorityAnswered, now: float) -> None:
         """The world outside has answered a question."""
@@ -120,6 +152,11 @@ class Leading:
     def service_of(self, method: str) -> Service | None:
         """Who answers calls of this method, if a service does."""
         return self._routes.get(method)
+
+    def reader_of(self, publication: int) -> int | None:
+        """See LogBroker."""
+        broker = self._routes.get(rpc.PUBLISH_LOGS.name)
+        return broker.reader_of(publication) if isinstance(broker, LogBroker) else None
 
     def serve(self, service: Service, event: Call | StreamData | StreamEnd, now: float) -> None:
         """A service that fails costs the call that it failed on; whatever a node sends must not stop the manager."""
@@ -137,6 +174,13 @@ class Leading:
         for service in self._services:
             self.perform(service.committed(changes, now), now)
 
+    def stalled(self, missed_s: float, now: float) -> None:
+        """This process stood still (swarm/attention.py): what waits in its sockets is read before the next pass."""
+        for service in self._services:
+            service.stalled(missed_s, now)
+        if self.leader is not None and self._settled_at is None:
+            self._settled_at = now + defaults.STALL_SETTLE_S
+
     def wake(self, now: float) -> None:
         """Let services do what is due."""
         for service in self._services:
@@ -148,8 +192,9 @@ class Leading:
 
     def next_pass(self, now: float) -> bytes | None:
         """Run a pass if one is due: the entry to propose under ``pass_tag``."""
-        if self.leader is None:
+        if self.leader is None or (self._settled_at is not None and now < self._settled_at):
             return None
+        self._settled_at = None
         data, effects = self.leader.next_pass(now)
         self.perform(effects, now)
         if data is not None:
@@ -162,6 +207,6 @@ class Leading:
         if self.leader is None:
             return None
         candidates = [service.deadline() for service in self._services]
-        if passes:
-            candidates.append(self.leader.deadline())
+        if passes and (due := self.leader.deadline()) is not None:
+            candidates.append(due if self._settled_at is None else max(due, self._settled_at))
         return min((due for due in candidates if due is not None), default=None)

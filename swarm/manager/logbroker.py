@@ -2,9 +2,10 @@
 
 Theory of operation. SubscribeLogs names services, tasks and nodes; the store says which nodes those concern. Each of
 these nodes that listens gets a SubscriptionMessage, opens PublishLogs and sends lines. They are forwarded at once and
-not stored here. Without follow, the reader's stream ends when every node has closed its publication; a warning names
-the nodes that could not publish. With follow, the stream ends when the reader leaves; more nodes are added when tasks
-of the selected services reach them.
+not stored here. A reader that does not take its lines holds back the nodes that publish them (reader_of, for
+swarm/io/node/backpressure.py). Without follow, the reader's stream ends when every node has closed its publication; a
+warning names the nodes that could not publish. With follow, the stream ends when the reader leaves; more nodes are
+added when tasks of the selected services reach them.
 
 A node that lost its connection is asked again when it listens again: under a new subscription ID (agents ignore an ID
 that they know), and only for lines after the last one. Lines that were already forwarded are dropped by their time.
@@ -138,6 +139,12 @@ class LogBroker:
         """See swarm.manager.service.Service."""
         return min((by for s in self._subscriptions.values() for by in s.lost.values()), default=None)
 
+    def stalled(self, missed_s: float, now: float) -> None:
+        """See swarm.manager.service.Service."""
+        for subscription in self._subscriptions.values():
+            for node_id in subscription.lost:
+                subscription.lost[node_id] += missed_s
+
     def stop(self) -> Sequence[Effect]:
         """See swarm.manager.service.Service."""
         self._stopped = True
@@ -150,6 +157,11 @@ class LogBroker:
         self._listeners.clear()
         self._listeners_of.clear()
         return [StreamEnd(stream, Aborted(_STOPPED)) for stream in streams]
+
+    def reader_of(self, publication: int) -> int | None:
+        """The stream of the reader that a publication is for; None while its node has not said so."""
+        found = self._publications.get(publication)
+        return None if found is None else self._readers.get(found.wire_id)
 
     # --- readers ---------------------------------------------------------------------------------------------------
 

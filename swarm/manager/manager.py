@@ -27,11 +27,12 @@ from random import Random
 
 import structlog
 
-from swarm import api
+from swarm import api, defaults
 from swarm.api import raftpb, rpc
-from swarm.errors import Internal, NoLeader, NotTaken, SwarmError, Unavailable, Unimplemented
+from swarm.attention import Attention
+from swarm.errors import Internal, NotTaken, SwarmError, Unavailable, Unimplemented
+from swarm.manager import node_keys
 from swarm.manager.calls import Calls
-from swarm.manager.certificates import is_demoted
 from swarm.manager.events import (
     AuthorityAnswered,
     Changed,
@@ -58,12 +59,14 @@ from swarm.manager.group.consensus import Consensus
 from swarm.manager.group.members import RaftGroup
 from swarm.manager.group.messages import Messages
 from swarm.manager.group.persistence import Persistence
+from swarm.manager.group.senders import Senders
+from swarm.manager.judge import Judge
 from swarm.manager.leading import LOG_SAYS_WHY, Leading
 from swarm.manager.service import Write
 from swarm.manager.status import Member, Status
 from swarm.raft import events
 from swarm.raft.raft import Raft
-from swarm.rpc import MANAGER_ROLE, Call, Reply, StreamData, StreamEnd
+from swarm.rpc import Call, Reply, StreamData, StreamEnd
 from swarm.store.store import Change, Store
 
 log = structlog.get_logger()
@@ -81,20 +84,24 @@ class Manager:
         self.group = RaftGroup(raft.config.raft_id)
         self._parts = parts
         self._strict = strict
+        self._attention = Attention()
         out: list[ManagerEffect] = []
         tags = itertools.count(1)
         self._out = out
+        self.judge = Judge(store, lambda: self.leading)
         self._calls = Calls(raft, self.group, parts.reads, out, tags)
-        self._leading = Leading(store, parts, self.group, self._calls, out, tags, rng, strict)
+        self._leading = Leading(store, parts, self.group, self._calls, self.judge, out, tags, rng, strict)
         self._consensus = Consensus(raft, store, self.group, self, out, parts.mixed_leadership, strict)
         self._persistence = Persistence(out)
-        self._messages = Messages(self.group, self._consensus, out)
-        self._changes = Changes(raft, store, self.group, self._consensus, self._calls, out, tags, rng)
+        senders = Senders(self.group, raft, store)
+        self._messages = Messages(self.group, senders, self._consensus, lambda: self.leading, out)
+        self._changes = Changes(raft, store, self.group, self._consensus, self._calls, self.judge, out, tags, rng)
 
     # --- machine ---------------------------------------------------------------------------------------------------
 
     def handle(self, event: ManagerEvent | None, now: float) -> list[ManagerEffect]:
         """See Machine.handle."""
+        self._look(now)
         match event:
             case Call():
                 self._call(event, now)
@@ -140,28 +147,44 @@ class Manager:
                 self._consensus.step(event, now)
             case _:
                 self._consensus.step(event, now)
-        self._decide(now)
-        out = list(self._out)
-        self._out.clear()
-        return out
+        return self._decide(now)
 
-    def _decide(self, now: float) -> None:
-        """What follows from any event."""
+    def _look(self, now: float) -> None:
+        """If this process stood still, or its clock jumped, that counts against nobody (swarm/attention.py)."""
+        if missed_s := self._attention.missed_s(now):
+            log.warning("manager.stalled", missed_s=round(missed_s, 1))
+            self._leading.stalled(missed_s, now)
+            self._calls.stalled(missed_s)
+            self._messages.streams.stalled(missed_s)
+        self._attention.due = now + defaults.ATTENTION_S
+
+    def _decide(self, now: float) -> list[ManagerEffect]:
+        """What follows from any event; all that is to be done now."""
         changes, leading = self._changes, self._leading
         if leading.leader is not None:
             changes.yield_leadership(now)
-            changes.propose(now)
+            changes.propose(now, leading.leader.in_flight)
         if leading.leader is None or not leading.leader.in_flight:
             changes.hand_over(now)
         if not self.raft.transferring and (entry := leading.next_pass(now)) is not None:
             self._consensus.step(events.Propose(leading.pass_tag, entry), now)
         for member in self.group.dials(now):
             self._out.append(DialPeer(member.raft_id, member.node_id, member.addr))
+        out = list(self._out)
+        self._out.clear()
+        self._calls.shares.answered(out)
+        return out
 
     def deadline(self) -> float | None:
         """See Machine.deadline."""
         leading = self._leading.deadline(passes=not self.raft.transferring)
-        candidates = (self.raft.deadline(), leading, self._calls.deadline(), self._persistence.deadline())
+        candidates = (
+            self.raft.deadline(),
+            leading,
+            self._calls.deadline(),
+            self._persistence.deadline(),
+            self._attention.due,
+        )
         return min((due for due in candidates if due is not None), default=None)
 
     def restore(self, snapshot: raftpb.Snapshot) -> None:
@@ -243,6 +266,10 @@ class Manager:
             self._messages.begin(call, now)
         elif method == rpc.RESOLVE_ADDRESS.name:
             self._messages.resolve(call)
+        elif (refusal := self.judge.refusal(method, call.peer)) is not None:
+            self._out.append(StreamEnd(call.stream, refusal))
+        elif (full := self._calls.shares.admit(call, waits=not (self.leading or self.raft.leader))) is not None:
+            self._out.append(StreamEnd(call.stream, full))
         elif method == rpc.JOIN.name and (answer := self._changes.known_joiner(call)) is not None:
             self._out.append(answer)
         elif self._persistence.trouble and call.peer.local and method in self._parts.writes:
@@ -253,27 +280,48 @@ class Manager:
             self._calls.pass_on(call, now)
 
     def _lead_call(self, call: Call, now: float) -> None:
+        try:
+            call = self.judge.admit(call)
+        except SwarmError as error:
+            self._out.append(StreamEnd(call.stream, error))
+            return
         method = call.method
         if method == rpc.JOIN.name:
-            self._changes.join(call)
+            self._join(call, now)
         elif method == rpc.LEAVE.name:
             self._changes.leave(call)
         elif (service := self._leading.service_of(method)) is not None:
             self._calls.at_service(call, service)
             self._leading.serve(service, call, now)
         elif (write := self._parts.writes.get(method)) is not None and call.request is not None:
-            request = call.request
             self._calls.at_write(call)
-            self._leading.submit(Write(lambda tx: write(tx, request), call.stream), now)
+            self._leading.submit_call(call.stream, call.request, write, self._parts.checks.get(method), now)
         elif method in self._parts.reads:
             self._consensus.step(events.ReadBarrier(self._calls.at_barrier(call)), now)
         else:
             self._out.append(StreamEnd(call.stream, Unimplemented(f"{method} is not available in this version")))
 
+    def _join(self, call: Call, now: float) -> None:
+        """A manager joins the group, with the certificate that it has now."""
+        try:
+            note = node_keys.note_use(self.store, call.peer)
+        except SwarmError as error:
+            self._out.append(StreamEnd(call.stream, error))
+            return
+        if note is not None:
+            self._leading.submit(note, now)
+        self._changes.join(call)
+
     def _more(self, event: StreamData | StreamEnd, now: float) -> None:
+        if isinstance(event, StreamEnd) and event.error is not None:
+            self._calls.shares.hung_up(event.stream)
         if event.stream in self._messages.streams:
             self._messages.more(event, now)
         elif (service := self._calls.more(event)) is not None:
+            caller = self._calls.caller(event.stream)
+            if isinstance(event, StreamData) and caller is not None and (refusal := self.judge.refusal(*caller)):
+                self._calls.finish(end := StreamEnd(event.stream, refusal), now)
+                event = end
             self._leading.serve(service, event, now)
 
     def _expire(self, now: float) -> None:
@@ -286,6 +334,10 @@ class Manager:
         """What a client stream sent that waits here until the leader can be given it."""
         return self._calls.waiting_bytes(stream)
 
+    def reader_of(self, publication: int) -> int | None:
+        """The call that gets what a node publishes on this stream; None for any other stream."""
+        return self._leading.reader_of(publication)
+
     # --- what the group decides (Above) ----------------------------------------------------------------------------
 
     def applied(self, changes: Sequence[Change], now: float) -> None:
@@ -293,7 +345,7 @@ class Manager:
         if self._leading.leader is not None:
             self._leading.perform(self._leading.leader.committed(), now)
         self._out.append(Changed(changes))
-        if self.leading and any(map(_steps_down, changes)):
+        if self.leading and any(map(_loses_rights, changes)):
             self._out.append(EndCallsOfDemoted())
         self._leading.tell(changes, now)
         if any(change.kind == "cluster" for change in changes):
@@ -316,6 +368,7 @@ class Manager:
         if call is None or call.request is None:
             return
         try:
+            self.judge.admit(call)
             self._out.append(Reply(call.stream, self._parts.reads[call.method](self.store, call.request)))
         except SwarmError as error:
             self._out.append(StreamEnd(call.stream, error))
@@ -342,12 +395,9 @@ class Manager:
         """See Above: the leader can start."""
         self._calls.leader_is(self.group.raft_id, now)
         self._leading.begin(now)
-        self._out.append(Leadership(True, self.group.raft_id, term))
+        self._out += [Leadership(True, self.group.raft_id, term), EndCallsOfDemoted()]
         for call in self._calls.take_waiting():
-            if call.peer.role == MANAGER_ROLE and is_demoted(self.store, call.peer.node_id):
-                self._out.append(StreamEnd(call.stream, NoLeader()))  # nobody who knew let it in; it may ask again
-            else:
-                self._lead_call(call, now)
+            self._lead_call(call, now)
 
     def follows(self, term: int, leader: int, now: float) -> None:
         """See Above."""
@@ -362,9 +412,9 @@ class Manager:
                 self._calls.pass_on(call, now)
 
 
-def _steps_down(change: Change) -> bool:
-    """Whether a manager became a worker."""
+def _loses_rights(change: Change) -> bool:
+    """Whether a manager became a worker, or a node was removed."""
     before, after = change.before, change.after
-    if not (isinstance(before, api.Node) and isinstance(after, api.Node)):
+    if not isinstance(before, api.Node):
         return False
-    return (before.role, after.role) == (api.MANAGER, api.WORKER)
+    return after is None or (isinstance(after, api.Node) and (before.role, after.role) == (api.MANAGER, api.WORKER))

@@ -82,6 +82,10 @@ class Service(Protocol):
         """When wake must be called, in seconds since the epoch; None: never."""
         ...
 
+    def stalled(self, missed_s: float, now: float) -> None:
+        """This process stood still for so long (swarm/attention.py): that counts against nobody."""
+        ...
+
     def stop(self) -> Sequence[Effect]:
         """Leadership ends: finish all open calls, with an error where the protocol has one."""
         ...

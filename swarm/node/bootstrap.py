@@ -4,6 +4,7 @@
             ask for a certificate with a new key's CSR, wait until the leader has signed it, check it
             managers only: fetch the unlock key, so that the new key is never on disk in the clear
     renew   the last two steps, over mutual TLS
+    confirm when the new certificate is on disk: show it, so that managers know that the older one is not needed again
 
 Managers may be stopping, electing or demoted while they are asked, so steps are repeated with another manager, except
 after an answer that no repetition will change: another root than the token names, or a token that is not accepted.
@@ -150,6 +151,19 @@ async def renew(
         return await managers.request_certificate(newer_pem, credentials=credentials)
 
 
+async def confirm(
+    addresses: Sequence[str], root_pem: bytes, credentials: Credentials, rng: Random, world: World
+) -> None:
+    """Show managers a certificate that is on this node's disk now: older ones are superseded by it.
+
+    If nobody hears it, the node's next session shows it.
+    """
+    try:
+        await _Managers(addresses, rng, world).confirm(root_pem, credentials)
+    except (SwarmError, CertsError) as error:
+        log.warning("certificate.not_confirmed", error=str(error))
+
+
 async def fetch_root(addresses: Sequence[str], digest: str | None, rng: Random, world: World) -> bytes:
     """The root bundle of the cluster, whose SHA-256 must be ``digest`` (hexadecimal; None trusts the first answer).
 
@@ -225,6 +239,20 @@ class _Managers:
             kek = await self._repeat("unlock_key", lambda: self._fetch_kek(root_pem, issued))
         return Issued(root_pem, issued, kek)
 
+    async def confirm(self, root_pem: bytes, credentials: Credentials) -> None:
+        """See the function of this name."""
+        request = api.NodeCertificateStatusRequest(node_id=identity_of(credentials.certificate_pem).node_id)
+        tls = ClientTls(MANAGER_ROLE, root_pem, credentials)
+
+        async def attempt() -> None:
+            connection = await self._connect(tls)
+            try:
+                await _ask(connection, rpc.NODE_CERTIFICATE_STATUS, request)
+            finally:
+                connection.close()
+
+        await self._repeat("confirmation", attempt, defaults.CERTIFICATE_CONFIRMATIONS_MAX)
+
     # --- single steps ----------------------------------------------------------------------------------------------
 
     async def _issue(self, tls: ClientTls, request: api.IssueNodeCertificateRequest) -> bytes:
@@ -297,13 +325,15 @@ class _Managers:
         self._next += 1
         return await self._world.dial(address, tls, defaults.RPC_DIAL_TIMEOUT_S)
 
-    async def _repeat(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        for number in range(1, defaults.CERTIFICATE_ATTEMPTS_MAX + 1):
+    async def _repeat(
+        self, what: str, attempt: Callable[[], Awaitable[T]], attempts_max: int = defaults.CERTIFICATE_ATTEMPTS_MAX
+    ) -> T:
+        for number in range(1, attempts_max + 1):
             try:
                 return await attempt()
             except (SwarmError, CertsError) as error:
                 final = isinstance(error, CertsError) or error.code in _FINAL
-                if final or number == defaults.CERTIFICATE_ATTEMPTS_MAX:
+                if final or number == attempts_max:
                     raise
                 log.warning("bootstrap.retry", what=what, attempt=number, error=str(error))
             await self._world.sleep(defaults.CERTIFICATE_RETRY_S)

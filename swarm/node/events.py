@@ -275,18 +275,28 @@ class RenewCertificate:
 # --- effects: manager and agent --------------------------------------------------------------------------------------
 
 
+class OnLoss(Enum):
+    """What a manager does whose log does not hold what it confirmed."""
+
+    REFUSE = "it does not start"
+    REJOIN = "it becomes another member of its group; the log stays until the group took it in"
+    ACCEPT = "it goes on with what is left, as the only member"
+
+
 @dataclass(frozen=True, slots=True)
 class StartManager:
-    """Start the manager. Outcome: ManagerUp.
+    """Start the manager. Outcome: ManagerUp. Fails with LogLost if the log does not hold what it confirmed.
 
     create: of a new cluster. force_new_cluster: as the only member of its group. Otherwise it goes on from its log, or
-    becomes a member through one of ``state``'s other managers.
+    becomes a member through one of ``state``'s other managers. on_loss: REJOIN only after LogLost, ACCEPT only with
+    force_new_cluster and when users were told what is lost.
     """
 
     tag: int
     state: NodeState
     create: bool = False
     force_new_cluster: bool = False
+    on_loss: OnLoss = OnLoss.REFUSE
 
 
 @dataclass(frozen=True, slots=True)

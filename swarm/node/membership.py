@@ -38,6 +38,7 @@ from swarm.node.events import (
     Join,
     Leave,
     MakeIdentity,
+    OnLoss,
     OpenIdentity,
     Refusal,
     Refused,
@@ -52,6 +53,7 @@ from swarm.node.record import Record, StateFile
 from swarm.node.roles import ManagerRole
 from swarm.node.state import NodeState, Pending, StateLost
 from swarm.node.steps import Phase, Procedure, Steps, Wait, identity_of_outcome
+from swarm.raft.events import LogLost
 from swarm.rpc import MANAGER_ROLE
 
 log = structlog.get_logger()
@@ -358,12 +360,15 @@ class Membership:
         if (refusal := self._why_not_force()) is not None:
             self._answer(request.ticket, Refused(refusal))
             return
+        # a loss is accepted only by who was told of it
+        told = isinstance(self.error, LogLost) or self._roles.log_lost is not None
+        on_loss = OnLoss.ACCEPT if told else OnLoss.REFUSE
         yield from self._steps.stop_roles()
         assert self._record.state is not None
         self._record.state = request.addresses.of(self._record.state).with_self()
         self._steps.phase, self._steps.error = Phase.PENDING, None
         try:
-            yield from self._steps.resume(partial(OpenIdentity, reuse_key=True), force_new_cluster=True)
+            yield from self._steps.resume(partial(OpenIdentity, reuse_key=True), True, on_loss)
             yield Wait(lambda: self._record.ready, self._record.now + defaults.JOIN_WAIT_S)
         except Exception as error:
             self._steps.fail(error)

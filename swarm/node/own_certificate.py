@@ -18,7 +18,7 @@ from certs.keys import identity_of, load_certificates
 from certs.keystore import CERTIFICATE_FILE, ROOT_FILE
 from certs.root import Issuer, verify_chain
 from certs.tls import ClientTls, Credentials
-from certs.validity import EXPIRED, own_certificate_error
+from certs.validity import EXPIRED, SUPERSEDED, own_certificate_error
 from swarm import api, defaults
 from swarm.api.methods import Method, Req, Res
 from swarm.grpc.peer import peer_of
@@ -76,7 +76,7 @@ def check(identity: Identity) -> None:
 
 def trouble(error: str, certificate_pem: bytes, now: float) -> str:
     """What a user should know of a failure: that a certificate or a clock is behind it; empty: neither is."""
-    if EXPIRED in error:
+    if EXPIRED in error or SUPERSEDED in error:
         return error
     own = own_certificate_error(certificate_pem, now)
     return f"{own}; managers say: {error}" if own else ""
@@ -104,6 +104,20 @@ async def renew(
         inside = replace(world, dial=_Inside(manager, credentials).dial)
         return await bootstrap.renew(("this process",), root_pem, credentials, rng, inside)
     return await bootstrap.renew(others, root_pem, credentials, rng, world)
+
+
+async def confirm(
+    manager: OwnManager | None,
+    managers: Sequence[tuple[str, str]],
+    issued: Issued,
+    rng: Random,
+    world: World,
+) -> None:
+    """See bootstrap.confirm; the others as in renew."""
+    addresses: Sequence[str] = [addr for _, addr in managers]
+    if manager is not None and manager.leads:
+        addresses, world = ("this process",), replace(world, dial=_Inside(manager, issued.credentials).dial)
+    await bootstrap.confirm(addresses, issued.root_pem, issued.credentials, rng, world)
 
 
 class _Inside:

@@ -10,6 +10,9 @@ log that state.json names exists. A manager that was removed although its certif
 it starts none before it has another certificate. That one may have been under way since before the demotion; joining
 again with it could cost a stock leader its quorum, so a worker's certificate is waited for first.
 
+A manager whose log does not hold what it confirmed never runs with it. Other managers let it join again, as another
+member; the log stays until then, because it may be the best that is left.
+
 (swarmkit: node/node.go superviseManager, runManager)
 """
 
@@ -23,9 +26,20 @@ import structlog
 
 from swarm import defaults
 from swarm.agent.events import LocalManager
-from swarm.node.events import Done, Failed, ForgetLog, ManagerDown, ManagerEnded, ManagerUp, StartManager, StopManager
+from swarm.node.events import (
+    Done,
+    Failed,
+    ForgetLog,
+    ManagerDown,
+    ManagerEnded,
+    ManagerUp,
+    OnLoss,
+    StartManager,
+    StopManager,
+)
 from swarm.node.outbox import Outbox
 from swarm.node.record import Record, StateFile
+from swarm.raft.events import LogLost
 from swarm.rpc import MANAGER_ROLE
 
 log = structlog.get_logger()
@@ -49,6 +63,8 @@ class ManagerRole:
     def __init__(self, record: Record, file: StateFile, out: Outbox) -> None:
         self.phase = Phase.ABSENT
         self.trouble = ""
+        self.log_lost: LogLost | None = None
+        """Why this manager must not go on as the member it was."""
         self.expelled_now = False
         """Set when this manager was expelled; whoever renews the certificate takes it back."""
         self._record = record
@@ -80,8 +96,12 @@ class ManagerRole:
         """Everything was stopped; nothing is supervised."""
         self.phase, self.trouble = Phase.ABSENT, ""
         self.expelled_now = self._expelled = self._supervised = self._removed = self._asked = False
-        self._ended = self._not_before = None
+        self._ended = self._not_before = self.log_lost = None
         self._failures = 0
+
+    def lost(self, error: LogLost) -> None:
+        """The manager could not be started: its log does not hold what it confirmed."""
+        self._back_off(error)
 
     def pause(self) -> None:
         """Supervise no more, but let the manager run: this node is about to leave."""
@@ -96,8 +116,12 @@ class ManagerRole:
         record = self._record
         assert record.state is not None
         self.phase, self._tag, self._raft_id, self._started_at = Phase.RUNNING, tag, up.raft_id, record.now
-        self._ended, self._removed, self.trouble = None, False, ""
-        record.state = replace(record.state, raft_id=up.raft_id)
+        self._ended, self._removed, self.trouble, self.log_lost = None, False, "", None
+        state = record.state
+        if state.raft_id not in (0, up.raft_id):  # it joined again
+            log.info("manager.joined_again", was=f"{state.raft_id:x}", now=f"{up.raft_id:x}")
+            state = state.without_log(state.raft_id, ())
+        record.state = replace(state, raft_id=up.raft_id)
         self._out.tell_agent(LocalManager(running=True))
 
     def ended(self, event: ManagerEnded) -> None:
@@ -131,7 +155,9 @@ class ManagerRole:
     def _start(self) -> None:
         assert self._record.state is not None
         self.phase, self._not_before = Phase.STARTING, None
-        self._out.perform(partial(StartManager, state=self._record.state), self._start_ended)
+        rejoins = self.log_lost is not None and self._record.state.other_managers()
+        on_loss = OnLoss.REJOIN if rejoins else OnLoss.REFUSE
+        self._out.perform(partial(StartManager, state=self._record.state, on_loss=on_loss), self._start_ended)
 
     def _start_ended(self, outcome: Done | Failed) -> None:
         if isinstance(outcome, Done):
@@ -175,8 +201,11 @@ class ManagerRole:
             self._not_before = self._record.now + defaults.ROLE_CHANGE_WAIT_S
 
     def _back_off(self, error: Exception, phase: Phase = Phase.ABSENT) -> None:
+        if isinstance(error, LogLost):
+            self.log_lost = error
         self._failures = min(self._failures + 1, _DOUBLINGS_MAX)
         pause_s = min(defaults.ROLE_START_PAUSE_MAX_S, defaults.ROLE_START_PAUSE_S * 2**self._failures)
         self.phase, self._not_before = phase, self._record.now + pause_s
-        self.trouble = f"manager stopped: {error}"
+        lost = f" ({self.log_lost})" if self.log_lost not in (None, error) else ""
+        self.trouble = f"manager stopped: {error}{lost}"
         log.error("manager.stopped", error=str(error), retry_s=pause_s)

@@ -25,6 +25,7 @@ from swarm.node.events import (
     ForgetLog,
     Identity,
     ManagerUp,
+    OnLoss,
     OpenIdentity,
     StartAgent,
     StartManager,
@@ -35,6 +36,7 @@ from swarm.node.record import Record, StateFile
 from swarm.node.remotes import Remotes
 from swarm.node.roles import ManagerRole
 from swarm.node.state import StateDamaged
+from swarm.raft.events import LogLost
 from swarm.rpc import MANAGER_ROLE
 
 log = structlog.get_logger()
@@ -84,7 +86,9 @@ class Steps:
         self._out = out
         self._stop_parts = stop_parts
 
-    def resume(self, open_identity: Make = OpenIdentity, force_new_cluster: bool = False) -> Procedure:
+    def resume(
+        self, open_identity: Make = OpenIdentity, force_new_cluster: bool = False, on_loss: OnLoss = OnLoss.REFUSE
+    ) -> Procedure:
         identity = identity_of_outcome((yield open_identity))
         state = self._record.state
         assert state is not None
@@ -103,16 +107,25 @@ class Steps:
             yield ForgetLog
         if self._record.role == MANAGER_ROLE and state.raft_id:
             # a member without a log yet joins its group when others can be reached (ManagerRole)
-            yield from self.start_manager(force_new_cluster=force_new_cluster)
+            try:
+                yield from self.start_manager(force_new_cluster=force_new_cluster, on_loss=on_loss)
+            except LogLost as error:
+                if force_new_cluster or not state.other_managers():
+                    raise
+                self._roles.lost(error)  # the others let it join again, and the agent can go on meanwhile
         if force_new_cluster:
             yield AwaitLeadership
             yield from self.save()
         yield from self.start_agent()
 
-    def start_manager(self, create: bool = False, force_new_cluster: bool = False) -> Procedure:
+    def start_manager(
+        self, create: bool = False, force_new_cluster: bool = False, on_loss: OnLoss = OnLoss.REFUSE
+    ) -> Procedure:
         state = self._record.state
         assert state is not None
-        done = yield partial(StartManager, state=state, create=create, force_new_cluster=force_new_cluster)
+        done = yield partial(
+            StartManager, state=state, create=create, force_new_cluster=force_new_cluster, on_loss=on_loss
+        )
         assert isinstance(done.value, ManagerUp)
         self._roles.started(done.tag, done.value)
         if not create:

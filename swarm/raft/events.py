@@ -36,7 +36,10 @@ class Reason(Enum):
 
 
 class LogLost(SwarmError):
-    """The leader knows that this member had entries, and they are no longer on its disk."""
+    """This member's disk does not hold what it confirmed: it is damaged, lost, or an old copy.
+
+    The member must never vote or lead with such a log. Its own disk tells (swarm/raft/confirmed.py), or the leader.
+    """
 
     code = Code.DATA_LOSS
 

@@ -267,6 +267,10 @@ class Raft:
         """Who leads in the current term, or NO_ONE if this member does not know."""
         return self._member.leader
 
+    def hears_leader(self, now: float) -> bool:
+        """Whether this member leads, or has heard its leader within an election timeout."""
+        return self._timer.hears_leader(now)
+
     @property
     def snapshot(self) -> raftpb.Snapshot | None:
         """The last snapshot, taken here or received from a leader."""

@@ -55,6 +55,13 @@ class ElectionTimer:
             return False
         return member.role is Role.LEADER or member.now - self._heard_at < member.config.election_s
 
+    def hears_leader(self, now: float) -> bool:
+        """Whether this member leads, or has heard its leader within an election timeout."""
+        member = self._member
+        if member.leader == NO_ONE:
+            return False
+        return member.role is Role.LEADER or now - self._heard_at < member.config.election_s
+
     # --- stalls ---
 
     def take_grace(self) -> bool:

@@ -1,6 +1,6 @@
 """Runs a parsed template over data, with Go's error texts (go: src/text/template/exec.go).
 
-The manager runs users' templates, so their cost is limited: number of visited nodes, depth, and length of the output.
+The manager runs users' templates, so their depth is limited, and all they do is paid from a budget.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from swarm import defaults, gotext
-from swarm.template.errors import TemplateError
+from swarm import defaults
+from swarm.template.budget import Budget, OverBudget
+from swarm.template.errors import TemplateError, quoted, shortened
 from swarm.template.functions import ANY, STRING, Function, FunctionError
 from swarm.template.nodes import (
     Action,
@@ -29,9 +30,10 @@ from swarm.template.nodes import (
     Tree,
     Variable,
 )
-from swarm.template.values import Record, is_true, shown, type_name
+from swarm.template.values import Record, entries, is_true, shown, type_name
 
 _ABSENT = object()
+_VARIABLES_PER_STEP = 32  # that are compared with a name
 
 
 class _Break(Exception):
@@ -43,15 +45,14 @@ class _Continue(Exception):
 
 
 class Executor:
-    """One execution of one tree."""
+    """One execution of one tree. budget: pays for visited nodes, entries of maps and texts."""
 
-    def __init__(self, tree: Tree, functions: Mapping[str, Function]) -> None:
+    def __init__(self, tree: Tree, functions: Mapping[str, Function], budget: Budget) -> None:
         self._tree = tree
         self._functions = functions
+        self._budget = budget
         self._name = tree.name
         self._out: list[str] = []
-        self._size = 0
-        self._steps = 0
         self._depth = 0
         self._variables: list[tuple[str, Any]] = []
 
@@ -63,7 +64,8 @@ class Executor:
 
     def _error(self, node: Node, message: str) -> TemplateError:
         where = self._tree.location(node)
-        return TemplateError(f"template: {where}: executing {gotext.quote(self._name)} at <{node}>: {message}")
+        context = f"executing {quoted(self._name)} at <{shortened(str(node))}>"
+        return TemplateError(f"template: {where}: {context}: {shortened(message)}")
 
     # --- statements ------------------------------------------------------------------------------------------------
 
@@ -76,7 +78,7 @@ class Executor:
             elif isinstance(node, Action):
                 value = self._pipe(dot, node.pipe)
                 if not node.pipe.variables:
-                    self._write(node, "<no value>" if value is None else shown(value))
+                    self._write(node, "<no value>" if value is None else self._shown(node, value))
             elif isinstance(node, Branch):
                 self._scoped(dot, node)
             elif isinstance(node, Call):
@@ -85,18 +87,23 @@ class Executor:
                 raise _Break if node.word == "break" else _Continue
         self._depth -= 1
 
-    def _step(self, node: Node) -> None:
-        self._steps += 1
-        if self._steps > defaults.TEMPLATE_STEPS_MAX:
-            raise self._error(node, f"exceeded {defaults.TEMPLATE_STEPS_MAX} steps")
+    def _step(self, node: Node, count: int = 1) -> None:
+        try:
+            self._budget.step(count)
+        except OverBudget as error:
+            raise self._error(node, str(error)) from None
         if self._depth > defaults.TEMPLATE_DEPTH_MAX:
             raise self._error(node, f"exceeded maximum template depth ({defaults.TEMPLATE_DEPTH_MAX})")
 
     def _write(self, node: Node, text: str) -> None:
-        self._size += len(text)
-        if self._size > defaults.TEMPLATE_OUTPUT_CHARS_MAX:
-            raise self._error(node, "output is too long")
-        self._out.append(text)
+        try:
+            self._out.append(self._budget.text(text))
+        except OverBudget as error:
+            raise self._error(node, str(error)) from None
+
+    def _shown(self, node: Node, value: Any) -> str:
+        self._step(node, entries(value))
+        return shown(value)
 
     def _scoped(self, dot: Any, node: Branch) -> None:
         mark, depth = len(self._variables), self._depth
@@ -120,14 +127,15 @@ class Executor:
         if not node.pipe.assigns:
             del self._variables[outer:]
         if value is not None and not isinstance(value, dict):
-            raise self._error(node, f"range can't iterate over {shown(value)}")
+            raise self._error(node, f"range can't iterate over {self._shown(node, value)}")
+        self._step(node, entries(value))
         items = sorted((value or {}).items())
         depth = self._depth
         for item in items:
             mark = len(self._variables)
             for name, part in zip(names, item[-len(names) :] if names else (), strict=True):
                 if node.pipe.assigns:
-                    self._assign(name, part)
+                    self._assign(node, name, part)
                 else:
                     self._variables.append((name, part))
             try:
@@ -145,7 +153,7 @@ class Executor:
     def _call_template(self, dot: Any, node: Call) -> None:
         body = self._tree.defined.get(node.name)
         if body is None:
-            raise self._error(node, f"template {gotext.quote(node.name)} not defined")
+            raise self._error(node, f"template {quoted(node.name)} not defined")
         value = None if node.pipe is None else self._pipe(dot, node.pipe)
         outer, name = self._variables, self._name
         self._variables, self._name = [("$", value)], node.name
@@ -162,19 +170,21 @@ class Executor:
             value = self._command(dot, command, value)
         for name in pipe.variables:
             if pipe.assigns:
-                self._assign(name, value)
+                self._assign(pipe, name, value)
             else:
                 self._variables.append((name, value))
         self._depth -= 1
         return value
 
-    def _assign(self, name: str, value: Any) -> None:
+    def _assign(self, node: Node, name: str, value: Any) -> None:
+        self._step(node, len(self._variables) // _VARIABLES_PER_STEP)
         for position in range(len(self._variables) - 1, -1, -1):
             if self._variables[position][0] == name:
                 self._variables[position] = (name, value)
                 return
 
-    def _lookup(self, name: str) -> Any:
+    def _lookup(self, node: Node, name: str) -> Any:
+        self._step(node, len(self._variables) // _VARIABLES_PER_STEP)
         return next(value for known, value in reversed(self._variables) if known == name)
 
     def _command(self, dot: Any, command: Command, final: Any) -> Any:
@@ -194,7 +204,7 @@ class Executor:
         if isinstance(word, Field):
             return self._fields(word, dot, word.names, has_arguments)
         if isinstance(word, Variable):
-            return self._fields(word, self._lookup(word.name), word.fields, has_arguments)
+            return self._fields(word, self._lookup(word, word.name), word.fields, has_arguments)
         assert isinstance(word, Chain)
         return self._fields(word, self._value(dot, word.operand), word.names, has_arguments)
 
@@ -206,7 +216,7 @@ class Executor:
             self._check_int(word)
             return word.value
         if isinstance(word, Variable) and not word.fields:
-            return self._lookup(word.name)
+            return self._lookup(word, word.name)
         if isinstance(word, Pipe):
             return self._pipe(dot, word)
         if isinstance(word, Identifier):
@@ -227,7 +237,7 @@ class Executor:
 
     def _field(self, node: Node, receiver: Any, name: str, has_arguments: bool) -> Any:
         if receiver is None:
-            raise self._error(node, f"nil data; no entry for key {gotext.quote(name)}")
+            raise self._error(node, f"nil data; no entry for key {quoted(name)}")
         if isinstance(receiver, Record) and name in receiver.fields:
             if has_arguments:
                 raise self._error(node, f"{name} has arguments but cannot be invoked as function")
@@ -236,7 +246,7 @@ class Executor:
             if has_arguments:
                 raise self._error(node, f"{name} is not a method but has arguments")
             if name not in receiver:
-                raise self._error(node, f"map has no entry for key {gotext.quote(name)}")
+                raise self._error(node, f"map has no entry for key {quoted(name)}")
             return receiver[name]
         raise self._error(node, f"can't evaluate field {name} in type {type_name(receiver)}")
 
@@ -257,8 +267,8 @@ class Executor:
         if final is not _ABSENT:
             values.append(self._typed(node, final, kinds[-1]))
         try:
-            return function.call(*values)
-        except FunctionError as error:
+            return function.paid(self._budget, values)
+        except (FunctionError, OverBudget) as error:
             raise self._error(node, f"error calling {name}: {error}") from error
 
     def _and_or(self, dot: Any, name: str, words: Sequence[Node], final: Any) -> Any:

@@ -1,19 +1,20 @@
 """Functions of templates: Go's built-in ones and join, each with the types of its arguments.
 
+Every text that a function gets or returns is paid for. Functions that make more text than they get pay before they make
+it; printing and escaping are in swarm/template/printing.py.
+
 (go: src/text/template/funcs.go, src/fmt/print.go; swarmkit: template/template.go)
 """
 
 from __future__ import annotations
 
-import html
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote_plus
 
-from swarm import defaults, gotext
-from swarm.template.values import is_true, shown, type_name
+from swarm.template import printing
+from swarm.template.budget import Budget, weight
+from swarm.template.values import encoded, is_true, type_name
 
 ANY = "interface {}"
 STRING = "string"
@@ -25,12 +26,25 @@ class FunctionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function of templates. fixed: types of its arguments; variadic: type of further arguments; lazy: and, or."""
+    """A function of templates.
+
+    fixed: types of its arguments; variadic: type of further arguments; lazy: and, or. makes: its first argument is the
+    budget, because it makes more text than it gets.
+    """
 
     call: Callable[..., Any]
     fixed: tuple[str, ...] = ()
     variadic: str | None = None
     lazy: bool = False
+    makes: bool = False
+
+    def paid(self, budget: Budget, values: Sequence[Any]) -> Any:
+        """The result for these arguments. Raises FunctionError, OverBudget."""
+        for value in values:
+            if isinstance(value, str):
+                budget.text(value)
+        result = self.call(budget, *values) if self.makes else self.call(*values)
+        return budget.text(result) if isinstance(result, str) else result
 
 
 def getter(call: Callable[[str], str]) -> Function:
@@ -38,10 +52,11 @@ def getter(call: Callable[[str], str]) -> Function:
     return Function(call, (STRING,))
 
 
-def _join(*parts: str) -> str:
+def _join(budget: Budget, *parts: str) -> str:
     if not parts:
         raise FunctionError("runtime error: slice bounds out of range [1:0]")
-    return _limited(parts[0].join(parts[1:]))
+    budget.bytes(weight(parts[0]) * len(parts))
+    return parts[0].join(parts[1:])
 
 
 def _index(item: Any, *keys: Any) -> Any:
@@ -53,7 +68,8 @@ def _index(item: Any, *keys: Any) -> Any:
                 raise FunctionError(f"value has type {type_name(key)}; should be string")
             item = item.get(key, "")
         elif isinstance(item, str):
-            item = item.encode()[_position(key, len(item.encode()))]
+            data = encoded(item)
+            item = data[_position(key, len(data))]
         else:
             raise FunctionError(f"can't index item of type {type_name(item)}")
     return item
@@ -72,7 +88,7 @@ def _slice(item: Any, *bounds: Any) -> str:
         raise FunctionError(f"can't slice item of type {type_name(item)}")
     if len(bounds) > 2:
         raise FunctionError("cannot 3-index slice a string")
-    data = item.encode()
+    data = encoded(item)
     start, end = (*[_position(bound, len(data) + 1) for bound in bounds], *(0, len(data))[len(bounds) :])
     if start > end:
         raise FunctionError(f"invalid slice index: {start} > {end}")
@@ -81,7 +97,7 @@ def _slice(item: Any, *bounds: Any) -> str:
 
 def _length(item: Any) -> int:
     if isinstance(item, str):
-        return len(item.encode())
+        return len(encoded(item))
     if isinstance(item, dict):
         return len(item)
     if item is None:
@@ -118,136 +134,6 @@ def _less_or_equal(first: Any, second: Any) -> bool:
     return _less(first, second) or _equal(first, second)
 
 
-# --- printing ------------------------------------------------------------------------------------------------------
-
-_VERB = re.compile(r"%(?P<flags>[-+# 0]*)(?P<width>\d*)(?:\.(?P<precision>\d*))?(?P<verb>.?)", re.DOTALL)
-_WIDTH_MAX = 1_000_000
-_FRACTION_DIGITS = 6
-_RADIX = {"d": "d", "o": "o", "x": "x", "X": "X", "b": "b"}
-
-
-def _print(*values: Any) -> str:
-    out = ""
-    for position, value in enumerate(values):
-        # Go puts a space between two values only if neither is a string.
-        if position and not isinstance(value, str) and not isinstance(values[position - 1], str):
-            out += " "
-        out += shown(value)
-    return _limited(out)
-
-
-def _println(*values: Any) -> str:
-    return _limited(" ".join(map(shown, values)) + "\n")
-
-
-def _printf(form: str, *values: Any) -> str:
-    rest = list(values)
-    size = 0
-
-    def replace(match: re.Match[str]) -> str:
-        nonlocal size
-        text = _verb(match, rest)
-        size += len(text)
-        if size > defaults.TEMPLATE_OUTPUT_CHARS_MAX:
-            raise FunctionError("result is too long")
-        return text
-
-    out = _VERB.sub(replace, form)
-    if rest:
-        out += "%!(EXTRA " + ", ".join(f"{type_name(value)}={shown(value)}" for value in rest) + ")"
-    return _limited(out)
-
-
-def _verb(match: re.Match[str], rest: list[Any]) -> str:
-    verb, flags = match["verb"], match["flags"]
-    if verb == "%":
-        return "%"
-    if not verb:
-        return "%!(NOVERB)"
-    if not rest:
-        return f"%!{verb}(MISSING)"
-    value = rest.pop(0)
-    width, precision = int(match["width"] or 0), match["precision"]
-    if max(width, int(precision or 0)) > _WIDTH_MAX:
-        return "%!(BADWIDTH)" if width > _WIDTH_MAX else "%!(BADPREC)"
-    text = _formatted(verb, flags, value, None if precision is None else int(precision or 0))
-    if text is None:
-        return f"%!{verb}({'<nil>' if value is None else f'{type_name(value)}={shown(value)}'})"
-    numeric = isinstance(value, int | float) and verb not in "vT"
-    if "0" in flags and "-" not in flags and numeric:
-        sign = text[0] if text[0] in "+-" else ""
-        return sign + text[len(sign) :].rjust(width - len(sign), "0")
-    return text.ljust(width) if "-" in flags else text.rjust(width)
-
-
-def _formatted(verb: str, flags: str, value: Any, precision: int | None) -> str | None:
-    """One value formatted by one verb, without padding; None when they do not fit together."""
-    if verb == "v":
-        return shown(value)
-    if verb == "T":
-        return type_name(value)
-    if isinstance(value, str):
-        return _formatted_string(verb, value if precision is None else value[:precision])
-    if isinstance(value, bool):
-        return shown(value) if verb == "t" else None
-    if isinstance(value, int) and verb in _RADIX:
-        return format(value, ("+" if "+" in flags else "") + _RADIX[verb])
-    if isinstance(value, int) and verb in "cqU":
-        return _formatted_rune(verb, value)
-    if isinstance(value, float) and verb in "eEfFgG":
-        if verb == "g" and precision is None:
-            return gotext.number(value)
-        return format(
-            value, ("+" if "+" in flags else "") + f".{_FRACTION_DIGITS if precision is None else precision}{verb}"
-        )
-    return None
-
-
-def _formatted_string(verb: str, value: str) -> str | None:
-    if verb == "s":
-        return value
-    if verb == "q":
-        return gotext.quote(value)
-    if verb in "xX":
-        digits = value.encode().hex()
-        return digits.upper() if verb == "X" else digits
-    return None
-
-
-def _formatted_rune(verb: str, value: int) -> str:
-    char = chr(value) if 0 <= value < 0x110000 and not 0xD800 <= value < 0xE000 else "�"
-    if verb == "U":
-        return f"U+{value:04X}"
-    return char if verb == "c" else "'" + gotext.quote(char)[1:-1].replace('\\"', '"').replace("'", "\\'") + "'"
-
-
-def _html(*values: Any) -> str:
-    escaped = html.escape(_print(*values), quote=False)
-    return escaped.replace('"', "&#34;").replace("'", "&#39;")
-
-
-def _urlquery(*values: Any) -> str:
-    return quote_plus(_print(*values))
-
-
-def _js(*values: Any) -> str:
-    return "".join(_js_char(char) for char in _print(*values))
-
-
-def _js_char(char: str) -> str:
-    if char in "\\'\"":
-        return f"\\{char}"
-    if char in "<>&=" or char < " ":
-        return f"\\u{ord(char):04X}"
-    return char if char < "\x80" or char.isprintable() else f"\\u{ord(char):04X}"
-
-
-def _limited(text: str) -> str:
-    if len(text) > defaults.TEMPLATE_OUTPUT_CHARS_MAX:
-        raise FunctionError("result is too long")
-    return text
-
-
 def _not(value: Any) -> bool:
     return not is_true(value)
 
@@ -264,17 +150,17 @@ BUILTINS: dict[str, Function] = {
     "index": Function(_index, (ANY,), ANY),
     "slice": Function(_slice, (ANY,), ANY),
     "len": Function(_length, (ANY,)),
-    "print": Function(_print, (), ANY),
-    "printf": Function(_printf, (STRING,), ANY),
-    "println": Function(_println, (), ANY),
-    "html": Function(_html, (), ANY),
-    "js": Function(_js, (), ANY),
-    "urlquery": Function(_urlquery, (), ANY),
+    "print": Function(printing.print_values, (), ANY, makes=True),
+    "printf": Function(printing.printf, (STRING,), ANY, makes=True),
+    "println": Function(printing.println, (), ANY, makes=True),
+    "html": Function(printing.html, (), ANY, makes=True),
+    "js": Function(printing.js, (), ANY, makes=True),
+    "urlquery": Function(printing.urlquery, (), ANY, makes=True),
     "eq": Function(_equal, (ANY,), ANY),
     "ne": Function(lambda first, second: not _equal(first, second), (ANY, ANY)),
     "lt": Function(_less, (ANY, ANY)),
     "le": Function(_less_or_equal, (ANY, ANY)),
     "gt": Function(lambda first, second: not _less_or_equal(first, second), (ANY, ANY)),
     "ge": Function(lambda first, second: not _less(first, second), (ANY, ANY)),
-    "join": Function(_join, (), STRING),
+    "join": Function(_join, (), STRING, makes=True),
 }

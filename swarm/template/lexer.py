@@ -7,8 +7,12 @@ an ERROR token, so that the parser reports the first problem in the text.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
+
+from swarm import defaults
+from swarm.template.budget import Budget, OverBudget
+from swarm.template.errors import quoted
 
 LEFT, RIGHT = "{{", "}}"
 _SPACES = " \t\r\n"
@@ -44,8 +48,7 @@ class Kind(Enum):
 KEYWORDS = ("block", "break", "continue", "define", "else", "end", "if", "range", "template", "with")
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """One token. pos is its offset in the text in characters; line counts from 1."""
 
     kind: Kind
@@ -54,28 +57,28 @@ class Token:
     line: int
 
 
-_PATTERNS = tuple(
-    (kind, re.compile(pattern))
-    for kind, pattern in (
-        (Kind.SPACE, r"[ \t\r\n]+"),
-        (Kind.DECLARE, r":="),
-        (Kind.ASSIGN, r"="),
-        (Kind.PIPE, r"\|"),
-        (Kind.STRING, r'"(?:[^"\\\n]|\\[^\n])*"|`[^`]*`'),
-        (Kind.CHAR_CONSTANT, r"'(?:[^'\\\n]|\\[^\n])*'"),
-        (Kind.VARIABLE, r"\$\w*"),
-        (
-            Kind.NUMBER,
-            r"[+-]?(?:0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO][0-7_]+|(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][+-]?\d+)?)",
-        ),
-        (Kind.FIELD, r"\.\w+"),
-        (Kind.DOT, r"\."),
-        (Kind.IDENTIFIER, r"\w+"),
-        (Kind.LEFT_PAREN, r"\("),
-        (Kind.RIGHT_PAREN, r"\)"),
-        (Kind.CHAR, r"[!-~]"),
-    )
+# Repetitions are possessive (*+): what does not match is then refused without going back, and without memory for that.
+_PATTERNS = (
+    (Kind.SPACE, r"[ \t\r\n]+"),
+    (Kind.DECLARE, r":="),
+    (Kind.ASSIGN, r"="),
+    (Kind.PIPE, r"\|"),
+    (Kind.STRING, r'"[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+"|`[^`]*+`'),
+    (Kind.CHAR_CONSTANT, r"'[^'\\\n]*+(?:\\[^\n][^'\\\n]*+)*+'"),
+    (Kind.VARIABLE, r"\$\w*"),
+    (
+        Kind.NUMBER,
+        r"[+-]?(?:0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO][0-7_]+|(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][+-]?\d+)?)",
+    ),
+    (Kind.FIELD, r"\.\w+"),
+    (Kind.DOT, r"\."),
+    (Kind.IDENTIFIER, r"\w+"),
+    (Kind.LEFT_PAREN, r"\("),
+    (Kind.RIGHT_PAREN, r"\)"),
+    (Kind.CHAR, r"[!-~]"),
 )
+_TOKEN = re.compile("|".join(f"(?P<{kind.name}>{pattern})" for kind, pattern in _PATTERNS))
+_KINDS = {kind.name: kind for kind, _ in _PATTERNS}
 _WORDS = (Kind.VARIABLE, Kind.FIELD, Kind.DOT, Kind.IDENTIFIER)
 _UNFINISHED = {
     '"': "unterminated quoted string",
@@ -92,19 +95,20 @@ class _Malformed(Exception):
 class Lexer:
     """Splits one text into tokens; the last one is EOF or ERROR."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, budget: Budget) -> None:
         self._text = text
+        self._budget = budget
         self._pos = 0
         self._counted = 0
         self._line = 1
         self._tokens: list[Token] = []
 
     def tokens(self) -> list[Token]:
-        """All tokens of the text."""
+        """All tokens of the text. A step is paid for each token and each action."""
         try:
             self._scan()
-        except _Malformed as error:
-            self._emit(Kind.ERROR, self._pos, str(error))
+        except (_Malformed, OverBudget) as error:
+            self._append(Kind.ERROR, self._pos, str(error))
         return self._tokens
 
     def _scan(self) -> None:
@@ -138,6 +142,7 @@ class Lexer:
 
     def _action(self, start: int) -> bool:
         """Scan one action from its left delimiter. Returns whether it trims the text after it."""
+        self._budget.step()
         self._pos = start + len(LEFT) + (2 if self._trims_left(start) else 0)
         if self._text.startswith("/*", self._pos):
             return self._comment()
@@ -170,10 +175,10 @@ class Lexer:
         return right[1]
 
     def _inside(self) -> Token:
-        for kind, pattern in _PATTERNS:
-            match = pattern.match(self._text, self._pos)
-            if match is not None:
-                return self._word(kind, match[0])
+        match = _TOKEN.match(self._text, self._pos)
+        if match is not None:
+            assert match.lastgroup is not None
+            return self._word(_KINDS[match.lastgroup], match[0])
         char = self._text[self._pos]
         raise _Malformed(f"unrecognized character in action: {_unicode(char)}")
 
@@ -183,6 +188,8 @@ class Lexer:
             value, after = value[:-1], after - 1  # the last space belongs to the trim marker
         if kind is Kind.CHAR and value in _UNFINISHED:
             raise _Malformed(_UNFINISHED[value])
+        if kind is Kind.NUMBER and len(value) > defaults.TEMPLATE_NUMBER_CHARS_MAX:
+            raise _Malformed(f"bad number syntax: {quoted(value)}")
         if kind is Kind.NUMBER and self._text[after : after + 1].isalnum():
             raise _Malformed(f'bad number syntax: "{value}{self._text[after]}"')
         if kind in _WORDS and not self._ends_word(after):
@@ -197,6 +204,10 @@ class Lexer:
         return char == "" or char in _SPACES or char in ".,|:)(=" or self._text.startswith(RIGHT, pos)
 
     def _emit(self, kind: Kind, pos: int, value: str) -> Token:
+        self._budget.step()
+        return self._append(kind, pos, value)
+
+    def _append(self, kind: Kind, pos: int, value: str) -> Token:
         self._line += self._text.count("\n", self._counted, pos)
         self._counted = max(self._counted, pos)
         token = Token(kind, pos, value, self._line)

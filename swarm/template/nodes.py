@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from swarm import gotext
+from swarm.template.errors import quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class Call(Node):
 
     def __str__(self) -> str:
         argument = "" if self.pipe is None else f" {self.pipe}"
-        return f"{{{{template {gotext.quote(self.name)}{argument}}}}}"
+        return f"{{{{template {quoted(self.name)}{argument}}}}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,5 +176,5 @@ class Tree:
     def location(self, node: Node) -> str:
         """``name:line:column``; columns count bytes from 0, as in Go."""
         before = self.text[: node.pos]
-        start = before.rfind("\n") + 1
-        return f"{self.name}:{before.count(chr(10)) + 1}:{len(before[start:].encode())}"
+        line = before[before.rfind("\n") + 1 :].encode("utf-8", "surrogateescape")
+        return f"{self.name}:{before.count(chr(10)) + 1}:{len(line)}"

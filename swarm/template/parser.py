@@ -7,7 +7,8 @@ import re
 from collections.abc import Collection
 
 from swarm import defaults, gotext
-from swarm.template.errors import TemplateError
+from swarm.template.budget import Budget, OverBudget
+from swarm.template.errors import TemplateError, quoted, shortened
 from swarm.template.lexer import Kind, Lexer, Token
 from swarm.template.nodes import (
     Action,
@@ -43,6 +44,7 @@ _OPERANDS = frozenset(
     }
 )
 _QUOTED_CHARS = 10
+_VARIABLES_PER_STEP = 32  # that are compared with a name
 _GO_OCTAL = re.compile(r"([+-]?)0([0-7_]+)")
 
 
@@ -54,13 +56,14 @@ class _Stop(Exception):
 
 
 class Parser:
-    """Parses one text. functions: the names that may be called."""
+    """Parses one text. functions: the names that may be called. budget: pays for tokens and for constants."""
 
-    def __init__(self, name: str, text: str, functions: Collection[str]) -> None:
+    def __init__(self, name: str, text: str, functions: Collection[str], budget: Budget) -> None:
         self._name = name
         self._text = text
         self._functions = functions
-        self._tokens = Lexer(text).tokens()
+        self._budget = budget
+        self._tokens = Lexer(text, budget).tokens()
         self._index = 0
         self._line = 1
         self._action_line = 1
@@ -77,6 +80,8 @@ class Parser:
                 node = self._text_or_action(top=True)
             except _Stop as stop:
                 raise self._error(f"unexpected {{{{{stop.token.value}}}}}") from None
+            except OverBudget as error:
+                raise self._error(str(error)) from None
             if node is not None:
                 nodes.append(node)
         return Tree(self._name, self._text, tuple(nodes), self._defined)
@@ -98,7 +103,7 @@ class Parser:
         return token
 
     def _error(self, message: str) -> TemplateError:
-        return TemplateError(f"template: {self._name}:{self._line}: {message}")
+        return TemplateError(f"template: {self._name}:{self._line}: {shortened(message)}")
 
     def _unexpected(self, token: Token, context: str) -> TemplateError:
         if token.kind is Kind.ERROR:
@@ -221,7 +226,7 @@ class Parser:
         if _is_empty(nodes) and name in self._defined:
             return
         if name in self._defined and not _is_empty(self._defined[name]):
-            raise self._error(f"template: multiple definition of template {gotext.quote(name)}")
+            raise self._error(f"template: multiple definition of template {quoted(name)}")
         self._defined[name] = nodes
 
     def _enter(self) -> None:
@@ -312,7 +317,7 @@ class Parser:
         if isinstance(node, Variable):
             return Variable(pos, node.name, (*node.fields, *names))
         if isinstance(node, Literal | Nil | Dot):
-            raise self._error(f"unexpected . after term {gotext.quote(str(node))}")
+            raise self._error(f"unexpected . after term {quoted(str(node))}")
         return Chain(pos, node, tuple(names))
 
     def _term(self) -> Node | None:
@@ -322,7 +327,7 @@ class Parser:
         self._next(skip_space=False)
         if token.kind is Kind.IDENTIFIER:
             if token.value not in self._functions:
-                raise self._error(f"function {gotext.quote(token.value)} not defined")
+                raise self._error(f"function {quoted(token.value)} not defined")
             return Identifier(token.pos, token.value)
         if token.kind is Kind.FIELD:
             return Field(token.pos, (token.value[1:],))
@@ -341,8 +346,9 @@ class Parser:
         return Literal(token.pos, self._literal(token), token.value)
 
     def _check_variable(self, name: str) -> None:
+        self._budget.step(len(self._variables) // _VARIABLES_PER_STEP)
         if name not in self._variables:
-            raise self._error(f"undefined variable {gotext.quote(name)}")
+            raise self._error(f"undefined variable {quoted(name)}")
 
     # --- constants -------------------------------------------------------------------------------------------------
 
@@ -365,13 +371,15 @@ class Parser:
                 return int(octal[1] + octal[2].replace("_", ""), 8)
             value = ast.literal_eval(text.lstrip("+-"))
         except (ValueError, SyntaxError):
-            raise self._error(f"illegal number syntax: {gotext.quote(text)}") from None
+            raise self._error(f"illegal number syntax: {quoted(text)}") from None
         assert isinstance(value, int | float)
         return -value if text.startswith("-") else value
 
     def _unquote(self, text: str) -> str:
         if text.startswith("`"):
             return text[1:-1].replace("\r", "")
+        if "\\" in text:
+            self._budget.slow(text)
         try:
             return gotext.unquote(text)
         except gotext.NotQuotedError:

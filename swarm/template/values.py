@@ -33,6 +33,18 @@ def is_true(value: Any) -> bool:
     return isinstance(value, Record) or bool(value)
 
 
+def encoded(text: str) -> bytes:
+    """The bytes that Go has; a payload that is not UTF-8 keeps its odd bytes."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def entries(value: Any) -> int:
+    """How many entries of maps one has to visit to show a value."""
+    if isinstance(value, Record):
+        return sum(map(entries, value.fields.values()))
+    return len(value) if isinstance(value, dict) else 0
+
+
 def shown(value: Any) -> str:
     """``%v`` of a value."""
     if isinstance(value, str):

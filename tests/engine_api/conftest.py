@@ -106,6 +106,7 @@ class FakeBackend:
         handler = self._table[method.name]
         if not handler.write:
             return method.checked_response(handler.function(self.store, request))
+        handler.check(request)
         self.now += 1
         tx = Tx(self.store, self.now, self.rng)
         with tx.savepoint():
@@ -162,12 +163,22 @@ def _recorded_store(backend: FakeBackend) -> None:
 
 
 @pytest.fixture
-def backend() -> FakeBackend:
+def backend(again: Callable[[], FakeBackend]) -> FakeBackend:
     """A manager of the recorded cluster."""
-    backend = FakeBackend()
-    _recorded_store(backend)
-    backend.store.index = 400
-    return backend
+    return again()
+
+
+@pytest.fixture
+def again() -> Callable[[], FakeBackend]:
+    """Makes another manager of the recorded cluster."""
+
+    def make() -> FakeBackend:
+        made = FakeBackend()
+        _recorded_store(made)
+        made.store.index = 400
+        return made
+
+    return make
 
 
 @pytest.fixture

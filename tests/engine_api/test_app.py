@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from io import BytesIO
 from typing import Any
@@ -47,6 +48,14 @@ async def test_options_on_anything_is_fine_and_head_is_no_route(backend: Any, st
     assert (await _text(client, "HEAD", "/v1.41/swarm"))[0] == 404
 
 
+@pytest.mark.parametrize("path", ["//v1.41/swarm", "/v1.41/./swarm", "/v1.41/x/../swarm", "/v1.41/services/../swarm"])
+async def test_a_path_that_is_not_clean_is_redirected_as_the_engine_does(backend: Any, start: Any, path: str) -> None:
+    client = await start(backend)
+    url = client.make_url("/").with_path(path, encoded=True).with_query("a=b")
+    async with client.session.get(url, allow_redirects=False) as answer:
+        assert (answer.status, answer.headers["Location"]) == (301, "/v1.41/swarm?a=b")
+
+
 async def test_html_characters_are_not_escaped(backend: Any, start: Any) -> None:
     backend.put(api.Config(id="c" * 25, spec=api.ConfigSpec(annotations=api.Annotations(name="a<b>&"))))
     status, text = await _text(await start(backend), "GET", f"/v1.41/configs/{'c' * 25}")
@@ -59,6 +68,45 @@ async def test_a_body_beyond_the_limit_is_refused(backend: Any, start: Any) -> N
     body = BytesIO(b" " * (defaults.API_BODY_BYTES_MAX + 1))
     status, _ = await _text(client, "POST", "/v1.41/secrets/create", data=body, headers=_JSON)
     assert status == 413
+
+
+@pytest.mark.parametrize("path", ["/swarm/init", "/swarm/join", "/swarm/update", "/swarm/unlock", "/nodes/x/update"])
+async def test_a_request_to_the_swarm_itself_has_a_smaller_limit(backend: Any, start: Any, path: str) -> None:
+    client = await start(backend)
+    body = b'{"x":"' + b"x" * defaults.API_SWARM_BODY_BYTES_MAX + b'"}'
+    status, text = await _text(client, "POST", path, data=BytesIO(body), headers=_JSON)
+    assert (status, "http: request body too large" in text) == (413, True)
+
+
+async def test_a_large_body_is_parsed_while_others_are_answered(backend: Any, start: Any) -> None:
+    client = await start(backend)
+    body = b'{"Name":"' + b"\\n" * 1_500_000 + b'"'
+    large = asyncio.create_task(_text(client, "POST", "/v1.41/secrets/create", data=BytesIO(body), headers=_JSON))
+    small = [await _text(client, "OPTIONS", "/v1.41/x") for _ in range(5)]
+    assert {status for status, _ in small} == {200}
+    status, text = await large
+    assert (status, "unexpected EOF" in text) == (400, True)
+
+
+async def test_a_body_with_too_many_values_is_refused(backend: Any, start: Any) -> None:
+    client = await start(backend)
+    body = b'{"Labels":{' + b",".join(b'"%d":""' % number for number in range(30_000)) + b"}}"
+    status, text = await _text(client, "POST", "/v1.41/secrets/create", data=BytesIO(body), headers=_JSON)
+    assert (status, "the text has more than 20000 values" in text) == (400, True)
+
+
+async def test_a_query_with_too_many_parameters_is_refused(backend: Any, start: Any) -> None:
+    client = await start(backend)
+    limit = defaults.API_QUERY_PARAMETERS_MAX
+    assert (await _text(client, "GET", "/v1.41/configs?" + "a&" * (limit - 1)))[0] == 200
+    status, text = await _text(client, "GET", "/v1.41/configs?" + "a&" * limit)
+    assert (status, "number of URL query parameters exceeded limit" in text) == (400, True)
+
+
+async def test_a_version_of_many_digits_is_no_version(backend: Any, start: Any) -> None:
+    client = await start(backend)
+    assert (await _text(client, "GET", f"/v{'9' * 60}/configs"))[0] == 400
+    assert (await _text(client, "GET", f"/v{'9' * 5000}/configs"))[0] == 404
 
 
 @pytest.mark.parametrize(

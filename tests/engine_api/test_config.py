@@ -10,6 +10,7 @@ import pytest
 
 from engine_api.config import DEFAULT_ENGINE, DEFAULT_HOST, Config, ConfigError, check_host, load
 from engine_api.daemon import insecure_warnings
+from swarm import defaults
 
 
 def _load(tmp_path: Path, *flags: str, file: Any = None, environment: dict[str, str] | None = None) -> Any:
@@ -204,3 +205,14 @@ def test_an_open_api_is_warned_about_in_stocks_words(tmp_path: Path) -> None:
     assert text.splitlines()[0] == first
     assert insecure_warnings(_load(tmp_path, *hosts, "--tlsverify")) == []
     assert insecure_warnings(_load(tmp_path)) == []
+
+
+def test_the_limit_of_replicas_is_a_positive_number(tmp_path: Path) -> None:
+    assert _load(tmp_path).max_replicas == defaults.SERVICE_REPLICAS_MAX
+    assert _load(tmp_path, "--max-replicas", "7").max_replicas == 7
+    assert _load(tmp_path, file={"max-replicas": 2_000_000}).max_replicas == 2_000_000
+    for wrong in (0, -1, "7", True, 1.5):
+        with pytest.raises(ConfigError, match="max-replicas must be a number from 1"):
+            _load(tmp_path, file={"max-replicas": wrong})
+    with pytest.raises(ConfigError, match="max-replicas must be a number from 1"):
+        _load(tmp_path, "--max-replicas", "0")

@@ -69,7 +69,22 @@ async def test_a_ping_by_head_has_no_body(tmp_path: Path) -> None:
     await client.close()
 
 
-@pytest.mark.parametrize("path", ["/info", "/version", '/containers/json?filters={"is-task":["true"]}'])
+_CONTAINERS = "/containers/json?filters="
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/info",
+        "/version",
+        _CONTAINERS + '{"is-task":["true"]}',
+        _CONTAINERS + '{"is-task":["true"],"x":1}',
+        _CONTAINERS + '{"is-task":[["true"]]}',
+        _CONTAINERS + "[" * 2_000,
+        _CONTAINERS + '{"is-task":["false"]}&limit=' + "9" * 5_000,
+        _CONTAINERS + '{"is-task":["false"]}&limit=%C2%B2',
+    ],
+)
 async def test_without_an_engine_every_answer_that_needs_it_says_so(tmp_path: Path, path: str) -> None:
     client = EngineClient(f"unix://{tmp_path}/none")
     system = System(client, [], lambda: NOW)

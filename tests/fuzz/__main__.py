@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
-TARGETS = ("http2", "grpc", "http1", "api", "manager", "raft", "disk", "certs")
+TARGETS = ("http2", "grpc", "http1", "api", "manager", "raft", "disk", "wal", "certs", "templates", "json_bodies")
 PACKAGES = ("swarm", "certs", "engine_api", "overlay", "hpack")
 FILES_MAX, BYTES_MAX = 60, 100_000
 INPUT_BYTES_MAX = 4_096

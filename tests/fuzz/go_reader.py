@@ -3,6 +3,10 @@
 Written from the behaviour of net/http and textproto, not from our parser: lines end with LF, a CR before it is
 dropped; header lines may be folded; equal lengths count once; Transfer-Encoding wins over Content-Length; sizes of
 chunks may have blanks and extensions behind them.
+
+And a second reader of targets: ``url_path`` is what net/url makes of one, ``route`` what moby's router does with that
+path (gorilla/mux, with its defaults, in all releases from 20.10 on): it redirects paths that are not clean, and matches
+the others as a whole, decoded, with or without one version before them. Where releases of Go differ, the laxer counts.
 """
 
 from __future__ import annotations
@@ -13,6 +17,14 @@ from dataclasses import dataclass
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _HEX = re.compile(rb"[0-9a-fA-F]{1,16}")
+_SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
+_PORT = re.compile(rb"(?::[0-9]*)?")
+_HOST_CHARS = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:\[\]<>\"%\x80-\xff-]*")
+_USER_CHARS = re.compile(rb"[A-Za-z0-9._:~!$&'()*+,;=%@-]*")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
+_ESCAPED = re.compile(rb"%[0-9A-Fa-f]{2}")
+_VERSIONED = re.compile(rb"/v[0-9.]+(/.*)", re.DOTALL)
+_SWARM_ROOTS = {b"swarm", b"services", b"nodes", b"tasks", b"secrets", b"configs"}
 
 
 class Refused(Exception):
@@ -30,6 +42,83 @@ class Request:
     method: bytes
     target: bytes
     end: int
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What moby's router does. path: what it matches, or redirects to. of_swarm: its swarm router may get it."""
+
+    path: bytes
+    redirected: bool = False
+    of_swarm: bool = False
+
+
+def url_path(method: bytes, target: bytes) -> bytes:
+    """URL.Path of a request. Raises Refused."""
+    if method == b"CONNECT" and not target.startswith(b"/"):
+        target = b"http://" + target
+    if not target or any(byte < 0x20 or byte == 0x7F for byte in target):
+        raise Refused("control character, or empty")
+    if target == b"*":
+        return target
+    scheme = _SCHEME.match(target)
+    if target.startswith(b":"):
+        raise Refused("missing scheme")
+    rest = (target[scheme.end() :] if scheme else target).partition(b"?")[0]
+    if not rest.startswith(b"/"):
+        if scheme:
+            return b""  # opaque
+        raise Refused("invalid URI for request")
+    if scheme and rest.startswith(b"//"):
+        authority, slash, path = rest[2:].partition(b"/")
+        _check_authority(authority)
+        rest = slash + path
+    return _unescape(rest)
+
+
+def _check_authority(authority: bytes) -> None:
+    user, at, host = authority.rpartition(b"@")
+    if at and not _USER_CHARS.fullmatch(user):
+        raise Refused("userinfo")
+    _unescape(user)
+    name, bracket, port = host.rpartition(b"]")
+    if host.startswith(b"["):
+        if not bracket or not _PORT.fullmatch(port):
+            raise Refused("bracket or port")
+    elif b":" in host and not _PORT.fullmatch(host[host.rindex(b":") :]):
+        raise Refused("port")
+    if not _HOST_CHARS.fullmatch(host):
+        raise Refused(f"character in host {name!r}")
+    if any(byte < 0x80 for byte in _unescape(b"".join(_ESCAPED.findall(host.replace(b"%25", b""))))):
+        raise Refused("escaped ASCII in host")
+    _unescape(host)
+
+
+def _unescape(text: bytes) -> bytes:
+    def byte(found: re.Match[bytes]) -> bytes:
+        if found[1] is None:
+            raise Refused("invalid escape")
+        return bytes((int(found[1], 16),))
+
+    return _ESCAPE.sub(byte, text)
+
+
+def route(method: bytes, target: bytes) -> Routed:
+    """What becomes of a request at the engine. Raises Refused."""
+    path = url_path(method, target)
+    clean: list[bytes] = []
+    for part in path.split(b"/"):
+        match part:
+            case b"" | b".":
+                pass
+            case b"..":
+                clean = clean[:-1]
+            case _:
+                clean.append(part)
+    cleaned = b"/" + b"/".join(clean) + (b"/" if clean and path.endswith(b"/") else b"")
+    versioned = _VERSIONED.fullmatch(path)
+    roots = {each.split(b"/")[1] for each in (path, versioned[1] if versioned else path) if each.startswith(b"/")}
+    return Routed(cleaned, cleaned != path, cleaned == path and not roots.isdisjoint(_SWARM_ROOTS))
 
 
 class _Lines:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -182,8 +182,8 @@ def service_spec(name: str = "web") -> api.ServiceSpec:
     return spec
 
 
-def furnish() -> raftpb.Snapshot:
-    """A cluster of two nodes with one object of most kinds, as a snapshot to start from."""
+def furnish(managers: Sequence[str] = ()) -> raftpb.Snapshot:
+    """A cluster of two nodes with one object of most kinds, as a snapshot to start from; managers: further nodes."""
     house = House(None)
     details = NewCluster(address="10.0.0.1")
     house.write(lambda tx: clusters.bootstrap(tx, CLUSTER, "n1", api.ClusterSpec(), ROOT, CSR, b"", details))
@@ -197,6 +197,10 @@ def furnish() -> raftpb.Snapshot:
         tx.create(node)
 
     house.write(fill)
+    for node_id in managers:
+        manager = api.Node(id=node_id, role=api.MANAGER)
+        manager.spec.desired_role = api.MANAGER
+        house.write(lambda tx, manager=manager: tx.create(manager))  # type: ignore[misc]
     description = api.NodeDescription(
         hostname="host", resources=api.Resources(nano_cpus=4 * 10**9, memory_bytes=1 << 33)
     )

@@ -1,8 +1,10 @@
 """Fuzz target: the front's HTTP/1: any bytes of a client, cut anywhere, between two back ends that read like Go.
 
 Checked: what a client gets and what each back end is sent do not depend on where the network cut; bytes are passed on
-unchanged; a back end that reads the stream by its own, laxer rules finds the same requests in it that the front saw
-(nothing is smuggled); whatever a back end sends reaches the client as it is; nothing is raised and no timer stays.
+unchanged, but for the targets of requests to us; a back end that reads the stream by its own, laxer rules finds the
+same requests in it that the front saw (nothing is smuggled), and the same methods and paths; no request that the
+engine's router would give to its own swarm gets there; whatever a back end sends reaches the client as it is; nothing
+is raised and no timer stays.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import json
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -53,6 +56,13 @@ LINES = (
     b"X: a\nTransfer-Encoding: chunked",
     b"X: a\rContent-Length: 3",
     b"Expect: 100-continue",
+)
+METHODS = (b"GET", b"POST", b"DELETE", b"HEAD", b"CONNECT", b"OPTIONS", b"get", b"PRI", b"PUT")
+TARGET_PARTS = tuple(
+    b"/ // . .. ? # ; * & = + @ : :80 :x % %zz %2F %2f %2e %2E%2e %00 %25 %0a %c3%a9 \xc3\xa9 \\ \x7f host [::1] [x "
+    b"user:pw@ http: HTTP: http:// https:// x: x:// http:/ 1x:// swarm %73warm Swarm swarm/init nodes services tasks "
+    b"services/a/update secrets configs networks networks/a networks/create scope=swarm s%63ope=swarm v1.41 v1..41 v. "
+    b"v %761.41 containers containers/json filters=is-task filters=is%2dtask info _ping events session x".split(b" ")
 )
 STARTS = (
     b"GET /swarm HTTP/1.1",
@@ -257,9 +267,27 @@ class FrontHarness:
         if own.startswith(b"HTTP/1.1 ") and b"{" in own:
             json.loads(own.partition(b"\r\n\r\n")[2])
         for local in (True, False):
-            saw = [(head.method, head.target) for head in self.heads if IS_LOCAL(head) is local]
+            saw = [head for head in self.heads if IS_LOCAL(head) is local]
             read = [(r.method, r.target) for kind, reading in self.readings if kind is local for r in reading.requests]
-            assert read == saw[: len(read)], f"a back end reads {read}, the front saw {saw}"
+            lines = [(head.canonical_line if local else head.first_line).split(b" ") for head in saw[: len(read)]]
+            assert read == [(method, target) for method, target, _ in lines], f"read {read}, the front saw {lines}"
+            for head, (method, target) in zip(saw, read, strict=False):
+                check_path(head, local, method, target)
+
+
+def check_path(head: Head, local: bool, method: bytes, target: bytes) -> None:
+    """What a back end routes is what was judged, and never the engine's own swarm."""
+    judged = head.path_and_query[0]
+    try:
+        path, there = go_reader.url_path(method, target), go_reader.route(method, target)
+    except go_reader.Refused:
+        assert not local, f"the canonical {target!r} is no target"
+        return
+    assert method == head.method
+    assert path == judged, f"Go routes {path!r}, judged was {judged!r}"
+    assert local or not there.of_swarm, f"{target!r} reaches the engine's swarm"
+    with suppress(go_reader.Refused):  # because of a host that Go does not like
+        assert go_reader.url_path(head.method, head.target) == path, f"{head.target!r} became {target!r}"
 
 
 def one(data: bytes) -> None:
@@ -270,7 +298,8 @@ def one(data: bytes) -> None:
     if kind & 3 == 3:
         functions(feed.rest())
         return
-    stream = feed.rest() if kind & 3 == 0 else requests(feed)
+    make = (Feed.rest, requests, targets)[kind & 3]
+    stream = make(feed)
     outcomes = []
     every = [(n, n + 1) for n in range(len(stream))] if len(stream) < 100 else [(0, len(stream))]
     for pieces in ([(0, len(stream))], Feed(data[:9]).cuts(len(stream)), every):
@@ -281,10 +310,23 @@ def one(data: bytes) -> None:
         answers_before, *refusals = bytes(harness.client.output).split(b"HTTP/1.1 400 ")
         assert len(refusals) <= 1
         outcomes.append((whole, answers_before, len(refusals)))  # who refuses first, depends on the cuts
-        sent = b"".join(whole)
-        assert len(sent) <= len(stream)
-        assert all(request in stream for _, reading in harness.readings for request in reading.whole())
+        assert all(_unchanged(r, stream, local) for local, reading in harness.readings for r in reading.whole())
     assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def _unchanged(request: bytes, stream: bytes, local: bool) -> bool:
+    """Whether a back end got a part of the stream as it is; of a request to us, all behind its target."""
+    return (request.split(b" ", 2)[2] if local else request) in stream
+
+
+def targets(feed: Feed) -> bytes:
+    """Requests whose targets are made of parts."""
+    out: list[bytes] = []
+    while feed and len(out) < 4:
+        method = feed.choice(METHODS)
+        target = b"".join(feed.choice(TARGET_PARTS) for _ in range(1 + feed.below(8)))
+        out.append(b"%s %s HTTP/1.1\r\nHost: x\r\n\r\n" % (method, target))
+    return b"".join(out)
 
 
 def requests(feed: Feed) -> bytes:
@@ -306,9 +348,8 @@ def functions(data: bytes) -> None:
     except BadMessage:
         return
     assert not (head.chunked and head.length is not None)
-    path, query = head.path_and_query
-    assert isinstance(IS_LOCAL(head), bool)
-    assert len(path) + len(query) <= len(head.target) + 1
+    local = IS_LOCAL(head)
+    check_path(head, local, *(head.canonical_line if local else head.first_line).split(b" ")[:2])
     for body in BODIES:
         stream = data + b"\r\n\r\n" + body
         try:
@@ -342,5 +383,6 @@ def seeds() -> list[bytes]:
             b"\3\0" + length[:-9],
             b"\3\0" + chunks.split(b"\r\n\r\n")[0],
         ]
+        out.append(b"\2" + answers + bytes((0, 3, 0, 47, number, 0, 0, number, 6, 0, 35, 0, 50 + number, 9, 36)))
         out.append(b"\1" + answers + bytes((0, number, 2, 1, 8, 1, 1, 0, number, 1, 8, 1, 1, 1, number, 0, 0)))
     return out

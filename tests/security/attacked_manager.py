@@ -20,7 +20,7 @@ from hpack import Decoder
 
 from certs.keys import new_csr, new_private_key, private_key_pem
 from certs.root import RootCA
-from certs.tls import ClientTls, Credentials, client_context, server_context
+from certs.tls import ClientTls, Credentials, client_context, member_context
 from swarm import api
 from swarm.address import parse_host_port
 from swarm.api import rpc
@@ -49,7 +49,7 @@ class Pki:
     """A root, and certificates of it with every mistake that is of use to an attacker."""
 
     def __init__(self) -> None:
-        self.root = RootCA.create(time.time())
+        self.root = RootCA.create(time.time() - 30 * DAY_S)
         self._made: dict[tuple[str, str, str, float], Credentials] = {}
 
     def issue(self, node_id: str, role: str, org: str = CLUSTER, made_at: float = 0.0) -> Credentials:
@@ -211,11 +211,11 @@ class AttackedManager:
         self.csr = new_csr(self.key)
         own = self.pki.root.sign(self.csr, MANAGER, MANAGER_ROLE, CLUSTER, time.time(), 7200.0)
         self.own = Credentials(own, private_key_pem(self.key))
-        context = server_context(self.own, self.pki.root.bundle_pem)
+        self.context = member_context(self.own, self.pki.root.bundle_pem)
         self.process = ManagerProcess(
             directory,
             ManagerSettings(MANAGER, CLUSTER, "127.0.0.1:2377", "127.0.0.1", 0),
-            lambda: context,
+            lambda: self.context,
             lambda: self.client_tls(self.own),
             Clock(),
             Random(7),

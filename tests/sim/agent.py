@@ -37,6 +37,7 @@ class SimAgent:
         self._connection: ManagerConnection[Link] = ManagerConnection(self.put)
         self._publisher = Publisher(process, self.put)
         self._present: dict[str, None] = {}
+        self._shown = b""  # the key of the certificate that the manager was shown
         process.node.engine.listener = self.put
 
     def close(self) -> None:
@@ -71,6 +72,8 @@ class SimAgent:
                 self._process.disk.write_journal(dict(puts), drops)
             case agent_events.SessionState(error=error):
                 self._process.kernel.say(self._process.name, "session", error or "established")
+                if not error:
+                    self._process.world.holders.established(self._process.node_id, self._shown)
                 self._process.driver.put(effect)
             case agent_events.SessionUpdate() | agent_events.Left():
                 self._process.driver.put(effect)
@@ -88,7 +91,7 @@ class SimAgent:
             self._process.kernel.say(self._process.name, "swept", task_id)
 
     def _dial(self, effect: agent_events.Connect) -> Script:
-        process = self._process
+        process, shown = self._process, self._process.identity.key
         try:
             if (error := process.machine.why_not_connect(effect)) is not None:
                 raise error
@@ -103,6 +106,7 @@ class SimAgent:
         except SwarmError as problem:
             self._connection.failed(effect, str(problem))
             return
+        self._shown = shown
         self._connection.connected(effect, link)
         if isinstance(link, Connection):
             link.closed.then(lambda: self._lost(link))

@@ -70,6 +70,10 @@ class Checkers:
         """All that the cluster ever had, as its operators wrote them down."""
         self._workers: dict[str, None] = {}
         self.promises = Promises()
+        self.downs: dict[str, str] = {}
+        """Nodes that were declared down, and why."""
+        self.stolen: dict[bytes, str] = {}
+        """Certificate requests of a thief with superseded keys, and of which node (thief.py)."""
 
     # --- the log ---------------------------------------------------------------------------------------------------
 
@@ -174,6 +178,10 @@ class Checkers:
         if change.before is None:
             assert self._ids.setdefault(change.object_id, change.kind) == change.kind, "an ID of two kinds"
         obj = change.after
+        if isinstance(obj, api.Node) and obj.status.state == api.NodeStatus.DOWN:
+            self.downs[obj.id] = obj.status.message
+        asked = obj.certificate.csr if isinstance(obj, api.Node) else b""
+        assert asked not in self.stolen, f"a superseded key of node {change.object_id} counts"
         if isinstance(obj, api.Node) and obj.spec.desired_role == api.WORKER:
             self._workers[obj.id] = None
         elif isinstance(obj, api.Node):

@@ -116,6 +116,10 @@ class Disk:
         path = self._certificates / name
         return path.read_bytes() if path.exists() else b""
 
+    def put_certificate(self, certificate_pem: bytes) -> None:
+        """Replace the certificate and nothing else."""
+        (self._certificates / CERTIFICATE_FILE).write_bytes(certificate_pem)
+
     def set_managers(self, managers: tuple[tuple[str, str], ...]) -> None:
         """An operator writes other managers into the file."""
         state = self.state

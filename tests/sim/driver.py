@@ -62,6 +62,7 @@ class Driver(Generic[E, X]):
         self._started = False
         self._turn_at = -1.0
         self._turns = 0
+        self._stall_seen = 0.0
 
     def start(self) -> None:
         """First step."""
@@ -95,6 +96,7 @@ class Driver(Generic[E, X]):
         if self._kernel.now < self._process.stalled_until:
             self._soon()
             return
+        self._resume()
         while not self.closed:
             event = self._inbox.popleft() if self._inbox and self._started else None
             if event is None and self._started:
@@ -105,6 +107,15 @@ class Driver(Generic[E, X]):
                 self._count_wake(deadline)
             self._started = True
             self._step(event)
+
+    def _resume(self) -> None:
+        """After a stall timers come first: what others sent meanwhile still waits in the sockets."""
+        if self._stall_seen == self._process.stalled_until:
+            return
+        self._stall_seen = self._process.stalled_until
+        deadline = self.machine.deadline()
+        if self._started and deadline is not None and deadline <= self._process.clock():
+            self._step(None)
 
     def _step(self, event: E | None) -> None:
         if event is not None:

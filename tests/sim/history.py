@@ -1,15 +1,18 @@
 """What clients were told, and whether that can be true: each object as a register with versions.
 
 A write that was acknowledged was applied before; one that was refused for good never is. A version that somebody was
-told never goes back for whoever asks later. No two acknowledged updates start from one version.
+told never goes back for whoever asks later. No two acknowledged updates start from one version. For objects that only
+clients change, one order of all calls must explain every answer (linearizability.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from swarm.errors import AlreadyExists, Code, InvalidArgument, NotFound, OutOfSequence, SwarmError
 from tests.sim.checkers import Checkers
+from tests.sim.linearizability import ABSENT, NEVER, Kind, Operation, explain
 
 _TAKEN_OR_NOT = (
     Code.UNAVAILABLE,
@@ -32,6 +35,22 @@ class Known:
     removal_asked: bool = False
     removed: bool = False
     bases: dict[int, str] = field(default_factory=dict)
+    operations: list[Operation] = field(default_factory=list)
+
+    def note(self, kind: Kind, called: float, answered: float, **what: Any) -> None:
+        """A call that was answered, or at NEVER was not."""
+        if self.kind in ("config", "secret"):
+            self.operations.append(Operation(kind, called, answered, **what))
+
+    def note_error(self, kind: Kind, called: float, answered: float, error: SwarmError, base: int = ABSENT) -> None:
+        """A call that failed: for a reason that tells of the object, for another one that is final, or for unknown."""
+        gone = isinstance(error, NotFound) and self.object_id in str(error)
+        if gone and kind is Kind.UPDATE:
+            self.note(Kind.READ, called, answered)
+        elif gone or isinstance(error, OutOfSequence):
+            self.note(kind, called, answered, base=base, refused=True)
+        elif error.code in _TAKEN_OR_NOT and not isinstance(error, OutOfSequence):
+            self.note(kind, called, NEVER, base=base)
 
 
 class History:
@@ -112,3 +131,6 @@ class History:
         """After everything: what was refused for good did not happen."""
         for op, reason in self._never.items():
             assert op not in self._checkers.applied_ops, f"{op} was refused ({reason}) and applied"
+        for known in self.objects.values():
+            told = "\n".join(map(str, known.operations))
+            assert explain(known.operations) is not None, f"no order explains what clients saw of {known.name}:\n{told}"

@@ -11,6 +11,7 @@ from certs.errors import CertsError
 from certs.keys import identity_of, private_key_pem
 from certs.keystore import Kek, KeyStore, Locked, Present
 from certs.tls import ClientTls, Credentials
+from certs.validity import Validity, own_certificate_error
 from swarm.api.methods import Method, Req, Res
 from swarm.errors import NodeLocked, SwarmError
 from swarm.grpc.peer import peer_of
@@ -58,8 +59,15 @@ class SimIdentity:
 
     def _use(self, credentials: Credentials) -> events.Identity:
         self._credentials = credentials
-        self._process.identity = peer_of(credentials.certificate_pem, f"{self._process.host}:40000")
+        identity = self._process.identity = self._shown(credentials.certificate_pem)
+        self._process.world.holders.got(identity.node_id, identity.key)
         return events.Identity(credentials.certificate_pem, self._root_pem)
+
+    def _shown(self, certificate_pem: bytes) -> Peer:
+        """What a server sees of it; it may be renewed however long ago it expired."""
+        error = own_certificate_error(certificate_pem, self._process.clock())
+        validity = Validity(error, renewable=bool(error))
+        return peer_of(certificate_pem, f"{self._process.host}:40000", validity=validity)
 
     async def request(self, effect: events.RequestIdentity) -> events.Identity:
         """By join token."""
@@ -109,6 +117,7 @@ class SimIdentity:
         await self.lock.save(issued.credentials, issued.kek, manager_now)
         self._use(issued.credentials)
         self._process.kernel.say(self._process.name, "renewed", self._process.identity.role)
+        await own_certificate.confirm(manager, effect.managers, issued, rng, self._world())
         return events.Identity(issued.credentials.certificate_pem, issued.root_pem)
 
     def _world(self) -> bootstrap.World:
@@ -121,7 +130,7 @@ class SimIdentity:
         """With the certificate that is shown there, which need not be the one in use."""
         shown = Peer(addr=f"{self._process.host}:40000")
         if tls.credentials is not None:
-            shown = peer_of(tls.credentials.certificate_pem, f"{self._process.host}:40000")
+            shown = self._shown(tls.credentials.certificate_pem)
         connection: Connection = await self._process.world.network.dial(
             Guise(self._process, shown), addr, timeout_s, tls.node_id
         )

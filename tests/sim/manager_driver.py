@@ -12,13 +12,13 @@ from swarm import api
 from swarm.api import raftpb
 from swarm.api.methods import METHODS
 from swarm.errors import PermissionDenied, SwarmError, Unavailable
-from swarm.grpc.authorize import ClusterAuthorizer, demotion_error
+from swarm.grpc.authorize import ClusterAuthorizer, overstays
 from swarm.io.disk.raft_disk import Loaded
 from swarm.io.node.local_calls import LocalCalls
 from swarm.io.node.manager_process import LOG_GONE
 from swarm.manager import assemble
 from swarm.manager.assemble import Group
-from swarm.manager.certificates import is_blacklisted, is_demoted
+from swarm.manager.certificates import is_blacklisted
 from swarm.manager.events import (
     AskAuthority,
     AuthorityAnswered,
@@ -68,7 +68,7 @@ class ManagerDriver:
         self.kernel = process.kernel
         self.network = process.world.network
         self.cluster_id = process.identity.org
-        self.authorizer = ClusterAuthorizer(self.cluster_id, self._is_blacklisted, self._is_demoted)
+        self.authorizer = ClusterAuthorizer(self.cluster_id, self._is_blacklisted, self._why_no_manager)
         self.addr = process.addr
         self.checkers = process.world.checkers
         self.store = CheckedStore(self.checkers, process.name)
@@ -224,14 +224,11 @@ class ManagerDriver:
         """See ManagerProcess."""
         return is_blacklisted(self.store, self.cluster_id, node_id)
 
-    def _is_demoted(self, node_id: str) -> bool:
+    def _why_no_manager(self, peer: Peer) -> str:
         """See ManagerProcess. Stock managers judge by the certificate alone."""
-        return (
-            not self.process.node.stock
-            and self.manager is not None
-            and self.manager.leading
-            and is_demoted(self.store, node_id)
-        )
+        if self.process.node.stock or self.manager is None:
+            return ""
+        return self.manager.judge.why_no_manager(peer)
 
     def put(self, event: ManagerEvent) -> None:
         """An event for the machine, if there is one."""
@@ -324,8 +321,9 @@ class ManagerDriver:
                         self.kernel.say(self.process.name, "drops", node_id)
                         connection.drop(PermissionDenied(f"Permission denied: node {node_id} was removed from swarm"))
             case EndCallsOfDemoted():
+                rules = self._is_blacklisted, self._why_no_manager
                 for connection in self._connections():
-                    connection.end_calls(lambda method, peer: demotion_error(method, peer, self._is_demoted))
+                    connection.end_calls(lambda method, peer: overstays(method, peer, *rules))
             case Changed(changes=changes):
                 self._changed(changes)
             case events.Restore():

@@ -28,6 +28,7 @@ FAULTS = (
     ("cut", 15),
     ("heal", 15),
     ("stall", 10),
+    ("pause", 5),
     ("clock", 7),
     ("engine", 10),
     ("disk", 5),
@@ -84,6 +85,8 @@ class Nature:
                 self.kernel.say("heal")
             case "stall":
                 self.stall(node)
+            case "pause":
+                self.pause(node, self.rng.uniform(5.0, 30.0))
             case "clock":
                 self.clock_jump(node)
             case "engine":
@@ -140,6 +143,12 @@ class Nature:
         assert node.process is not None
         node.process.stalled_until = self.kernel.now + self.rng.choice((0.3, 2.0, 8.0))
         self.kernel.say("stall", node.name)
+
+    def pause(self, node: Node, seconds: float) -> None:
+        """It is stopped (SIGSTOP): what others send waits in its sockets, and its deadlines pass meanwhile."""
+        assert node.process is not None
+        node.process.stalled_until = self.kernel.now + seconds
+        self.kernel.say("pause", node.name, seconds)
 
     def clock_jump(self, node: Node) -> None:
         """Its clock goes forward."""

@@ -98,6 +98,9 @@ class Network:
                 kernel.at(RETRANSMIT_S, arrive)
                 return
             server = self.listeners.get(addr)
+            if server is not None and server.process.stalled_until > kernel.now:  # it greets nobody now
+                kernel.at(RETRANSMIT_S, arrive)
+                return
             if server is None or server.process.identity.role != MANAGER_ROLE:
                 future.fail(Unavailable(f"{REFUSED} {addr}"))
                 return

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.sim import calm, convergence, laggard
+from tests.sim import calm, convergence, laggard, pauses
 from tests.sim.ailments import USUAL
+from tests.sim.intruder import Intruder
 from tests.sim.outcome import Outcome
 from tests.sim.workload import Workload
 from tests.sim.world import World
@@ -25,8 +26,12 @@ def simulate(
     kernel.echo = echo
     try:
         world.build()
+        intruder = Intruder(world)
+        if seed % 2:
+            intruder.start()
         calm.change_roles(world)
         laggard.swap_two_behind(world)
+        pauses.pause_some(world)
         workload = Workload(world)
         world.suffer()
         workload.start()
@@ -36,6 +41,9 @@ def simulate(
         workload.finish()
         convergence.converge(world)
         converged_s = kernel.now - healed
+        thief = world.scope.run(world.thief.gets_nothing())
+        world.until(lambda: thief.done, "the thief waits")
+        intruder.active = False
         convergence.nothing_lost(world, workload.history)
         convergence.rest(world)
     except Exception as error:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 
 import pytest
 import structlog
+from cryptography import x509
 
-from certs.keys import load_certificates
+from certs.keys import identity_of, key_fingerprint, load_certificates, load_leaf
 from certs.renewal import Failed, Renew, Renewal, Renewed
 from certs.root import RootCA
 from certs.tokens import parse_join_token
 from swarm import api, defaults
 from swarm.errors import SwarmError
-from swarm.store.store import Store
+from swarm.store.store import Change, Store
+from swarm.store.tx import Tx
 from tests.sim.authority import URL
 from tests.sim.kernel import Script
+from tests.sim.keys import EPOCH, new_key, root
 from tests.sim.world import Node, World
 
 DAY_S = 86400.0
@@ -194,6 +197,52 @@ def test_fifty_nodes_go_over_to_an_authority_outside_though_it_is_away_for_a_whi
     fifty.finished(before)
     assert not fifty.cluster.root_ca.ca_key
     assert authority.issued >= MANAGERS + WORKERS
+
+
+def expire(node: Node) -> None:
+    """The certificate on the disk of a node that is off is of the same key, and ended a day ago."""
+    before = node.disk.certificate_pem
+    fingerprint, identity = key_fingerprint(load_leaf(before)), identity_of(before)
+    numbers = range(1, 100)
+    csrs = (new_key(number).csr for number in numbers)
+    (csr,) = (csr for csr in csrs if key_fingerprint(x509.load_pem_x509_csr(csr)) == fingerprint)
+    signed = EPOCH - 31 * DAY_S
+    expired = root().sign(csr, identity.node_id, identity.role, identity.org, signed, 30 * DAY_S)
+    node.disk.put_certificate(expired)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_worker_that_was_promoted_while_its_certificate_expired_becomes_a_manager_in_two_steps(seed: int) -> None:
+    world = World(seed, 3, 1)
+    world.build()
+    worker = world.nodes[-1]
+    assert worker.process is not None
+    node_id = worker.node_id
+    worker.process.die(torn=False, silent=False)
+    worker.disk.synced()
+    expire(worker)
+
+    def promote(tx: Tx) -> None:
+        tx.edit(api.Node, node_id).spec.desired_role = api.MANAGER
+
+    leader = world.leader()
+    assert leader is not None
+    assert leader.manager is not None
+    world.scope.run(leader.manager.write(promote, 20.0))
+    issued: list[int] = []
+
+    def watch(changes: Sequence[Change]) -> None:
+        for change in changes:
+            node = change.after
+            if isinstance(node, api.Node) and node.id == node_id and node.certificate.csr not in seen:
+                seen.append(node.certificate.csr)
+                issued.append(node.certificate.role)
+
+    seen = [node.certificate.csr for node in leader.manager.store.all(api.Node) if node.id == node_id]
+    leader.manager.watchers.append(watch)
+    world.restart(worker)
+    world.until(lambda: worker.manager is not None, "the worker does not become a manager", 120.0)
+    assert issued[:2] == [api.WORKER, api.MANAGER]
 
 
 # --- a thousand nodes ----------------------------------------------------------------------------------------------

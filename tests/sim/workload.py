@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import Message
@@ -11,6 +12,7 @@ from swarm.errors import NotFound, SwarmError
 from tests.sim.checkers import OP_LABEL
 from tests.sim.history import History, Known
 from tests.sim.kernel import Script
+from tests.sim.linearizability import Kind
 from tests.sim.logs import Readers
 from tests.sim.operators import Operators
 from tests.sim.world import Node, World
@@ -114,14 +116,16 @@ class Workload:
     def _get(self, node: Node, known: Known) -> Script:
         word = self._word(known.kind)
         request = getattr(api, f"Get{word}Request")(**{f"{known.kind}_id": known.object_id})
-        floor, was_removed = known.version, known.removed
+        floor, was_removed, called = known.version, known.removed, self.kernel.now
         try:
             answer = yield from self.call(node, f"Get{word}", request)
         except NotFound as error:
             if known.object_id in str(error):
+                known.note(Kind.READ, called, self.kernel.now)
                 self.history.not_there(known)
             raise
         obj = getattr(answer, known.kind)
+        known.note(Kind.READ, called, self.kernel.now, version=obj.meta.version.index)
         self.history.read(known, obj.meta.version.index, floor, was_removed)
         return obj
 
@@ -131,12 +135,16 @@ class Workload:
         except SwarmError:
             return
 
-    def _write(self, node: Node, method: str, request: Message, op: str) -> Script:
+    def _write(
+        self, node: Node, method: str, request: Message, op: str, failed: Callable[[SwarmError], None] | None = None
+    ) -> Script:
         """The answer, or None when there was none that counts."""
         try:
             return (yield from self.call(node, method, request))
         except SwarmError as error:
             self.history.failed(error, op)
+            if failed is not None:
+                failed(error)
             self.kernel.say("client", op, method, "fails:", error)
             return None
 
@@ -147,10 +155,12 @@ class Workload:
         request.spec.annotations.name = name
         request.spec.annotations.labels[OP_LABEL] = op
         request.spec.data = b"payload of " + name.encode()
+        called = self.kernel.now
         answer = yield from self._write(node, f"Create{word}", request, op)
         if answer is not None:
             obj = getattr(answer, kind)
-            self.history.created(kind, obj.id, name, obj.meta.version.index, op)
+            known = self.history.created(kind, obj.id, name, obj.meta.version.index, op)
+            known.note(Kind.CREATE, called, self.kernel.now, version=known.version)
 
     def _create_service(self, node: Node) -> Script:
         self._names += 1
@@ -246,8 +256,15 @@ class Workload:
             yield from self._rollback(node, request)
             return
         other = rng.choice(self.world.managing() or [node])
-        answer = yield from self._write(other, f"Update{word}", request, op)
+        called = self.kernel.now
+
+        def failed(error: SwarmError) -> None:
+            known.note_error(Kind.UPDATE, called, self.kernel.now, error, base - 1 if stale else base)
+
+        answer = yield from self._write(other, f"Update{word}", request, op, failed)
         if answer is not None:
+            version = getattr(answer, known.kind).meta.version.index
+            known.note(Kind.UPDATE, called, self.kernel.now, version=version, base=base - 1 if stale else base)
             assert not stale, f"{op}: an update from an old version was taken"
             self.history.updated(known, base, getattr(answer, known.kind).meta.version.index, op)
 
@@ -263,14 +280,15 @@ class Workload:
         word = self._word(known.kind)
         request = getattr(api, f"Remove{word}Request")(**{f"{known.kind}_id": known.object_id})
         known.removal_asked = True
+        called = self.kernel.now
         try:
             yield from self.call(node, f"Remove{word}", request)
-        except NotFound:
-            return
         except SwarmError as error:
+            known.note_error(Kind.REMOVE, called, self.kernel.now, error)
             if error.code.name == "INVALID_ARGUMENT":  # still in use
                 known.removal_asked = False
             return
+        known.note(Kind.REMOVE, called, self.kernel.now)
         self.history.removed(known)
 
     # --- the end ---------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from tests.sim.manager_driver import ManagerDriver
 from tests.sim.nature import Nature
 from tests.sim.network import PORT, Network
 from tests.sim.process import Process
+from tests.sim.thief import Holders, Thief
 
 NANO_CPUS = (4_000_000_000, 16_000_000_000, 16_000_000_000)
 BUILD_LIMIT_S = 300.0
@@ -133,6 +134,8 @@ class World:
         self.mixed = self.managers > 1 and rng.random() < 0.2
         self.nature = Nature(self)
         self.ailments = Ailments(self, ailments)
+        self.holders = Holders()
+        self.thief = Thief(self)
 
     def new_disk(self) -> Disk:
         """An empty one."""
@@ -317,6 +320,7 @@ class World:
             node.engine.chaos = self.rng.choice((0.0, 0.05, 0.2))
         self.nature.start()
         self.ailments.start()
+        self.thief.start()
 
     def restart(self, node: Node) -> None:
         """The daemon starts again if it does not run; a machine that is no node yet stays out."""

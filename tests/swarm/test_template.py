@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm import api, defaults
+from swarm import api, defaults, template
 from swarm.expansion import context, env_function, expand_container, expand_payload
-from swarm.template import FunctionError, TemplateError, expand, getter
+from swarm.template import FunctionError, TemplateError, getter, payload_budget
 
 
 def _task() -> api.Task:
@@ -19,6 +19,10 @@ def _task() -> api.Task:
     task.service_annotations.labels.update({"c": "d", "a": "b"})
     task.spec.container.env.extend(["PORT=80", "EMPTY=", "BARE"])
     return task
+
+
+def expand(text: str, data: Any) -> str:
+    return template.expand(text, data, payload_budget())
 
 
 _NODE = api.NodeDescription(hostname="h1", platform=api.Platform(architecture="x86_64", os="linux"))
@@ -155,7 +159,7 @@ def test_a_template_cannot_exceed_its_limits(text: str) -> None:
 def test_the_limits_leave_room_for_big_payloads() -> None:
     text = "x" * 500_000 + "{{.Service.Name}}" * 2000
     assert len(expand(text, _DATA)) == 500_000 + 3 * 2000
-    assert defaults.TEMPLATE_OUTPUT_CHARS_MAX > defaults.CONFIG_BYTES_MAX
+    assert defaults.TEMPLATE_PAYLOAD_BYTES_MAX > 16 * defaults.CONFIG_BYTES_MAX
 
 
 _PIECES = [

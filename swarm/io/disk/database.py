@@ -3,7 +3,8 @@
 Theory of operation. Jobs are queued. The thread takes all waiting jobs, commits them as one transaction, and reports
 each result to its caller. If the transaction fails, it is rolled back and each job is tried alone, so that an error
 only reaches the caller that caused it. Nothing is ever half-written. sqlite runs in WAL mode: a torn or truncated
-write-ahead log loses a suffix of whole transactions, never part of one. A rewrite replaces the file by a new one
+write-ahead log loses a suffix of whole transactions, never part of one, and says nothing about it. Whether more is gone
+than a crash can take is for the file's Guard to tell. A rewrite replaces the file by a new one
 (swarm/io/disk/replaced_file.py). (swarmkit: manager/state/raft/storage)
 """
 
@@ -17,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -32,7 +33,7 @@ Done = Callable[["DiskError | None"], None]
 Work = Callable[[sqlite3.Connection], None]
 
 _FORMAT = "1"
-_LOCK_WAIT_S = 1.0
+LOCK_WAIT_S = 1.0
 
 
 class DiskError(SwarmError):
@@ -48,12 +49,14 @@ class DiskCorrupt(DiskError):
 
 
 @contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def translated(path: Path) -> Iterator[None]:
     """Raise sqlite's errors as DiskError or DiskCorrupt."""
     try:
         yield
     except (sqlite3.OperationalError, OSError) as error:
-        kind = DiskCorrupt if "decode to UTF-8" in str(error) else DiskError
+        # our statements are right: sqlite objects to them if the file says something else than we wrote
+        objects = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) == sqlite3.SQLITE_ERROR
+        kind = DiskCorrupt if objects or "decode to UTF-8" in str(error) else DiskError
         raise kind(f"{path}: {error}") from error
     except UnicodeDecodeError as error:  # from a text in a damaged file, or from sqlite's error message that quotes it
         raise DiskCorrupt(f"{path}: the file is damaged: it contains text that is not UTF-8") from error
@@ -63,6 +66,43 @@ def _translated(path: Path) -> Iterator[None]:
 
 def _bug(path: Path, error: Exception) -> DiskError:
     return DiskError(f"{path}: {type(error).__name__}: {error}", Code.INTERNAL)
+
+
+class Guard(Protocol):
+    """Notices that a file does not hold what was synchronised to it. All is called in the file's thread, in order."""
+
+    def examine(self) -> None:
+        """The file is about to be opened. Changes nothing. Raises DiskCorrupt if it must not be used."""
+        ...
+
+    def opened(self, connection: sqlite3.Connection) -> None:
+        """It is open, and its tables exist."""
+        ...
+
+    def begin(self) -> None:
+        """A transaction begins; what an earlier one that failed was about is void."""
+        ...
+
+    def before_commit(self) -> None:
+        """It is about to be committed. Whatever this raises ends it."""
+        ...
+
+    def committed(self) -> None:
+        """It is on disk, and nobody was told yet."""
+        ...
+
+    def idle(self) -> None:
+        """Nothing was to be done for a moment."""
+        ...
+
+    @property
+    def wants_idle(self) -> bool:
+        """Whether idle() has something to do."""
+        ...
+
+    def closed(self) -> None:
+        """The file was closed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -97,12 +137,25 @@ def _extend(log: Path) -> None:
             file.truncate(size)
 
 
+def _start_log_over(connection: sqlite3.Connection) -> None:
+    """Have sqlite write its log from the beginning, with new salts: what lies behind the end counts as old then.
+
+    Without that, frames of a transaction that failed could be taken for some that were synchronised (see wal.py).
+    """
+    with contextlib.suppress(sqlite3.Error):  # the disk is full: then a crash that follows may look worse than it was
+        connection.execute("PRAGMA wal_checkpoint(RESTART)")
+
+
 class File:
     """One sqlite file and its thread."""
 
-    def __init__(self, path: Path, tables: str, synchronous: str, files: Files = SYSTEM) -> None:
+    def __init__(
+        self, path: Path, tables: str, synchronous: str, guard: Guard | None = None, files: Files = SYSTEM
+    ) -> None:
         self.path = path
         self._files = files
+        self._guard = guard
+        self._debris = False  # a transaction failed: it may have left frames behind the end of the write-ahead log
         self._tables = tables
         self._synchronous = synchronous
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -150,15 +203,29 @@ class File:
         self._thread.join()
 
     def _open(self) -> sqlite3.Connection:
+        if self._guard is not None:
+            self._guard.examine()
         connection = self._open_at(self.path, "WAL")
+        try:
+            _start_log_over(connection)
+            if self._guard is not None:
+                self._guard.opened(connection)
+        except BaseException:
+            self._close(connection)
+            raise
         if self._synchronous == "FULL":
             _extend(self.path.with_name(self.path.name + "-wal"))
         return connection
 
+    def _close(self, connection: sqlite3.Connection) -> None:
+        connection.close()
+        if self._guard is not None:
+            self._guard.closed()
+
     def _open_at(self, path: Path, journal: str) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None)
+        connection = sqlite3.connect(path, timeout=LOCK_WAIT_S, isolation_level=None)
         try:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute(f"PRAGMA journal_mode = {journal}")
@@ -181,12 +248,12 @@ class File:
         while jobs := self._take():
             connection = self._perform(connection, jobs)
         if connection:
-            connection.close()
+            self._close(connection)
 
     def _perform(self, connection: sqlite3.Connection | None, jobs: list[Job]) -> sqlite3.Connection | None:
         """Do these jobs; return the connection to use from now on."""
         try:
-            with _translated(self.path):
+            with translated(self.path):
                 connection = self._settled(connection)
                 connection = connection or self._open()
         except Exception as error:  # whatever it is, this thread must continue, or its callers would wait forever
@@ -212,7 +279,7 @@ class File:
             self._undecided, self._discarding = None, not self._adopting
         if self._adopting:
             if connection is not None:
-                connection.close()
+                self._close(connection)
             replaced_file.adopt(self.path, self._files)
             self._adopting, connection = False, None
         if self._discarding:
@@ -225,21 +292,21 @@ class File:
         failure: DiskError | None = None
         self._discarding = True
         try:
-            with _translated(self.path):
+            with translated(self.path):
                 self._rewrite(connection, work)
                 self._undecided = work.committed
                 work.commit()
         except Exception as error:  # whatever it is, one of the two files is good
             failure = error if isinstance(error, DiskError) else DiskError(f"{self.path}: {error}")
         try:
-            with _translated(self.path):
+            with translated(self.path):
                 kept = self._settled(connection)
         except Exception as error:  # the next job tries again
             kept = None if self._adopting else connection
             failure = failure or (None if self._adopting else DiskError(f"{self.path}: {error}"))
         if kept is None:
             failure = None  # the commit happened
-            with contextlib.suppress(DiskError), _translated(self.path):
+            with contextlib.suppress(DiskError), translated(self.path):
                 kept = None if self._adopting else self._open()
         done(failure)
         return kept
@@ -257,7 +324,7 @@ class File:
 
     def _take(self) -> list[Job]:
         """The waiting jobs that may share a transaction, at least one; an empty list means: close the file."""
-        job, self._next = (self._next, None) if self._next else (self._queue.get(), None)
+        job, self._next = (self._next, None) if self._next else (self._wait(), None)
         if job is None:
             return []
         jobs = [job]
@@ -272,27 +339,49 @@ class File:
             jobs.append(job)
         return jobs
 
+    def _wait(self) -> Job | None:
+        if self._guard is not None and self._guard.wants_idle:
+            try:
+                return self._queue.get(timeout=defaults.DISK_IDLE_S)
+            except queue.Empty:
+                self._guard.idle()
+        return self._queue.get()
+
     def _attempt(
         self, connection: sqlite3.Connection, jobs: list[tuple[Work, Done]], report: bool = False
     ) -> DiskError | None:
         """Run one transaction. On success all callers are told, on failure only if requested."""
         failure: DiskError | None = None
         try:
-            with _translated(self.path):
-                connection.execute("BEGIN IMMEDIATE")
-                for work, _ in jobs:
-                    work(connection)
-                connection.execute("COMMIT")
+            with translated(self.path):
+                self._transact(connection, [work for work, _ in jobs])
         except DiskError as error:
             failure = error
         except SwarmError as error:
             failure = DiskError(f"{self.path}: {error}", error.code)
         except Exception as error:  # a bug in one job must not end the thread, which all callers need
             failure = _bug(self.path, error)
-        if failure and connection.in_transaction:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
+        if failure:
+            self._debris = True
+            if connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
         if report or failure is None:
             for _, done in jobs:
                 done(failure)
         return failure
+
+    def _transact(self, connection: sqlite3.Connection, works: list[Work]) -> None:
+        if self._debris:
+            _start_log_over(connection)
+            self._debris = False
+        if self._guard is not None:
+            self._guard.begin()
+        connection.execute("BEGIN IMMEDIATE")
+        for work in works:
+            work(connection)
+        if self._guard is not None:
+            self._guard.before_commit()
+        connection.execute("COMMIT")
+        if self._guard is not None:
+            self._guard.committed()

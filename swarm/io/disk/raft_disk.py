@@ -2,8 +2,8 @@
 
 Theory of operation. Each is a file with a thread of its own (swarm/io/disk/database.py). A write to the Raft log is
 synchronised to disk before it is reported; the journal only survives a crash of the process. Each record has a checksum
-and, with a Sealer, is encrypted. To change the sealing of the records, the whole file is rewritten, so that no free
-page contains their old form.
+and, with a Sealer, is encrypted. A log that lacks what was reported is not opened (swarm/io/disk/log_guard.py). To
+change the sealing of the records, the whole file is rewritten, so that no free page contains their old form.
 
 (swarmkit: manager/state/raft/storage, agent/storage.go)
 """
@@ -18,10 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from google.protobuf.message import DecodeError
+
 from certs.files import SYSTEM, Files
 from swarm.api import raftpb
 from swarm.errors import FailedPrecondition
-from swarm.io.disk.database import DiskError, Done, File, Rewrite
+from swarm.io.disk import replaced_file
+from swarm.io.disk.database import DiskCorrupt, DiskError, Done, File, Rewrite, translated
+from swarm.io.disk.log_guard import HAS_MARK, LogGuard, load_hard_state, term_at
 from swarm.raft.events import Persist
 from swarm.raft.records import RecordCorrupt, Sealer, checksum, decode, encode, is_plain
 
@@ -39,6 +43,8 @@ CREATE TABLE IF NOT EXISTS snapshots (
     crc INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS blobs (key TEXT PRIMARY KEY, record BLOB NOT NULL, crc INTEGER NOT NULL);
 """
+_DAMAGE = (RecordCorrupt, DecodeError, sqlite3.DatabaseError, TypeError, ValueError, AttributeError, OverflowError)
+_OF_THE_MEMBER = f"key NOT IN ('format', '{HAS_MARK}')"
 _JOURNAL_TABLES = """
 CREATE TABLE IF NOT EXISTS metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tasks (id TEXT PRIMARY KEY, record BLOB NOT NULL, crc INTEGER NOT NULL);
@@ -88,6 +94,19 @@ class Loaded:
         return self.snapshot.metadata.index if self.snapshot else 0
 
 
+def _identity_crc(metadata: Mapping[str, str]) -> str:
+    identity = f"{metadata.get('raft_id', '')} {metadata.get('node_id', '')} {metadata.get('cluster_id', '')}"
+    return str(checksum(identity.encode(), b"identity"))
+
+
+def _load_metadata(connection: sqlite3.Connection) -> dict[str, str]:
+    """Raises RecordCorrupt."""
+    metadata = dict(connection.execute("SELECT key, value FROM metadata"))
+    if metadata.get("crc", _identity_crc(metadata)) != _identity_crc(metadata):  # not there in older files
+        raise RecordCorrupt("wrong checksum of the member's identity")
+    return metadata
+
+
 class RaftDisk:
     """One member's durable state. Every method may raise DiskError, or DiskCorrupt when reading."""
 
@@ -106,7 +125,10 @@ class RaftDisk:
         self._sealer = sealer
         self._next_index = 0  # after the last entry, if this process wrote it; used by the file's thread
         self._call_soon = call_soon
-        self._file = File(path, _RAFT_TABLES, "FULL", files)
+        self._path = path
+        self._files = files
+        self._guard = LogGuard(path)
+        self._file = File(path, _RAFT_TABLES, "FULL", self._guard, files)
 
     def close(self) -> None:
         """Finish submitted writes and close. Blocks."""
@@ -116,15 +138,56 @@ class RaftDisk:
         """Read everything. Blocks. Raises DiskCorrupt, or DiskError with FAILED_PRECONDITION if a key is missing."""
         return self._file.call(_as_written(self._load))
 
+    def salvage(self) -> tuple[Loaded, str]:
+        """After DiskCorrupt: what can be read from the beginning on, and what of the confirmed is not in it, for users.
+
+        Changes nothing. Blocks. Raises DiskCorrupt if that is nothing to go on with; DiskError.
+        """
+        if not self._path.exists() or not self._path.stat().st_size:
+            raise DiskCorrupt(f"{self._path}: the file is gone, or empty")
+        with translated(self._path), self._guard.reading() as connection:
+            expected, _ = self._guard.read_mark()
+            loaded = _as_written(lambda old: self._salvage(old, expected.term))(connection)
+        return loaded, expected.lost_from(loaded.raft_id, loaded.hard_state, loaded.snapshot, loaded.entries)
+
+    def start_over(self, content: Loaded) -> None:
+        """Put a new file with this content in the place of the old one, in one step. Blocks. Raises DiskError."""
+        self._file.close()
+        try:
+            with translated(self._path):
+                self._fill_copy(content)
+                replaced_file.prepare(self._path, self._files)
+                replaced_file.adopt(self._path, self._files)
+                # not before: a crash must not leave the old file, and a mark that it satisfies
+                self._guard.confirm(content.raft_id, content.hard_state, content.snapshot, content.entries)
+        finally:
+            self._file = File(self._path, _RAFT_TABLES, "FULL", self._guard, self._files)
+
+    def _fill_copy(self, content: Loaded) -> None:
+        replaced_file.discard(self._path, self._files)
+        copy = RaftDisk(replaced_file.copy_of(self._path), self._sealer)
+        try:
+            if content.raft_id:
+                copy.initialize(content.raft_id, content.node_id, content.cluster_id)
+            copy.save(Persist(0, content.hard_state, content.entries, content.snapshot))
+        finally:
+            copy.close()
+
+    def confirmed_as(self) -> int:
+        """The raft ID of the member that wrote this disk, even if nothing else of it can be read; 0: unknown."""
+        return self._guard.read_mark()[0].raft_id
+
     def initialize(self, raft_id: int, node_id: str, cluster_id: str) -> None:
         """Give a new disk its identity. Blocks. Raises DiskError if it already has another one."""
         identity = {"raft_id": str(raft_id), "node_id": node_id, "cluster_id": cluster_id}
+        identity["crc"] = _identity_crc(identity)
 
         def work(connection: sqlite3.Connection) -> None:
-            found = dict(connection.execute("SELECT key, value FROM metadata WHERE key != 'format'"))
-            if found and found != identity:
+            found = dict(connection.execute(f"SELECT key, value FROM metadata WHERE {_OF_THE_MEMBER}"))
+            if found and {**identity, **found} != identity:
                 raise FailedPrecondition("the disk belongs to another member")
             connection.executemany("INSERT OR REPLACE INTO metadata VALUES (?, ?)", identity.items())
+            self._guard.owned_by(raft_id)
 
         self._file.call(work)
 
@@ -135,7 +198,8 @@ class RaftDisk:
             for table in ("entries", "snapshots", "hard_state", "blobs"):
                 connection.execute(f"DELETE FROM {table}")
             self._next_index = 0
-            connection.execute("DELETE FROM metadata WHERE key != 'format'")
+            connection.execute(f"DELETE FROM metadata WHERE {_OF_THE_MEMBER}")
+            self._guard.owned_by(0)
 
         self._file.call(work)
 
@@ -219,6 +283,7 @@ class RaftDisk:
             record = persist.hard_state.SerializeToString()
             crc = checksum(record, b"hard state")
             connection.execute("INSERT OR REPLACE INTO hard_state VALUES (1, ?, ?)", (record, crc))
+        self._guard.note(persist)
 
     def _write_entries(self, connection: sqlite3.Connection, entries: tuple[raftpb.Entry, ...]) -> None:
         first = entries[0].Index
@@ -234,6 +299,7 @@ class RaftDisk:
 
     def _make_room(self, connection: sqlite3.Connection, first: int) -> None:
         """Delete the entries that new ones replace. Raises FailedPrecondition if there would be a gap before them."""
+        self._guard.keep_until(first - 1, term_at(connection, first - 1))
         connection.execute("DELETE FROM entries WHERE idx >= ?", (first,))
         (last,) = connection.execute(
             "SELECT max(ifnull((SELECT max(idx) FROM entries), 0), ifnull((SELECT max(idx) FROM snapshots), 0))"
@@ -267,12 +333,7 @@ class RaftDisk:
         return decode(record, context, self._sealer)
 
     def _load(self, connection: sqlite3.Connection) -> Loaded:
-        metadata = dict(connection.execute("SELECT key, value FROM metadata"))
-        hard_state = None
-        for record, crc in connection.execute("SELECT record, crc FROM hard_state"):
-            if checksum(record, b"hard state") != crc:
-                raise RecordCorrupt("wrong checksum of hard state")
-            hard_state = raftpb.HardState.FromString(record)
+        metadata = _load_metadata(connection)
         blobs = {
             key: self._decode(record, crc, f"blob {key}")
             for key, record, crc in connection.execute("SELECT key, record, crc FROM blobs ORDER BY key")
@@ -281,11 +342,41 @@ class RaftDisk:
             int(metadata.get("raft_id", 0)),
             metadata.get("node_id", ""),
             metadata.get("cluster_id", ""),
-            hard_state,
+            load_hard_state(connection),
             self._load_snapshot(connection),
             tuple(self._load_entries(connection)),
             blobs,
         )
+
+    def _salvage(self, connection: sqlite3.Connection, term: int) -> Loaded:
+        """What is whole, up to the first entry that is not. term: the least that the member was in."""
+        metadata = _load_metadata(connection)
+        snapshot, entries = self._load_snapshot(connection), self._whole_entries(connection)
+        base = snapshot.metadata.index if snapshot else 0
+        if entries and entries[0].Index > base + 1:
+            entries = ()
+        if not entries and not base:
+            raise RecordCorrupt("nothing can be read from its beginning on")
+        state = None
+        with contextlib.suppress(*_DAMAGE):
+            state = load_hard_state(connection)
+        state = state or raftpb.HardState(term=max(term, entries[-1].Term if entries else 0))
+        state.commit = min(state.commit, max(entries[-1].Index if entries else 0, base))
+        return Loaded(
+            int(metadata.get("raft_id", 0)),
+            metadata.get("node_id", ""),
+            metadata.get("cluster_id", ""),
+            state,
+            snapshot,
+            entries,
+        )
+
+    def _whole_entries(self, connection: sqlite3.Connection) -> tuple[raftpb.Entry, ...]:
+        entries = []
+        with contextlib.suppress(*_DAMAGE):
+            for entry in self._load_entries(connection):
+                entries.append(entry)  # noqa: PERF402  # those before the damage count
+        return tuple(entries)
 
     def _load_entries(self, connection: sqlite3.Connection) -> Iterator[raftpb.Entry]:
         before: int | None = None

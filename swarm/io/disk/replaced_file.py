@@ -45,7 +45,8 @@ def discard(path: Path, disk: Files = SYSTEM) -> None:
 
     Only after that may the database be written again: a rewritten one that is found later would take its place.
     """
-    files.remove([*with_logs(rewritten(path)), *with_logs(copy_of(path))], disk)
+    marks = [file.with_name(f"{file.name}-mark") for file in (rewritten(path), copy_of(path))]
+    files.remove([*with_logs(rewritten(path)), *with_logs(copy_of(path)), *marks], disk)
 
 
 def prepare(path: Path, disk: Files = SYSTEM) -> None:

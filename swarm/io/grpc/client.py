@@ -170,11 +170,14 @@ class ClientConnection:
         listener: Callable[[Answer], None],
         timeout_s: float | None = None,
         metadata: Metadata = (),
+        *,
+        consume_at_once: bool = True,
     ) -> None:
         """Begin a call. ``listener`` gets its answers under call.stream, never from inside this method.
 
         A unary or client-stream call ends with one Reply or StreamEnd, a server stream with StreamEnd (None: OK). A
-        client stream that ends with OK but no message, as stock managers do, gives StreamEnd(None).
+        client stream that ends with OK but no message, as stock managers do, gives StreamEnd(None). Without
+        consume_at_once the peer is held back until consume_next() was called for each message.
         """
         number = call.stream
 
@@ -184,7 +187,13 @@ class ClientConnection:
             listener(answer)
 
         self._numbered[number] = self._protocol.call(
-            number, METHODS[call.method], call.request, listen, timeout_s, metadata
+            number,
+            METHODS[call.method],
+            call.request,
+            listen,
+            timeout_s,
+            metadata,
+            consume_at_once=consume_at_once,
         )
 
     def send(self, event: StreamData | StreamEnd) -> None:
@@ -199,6 +208,12 @@ class ClientConnection:
         else:
             del self._numbered[event.stream]
             self._protocol.cancel(call)
+
+    def consume_next(self, stream: int) -> None:
+        """The oldest message of a call that was opened without consume_at_once was taken."""
+        call = self._numbered.get(stream)
+        if call is not None and call.unconsumed:
+            self._protocol.consume_next(call)
 
     def buffered(self, stream: int) -> int:
         """Bytes of a call that the peer has not taken yet."""

@@ -22,6 +22,7 @@ from swarm.grpc import events, http2, wire
 from swarm.grpc.flow import Limits, Stream
 from swarm.grpc.frames import ErrorCode
 from swarm.grpc.wire import MessageReader, Metadata, WireError
+from swarm.io.patience import PatientTimer
 from swarm.rpc import Reply, StreamData, StreamEnd
 
 Answer = Reply | StreamData | StreamEnd
@@ -70,7 +71,7 @@ class ClientCall:
         self.refusals = 0
         self.responded = False
         self.message: Message | None = None
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: PatientTimer | None = None
         self.consume_at_once = True
         self.unconsumed: deque[int] = deque()
         self.over = False
@@ -100,7 +101,7 @@ class ClientProtocol(asyncio.Protocol):
         self._receiving = False
         self._flush_scheduled = False
         self._goaway = ""
-        self._keepalive: asyncio.TimerHandle | None = None
+        self._keepalive: PatientTimer | None = None
         self._received_at = self._pinged_at = self._loop.time()
         self._ping_unanswered = False
         self.peer_clock_s: float | None = None
@@ -113,7 +114,7 @@ class ClientProtocol(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's class does not inherit from it
         self._transport.set_write_buffer_limits(high=defaults.RPC_OUTPUT_CHUNK_BYTES)
         self._received_at = self._loop.time()
-        self._keepalive = self._loop.call_later(defaults.RPC_KEEPALIVE_S, self._keep_alive)
+        self._keepalive = PatientTimer(defaults.RPC_KEEPALIVE_S, self._keep_alive)
         self._flush()
 
     async def ready(self) -> None:
@@ -225,7 +226,7 @@ class ClientProtocol(asyncio.Protocol):
                 self._h2.ping(KEEPALIVE_PING)
                 self._flush()
         delay_s = defaults.RPC_KEEPALIVE_TIMEOUT_S if self._ping_unanswered else defaults.RPC_KEEPALIVE_S
-        self._keepalive = self._loop.call_later(delay_s, self._keep_alive)
+        self._keepalive = PatientTimer(delay_s, self._keep_alive)
 
     # --- calls ---
 
@@ -255,7 +256,7 @@ class ClientProtocol(asyncio.Protocol):
                 call.waiting += call.request
                 call.ended = True
             if timeout_s is not None:
-                call.timer = self._loop.call_later(timeout_s, self._expire, call)
+                call.timer = PatientTimer(timeout_s, self._expire, call)
             self._queue.append(call)
             self._start_waiting()
             self._changed()

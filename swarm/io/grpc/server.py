@@ -27,6 +27,7 @@ import structlog
 from certs.stream import serve_tls
 from swarm import defaults
 from swarm.api.methods import AnyMethod
+from swarm.attention import Attention
 from swarm.errors import DeadlineExceeded, Internal, PermissionDenied, SwarmError, Unavailable
 from swarm.grpc.admission import Admission, TrackedConnection
 from swarm.grpc.http2 import Connection
@@ -76,6 +77,7 @@ class RpcServer:
         self._stalled: dict[ServerConnection, tuple[int, float]] = {}
         self._unread: dict[ServerConnection, tuple[int, float]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
+        self._attention = Attention()
         self._empty: asyncio.Event | None = None
         self._closed = False
 
@@ -144,14 +146,12 @@ class RpcServer:
 
     def pause(self, stream: int) -> None:
         """Take no more messages of a client stream: its client is held back once a window is full."""
-        call = self._calls.get(stream)
-        if call is not None:
+        if (call := self._calls.get(stream)) is not None:
             call.connection.pause(call)
 
     def resume(self, stream: int) -> None:
         """Go on after pause."""
-        call = self._calls.get(stream)
-        if call is not None:
+        if (call := self._calls.get(stream)) is not None:
             call.connection.resume(call)
 
     # --- connections ---
@@ -295,8 +295,12 @@ class RpcServer:
     # --- limits of time ---
 
     def _sweep_and_rearm(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.sweep(loop.time())
+        loop, now = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+        if missed_s := self._attention.missed_s(now):  # what peers sent meanwhile is not read yet
+            spare(self._connections, self._incomplete.values(), (self._stalled, self._unread), missed_s)
+        else:
+            self.sweep(now)
+        self._attention.due = now + defaults.RPC_SWEEP_PERIOD_S
         self._sweep_timer = loop.call_later(defaults.RPC_SWEEP_PERIOD_S, self._sweep_and_rearm)
 
     def sweep(self, now: float) -> None:
@@ -314,7 +318,7 @@ class RpcServer:
             return
         if _stands_still(self._stalled, connection, h2.frames, h2.awaiting_frames, now, _FRAME_TIMEOUT_S):
             connection.refuse("frame or preface not completed in time")
-        elif _stands_still(self._unread, connection, h2.data_bytes_sent, h2.buffered > 0, now, _READ_TIMEOUT_S):
+        elif _stands_still(self._unread, connection, h2.data_bytes_sent, _must_read(connection), now, _READ_TIMEOUT_S):
             connection.refuse("the client does not read its answers")
         else:
             self._sweep_idle(connection, h2, now)
@@ -339,8 +343,40 @@ class RpcServer:
             connection.flush()
 
 
+def _must_read(connection: ServerConnection) -> bool:
+    """Whether answers wait that the client has to read soon.
+
+    A manager may leave logs where they are for as long as their reader does: no more than RPC_STREAM_BUFFER_BYTES_MAX.
+    """
+    h2 = connection.h2
+    if h2 is None or not h2.buffered:
+        return False
+    return h2.blocked or h2.buffered > sum(len(stream.outbox) for stream in h2.streams.values() if stream.patient)
+
+
+_Progress = dict[ServerConnection, tuple[int, float]]
+
+
+def spare(
+    connections: Iterable[ServerConnection],
+    incomplete: Iterable[ServerCall],
+    progress: Iterable[_Progress],
+    missed_s: float,
+) -> None:
+    """This process stood still for so long (swarm/attention.py): no peer was idle or silent then."""
+    for connection in connections:
+        connection.active_at += missed_s
+        connection.received_at += missed_s
+        connection.pinged_at = None if connection.pinged_at is None else connection.pinged_at + missed_s
+    for call in incomplete:
+        call.opened_at += missed_s
+    for since in progress:
+        for connection, (count, at) in since.items():
+            since[connection] = count, at + missed_s
+
+
 def _stands_still(
-    since: dict[ServerConnection, tuple[int, float]],
+    since: _Progress,
     connection: ServerConnection,
     progress: int,
     expected: bool,

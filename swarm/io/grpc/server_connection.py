@@ -20,6 +20,7 @@ from certs.errors import InvalidCertificate
 from certs.validity import Validity, validity_of
 from swarm import defaults
 from swarm.address import join_host_port
+from swarm.api import rpc
 from swarm.api.methods import BY_PATH, AnyMethod
 from swarm.errors import Code, DeadlineExceeded, ResourceExhausted, SwarmError, Unimplemented
 from swarm.grpc import events, http2, wire
@@ -29,6 +30,7 @@ from swarm.grpc.frames import ErrorCode
 from swarm.grpc.peer import peer_of
 from swarm.grpc.rate import Rate
 from swarm.grpc.wire import HttpError, MessageReader, WireError
+from swarm.io.patience import PatientTimer
 from swarm.rpc import MANAGER_ROLE, Call, Peer, StreamData, StreamEnd
 
 DRAIN_PING = b"draining"
@@ -76,13 +78,14 @@ class ServerCall:
     ) -> None:
         self.connection = connection
         self.h2 = h2
+        h2.patient = method.name == rpc.SUBSCRIBE_LOGS.name and connection.limits is MANAGER_LIMITS
         self.stream = stream
         self.method = method
         self.peer = peer
         self.opened_at = now
         self.reader = MessageReader(connection.limits.message_bytes_max)
         self.timeout_s: float | None = None
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: PatientTimer | None = None
         self.started = False  # the handler knows of it
         self.answered = False  # the response's headers are sent
         self.half_closed = False
@@ -386,7 +389,7 @@ class ServerConnection(asyncio.Protocol):
         """Only calls that were not answered at once need a timer."""
         for call in self._timed:
             if self.calls.get(call.h2.id) is call and call.timeout_s is not None:
-                call.timer = self._loop.call_later(call.timeout_s, self.expire, call)
+                call.timer = PatientTimer(call.timeout_s, self.expire, call)
         self._timed.clear()
 
     def expire(self, call: ServerCall) -> None:

@@ -28,8 +28,6 @@ from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
 
 log = structlog.get_logger()
 
-LOG_MESSAGES_WAITING_MAX = 64
-
 TaskEffect = events.Execute | events.CancelStep | events.PublishLogs | events.StopLogs | events.Sweep
 
 
@@ -113,6 +111,7 @@ class LocalLink:
                 if future.done():
                     break
                 self._calls.send(StreamData(stream, message))
+                await self._calls.writable(stream)
             self._calls.send(StreamEnd(stream))
             answer = await future
             return None if answer is None else method.checked_response(answer)
@@ -130,7 +129,7 @@ class LogSink:
     """One publication of logs; send() waits for room, so that a slow manager slows the reader down."""
 
     def __init__(self, link: Link) -> None:
-        self._queue: asyncio.Queue[api.PublishLogsMessage | None] = asyncio.Queue(LOG_MESSAGES_WAITING_MAX)
+        self._queue: asyncio.Queue[api.PublishLogsMessage | None] = asyncio.Queue(defaults.LOG_SINK_MESSAGES_MAX)
         self._call = asyncio.create_task(link.client_stream(rpc.PUBLISH_LOGS, self._messages()))
 
     async def _messages(self) -> AsyncIterator[api.PublishLogsMessage]:

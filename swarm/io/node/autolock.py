@@ -146,8 +146,12 @@ class Autolock:
                     await self._wake.wait()
             self._wake.clear()
             async with self.writing:
-                cluster = next(self._manager.store.all(api.Cluster), None) if self._manager is not None else None
-                await self._settle(ClusterChanged(cluster) if cluster is not None else None)
+                await self.follow()
+
+    async def follow(self) -> None:
+        """One look at the cluster, and what follows from it; ``writing`` is held."""
+        cluster = next(self._manager.store.all(api.Cluster), None) if self._manager is not None else None
+        await self._settle(ClusterChanged(cluster) if cluster is not None else None)
 
     async def take(self, kek: Kek) -> None:
         """Encrypt by this KEK if it is newer, before the caller writes a new manager's certificate.

@@ -1,9 +1,10 @@
-"""Client streams are taken no faster than the manager, or the leader that they are passed on to, works through them.
+"""Client streams are taken no faster than the manager, or whoever they are passed on to, works through them.
 
 Theory of operation. What a client stream brings is parsed at once and waits for the machine. A few messages of each
 stream may wait; then the stream is paused, its window fills up and its client has to wait. The stream goes on when the
-machine has taken them and, for a stream that is passed on, when the leader has taken most of it, which is looked at
-every RPC_STREAM_RECHECK_S.
+machine has taken them and, for a stream that is passed on, when most of it was taken there, which is looked at every
+RPC_STREAM_RECHECK_S. A call of a follower's client is passed on to the leader, and a node's publication of logs to
+their reader: a reader that stops holds back the nodes that it reads from, and nobody else.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Backpressure:
     def __init__(
         self, pause: Callable[[int], None], resume: Callable[[int], None], waiting_bytes: Callable[[int], int]
     ) -> None:
-        """waiting_bytes: what the leader has not taken yet of a stream that is forwarded to it, else 0."""
+        """waiting_bytes: what was not taken yet where a stream is passed on to, 0 if it is not."""
         self._pause = pause
         self._resume = resume
         self._waiting_bytes = waiting_bytes
@@ -79,7 +80,9 @@ class Backpressure:
 
     def _look_later(self) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(defaults.RPC_STREAM_RECHECK_S, self._look_at_all)
+            rounds = 1 + len(self._paused) // defaults.RPC_STREAM_RECHECKS_AT_ONCE
+            delay_s = rounds * defaults.RPC_STREAM_RECHECK_S
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._look_at_all)
 
     def _look_at_all(self) -> None:
         self._timer = None

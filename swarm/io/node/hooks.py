@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from swarm import api
+from swarm import api, defaults
 from swarm.io.node.agent_process import AgentProcess, TaskEffect
 from swarm.store.store import Change
 
@@ -41,7 +41,7 @@ class NodeHooks:
     make_runner: the executor for a node ID, feeding events to the agent. remove_containers: deletes the containers of
     all tasks of a stopped node. is_expected: whether an exception of these is an operating error, such as an engine
     that does not answer, and no bug. on_changes: committed changes of the store, on managers. mixed_leadership: this
-    node's manager may lead stock managers.
+    node's manager may lead stock managers. replicas_max: how many tasks it lets one service ask for.
     """
 
     make_runner: Callable[[str, AgentProcess], Awaitable[Runner]]
@@ -49,3 +49,4 @@ class NodeHooks:
     is_expected: Callable[[Exception], bool]
     on_changes: Callable[[Sequence[Change]], None]
     mixed_leadership: bool = False
+    replicas_max: int = defaults.SERVICE_REPLICAS_MAX

@@ -135,6 +135,7 @@ class NodeIdentity:
                 self.autolock.attach(None)
                 self._keys.save(issued.credentials, Kek(), forget_raft_keys=True)
         self._use(issued.credentials)
+        await own_certificate.confirm(own_manager, effect.managers, issued, self._rng, REAL)
         return events.Identity(issued.credentials.certificate_pem, issued.root_pem)
 
     def _use(self, credentials: Credentials) -> events.Identity:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from ssl import SSLContext
@@ -20,18 +20,19 @@ from google.protobuf.message import Message
 from certs import files
 from certs.files import SYSTEM, Files
 from certs.tls import ClientTls
-from swarm import api
+from swarm import api, defaults
 from swarm.address import host_of
 from swarm.api import raftpb
 from swarm.api.methods import Method, Req, Res
-from swarm.errors import JoinUndecided, SwarmError, Unavailable
-from swarm.grpc.authorize import ClusterAuthorizer, demotion_error
+from swarm.errors import FailedPrecondition, JoinUndecided, SwarmError, Unavailable
+from swarm.grpc.authorize import ClusterAuthorizer, overstays
 from swarm.io.counts import Counts
-from swarm.io.disk import replaced_file
-from swarm.io.disk.database import DiskError
+from swarm.io.disk import mark, replaced_file
+from swarm.io.disk.database import DiskCorrupt, DiskError
 from swarm.io.disk.raft_disk import Loaded, RaftDisk
 from swarm.io.grpc.server import RpcServer
 from swarm.io.node.backpressure import Backpressure, Flow
+from swarm.io.node.call_flow import CallFlow
 from swarm.io.node.external_authority import ask_authority
 from swarm.io.node.local_calls import LocalCalls
 from swarm.io.node.peer_link import News
@@ -40,7 +41,7 @@ from swarm.io.node.peers import Peers, dialler
 from swarm.io.process import Clock, Inbox, drive
 from swarm.manager import assemble
 from swarm.manager.assemble import Group
-from swarm.manager.certificates import is_blacklisted, is_demoted
+from swarm.manager.certificates import is_blacklisted
 from swarm.manager.events import (
     AskAuthority,
     AuthorityAnswered,
@@ -64,8 +65,9 @@ from swarm.manager.group import dialogues, health, watch
 from swarm.manager.group.watch import Kinds
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
+from swarm.node.events import OnLoss
 from swarm.raft import events, membership
-from swarm.raft.events import LogLost
+from swarm.raft.events import LogConflict, LogLost
 from swarm.raft.raft import Raft
 from swarm.raft.records import Sealer
 from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
@@ -75,9 +77,23 @@ from swarm.store.tx import Tx
 log = structlog.get_logger()
 
 LOG_FILE = "raft.db"
-LOG_GONE = (
-    "the manager's log is gone from {}: a manager that lost its disk cannot go on as the member it was. Run "
-    "`docker swarm leave --force` here, demote and remove this node on another manager, then join again"
+LOG_GONE = "{}: the manager's log is gone"
+LOG_REFUSED = "{}. This node must not go on as the manager it was"
+JOINS_AGAIN = (
+    "It asks the other managers to let it join again as a new member, and deletes this log then. If none of them is "
+    "left, `docker swarm init --force-new-cluster` goes on with what can be read here, and accepts the loss"
+)
+LEAVE_AND_JOIN = (
+    "{}: it cannot be told as which member of its group this node wrote this log. Run `docker swarm leave --force` "
+    "here, demote and remove this node on another manager, then join again"
+)
+NOTHING_LEFT = (
+    "Nothing is left to go on with: restore the whole directory from a backup, or give the swarm up with "
+    "`docker swarm leave --force`"
+)
+ON_ITS_OWN = (
+    "It knows no other manager. `docker swarm init --force-new-cluster` goes on with what can be read, and accepts the "
+    "loss; or restore the whole directory from a backup; or `docker swarm leave --force` gives the swarm up"
 )
 
 
@@ -86,7 +102,8 @@ class ManagerSettings:
     """Who this manager is. address: "ip:port" that others use; listen: host and port to bind.
 
     raft_id: the member whose log must be on disk; 0: none is expected. past_raft_ids: members that it was, and must not
-    become again without their log. mixed_leadership: it may lead stock managers.
+    become again without their log. mixed_leadership: it may lead stock managers. replicas_max: how many
+    tasks one service may ask for.
     """
 
     node_id: str
@@ -97,6 +114,7 @@ class ManagerSettings:
     raft_id: int = 0
     past_raft_ids: tuple[int, ...] = ()
     mixed_leadership: bool = False
+    replicas_max: int = defaults.SERVICE_REPLICAS_MAX
 
 
 class ManagerProcess:
@@ -124,20 +142,25 @@ class ManagerProcess:
         self.peers: Peers | None = None
         self._client_tls = client_tls
         self._parts = assemble.parts(
-            settings.node_id, settings.cluster_id, Group(lambda: self.manager), settings.mixed_leadership
+            settings.node_id,
+            settings.cluster_id,
+            Group(lambda: self.manager),
+            settings.mixed_leadership,
+            settings.replicas_max,
         )
         self._clock = clock
         self._rng = rng
         self._inbox: Inbox[ManagerEvent] = Inbox()
         self._streams = itertools.count(1)
-        self.local = LocalCalls(self._incoming, self._streams)
+        self.local = LocalCalls(self._incoming, self._streams, lambda stream: self._calls.taken(stream))
         self._file = directory / LOG_FILE
         self.disk = RaftDisk(self._file, sealer, files=disk)
-        authorizer = ClusterAuthorizer(settings.cluster_id, self._is_blacklisted, self._is_demoted)
+        authorizer = ClusterAuthorizer(settings.cluster_id, self._is_blacklisted, self._why_no_manager)
         self._counts = counts or Counts()
         errors = self._counts.certificate_errors
         self._server = RpcServer(self._incoming, tls_context, authorizer, self._streams, self._hosts_of_members, errors)
-        self._flow = Backpressure(self._server.pause, self._server.resume, self._waiting_bytes)
+        self._calls = CallFlow(self._server, self.local)
+        self._flow = Backpressure(self._calls.pause, self._calls.resume, self._calls.waiting_bytes)
         self._leading = asyncio.Event()
         self._deposed = asyncio.Event()
         self._peer_watch: PeerWatch | None = None
@@ -147,37 +170,64 @@ class ManagerProcess:
         self._joined: list[api.RaftMember] = []
         self._checks: set[asyncio.Task[None]] = set()
 
-    async def start(self, create: bool, join: Sequence[str] = (), force_new_cluster: bool = False) -> None:
+    async def start(
+        self,
+        create: bool,
+        join: Sequence[str] = (),
+        force_new_cluster: bool = False,
+        on_loss: OnLoss = OnLoss.REFUSE,
+    ) -> None:
         """Listen and begin. create: the disk is empty and this is the first manager of a new cluster.
 
         join: addresses of managers of the group to become a member of, when this disk has no membership yet.
-        force_new_cluster: go on with what is on disk as the only member of the group.
-        Raises OSError when the address cannot be bound, SwarmError when the disk is not usable or nobody lets us in.
+        force_new_cluster: go on with what is on disk as the only member of the group. on_loss: see OnLoss.
+        Raises OSError when the address cannot be bound, SwarmError when the disk is not usable or nobody lets us in;
+        LogLost when the disk does not hold what this member confirmed.
         """
         await self._server.listen(self.settings.listen_host, self.settings.listen_port)
         try:
-            loaded = await asyncio.to_thread(_load, self.disk, self.settings.past_raft_ids)
-            if self.settings.raft_id and loaded.raft_id != self.settings.raft_id:
-                raise LogLost(LOG_GONE.format(self._file))
-            if force_new_cluster:
-                loaded = await asyncio.to_thread(self._force_new_cluster, loaded)
-            if create:
-                raft_id, entries = await asyncio.to_thread(self._found)
-            elif loaded.raft_id:
-                raft_id, entries = loaded.raft_id, loaded.entries
-            else:
-                # the group counts on us from the moment it takes us in, so the server answers before that
-                raft_id, entries = await self._join(join), ()
-            manager = self._make(loaded, raft_id, entries)
+            try:
+                manager = await self._begin(create, join, force_new_cluster, on_loss)
+            except (DiskCorrupt, LogConflict, LogLost) as error:
+                advice = JOINS_AGAIN if join else NOTHING_LEFT if on_loss is OnLoss.ACCEPT else ON_ITS_OWN
+                raise LogLost(f"{LOG_REFUSED.format(error.message)}. {advice}") from error
         except BaseException:
             await self._server.close(0)
             await asyncio.to_thread(self.disk.close)
             raise
         self.peers = Peers(self._client_tls, self._report, self._kinds.is_ours, join)
         self._peer_watch = PeerWatch(manager.status, self.peers, self._inbox.put, self._kinds, self.disk)
-        self.manager = manager
+        self.manager = self._calls.manager = manager
+        self._calls.peers = self.peers
         self._task = asyncio.create_task(self._run(), name="manager")
         self._watch = asyncio.create_task(watch.watch(self._peer_watch, self._kinds), name="peers")
+
+    async def _begin(self, create: bool, join: Sequence[str], force_new_cluster: bool, on_loss: OnLoss) -> Manager:
+        if on_loss is OnLoss.REJOIN:
+            raft_id = await self._rejoin(join)
+            return self._make(Loaded(), raft_id, ())
+        if force_new_cluster:
+            loaded = await asyncio.to_thread(self._force_new_cluster, on_loss)
+        else:
+            loaded = self._ours(await asyncio.to_thread(self.disk.load))
+        if create:
+            raft_id, entries = await asyncio.to_thread(self._found)
+        elif loaded.raft_id:
+            raft_id, entries = loaded.raft_id, loaded.entries
+        else:
+            # the group counts on us from the moment it takes us in, so the server answers before that
+            raft_id, entries = await self._join(join), ()
+        return self._make(loaded, raft_id, entries)
+
+    def _ours(self, loaded: Loaded) -> Loaded:
+        """Raises LogLost if it is not the log of the member that this node was last."""
+        settings = self.settings
+        if not settings.raft_id or loaded.raft_id == settings.raft_id:
+            return loaded
+        joined_again = loaded.raft_id not in (0, *settings.past_raft_ids)  # and was killed before it noted that
+        if joined_again and (loaded.node_id, loaded.cluster_id) == (settings.node_id, settings.cluster_id):
+            return loaded
+        raise LogLost(LOG_GONE.format(self._file))
 
     def _found(self) -> tuple[int, tuple[raftpb.Entry, ...]]:
         """A new group with this node as its only member."""
@@ -186,8 +236,11 @@ class ManagerProcess:
         member = api.RaftMember(raft_id=raft_id, node_id=self.settings.node_id, addr=self.settings.address)
         return raft_id, membership.bootstrap_entries(raft_id, member.SerializeToString())
 
-    def _force_new_cluster(self, loaded: Loaded) -> Loaded:
+    def _force_new_cluster(self, on_loss: OnLoss) -> Loaded:
         """Make this member the only one, under its present address. Raises SwarmError."""
+        accepts = on_loss is OnLoss.ACCEPT
+        found, lost = self.disk.salvage() if accepts else (self.disk.load(), "")
+        loaded = self._ours(found)
         if loaded.hard_state is None:
             raise LogLost(LOG_GONE.format(self._file))
         raft_id = loaded.raft_id
@@ -195,21 +248,41 @@ class ManagerProcess:
         hard_state, entries = membership.force_new_cluster(
             raft_id, member.SerializeToString(), loaded.hard_state, loaded.snapshot, loaded.entries
         )
-        self.disk.save(events.Persist(0, hard_state, entries))
+        if accepts:
+            log.warning("raft.loss_accepted", file=str(self._file), lost=lost or "nothing that was confirmed")
+            self.disk.start_over(replace(loaded, hard_state=hard_state, entries=(*loaded.entries, *entries)))
+        else:
+            self.disk.save(events.Persist(0, hard_state, entries))
         log.warning("raft.new_cluster_forced", entries=len(entries))
         return self.disk.load()
 
     async def _join(self, managers: Sequence[str]) -> int:
         """Become a member through any of the managers. Raises SwarmError; see dialogues.join."""
         settings = self.settings
-        dial = dialler(self._client_tls)
-        answer = await dialogues.join(managers, settings.node_id, settings.address, settings.past_raft_ids, dial)
+        answer = await self._ask_in(managers, settings.past_raft_ids)
         try:
             await asyncio.to_thread(self.disk.initialize, answer.raft_id, settings.node_id, settings.cluster_id)
         except DiskError as error:
             raise JoinUndecided(str(error)) from error  # the group counts on us already
-        self._joined = list(answer.members)
         return answer.raft_id
+
+    async def _rejoin(self, managers: Sequence[str]) -> int:
+        """Become another member. The old log stays until the group took us in: it may be the best that is left."""
+        settings = self.settings
+        was = {settings.raft_id, await asyncio.to_thread(self.disk.confirmed_as)} - {0}
+        if not was:
+            raise FailedPrecondition(LEAVE_AND_JOIN.format(self._file))
+        answer = await self._ask_in(managers, (*settings.past_raft_ids, *sorted(was)))
+        new = Loaded(answer.raft_id, settings.node_id, settings.cluster_id)
+        await asyncio.to_thread(self.disk.start_over, new)
+        return answer.raft_id
+
+    async def _ask_in(self, managers: Sequence[str], past_raft_ids: tuple[int, ...]) -> api.JoinResponse:
+        settings = self.settings
+        dial = dialler(self._client_tls)
+        answer = await dialogues.join(managers, settings.node_id, settings.address, past_raft_ids, dial)
+        self._joined = list(answer.members)
+        return answer
 
     def _make(self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...]) -> Manager:
         config, now = events.Config(raft_id=raft_id), self._clock.now()
@@ -236,11 +309,6 @@ class ManagerProcess:
                 self._flow.came(word.stream)
         elif isinstance(word, Call):
             self._deliver(health.answer_early(word))
-
-    def _waiting_bytes(self, stream: int) -> int:
-        if self.manager is None or self.peers is None:
-            return 0
-        return self.manager.waiting_bytes(stream) + self.peers.waiting_bytes(stream)
 
     async def _run(self) -> None:
         assert self.manager is not None
@@ -367,7 +435,7 @@ class ManagerProcess:
             case DisconnectRemovedNodes():
                 self._server.drop_nodes(self._is_blacklisted)
             case EndCallsOfDemoted():
-                self._server.end_calls(lambda method, peer: demotion_error(method, peer, self._is_demoted))
+                self._server.end_calls(lambda it, who: overstays(it, who, self._is_blacklisted, self._why_no_manager))
             case Leadership():
                 self._lead(effect)
             case _:
@@ -425,8 +493,8 @@ class ManagerProcess:
     def _is_blacklisted(self, node_id: str) -> bool:
         return is_blacklisted(self.store, self.settings.cluster_id, node_id)
 
-    def _is_demoted(self, node_id: str) -> bool:
-        return self.manager is not None and self.manager.leading and is_demoted(self.store, node_id)
+    def _why_no_manager(self, peer: Peer) -> str:
+        return "" if self.manager is None else self.manager.judge.why_no_manager(peer)
 
     def _hosts_of_members(self) -> list[str]:
         """The addresses where nodes and managers are said to be, for RpcServer."""
@@ -435,17 +503,9 @@ class ManagerProcess:
         return hosts + [node.status.addr for node in self.store.all(api.Node)]
 
 
-def _load(disk: RaftDisk, past_raft_ids: Sequence[int]) -> Loaded:
-    """Read the log, but not one that was given up: whoever was killed while it was deleted may have left half of it."""
-    loaded = disk.load()
-    if loaded.raft_id not in past_raft_ids:
-        return loaded
-    disk.erase()
-    return disk.load()
-
-
 def erase_log(directory: Path, disk: Files = SYSTEM) -> None:
     """Forget the log and membership of a manager that does not run. Blocks. Raises OSError."""
     file = directory / LOG_FILE
     files.remove(replaced_file.with_logs(file), disk)
+    files.remove([mark.mark_of(file)], disk)  # not before the rest: what is left after a crash is refused
     replaced_file.discard(file, disk)

@@ -261,6 +261,7 @@ class NodeProcess:
             raft_id=state.raft_id,
             past_raft_ids=state.past_raft_ids,
             mixed_leadership=self._hooks.mixed_leadership,
+            replicas_max=self._hooks.replicas_max,
         )
         tls = (lambda: self._identity.server_context(self.manager)), self._identity.client_tls
         sealer = await self._identity.autolock.sealer()
@@ -268,7 +269,7 @@ class NodeProcess:
             self.directory, settings, *tls, self._clock, self._rng, sealer, self.counts, disk=self._files
         )
         manager.watchers.append(self._hooks.on_changes)
-        await manager.start(effect.create, state.other_managers(), effect.force_new_cluster)
+        await manager.start(effect.create, state.other_managers(), effect.force_new_cluster, effect.on_loss)
         self.manager = manager
         self._identity.autolock.attach(manager)
         self._supervise(self._watch_manager(manager, effect.tag))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -18,7 +19,7 @@ import structlog
 from certs.errors import CertsError
 from certs.tls import ClientTls
 from swarm import api, defaults
-from swarm.api import raftpb
+from swarm.api import raftpb, rpc
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc.authorize import forwarding_metadata
 from swarm.io.grpc import client
@@ -56,6 +57,7 @@ class Peers:
         self._links: dict[int, PeerLink] = {}
         self._forwarded: dict[int, _Forwarded] = {}  # by tag
         self._uploads: dict[int, client.ClientConnection] = {}  # of client streams
+        self._readings: dict[int, client.ClientConnection] = {}  # of logs, by readers of this process
         self._tasks: set[asyncio.Task[None]] = set()
         self._locator = Locator(managers, self._dialler, asyncio.sleep, self._spawn, report)
 
@@ -144,7 +146,11 @@ class Peers:
         call, tag = forwarded.effect.call, forwarded.effect.tag
         metadata = () if call.peer.local else forwarding_metadata(call.peer)
         forwarded.connection = connection
-        connection.open(call, lambda answer: self._answered(tag, answer), metadata=metadata)
+        held = call.peer.local and call.method == rpc.SUBSCRIBE_LOGS.name
+        listener = partial(self._answered, tag)
+        connection.open(call, listener, metadata=metadata, consume_at_once=not held)
+        if held:
+            self._readings[call.stream] = connection
         if call.request is None:
             self._uploads[call.stream] = connection
             self._report(ForwardOpened(tag))
@@ -170,6 +176,13 @@ class Peers:
     def _forget(self, tag: int) -> None:
         stream = self._forwarded.pop(tag).effect.call.stream
         self._uploads.pop(stream, None)
+        self._readings.pop(stream, None)
+
+    def taken(self, stream: int) -> None:
+        """A reader of this process has taken a message that the leader sent: there may be another one."""
+        connection = self._readings.get(stream)
+        if connection is not None:
+            connection.consume_next(stream)
 
     def waiting_bytes(self, stream: int) -> int:
         """What the leader has not taken yet of a client stream that was passed on to it; 0 for any other call."""

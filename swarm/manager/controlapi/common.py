@@ -10,9 +10,10 @@ from typing import Any, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
-from swarm import api
+from swarm import api, defaults
 from swarm.api.enums import unknown_value
 from swarm.api.objects import KIND_OF
+from swarm.api.parts import has_more_parts
 from swarm.errors import InvalidArgument, NotFound
 from swarm.store.store import View
 
@@ -42,7 +43,13 @@ def require(condition: object, text: str = MALFORMED) -> None:
 
 
 def require_known_values(request: Message) -> None:
-    """Raises InvalidArgument for an enumeration value that this version does not know; every write begins with it."""
+    """Every write begins with it.
+
+    Raises InvalidArgument for an enumeration value that this version does not know, and for a request with more parts
+    than any client has a reason to send: the checks after this one go through all of them.
+    """
+    most = defaults.REQUEST_PARTS_MAX
+    require(not has_more_parts(request, most), f"{MALFORMED}: the request has more than {most} parts")
     field = unknown_value(request)
     if field is not None:
         raise InvalidArgument(f"{MALFORMED}: {field} has a value that this manager does not know")

@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from google.protobuf.message import Message
 
+from swarm import defaults
 from swarm.api import rpc
 from swarm.api.methods import Method, Req, Res
 from swarm.manager.controlapi import clusters, networks, nodes, resources, secrets, services, tasks
@@ -32,12 +34,19 @@ class Handler:
 
     function: (Tx or View, request) -> response; the rows of CONTROL are checked to take and return what their method
     does. write: whether it must run in a pass. members: whether the function takes the Raft group as a third argument,
-    which control() supplies.
+    which control() supplies. checks: for writes, what can be said of the request alone, and may take its time; they run
+    before the write waits for a pass, and raise SwarmErrors as the function does. control() supplies them.
     """
 
     function: Callable[..., Message]
     write: bool
     members: bool = False
+    checks: tuple[Callable[[Any], None], ...] = ()
+
+    def check(self, request: Message) -> None:
+        """Run the checks. Raises SwarmError."""
+        for check in self.checks:
+            check(request)
 
 
 Row = tuple[str, Handler]
@@ -109,20 +118,15 @@ CONTROL: dict[str, Handler] = dict(
 )
 
 
-def control(members: Members) -> dict[str, Handler]:
-    """The table ready for use: every function takes (Tx or View, request)."""
+def control(members: Members, replicas_max: int = defaults.SERVICE_REPLICAS_MAX) -> dict[str, Handler]:
+    """The table ready for use: every function takes (Tx or View, request). replicas_max: tasks of one service."""
     table = {}
+    limited = {
+        rpc.CREATE_SERVICE.name: partial(services.check_create, replicas_max=replicas_max),
+        rpc.UPDATE_SERVICE.name: partial(services.check_update, replicas_max=replicas_max),
+    }
     for name, handler in CONTROL.items():
         function = partial(handler.function, members=members) if handler.members else handler.function
-        table[name] = Handler(_understood(function) if handler.write else function, handler.write)
+        checks = [require_known_values, *([limited[name]] if name in limited else ())]
+        table[name] = Handler(function, handler.write, checks=tuple(checks) if handler.write else ())
     return table
-
-
-def _understood(function: Callable[[Tx, Req], Res]) -> Callable[[Tx, Req], Res]:
-    """The same function, which refuses requests with enumeration values that this version does not know."""
-
-    def run(tx: Tx, request: Req) -> Res:
-        require_known_values(request)
-        return function(tx, request)
-
-    return run

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from certs.errors import InvalidCertificate
-from certs.keys import load_certificates
 from swarm import api, defaults
 from swarm.errors import FailedPrecondition, Internal, NotFound
 from swarm.manager.controlapi.clusters import expire_blacklist
@@ -21,6 +19,7 @@ from swarm.manager.controlapi.common import (
     require,
     select,
 )
+from swarm.manager.standing import certified_until
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
 
@@ -124,23 +123,19 @@ def remove_node(tx: Tx, request: api.RemoveNodeRequest, members: Members) -> api
     if found is None:
         raise Internal("could not fetch cluster object")
     cluster = tx.edit(api.Cluster, found.id)
-    cluster.blacklisted_certificates[node.id].CopyFrom(_blacklisting(node.certificate.certificate, tx.now))
+    cluster.blacklisted_certificates[node.id].CopyFrom(_blacklisting(node, tx.now))
     expire_blacklist(cluster, tx.now)
     tx.remove(api.Node, node.id)
     return api.RemoveNodeResponse()
 
 
-def _blacklisting(certificate_pem: bytes, now: float) -> api.BlacklistedCertificate:
+def _blacklisting(node: api.Node, now: float) -> api.BlacklistedCertificate:
     """Until when certificates of a node may be valid; for ever if that is not known.
 
-    A certificate that was made before --cert-expiry was shortened may be valid longer than the last one.
+    What a stock leader has signed is known of the last one only. Others may be valid longer, but hardly longer than the
+    usual lifetime.
     """
     entry = api.BlacklistedCertificate()
-    try:
-        certificates = load_certificates(certificate_pem)
-    except InvalidCertificate:
-        return entry
-    if certificates:
-        last_s = certificates[0].not_valid_after_utc.timestamp()
+    if last_s := certified_until(node):
         entry.expiry.FromSeconds(int(max(last_s, now + defaults.NODE_CERT_EXPIRY_S)))
     return entry

@@ -34,9 +34,23 @@ from swarm.store.tx import Tx
 _Port = tuple[int, int]
 
 
+def check_create(request: api.CreateServiceRequest, replicas_max: int) -> None:
+    """What CreateService checks without the cluster. It tries out templates, so it does not belong into a pass."""
+    check_present(request.HasField("spec"))
+    check_service(request.spec, replicas_max)
+
+
+def check_update(request: api.UpdateServiceRequest, replicas_max: int) -> None:
+    """What UpdateService checks without the cluster."""
+    require(request.service_id and request.HasField("service_version"))
+    check_present(request.HasField("spec"))
+    check_service(request.spec, replicas_max)
+
+
 def create_service(tx: Tx, request: api.CreateServiceRequest) -> api.CreateServiceResponse:
-    """CreateService."""
-    spec = _checked_spec(tx, request.HasField("spec"), request.spec)
+    """CreateService, after check_create."""
+    spec = request.spec
+    _refuse_ingress(tx, spec)
     _check_ports(tx, spec, "")
     _check_references(tx, spec)
     name = spec.annotations.name
@@ -61,9 +75,9 @@ def get_service(view: View, request: api.GetServiceRequest) -> api.GetServiceRes
 
 
 def update_service(tx: Tx, request: api.UpdateServiceRequest) -> api.UpdateServiceResponse:
-    """UpdateService: a new spec, or back to the previous one."""
-    require(request.service_id and request.HasField("service_version"))
-    spec = _checked_spec(tx, request.HasField("spec"), request.spec)
+    """UpdateService, after check_update: a new spec, or back to the previous one."""
+    spec = request.spec
+    _refuse_ingress(tx, spec)
     before = find_one(tx, api.Service, request.service_id)
     if spec.HasField("endpoint") and spec.endpoint != before.spec.endpoint:
         _check_ports(tx, spec, before.id)
@@ -186,15 +200,12 @@ def insert_defaults(spec: api.ServiceSpec) -> None:
 # --- checks against the cluster ------------------------------------------------------------------------------------
 
 
-def _checked_spec(view: View, present: bool, spec: api.ServiceSpec) -> api.ServiceSpec:
-    check_present(present)
-    check_service(spec)
+def _refuse_ingress(view: View, spec: api.ServiceSpec) -> None:
     for target in _targets(spec):
         network = view.get(api.Network, target)
         if network is not None and is_ingress(network):
             name = network.spec.annotations.name
             raise InvalidArgument(f'Service cannot be explicitly attached to the ingress network "{name}"')
-    return spec
 
 
 def _targets(spec: api.ServiceSpec) -> list[str]:

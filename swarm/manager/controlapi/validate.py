@@ -59,11 +59,11 @@ def checked_nanoseconds(duration: Duration) -> int:
     return total
 
 
-def check_service(spec: api.ServiceSpec) -> None:
-    """The checks of a service that do not depend on the cluster."""
+def check_service(spec: api.ServiceSpec, replicas_max: int) -> None:
+    """The checks of a service that do not depend on the cluster. replicas_max: how many tasks it may ask for."""
     check_annotations(spec.annotations)
     check_task(spec.task)
-    _check_mode(spec)
+    _check_mode(spec, replicas_max)
     if is_job(spec):
         require(not spec.HasField("update"), "Jobs may not have an update config")
     elif spec.HasField("update"):
@@ -121,16 +121,21 @@ def _check_generic(spec: api.GenericRuntimeSpec) -> None:
     require(spec.payload.value, "Generic runtime has an empty payload")
 
 
-def _check_mode(spec: api.ServiceSpec) -> None:
+def _check_mode(spec: api.ServiceSpec, replicas_max: int) -> None:
     mode = spec.WhichOneof("mode")
     require(mode, "Unrecognized service mode")
-    # A negative number arrives here as an enormous one.
     if mode == "replicated":
-        require(spec.replicated.replicas <= _INT64_MAX, "Number of replicas must be non-negative")
+        _check_number(spec.replicated.replicas, replicas_max, "Number of replicas", "be non-negative")
     elif mode == "replicated_job":
         job = spec.replicated_job
-        require(job.max_concurrent <= _INT64_MAX, "Maximum concurrent jobs must not be negative")
-        require(job.total_completions <= _INT64_MAX, "Total completed jobs must not be negative")
+        _check_number(job.max_concurrent, replicas_max, "Maximum concurrent jobs", "not be negative")
+        _check_number(job.total_completions, replicas_max, "Total completed jobs", "not be negative")
+
+
+def _check_number(value: int, most: int, what: str, least: str) -> None:
+    # A negative number arrives here as an enormous one.
+    require(value <= _INT64_MAX, f"{what} must {least}")
+    require(value <= most, f"{what} must not be greater than {most}, the limit of this manager (--max-replicas)")
 
 
 def _check_update(update: api.UpdateConfig) -> None:

@@ -4,7 +4,8 @@ Theory of operation. A node registers by opening Session. Once the store says th
 ID that all its other calls carry. From then on its heartbeats keep it alive; after three periods of silence it is DOWN,
 and after a day DOWN its tasks are ORPHANED. Nodes that another leader knew are UNKNOWN until they come back, for six
 periods at most. A sideswarm node whose engine has ended says so in a last heartbeat and is DOWN at once. A new session,
-silence, or removal of the node ends all streams of the old session.
+silence, or removal of the node ends all streams of the old session. Time for which this process stood still is no
+silence of theirs (swarm/attention.py).
 
 Committed changes are routed by node ID, so a change costs the same with one agent or five thousand: SessionMessage
 goes to a node when the node's object changes, to all when managers, keys or root certificates do; tasks go to the
@@ -29,7 +30,7 @@ from swarm.api.methods import Method, Req
 from swarm.api.timestamps import seconds, set_seconds
 from swarm.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, SwarmError
 from swarm.manager.dispatcher.assignments import AssignmentSet
-from swarm.manager.dispatcher.nodes import Registrations
+from swarm.manager.dispatcher.nodes import DownNodes, Registrations
 from swarm.manager.dispatcher.updates import (
     NodeState,
     Orphaned,
@@ -39,6 +40,7 @@ from swarm.manager.dispatcher.updates import (
     check_status,
     is_news,
 )
+from swarm.manager.node_keys import KeyGuard
 from swarm.manager.service import Effect, Event
 from swarm.manager.stage import DUE_NOW
 from swarm.rpc import Call, Reply, StreamData, StreamEnd
@@ -117,7 +119,8 @@ class Dispatcher:
         self._managers = managers
         self._registrations = Registrations(rng)
         self._updates = Updates()
-        self._down: dict[str, float] = {}
+        self._key_guard = KeyGuard()
+        self._down = DownNodes()
         self._sessions: dict[int, _Session] = {}
         self._feeds: dict[int, _Feed] = {}
         self._sessions_of: dict[str, dict[int, None]] = {}
@@ -192,9 +195,7 @@ class Dispatcher:
                 continue
             message = DOWN_MESSAGE if registration.session_id else DOWN_FROM_UNKNOWN_MESSAGE
             effects += self._down_now(registration.node_id, message)
-        while self._down and next(iter(self._down.values())) <= now:
-            node_id = next(iter(self._down))
-            del self._down[node_id]
+        for node_id in self._down.take_overdue(now):
             self._updates.add(Orphaned(node_id))
         return effects + self._send() + self._updates.take(now)
 
@@ -206,11 +207,16 @@ class Dispatcher:
             return DUE_NOW
         times = (
             self._registrations.deadline(),
-            next(iter(self._down.values()), None),
+            self._down.deadline(),
             self._due_feeds[0][0] if self._due_feeds else None,
             self._updates.deadline(),
         )
         return min((t for t in times if t is not None), default=None)
+
+    def stalled(self, missed_s: float, now: float) -> None:
+        """See swarm.manager.service.Service. What nodes sent meanwhile is not read yet, and some gave up."""
+        self._registrations.stalled(missed_s, now)
+        self._down.stalled(missed_s)
 
     def stop(self) -> Sequence[Effect]:
         """See swarm.manager.service.Service."""
@@ -234,7 +240,7 @@ class Dispatcher:
         """Begin a leadership: no node has been heard of yet, so all are unknown, or still down."""
         for node in self._store.all(api.Node):
             if node.status.state == api.NodeStatus.DOWN:
-                self._set_down(node.id)
+                self._down.add(node.id, self._now)
             else:
                 self._registrations.add_unknown(node.id, self._now)
                 self._updates.add(NodeState(node.id, api.NodeStatus.UNKNOWN, UNKNOWN_MESSAGE))
@@ -245,39 +251,36 @@ class Dispatcher:
         renewed = self._registrations.valid(node_id, request.session_id)
         if not renewed:
             self._registrations.check_rate(node_id, self._now)
-        node = self._store.get(api.Node, node_id)
-        if node is None:
-            raise SwarmError("node not found")
+        node = self._key_guard.node(self._store, node_id, call.peer, self._now)
         description = request.description if request.HasField("description") else None
-        ready = NodeState(node_id, api.NodeStatus.READY, "", call.peer.host, description)
+        ready = NodeState(node_id, api.NodeStatus.READY, "", call.peer.host, description, (call.peer,))
         effects = self._open(self._sessions, self._sessions_of, call.stream, node_id, _Session(node_id))
         session_id = request.session_id if renewed else ""
-        self._down.pop(node_id, None)
+        self._down.discard(node_id)
         if self._updates.idle and not ready.changes(node):
-            return effects + self._registered(call.stream, node_id, session_id, None)
+            return effects + self._registered(call, node_id, session_id, None)
         self._updates.add(ready)
-        self._updates.answer(lambda error: self._registered(call.stream, node_id, session_id, error))
+        self._updates.answer(lambda error: self._registered(call, node_id, session_id, error))
         return effects
 
     def _is_registering(self, node_id: str) -> bool:
         """Whether the node has a registration under way; then it is not silent and must not become DOWN."""
         return any(not self._sessions[stream].session_id for stream in self._sessions_of.get(node_id, ()))
 
-    def _registered(self, stream: int, node_id: str, session_id: str, error: SwarmError | None) -> list[Effect]:
+    def _registered(self, call: Call, node_id: str, session_id: str, error: SwarmError | None) -> list[Effect]:
         """The store says that the node is ready: answer it."""
-        if error is None and self._store.get(api.Node, node_id) is None:
-            error = SwarmError("node not found")
-        if error is None and self._stopped:
-            error = Aborted("dispatcher is stopped")
-        effects: list[Effect] = []
+        stream, effects = call.stream, list[Effect]()
+        try:
+            if error is not None or self._stopped:
+                raise error or Aborted("dispatcher is stopped")
+            self._key_guard.node(self._store, node_id, call.peer, self._now)
+            if session_id:
+                self._registrations.check(node_id, session_id)
+        except SwarmError as meanwhile:
+            error = meanwhile
         if error is None and not session_id:
             session_id = self._registrations.register(node_id, self._now)
             effects += self._end_streams(node_id, InvalidArgument("session invalid"))
-        elif error is None:
-            try:
-                self._registrations.check(node_id, session_id)
-            except SwarmError as overtaken:
-                error = overtaken
         session = self._sessions.get(stream)
         if session is None:  # the agent hung up; its registration stays, so that its silence is noticed
             return effects
@@ -340,12 +343,8 @@ class Dispatcher:
     def _down_now(self, node_id: str, message: str) -> list[Effect]:
         """The node is lost: end its session, so that its tasks are replaced on other nodes."""
         self._updates.add(NodeState(node_id, api.NodeStatus.DOWN, message))
-        self._set_down(node_id)
+        self._down.add(node_id, self._now)
         return self._end_streams(node_id, NotFound("node not registered"))
-
-    def _set_down(self, node_id: str) -> None:
-        self._down.pop(node_id, None)
-        self._down[node_id] = self._now + defaults.ORPHAN_TASKS_AFTER_S
 
     # --- reports ---------------------------------------------------------------------------------------------------
 
@@ -463,7 +462,7 @@ class Dispatcher:
             self._untold.update(dict.fromkeys(self._sessions_of.get(change.object_id, ())))
             return []
         self._registrations.drop(change.object_id)
-        self._down.pop(change.object_id, None)
+        self._down.discard(change.object_id)
         return self._end_streams(change.object_id, Aborted("node must disconnect"))
 
     def _open(

@@ -1,5 +1,9 @@
 """Which nodes are registered, under which session, and until when their silence is tolerated.
 
+Silence is counted only while this process runs. After a stall, each node gets at least the time that it needs to read
+its answers or to connect anew; it gets this once, until it is heard again, so that a process which stalls again and
+again still notices who is gone.
+
 (swarmkit: manager/dispatcher/nodes.go, heartbeat/heartbeat.go, period.go)
 """
 
@@ -7,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from itertools import takewhile
 from random import Random
 
 from swarm import defaults
@@ -23,6 +28,39 @@ class Registration:
     expires: float
     counted_from: float
     attempts: int = 0
+    spared: bool = False
+
+
+class DownNodes:
+    """Nodes that are down, and when their tasks are given up. All get the same time, so the oldest comes first."""
+
+    def __init__(self) -> None:
+        self._overdue_at: dict[str, float] = {}
+
+    def add(self, node_id: str, now: float) -> None:
+        """From now on it is down."""
+        self._overdue_at.pop(node_id, None)
+        self._overdue_at[node_id] = now + defaults.ORPHAN_TASKS_AFTER_S
+
+    def discard(self, node_id: str) -> None:
+        """It is back, or removed."""
+        self._overdue_at.pop(node_id, None)
+
+    def take_overdue(self, now: float) -> list[str]:
+        """Forget and return those that were down for too long."""
+        overdue = list(takewhile(lambda node_id: self._overdue_at[node_id] <= now, self._overdue_at))
+        for node_id in overdue:
+            del self._overdue_at[node_id]
+        return overdue
+
+    def deadline(self) -> float | None:
+        """When take_overdue has something to return."""
+        return next(iter(self._overdue_at.values()), None)
+
+    def stalled(self, missed_s: float) -> None:
+        """This process stood still for so long (swarm/attention.py): they could not come back meanwhile."""
+        for node_id in self._overdue_at:
+            self._overdue_at[node_id] += missed_s
 
 
 class Registrations:
@@ -36,8 +74,12 @@ class Registrations:
         self._queued: dict[str, float] = {}
 
     def add_unknown(self, node_id: str, now: float) -> None:
-        """Expect a node that was registered with another leader. It may be silent for twice the usual time."""
-        expires = now + self._period() * defaults.HEARTBEAT_GRACE_UNKNOWN_PERIODS
+        """Expect a node that was registered with another leader, whose end it may have to notice first.
+
+        It may be silent for twice the usual time, and never for less than a way to us may take.
+        """
+        grace_s = self._period() * defaults.HEARTBEAT_GRACE_UNKNOWN_PERIODS
+        expires = now + max(grace_s, defaults.RETURN_S)
         self._nodes[node_id] = Registration(node_id, "", expires, 0.0)
         self._expire_at(node_id, expires)
 
@@ -83,8 +125,21 @@ class Registrations:
         known = self.check(node_id, session_id)
         period_s = self._period()
         known.expires = now + period_s * defaults.HEARTBEAT_GRACE_PERIODS
+        known.spared = False
         self._expire_at(node_id, known.expires)
         return period_s
+
+    def stalled(self, missed_s: float, now: float) -> None:
+        """This process stood still for ``missed_s``: nobody was silent meanwhile (swarm/attention.py)."""
+        grace_s = max(self.period_s * defaults.HEARTBEAT_GRACE_PERIODS, defaults.RETURN_S)
+        for known in self._nodes.values():
+            known.expires += missed_s
+            if not known.spared:
+                known.spared = True
+                known.expires = max(known.expires, now + grace_s)
+        self._queued = {node_id: known.expires for node_id, known in self._nodes.items()}
+        self._queue = [(expires, node_id) for node_id, expires in self._queued.items()]
+        heapq.heapify(self._queue)
 
     def extend(self, registration: Registration, now: float) -> None:
         """Take back an expiry, because the node was heard of after all."""

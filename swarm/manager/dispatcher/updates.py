@@ -20,8 +20,10 @@ from swarm import api, defaults
 from swarm.api.equality import same_description, same_status
 from swarm.api.timestamps import is_valid, stamp
 from swarm.errors import InvalidArgument, SwarmError
+from swarm.manager import node_keys
 from swarm.manager.service import Effect, Write
 from swarm.manager.stage import DUE_NOW
+from swarm.rpc import Peer
 from swarm.store.tx import Tx
 
 _CHANGES_PER_WRITE_MAX = defaults.ENTRY_CHANGES_MAX // 2  # leaves room for the stages, which must not starve
@@ -94,13 +96,17 @@ def is_news(known: api.TaskStatus, reported: api.TaskStatus) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """A node became ready, unknown or down. Empty addr and absent description leave what is known."""
+    """A node became ready, unknown or down. Empty addr and absent description leave what is known.
+
+    peers: whose certificates show which keys the node uses, in the order in which they came.
+    """
 
     node_id: str
     state: api.NodeStatus.State
     message: str = ""
     addr: str = ""
     description: api.NodeDescription | None = None
+    peers: tuple[Peer, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -114,6 +120,7 @@ class NodeState:
             or node.status.message != self.message
             or (bool(self.addr) and node.status.addr != self.addr)
             or (self.description is not None and not same_description(node.description, self.description))
+            or any(node_keys.is_news(node, peer) for peer in self.peers)
         )
 
     def apply(self, tx: Tx) -> int | None:
@@ -128,6 +135,8 @@ class NodeState:
             node.status.addr = self.addr
         if self.description is not None:
             node.description.CopyFrom(self.description)
+        for peer in self.peers:
+            node_keys.seen(node, peer)
         return 1
 
 
@@ -200,6 +209,7 @@ class Updates:
                 item.message,
                 item.addr or before.addr,
                 item.description if item.description is not None else before.description,
+                before.peers + item.peers,
             )
         self._items[item.key] = item
 

@@ -21,9 +21,10 @@ from swarm.manager.events import CheckPeer, ManagerEffect, PeerChecked
 from swarm.manager.group.addresses import with_host
 from swarm.manager.group.consensus import Consensus
 from swarm.manager.group.members import UNREACHABLE_TEXT, RaftGroup
+from swarm.manager.judge import Judge
 from swarm.raft import events
 from swarm.raft.raft import Raft
-from swarm.rpc import Call, Reply, StreamEnd
+from swarm.rpc import MANAGER_ROLE, Call, Peer, Reply, StreamEnd
 from swarm.store.store import Store
 
 log = structlog.get_logger()
@@ -45,6 +46,7 @@ class Changes:
         group: RaftGroup,
         consensus: Consensus,
         calls: Calls,
+        judge: Judge,
         out: list[ManagerEffect],
         tags: Iterator[int],
         rng: Random,
@@ -56,6 +58,7 @@ class Changes:
         self._group = group
         self._consensus = consensus
         self._calls = calls
+        self._judge = judge
         self._out = out
         self._tags = tags
         self._rng = rng
@@ -89,6 +92,8 @@ class Changes:
         call, addr = found
         if not leading:
             self._out.append(StreamEnd(call.stream, NotLeader()))
+        elif (refusal := self._judge.refusal(call.method, call.peer)) is not None:
+            self._out.append(StreamEnd(call.stream, refusal))
         elif event.error:
             self._out.append(StreamEnd(call.stream, Unavailable(UNREACHABLE_TEXT + event.error)))
         elif not (event.ours or self._consensus.mixed_leadership):
@@ -112,9 +117,20 @@ class Changes:
 
     # --- proposals -------------------------------------------------------------------------------------------------
 
-    def propose(self, now: float) -> None:
-        """As the leader: propose the next change of the group, if one waits and none is under way."""
+    def propose(self, now: float, in_flight: bool) -> None:
+        """As the leader: propose the next change of the group, if one waits and none is under way.
+
+        in_flight: a pass is. It may demote a joiner, so the joiner waits, and is judged again: a member is a manager at
+        every point of the log. While it is proposed, no pass demotes it (roles.py).
+        """
         self._group.readdress()
+        if joiner := self._group.next_joiner():
+            if in_flight:
+                return
+            if reason := self._judge.why_no_manager(Peer(joiner, MANAGER_ROLE)):
+                if (stream := self._group.drop_next().stream) is not None:
+                    self._out.append(StreamEnd(stream, Unavailable(reason)))
+                return
         pending = self._group.next_change()
         if pending is None:
             return

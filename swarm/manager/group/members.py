@@ -21,7 +21,7 @@ from swarm.api import raftpb
 from swarm.errors import Code, NotFound, NotLeader, PermissionDenied, SwarmError
 from swarm.manager.group.addresses import Claims, moved_to
 from swarm.raft.progress import quorum
-from swarm.rpc import Peer
+from swarm.rpc import MANAGER_ROLE, Peer
 
 REMOVED_TEXT = "raft: member was removed from the cluster"
 UNREACHABLE_TEXT = "could not connect to prospective new cluster member using its advertised address: "
@@ -112,25 +112,28 @@ class RaftGroup:
         A member that cannot be reached where it should be, and now calls from elsewhere, may be found there: that is to
         be seen (dials). One that can be reached may call from any of its addresses.
         """
+        if self.refusal(raft_id, sender) is not None:
+            return
         member = self.members.get(raft_id)
         if member is None and sender.host and self.members:
             self._remember_caller(raft_id, sender)
-        if self.refusal(raft_id, sender) is not None:
-            return
         unreachable = raft_id in self._unreachable
         self._unreachable.pop(raft_id, None)
         if unreachable and member is not None and sender.node_id == member.node_id:
             self._claim(raft_id, moved_to(sender.host, member.addr))
 
     def refusal(self, raft_id: int, sender: Peer) -> NotFound | PermissionDenied | None:
-        """Why a message of this member, that came from this node, does not count; None: it does.
+        """Why a message of this member, that came from this node, does not count, as far as the group can tell.
 
-        Who was removed is told so, and stops (the exact text counts). Nobody speaks for another node's member.
+        Who was removed is told so, and stops (the exact text counts). Nobody speaks for another node's member, or for
+        this one. What else is to be seen: senders.py.
         """
         if raft_id in self.removed:
             return NotFound(REMOVED_TEXT)
+        if not sender.node_id or sender.role != MANAGER_ROLE:
+            return PermissionDenied("raft: only managers send messages of the log")
         member = self.members.get(raft_id)
-        if member is not None and member.node_id and sender.node_id and sender.node_id != member.node_id:
+        if raft_id == self.raft_id or (member is not None and member.node_id not in ("", sender.node_id)):
             return PermissionDenied(f"raft: member {raft_id:x} is not on node {sender.node_id}")
         return None
 
@@ -293,6 +296,21 @@ class RaftGroup:
                 pending.change = _change(raftpb.ConfChangeUpdateNode, member)
         return pending
 
+    def next_joiner(self) -> str:
+        """The node that the next change makes a member; empty if it is another change."""
+        if self.proposed is not None or not self._queue or not _adds(self._queue[0]):
+            return ""
+        return _member_of(self._queue[0].change).node_id
+
+    def drop_next(self) -> Pending:
+        """Give up the next change."""
+        return self._queue.popleft()
+
+    def is_joining(self, node_id: str) -> bool:
+        """Whether this node is about to become a member."""
+        pending = [*self._queue, *((self.proposed,) if self.proposed else ())]
+        return any(_adds(change) and _member_of(change.change).node_id == node_id for change in pending)
+
     def put_back(self) -> None:
         """The log did not take the change: it comes again."""
         if self.proposed is not None:
@@ -314,6 +332,10 @@ class RaftGroup:
         self._queue.clear()
         self._stay(self.raft_id)  # whoever leads next finds out where we are
         return pending
+
+
+def _adds(pending: Pending) -> bool:
+    return pending.change.type == raftpb.ConfChangeAddNode
 
 
 def _member_of(change: raftpb.ConfChange) -> api.RaftMember:

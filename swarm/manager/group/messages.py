@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
 from swarm import api
@@ -12,7 +14,8 @@ from swarm.api import extensions, raftpb, rpc
 from swarm.errors import InvalidArgument, NotFound, SwarmError
 from swarm.manager.events import ManagerEffect
 from swarm.manager.group.consensus import Consensus
-from swarm.manager.group.members import RaftGroup
+from swarm.manager.group.members import REMOVED_TEXT, RaftGroup
+from swarm.manager.group.senders import Senders
 from swarm.manager.group.streams import MessageStreams, is_readable
 from swarm.raft import events
 from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
@@ -23,8 +26,18 @@ log = structlog.get_logger()
 class Messages:
     """See the module. now: seconds since the epoch."""
 
-    def __init__(self, group: RaftGroup, consensus: Consensus, out: list[ManagerEffect]) -> None:
+    def __init__(
+        self,
+        group: RaftGroup,
+        senders: Senders,
+        consensus: Consensus,
+        leads: Callable[[], bool],
+        out: list[ManagerEffect],
+    ) -> None:
+        """leads: whether this manager leads, and its store lacks nothing."""
         self.streams = MessageStreams()
+        self._senders = senders
+        self._leads = leads
         self._group = group
         self._consensus = consensus
         self._out = out
@@ -44,6 +57,7 @@ class Messages:
         stream, streams = event.stream, self.streams
         sender = streams.sender(stream)
         try:
+            self._judge_piece(event, sender, now)
             message = streams.take(stream, event, now)
         except SwarmError as error:
             streams.end(stream)
@@ -56,13 +70,25 @@ class Messages:
             if taken:
                 self._out.append(Reply(stream, api.StreamRaftMessageResponse()))
 
+    def _judge_piece(self, event: StreamData | StreamEnd, sender: Peer, now: float) -> None:
+        """Nothing is kept of who may not send it. Raises NotFound, PermissionDenied."""
+        if not isinstance(event, StreamData):
+            return
+        assert isinstance(event.message, api.StreamRaftMessageRequest)
+        if event.message.HasField("message"):
+            raft_id = events.sender(event.message.message)
+            if (refusal := self._senders.refusal(raft_id, sender, now, self._leads())) is not None:
+                raise refusal
+
     def resolve(self, call: Call) -> None:
-        """Raft/ResolveAddress: where a member is."""
+        """Raft/ResolveAddress: where a member is. Who was removed hears of it, whatever it may ask."""
         raft_id = rpc.RESOLVE_ADDRESS.checked_request(call.request).raft_id
-        member = self._group.resolve(raft_id, call.peer)
-        if member is None:
-            unknown = self._group.refusal(raft_id, call.peer) or NotFound(f"member {raft_id:x} not found")
-            self._out.append(StreamEnd(call.stream, unknown))
+        if raft_id in self._group.removed:
+            self._out.append(StreamEnd(call.stream, NotFound(REMOVED_TEXT)))
+        elif (refusal := self._senders.of_node(call.peer, self._leads())) is not None:
+            self._out.append(StreamEnd(call.stream, refusal))
+        elif (member := self._group.resolve(raft_id, call.peer)) is None:
+            self._out.append(StreamEnd(call.stream, NotFound(f"member {raft_id:x} not found")))
         else:
             answer, moved = api.ResolveAddressResponse(addr=member.addr), member != self._group.members[raft_id]
             self._out.append(
@@ -72,12 +98,13 @@ class Messages:
     def _receive(self, stream: int, message: raftpb.Message, sender: Peer, now: float) -> bool:
         """Take a message, unless its sender is not, or no more, the member that it says."""
         raft_id = events.sender(message)
-        refusal: SwarmError | None = self._group.refusal(raft_id, sender)
+        refusal: SwarmError | None = self._senders.refusal(raft_id, sender, now, self._leads())
         if refusal is None and message.type == raftpb.MsgSnap and not is_readable(message.snapshot):
             refusal = InvalidArgument("raft: the snapshot cannot be read")
         if refusal is not None:
             self._refuse(stream, sender, refusal, now)
             return False
+        self._senders.believed(raft_id, sender)
         self._group.heard(raft_id, sender)
         if message.to == self._group.raft_id and message.type != raftpb.MsgProp:
             self._consensus.step(events.Received(message), now)

@@ -86,6 +86,11 @@ class MessageStreams:
         ]
         return self._drop(older, "raft: the same member sends a newer snapshot")
 
+    def stalled(self, missed_s: float) -> None:
+        """This process stood still for so long (swarm/attention.py): no sender was silent then."""
+        for state in self._streams.values():
+            state.heard_at += missed_s
+
     def take(self, stream: int, event: StreamData | StreamEnd, now: float) -> raftpb.Message | None:
         """The message that is complete with this word, if one is.
 

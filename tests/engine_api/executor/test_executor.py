@@ -130,6 +130,24 @@ async def test_a_failed_pull_does_not_matter_when_the_image_is_here(harness: Exe
     assert (await harness.do(task, Step.PREPARE)).error == ""
 
 
+async def test_a_config_whose_template_costs_too_much_is_refused_and_other_tasks_go_on_meanwhile(
+    harness: ExecutorHarness, task: api.Task
+) -> None:
+    dear = api.Task()
+    dear.CopyFrom(task)
+    dear.id = "t2"
+    dear.spec.container.configs.add(config_id="c").file.name = "c"
+    data = b'{{$x := js "' + b"<" * 500_000 + b'"}}' + b"{{$x = js $x}}" * 30_000
+    config = api.Config(id="c", spec=api.ConfigSpec(data=data, templating=api.Driver(name="golang")))
+    harness.executor.perform(Execute(dear.id, Step.PREPARE, dear, configs={"c": config}))
+    harness.begin(Step.PREPARE, task)
+    first, second = await harness.next(), await harness.next()
+    assert (first.task_id, first.error) == ("t1", "")
+    assert second.task_id == "t2"
+    assert "failed to expand templated config c: template: expansion:1" in second.error
+    assert "the templates of this task's secrets and configs " in second.error
+
+
 async def test_an_engine_that_is_away_is_temporary(harness: ExecutorHarness, task: api.Task) -> None:
     await harness.engine.stop()
     failed = await harness.do(task, Step.PREPARE)

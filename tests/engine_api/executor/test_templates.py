@@ -69,3 +69,26 @@ def test_a_spec_with_a_bad_template_is_refused() -> None:
     task.spec.container.hostname = "{{.Nope}}"
     with pytest.raises(TaskError, match="expanding hostname failed"):
         templates.container_spec(task, NODE)
+
+
+def test_payloads_of_a_task_share_one_budget() -> None:
+    task = api.Task(id="t1")
+    text = b"{{.Task.ID}}" * 5000
+    configs = {str(number): api.Config(spec=api.ConfigSpec(data=text, templating=GOLANG)) for number in range(40)}
+    shared = templates.Payloads(task, NODE, {}, configs)
+    assert shared.config("0") == b"t1" * 5000
+    refused = "failed to expand templated config .*: the templates of this task's secrets and configs exceeded"
+    with pytest.raises(TaskError, match=refused):
+        [shared.config(name) for name in configs]
+
+
+def test_a_payload_is_expanded_once_however_many_files_it_becomes() -> None:
+    text = b"{{.Task.ID}}" * 5000
+    shared = payloads(text)
+    assert {shared.config("c") for _ in range(100)} == {b"t1" * 5000}
+    assert {shared.secret("c") for _ in range(100)} == {b"t1" * 5000}
+
+
+def test_only_templates_are_expanded_in_a_thread() -> None:
+    assert payloads(b"x").templated
+    assert not payloads(b"{{x}}", None).templated

@@ -53,6 +53,22 @@ async def test_swarm_paths_are_ours_however_they_are_written(place: Place) -> No
     assert place.connections == 0
 
 
+async def test_the_application_is_asked_for_the_path_that_was_judged(place: Place) -> None:
+    client = await place.client()
+    for target in ("/%73warm", "http://docker:2375/sw%61rm", "/swarm?a=%2f"):
+        client.send(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        head = await client.head()
+        assert (b" 200 " in head, b"X-Path: /swarm\r\n" in head) == (True, True), head
+
+
+@pytest.mark.parametrize("target", ["http:/v1.41/swarm", "x:/swarm", "swarm", "/containers/json#/swarm", "/swarm%zz"])
+async def test_a_target_that_the_engine_could_read_in_another_way_reaches_nobody(place: Place, target: str) -> None:
+    client = await place.client()
+    status, body = await client.ask(f"GET {target} HTTP/1.1", "Host: x")
+    assert (status, place.connections) == (400, 0), body
+    assert await client.is_closed()
+
+
 async def test_what_only_looks_like_a_swarm_path_is_the_engines(place: Place) -> None:
     client = await place.client()
     for target in ("/swarms", "/containers/swarm/json", "/images/events/json", "/containers%2Fjson", "/x?/swarm"):
@@ -225,3 +241,12 @@ async def test_answers_to_head_requests_and_empty_ones_have_no_body(place: Place
     await client.head()
     await client.head()
     assert await client.answer() == (200, b"hi")
+
+
+async def test_what_a_client_sends_wrong_is_answered_and_leaves_no_traceback(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    for line, headers in (("get /swarm HTTP/1.1", ("Host: x",)), ("GET /swarm HTTP/1.1", ())):
+        client = await place.client()
+        assert (await client.ask(line, *headers))[0] == 400
+    assert [record for record in caplog.records if record.exc_info] == []

@@ -30,7 +30,7 @@ def test_a_request_tells_its_method_target_length_and_wishes() -> None:
         (b"/events?since=1%202", b"/events", b"since=1%202"),
         (b"/%73warm%2Finit?a=?", b"/swarm/init", b"a=?"),
         (b"http://docker:2375/swarm/init?x=1", b"/swarm/init", b"x=1"),
-        (b"http://docker", b"/", b""),
+        (b"http://docker", b"", b""),
         (b"http://docker?x", b"", b"x"),
         (b"*", b"*", b""),
     ],

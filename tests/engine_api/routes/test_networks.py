@@ -115,6 +115,32 @@ async def test_all_other_networks_are_made_by_the_engine(
     assert engine.bodies == [body]
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"Driver":"overlay","x":[' + b"1," * 30_000 + b"1]}", "the text has more than 20000 values"),
+        (b'{"Driver":"overlay","x":' + b"[" * 5_000 + b"]" * 5_000 + b"}", "exceeded max depth"),
+    ],
+)
+async def test_a_network_that_nobody_can_judge_is_not_left_to_the_engine(
+    backend: Any, engine: FakeEngine, hooks: EngineHooks, start: Any, body: bytes, reason: str
+) -> None:
+    client = await start(backend, hooks=hooks)
+    async with client.post("/networks/create", data=body, headers={"Content-Type": "application/json"}) as answer:
+        assert (answer.status, await answer.json()) == (400, {"message": reason})
+    assert engine.calls == []
+
+
+async def test_a_network_is_judged_by_the_first_value_as_go_reads_it(
+    backend: Any, engine: FakeEngine, hooks: EngineHooks, start: Any
+) -> None:
+    client = await start(backend, hooks=hooks)
+    body = b'{"Name":"web","Driver":"overlay"} x'
+    async with client.post("/networks/create", data=body, headers={"Content-Type": "application/json"}) as answer:
+        assert (answer.status, await answer.json()) == (501, {"message": NO_OVERLAY})
+    assert engine.calls == []
+
+
 async def test_what_the_engine_says_of_a_network_is_passed_on(
     backend: Any, engine: FakeEngine, hooks: EngineHooks, start: Any
 ) -> None:

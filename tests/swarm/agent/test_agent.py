@@ -462,3 +462,26 @@ def test_subscriptions_end_with_the_session_and_may_come_again() -> None:
     assert StopLogs("sub") in driver.fail("Session", None)
     driver.register()
     assert len(every(subscribe(driver, follow=True), PublishLogs)) == 1
+
+
+# --- stalls of this process ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missed_s", [5.0, 20.0, 600.0])
+def test_an_agent_that_stood_still_reads_its_managers_answers_before_it_gives_up(missed_s: float) -> None:
+    driver = AgentHarness()
+    driver.register()
+    driver.now += 1.0
+    heartbeat = driver.streams["Heartbeat"]
+    driver.now += missed_s + defaults.RPC_DIAL_TIMEOUT_S
+    assert not every(driver.tell(None), Disconnect)
+    assert not every(driver.tell(Reply(heartbeat, api.HeartbeatResponse())), Disconnect)
+    assert driver.agent.registered
+
+
+def test_after_a_stall_a_manager_that_stays_silent_is_given_up_all_the_same() -> None:
+    driver = AgentHarness()
+    driver.register()
+    driver.now += 60.0
+    assert not every(driver.tell(None), Disconnect)
+    assert every(driver.due(), Disconnect)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -167,3 +168,23 @@ def test_an_expired_certificate_opens_nothing_but_its_renewal(method: str) -> No
     else:
         for peer, metadata in ((EXPIRED, {}), (void, {}), (EXPIRED, metadata_for(MANAGER))):
             assert refusal(method, peer, metadata) == "Permission denied: x509: too late"
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_leader_knows_that_a_certificate_lapsed_which_a_follower_was_shown(method: str) -> None:
+    shown = replace(EXPIRED, key=b"k" * 32, not_before=1000.0)
+    metadata = metadata_for(shown)
+    if method in RENEWAL:
+        found = authorizer(METHODS[method], MANAGER, metadata)
+        assert (found.renewable, bool(found.certificate_error), found.key, found.not_before) == (
+            True,
+            True,
+            shown.key,
+            1000.0,
+        )
+    elif not METHODS[method].insecure:
+        assert "x509: certificate has expired" in refusal(method, MANAGER, metadata)
+    valid = authorizer(
+        METHODS["NodeCA/IssueNodeCertificate"], MANAGER, metadata_for(replace(shown, certificate_error=""))
+    )
+    assert not valid.renewable

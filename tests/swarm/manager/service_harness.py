@@ -61,9 +61,13 @@ class ServiceHarness:
 
     def call(self, method: str, request: Message | None, node_id: str, addr: str = "10.0.0.5:999") -> int:
         """A call of a node; returns its stream."""
+        return self.call_as(method, request, Peer(node_id, WORKER_ROLE, "org", addr))
+
+    def call_as(self, method: str, request: Message | None, peer: Peer) -> int:
+        """A call of anybody; returns its stream."""
         self._streams += 1
         assert self.service is not None
-        call = Call(self._streams, method, request, Peer(node_id, WORKER_ROLE, "org", addr))
+        call = Call(self._streams, method, request, peer)
         self.perform(self.service.handle(call, self.now))
         return self._streams
 

@@ -42,7 +42,7 @@ class Book:
         self.now = 1000.0
         self.core = Core()
         self.out: list[ManagerEffect] = []
-        group = RaftGroup(1)
+        group = self.group = RaftGroup(1)
         for raft_id in (1, 2, 3):
             group.members[raft_id] = api.RaftMember(
                 raft_id=raft_id, node_id=f"n{raft_id}", addr=f"10.0.0.{raft_id}:2377"
@@ -242,3 +242,55 @@ def test_a_call_that_was_forwarded_to_this_manager_goes_no_further() -> None:
     assert isinstance(end, StreamEnd)
     assert isinstance(end.error, NotTaken)
     assert book.calls.counts.refused == 1
+
+
+def test_a_call_has_not_waited_for_a_leader_while_this_process_stood_still() -> None:
+    book = Book()
+    book.leader_is(0)
+    book.calls.pass_on(read(), book.now)
+    book.now += 30.0
+    book.calls.stalled(30.0)
+    book.wait(0.0)
+    assert book.take() == []
+    assert book.calls.by_place() == {Place.WAITING: 1}
+    book.leader_is(2)
+    for call in book.calls.take_waiting():
+        book.calls.pass_on(call, book.now)
+    assert isinstance(book.take()[0], Forward)
+
+
+def test_after_a_stall_a_call_waits_for_a_leader_no_longer_than_before() -> None:
+    book = Book()
+    book.leader_is(0)
+    book.calls.pass_on(read(), book.now)
+    book.now += 30.0
+    book.calls.stalled(30.0)
+    book.wait(2 * defaults.NO_LEADER_WAIT_S + 10.0)
+    (end,) = book.take()
+    assert isinstance(end, StreamEnd)
+    assert isinstance(end.error, NoLeader)
+
+
+def test_a_forwarded_call_is_not_given_up_at_once_when_this_process_stood_still() -> None:
+    book = Book()
+    book.forward(write())
+    book.leader_is(0)
+    book.now += 30.0
+    book.calls.stalled(30.0)
+    book.wait(0.0)
+    assert book.take() == []
+    book.wait(defaults.LEADER_GONE_S)
+    assert book.take() != []
+
+
+def test_a_lapsed_certificate_renews_through_a_leader_of_ours_and_not_while_a_stock_manager_leads() -> None:
+    peer = Peer("w1", WORKER_ROLE, "c1", "10.0.0.9:40000", certificate_error="x509: too late", renewable=True)
+    for ours in (True, False, None):
+        book = Book()
+        if ours is not None:
+            book.group.known(2, ours)
+        book.calls.pass_on(Call(5, "NodeCA/IssueNodeCertificate", api.IssueNodeCertificateRequest(), peer), book.now)
+        (effect,) = book.take()
+        assert isinstance(effect, Forward) == (ours is True)
+        if isinstance(effect, StreamEnd):
+            assert "not while a stock manager leads" in str(effect.error)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 
 from certs.errors import InvalidUnlockKey
+from certs.files import Unsettled
 from certs.keys import identity_of
 from swarm import api
 from swarm.agent import events as agent_events
@@ -44,16 +45,31 @@ _CANCELLED_AT_STOP = (
     events.RemoveContainers,
 )
 
+_WRITES = (
+    events.SaveState,
+    events.SaveRoot,
+    events.ForgetLog,
+    events.Erase,
+    events.MakeIdentity,
+    events.RequestIdentity,
+    events.RenewCertificate,
+)
+"""What may be on disk although it failed (certs.files.Unsettled)."""
+
 
 @dataclass
 class Disk:
-    """What outlives the daemon. log: the raft ID of the member whose log is there, 0: none. leaving: see DropState."""
+    """What outlives the daemon. log: the raft ID of the member whose log is there, 0: none. damaged: part is lost.
+
+    leaving: see DropState.
+    """
 
     state: NodeState | None = None
     root_pem: bytes = b""
     certificate_pem: bytes = b""
     unlock_key: bytes = b""
     log: int = 0
+    damaged: bool = False
     leaving: bool = False
 
     @property
@@ -115,7 +131,11 @@ class Daemon:
         self.node = Node(Random(1))
         self._inbox: deque[events.Event] = deque()
         self._tickets = itertools.count(1)
-        self._open: dict[int, None] = {}
+        self._open: dict[int, events.Request | events.Boot] = {}
+        self.acknowledged = False
+        """Whether a user was told that this node is a member of a swarm, and of nothing else since."""
+        self.left = False
+        """Whether it has left one since."""
         self._outstanding: dict[int, None] = {}
         self._renewals = itertools.count(1)
         self._raft_ids = itertools.count(100)
@@ -127,8 +147,9 @@ class Daemon:
     def ask(self, make: Callable[[int], events.Request | events.Boot]) -> int:
         """Put a request; returns its ticket."""
         ticket = next(self._tickets)
-        self._open[ticket] = None
-        self.put(make(ticket))
+        request = make(ticket)
+        self._open[ticket] = request
+        self.put(request)
         return ticket
 
     def boot(self) -> int:
@@ -239,14 +260,33 @@ class Daemon:
                 return
             if isinstance(effect, events.Answer):
                 assert effect.ticket in self._open, "a request is answered once"
-                del self._open[effect.ticket]
+                request = self._open.pop(effect.ticket)
                 self.answers[effect.ticket] = effect.error
+                if effect.error is None:
+                    self._acknowledge(request)
             elif isinstance(effect, events.TellAgent):
                 self._tell(effect.event)
             else:
                 self._begin(effect)
         due = self.node.deadline()
         assert due is None or due > self.now or not self.alive, "after each event the deadline is in the future"
+
+    def _acknowledge(self, request: events.Request | events.Boot) -> None:
+        match request:
+            case events.Init() | events.Join():
+                state = self.disk.state
+                assert state is not None, "a member has it on disk"
+                assert state.pending is None, "a member is one"
+                assert not self.disk.leaving, "a member stays one"
+                self.acknowledged, self.left = True, False
+            case events.Leave():
+                assert self.disk == Disk(), "who has left has nothing"
+                self.acknowledged = False
+
+    @property
+    def leaves(self) -> bool:
+        """Whether this node was told to leave."""
+        return self.disk.leaving or any(isinstance(request, events.Leave) for request in self._open.values())
 
     def _tell(self, event: AgentEvent) -> None:
         if not self.agent:
@@ -276,8 +316,11 @@ class Daemon:
         del self._outstanding[effect.tag]
         try:
             error = errors.pop(0) if errors else None
-            if error is not None:
+            if isinstance(error, Unsettled) and isinstance(effect, _WRITES):
+                self._perform(effect)
+            elif error is not None:
                 self._break_off(effect)
+            if error is not None:
                 raise error
             outcome: events.Done | events.Failed = events.Done(effect.tag, self._perform(effect))
         except (SwarmError, OSError, InvalidUnlockKey) as error:
@@ -330,6 +373,7 @@ class Daemon:
             case events.ForgetLog():
                 disk.log = 0
             case events.Erase():
+                self.left = self.left or disk.leaving
                 self.disk = Disk()
             case events.MakeIdentity():
                 return self._take(MANAGER_ROLE)
@@ -368,8 +412,7 @@ class Daemon:
         return events.Identity(self.disk.certificate_pem, self.disk.root_pem)
 
     def _start_manager(self, effect: events.StartManager) -> events.ManagerUp:
-        if effect.state.raft_id and effect.state.raft_id != self.disk.log:
-            raise LogLost("the log is gone")
+        _open_log(self.disk, effect)
         if not self.disk.log:
             self.disk.log = next(self._raft_ids)
         self.manager, self.removed = effect.tag, False
@@ -379,6 +422,19 @@ class Daemon:
         self.manager = 0
         self.removed_with = self.disk.certificate_pem if self.removed else b""
         return events.ManagerDown(self.disk.log, OTHERS, self.removed)
+
+
+def _open_log(disk: Disk, effect: events.StartManager) -> None:
+    """Raises LogLost."""
+    match effect.on_loss:
+        case events.OnLoss.REJOIN:
+            disk.log, disk.damaged = 0, False
+        case events.OnLoss.ACCEPT:
+            disk.damaged = False
+        case events.OnLoss.REFUSE:
+            joined_again = disk.log not in (0, *effect.state.past_raft_ids)
+            if disk.damaged or (effect.state.raft_id and not joined_again):
+                raise LogLost("the log is gone")
 
 
 def check(daemon: Daemon, effect: events.TaggedEffect) -> None:
@@ -392,12 +448,17 @@ def check(daemon: Daemon, effect: events.TaggedEffect) -> None:
         case events.MakeIdentity() | events.RequestIdentity():
             assert daemon.disk.state is not None, "before anything is there, state.json says what it will be"
             assert daemon.disk.state.pending is not None, "a member has its identity"
+        case events.DropState():
+            assert daemon.leaves or not daemon.acknowledged, "a member is given up by a leave only"
         case events.Erase():
             disk = daemon.disk
             unfinished = disk.state is not None and disk.state.pending is not None
             assert disk.leaving or unfinished or not disk.others, "only what is marked is deleted"
         case events.StartManager():
             assert not daemon.manager, "one manager at a time"
+            rejoins = effect.on_loss is events.OnLoss.REJOIN
+            assert not rejoins or effect.state.other_managers(), "somebody must let it join"
+            assert effect.on_loss is not events.OnLoss.ACCEPT or effect.force_new_cluster
             assert not any(isinstance(held, events.StartManager) for held in daemon.held), "one start at a time"
             assert identity_of(daemon.disk.certificate_pem).role == MANAGER_ROLE, "a manager needs its certificate"
             assert daemon.disk.certificate_pem != daemon.removed_with, "who was removed needs another certificate"

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from certs.root import RootCA
 from swarm import defaults
 from swarm.errors import SwarmError, Unavailable
 from swarm.node import events
@@ -67,34 +66,6 @@ def test_a_directory_without_state_json_is_an_error_and_nothing_is_deleted(
     assert daemon.disk == disk
     assert daemon.answers[daemon.leave()] is None
     assert daemon.disk == Disk()
-
-
-@pytest.mark.parametrize("bit", range(8))
-def test_a_flipped_bit_of_the_certificate_deletes_nothing_and_the_node_goes_on_or_says_why(
-    issuer: Issuer, bit: int
-) -> None:
-    """In its subject it may even say worker instead of manager: then the log would go."""
-    sound = manager_disk(issuer)
-    for position in range(bit, len(sound.certificate_pem), 37):
-        flipped = bytearray(sound.certificate_pem)
-        flipped[position] ^= 1 << bit
-        disk = replace(sound, certificate_pem=bytes(flipped))
-        before = replace(disk)
-        daemon = Daemon(issuer, disk)
-        daemon.boot()
-        assert daemon.disk == before
-        assert daemon.status.phase in (Phase.PENDING, Phase.ERROR)
-        assert daemon.agent == (daemon.status.phase is Phase.PENDING)
-
-
-def test_a_certificate_of_another_root_is_an_error_that_names_both_files(issuer: Issuer) -> None:
-    disk = replace(manager_disk(issuer), root_pem=RootCA.create(1_795_362_749.0).bundle_pem)
-    daemon = Daemon(issuer, disk)
-    daemon.boot()
-    assert daemon.status.phase is Phase.ERROR
-    assert "swarm-node.crt" in str(daemon.status.error)
-    assert "swarm-root-ca.crt" in str(daemon.status.error)
-    assert disk.log
 
 
 @pytest.mark.parametrize("changed", [{"node_id": "node9"}, {"cluster_id": "cluster9"}])

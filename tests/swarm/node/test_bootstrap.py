@@ -486,3 +486,20 @@ async def test_a_manager_never_takes_a_root_from_others() -> None:
 
 async def test_the_root_alone_can_be_fetched() -> None:
     assert await bootstrap.fetch_root(["m"], ROOT.digest, Random(1), Scripted().world) == ROOT.bundle_pem
+
+
+async def test_a_certificate_that_was_saved_and_shown_supersedes_the_one_before(manager: Manager) -> None:
+    first = await bootstrap.join(manager.addresses, manager.token("worker"), 0, Random(1), REAL)
+    second = await bootstrap.renew(manager.addresses, first.root_pem, first.credentials, Random(1), REAL)
+    await bootstrap.renew(manager.addresses, first.root_pem, first.credentials, Random(1), REAL)  # not saved: again
+    await bootstrap.confirm(manager.addresses, second.root_pem, second.credentials, Random(1), REAL)
+    with pytest.raises(SwarmError, match="the certificate is superseded"):
+        await bootstrap.renew(manager.addresses, first.root_pem, first.credentials, Random(1), IMPATIENT)
+    await bootstrap.renew(manager.addresses, second.root_pem, second.credentials, Random(1), REAL)
+
+
+async def test_a_confirmation_that_nobody_hears_is_no_failure_of_the_renewal(manager: Manager) -> None:
+    issued = await bootstrap.join(manager.addresses, manager.token("worker"), 0, Random(1), REAL)
+    await manager.server.close(0)
+    await bootstrap.confirm(manager.addresses, issued.root_pem, issued.credentials, Random(1), IMPATIENT)
+    await bootstrap.confirm([], issued.root_pem, issued.credentials, Random(1), IMPATIENT)

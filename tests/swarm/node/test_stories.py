@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from certs.files import Unsettled
 from swarm.agent.events import EngineBack, EngineGone
 from swarm.errors import JoinUndecided, PermissionDenied, Unavailable
 from swarm.node import events
 from swarm.node.steps import Phase
+from swarm.raft.events import LogLost
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE
 from tests.swarm.node.daemon import Daemon, Disk, Issuer
 
@@ -86,9 +88,12 @@ def _kill_after(steps: int) -> Step:
 
 
 ROLES = st.sampled_from([MANAGER_ROLE, WORKER_ROLE])
-ERRORS = st.sampled_from(
-    [None, OSError("no space left"), Unavailable("not now"), PermissionDenied("never"), JoinUndecided("perhaps")]
+UNSETTLED = Unsettled(5, "Input/output error")
+FAILURES = (
+    *(None, OSError("no space left"), UNSETTLED),
+    *(Unavailable("not now"), PermissionDenied("never"), JoinUndecided("perhaps")),
 )
+ERRORS = st.sampled_from(FAILURES)
 FIXED: tuple[Step, ...] = (
     Daemon.init,
     Daemon.join,
@@ -145,8 +150,12 @@ def come_to_rest(daemon: Daemon) -> None:
     daemon.perform_held()
     daemon.put(EngineBack())
     daemon.advance(REST_S)
+    if daemon.status.phase is Phase.ERROR:  # whatever failed does not fail any more
+        _kill(daemon)
+        daemon.advance(REST_S)
     status, disk = daemon.status, daemon.disk
     assert daemon.waiting == []
+    assert status.phase is not Phase.INACTIVE or not daemon.acknowledged or daemon.left, "a member stays one"
     assert daemon.held == []
     match status.phase:
         case Phase.INACTIVE:
@@ -154,6 +163,9 @@ def come_to_rest(daemon: Daemon) -> None:
         case Phase.PENDING:
             assert status.ready
             assert status.state == disk.state
+            assert not disk.leaving
+            assert status.state is not None
+            assert status.state.pending is None
             assert status.manager_running == bool(daemon.manager)
             assert daemon.agent
             if status.role == WORKER_ROLE:
@@ -164,5 +176,6 @@ def come_to_rest(daemon: Daemon) -> None:
             assert not daemon.agent
             assert not daemon.manager
         case Phase.ERROR | Phase.STOPPED:
+            assert isinstance(status.error, LogLost), "nothing else cannot be mended"
             assert not daemon.agent
             assert not daemon.manager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,12 +24,13 @@ from swarm.errors import FailedPrecondition, Unavailable
 from swarm.io.disk import replaced_file
 from swarm.io.disk.database import DiskError
 from swarm.io.disk.raft_disk import Loaded, RaftDisk
-from swarm.io.node.autolock import Autolock, perform, sealer_of
+from swarm.io.node.autolock import FAILURES, Autolock, perform, sealer_of
 from swarm.node.autolock import kek_of
 from swarm.node.autolock_events import Done, Reseal, RotateKek, SaveCertificate, SaveRaftKeys
 from swarm.raft.events import Persist
 from swarm.raft.records import Sealer
 from swarm.store.store import Change, Store
+from tests.bad_disk import EIO, ENOSPC, BadDisk
 
 NOW = 1_795_362_749.0
 ROOT = RootCA.create(NOW)
@@ -103,13 +105,14 @@ class Place:
         store.save_root(ROOT.bundle_pem)
         store.save(credentials())
 
-    async def start(self, unlock_key: bytes = b"") -> tuple[KeyStore, Autolock, Manager]:
+    async def start(self, unlock_key: bytes = b"", files: Files = SYSTEM) -> tuple[KeyStore, Autolock, Manager]:
         """As NodeProcess.resume does it."""
-        store = KeyStore(self.keys_directory)
-        lock = Autolock(store, self.log, Random(1), self.renew)
+        store = KeyStore(self.keys_directory, files)
+        lock = Autolock(store, self.log, Random(1), self.renew, files)
         lock.recover(isinstance(store.load(), Locked))
         assert isinstance(store.load(unlock_key), Present)
-        manager = Manager(self.log, await lock.sealer())
+        manager = Manager(self.log, await lock.sealer(), files)
+        manager.wanted = manager.disk.load()
         lock.attach(manager)
         return store, lock, manager
 
@@ -288,6 +291,117 @@ async def test_a_commit_that_fails_changes_nothing_and_may_be_repeated(place: Pl
     assert place.locked()
     assert not place.shown()
     assert len(manager.disk.load().entries) == 4
+    manager.disk.close()
+
+
+class Ticking:
+    """A key file that is locked, unlocked, locked again: (version, key) one after the other."""
+
+    CHANGES = ((5, KEY), (6, OTHER_KEY), (7, b""), (8, KEY))
+
+
+async def acknowledged(manager: Manager, index: int) -> bool:
+    """Whether the log took another entry."""
+    try:
+        await asyncio.to_thread(manager.disk.save, Persist(index, None, (entry(index),)))
+    except DiskError:
+        return False
+    return True
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("times", [1, 4])
+@pytest.mark.parametrize("code", [EIO, ENOSPC])
+@pytest.mark.parametrize("after", [False, True])
+async def test_an_error_at_any_step_of_any_lock_loses_nothing_and_ends_as_the_cluster_wants(
+    tmp_path: Path, after: bool, code: int, times: int
+) -> None:
+    """What the log acknowledged stays, the key file is as the cluster said last, and nothing is in the clear then."""
+    for at in range(200):
+        place = Place(tmp_path / str(at))
+        _, _, manager = await filled(place)
+        manager.disk.close()
+        disk = BadDisk(at, after, code, times)
+        try:
+            store, lock, manager = await place.start(b"", disk)
+        except OSError:
+            continue  # the start says so
+        index, last = 4, disk.struck
+        for version, key in Ticking.CHANGES:
+            with contextlib.suppress(*FAILURES):
+                await take(lock, version, key)
+            index += await acknowledged(manager, index)
+            if disk.struck and not last:  # the daemon dies soon after the error: what is there must do
+                manager.disk.close()
+                disk.heal()
+                held = store.kek.key
+                store, lock, manager = await place.start(held if place.locked() else b"", disk)
+                assert len(manager.disk.load().entries) == index - 1
+                last = True
+                await take(lock, version, key)
+            assert store.kek.key == key
+            assert bool(key) == place.locked()
+            assert not (key and place.shown())
+        manager.disk.close()
+        _, _, manager = await place.start(KEY)
+        assert len(manager.disk.load().entries) == index - 1
+        manager.disk.close()
+        assert not place.shown()
+        if not disk.struck:
+            assert at > 10
+            return
+    raise AssertionError("there is no end to it")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("times", [1, 4])
+@pytest.mark.parametrize("code", [EIO, ENOSPC])
+@pytest.mark.parametrize("after", [False, True])
+async def test_after_an_error_at_any_step_the_lock_is_right_without_a_restart(
+    tmp_path: Path, after: bool, code: int, times: int
+) -> None:
+    for at in range(200):
+        place = Place(tmp_path / str(at))
+        store, _, manager = await filled(place)
+        manager.disk.close()
+        disk = BadDisk(10**9, after, code, times)
+        store, lock, manager = await place.start(b"", disk)
+        disk.at = len(disk.calls) + at
+        with contextlib.suppress(*FAILURES):
+            await take(lock, 5, KEY)
+        index = 4 + await acknowledged(manager, 4)
+        disk.heal()
+        await take(lock, 5, KEY)
+        assert (store.settled, store.kek.key, lock.trouble) == (True, KEY, "")
+        assert place.locked()
+        index += await acknowledged(manager, index)
+        assert index >= 5
+        assert not place.shown()
+        manager.disk.close()
+        _, _, manager = await place.start(KEY)
+        assert len(manager.disk.load().entries) == index - 1
+        manager.disk.close()
+        if not disk.struck:
+            assert at > 5
+            return
+    raise AssertionError("there is no end to it")
+
+
+async def test_a_locked_manager_whose_log_shows_something_seals_it(place: Place) -> None:
+    """However it came to that: an earlier version left it so after an error."""
+    store, _, manager = await filled(place)
+    manager.disk.close()
+    store.rotate_kek(Kek(KEY, 5), RaftKeys(b"d" * 32))
+    assert place.shown()
+    store, lock, manager = await place.start(KEY)
+    async with lock.writing:
+        await lock.follow()
+    assert not place.shown()
+    assert store.raft_keys is not None
+    assert not store.raft_keys.needs_rotation
+    manager.disk.close()
+    _, _, manager = await place.start(KEY)
+    assert len(manager.disk.load().entries) == 3
     manager.disk.close()
 
 

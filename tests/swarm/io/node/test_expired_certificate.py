@@ -54,6 +54,17 @@ class Old(Manager):
         certificate = self.root.sign(keys.new_csr(key), node_id, role, CLUSTER, signed, life_s)
         return Credentials(certificate, keys.private_key_pem(key))
 
+    def on_record(self, node_id: str, credentials: Credentials) -> Credentials:
+        """The last certificate that the node got is this one."""
+
+        def change(tx: Tx) -> None:
+            node = tx.edit(api.Node, node_id)
+            node.ClearField("authority")
+            node.certificate.certificate = credentials.certificate_pem
+
+        self.edit(change)
+        return credentials
+
     def tls(self, credentials: Credentials | None) -> ClientTls:
         return ClientTls("swarm-manager", self.root.bundle_pem, credentials)
 
@@ -81,7 +92,7 @@ async def node(old: Old) -> str:
 
 
 async def test_an_expired_node_renews_and_nothing_else(old: Old, node: str) -> None:
-    expired = old.issue(node, ended_s=5 * DAY_S)
+    expired = old.on_record(node, old.issue(node, ended_s=5 * DAY_S))
     with structlog.testing.capture_logs() as lines:
         calls = (
             old.call(expired, rpc.HEARTBEAT, api.HeartbeatRequest()),
@@ -98,6 +109,18 @@ async def test_an_expired_node_renews_and_nothing_else(old: Old, node: str) -> N
     told = [line for line in lines if line["event"] == "certificate.expired"]
     assert [(line["node"], line["role"]) for line in told] == [(node, "swarm-worker")]  # once, not for each connection
     assert old.certificate_errors[True] >= 4
+
+
+async def test_an_expired_copy_of_a_node_that_has_renewed_since_is_refused_and_its_finder_reads_why(
+    old: Old, node: str
+) -> None:
+    stolen = old.issue(node, ended_s=5 * DAY_S)
+    old.edit(lambda tx: setattr(tx.edit(api.Node, node), "role", api.MANAGER))
+    before = old.lab.node(node)
+    with pytest.raises(SwarmError, match="the certificate is superseded") as refusal:
+        await bootstrap.renew(old.addresses, old.root.bundle_pem, stolen, Random(1), replace(REAL, sleep=no_sleep))
+    assert old.lab.node(node) == before
+    assert own_certificate.trouble(str(refusal.value), stolen.certificate_pem, time.time()) == str(refusal.value)
 
 
 async def test_after_the_window_it_is_told_to_join_again(old: Old, node: str) -> None:
@@ -151,9 +174,11 @@ class NoGroup:
 
 
 def remove(manager: Old, node: str, last: Credentials, removed_s: float) -> None:
-    """`docker node rm` of a node with this certificate, at this time."""
+    """`docker node rm` of a node that never had another certificate than this one, at this time."""
     tx = Tx(manager.lab.store, removed_s, Random(1))
-    tx.edit(api.Node, node).certificate.certificate = last.certificate_pem
+    removed = tx.edit(api.Node, node)
+    removed.ClearField("authority")
+    removed.certificate.certificate = last.certificate_pem
     remove_node(tx, api.RemoveNodeRequest(node_id=node, force=True), NoGroup())
     manager.lab.commit(tx)
 
@@ -292,7 +317,8 @@ async def test_a_leader_whose_certificate_expired_renews_it_through_itself(old: 
 
 @pytest.mark.parametrize(("leading", "ended_s"), [(False, DAY_S), (True, -5 * DAY_S)])
 async def test_others_are_asked_while_that_is_possible(old: Old, leading: bool, ended_s: float) -> None:
-    alone, own = Alone(old, leading), old.issue("manager1", "swarm-manager", ended_s=ended_s)
+    own = old.on_record("manager1", old.issue("manager1", "swarm-manager", ended_s=ended_s))
+    alone = Alone(old, leading)
     others = [("manager2", address) for address in old.addresses]
     await own_certificate.renew(alone, others, old.root.bundle_pem, own, Random(1), REAL)
     assert alone.asked == []

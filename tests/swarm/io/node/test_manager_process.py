@@ -18,6 +18,7 @@ from swarm.grpc.authorize import ClusterAuthorizer
 from swarm.io.node.manager_process import ManagerProcess, ManagerSettings
 from swarm.io.process import Clock
 from swarm.rpc import WORKER_ROLE, Call, Peer, StreamData, StreamEnd
+from swarm.store.tx import Tx
 from tests.swarm.io.conftest import MakeServed
 
 if TYPE_CHECKING:
@@ -47,6 +48,12 @@ async def test_who_may_have_been_taken_in_is_told_so_whatever_the_others_answer(
     assert [call.method for call in served.calls] == ["RaftMembership/Join"]
 
 
+def add_managers(tx: Tx) -> None:
+    """The nodes of both managers."""
+    for node_id in ("manager1", "manager2"):
+        tx.create(api.Node(id=node_id, role=api.MANAGER)).spec.desired_role = api.MANAGER
+
+
 async def test_a_manager_that_follows_gives_calls_and_client_streams_to_its_leader(
     tmp_path: Path, authority: Authority
 ) -> None:
@@ -71,6 +78,7 @@ async def test_a_manager_that_follows_gives_calls_and_client_streams_to_its_lead
         managers.append(manager)
         if number == 1:
             await manager.wait_leader(5.0)
+            await manager.write(add_managers, 5.0)
     leader, follower = managers
     try:
         config = api.ConfigSpec(annotations=api.Annotations(name="c"), data=b"1")

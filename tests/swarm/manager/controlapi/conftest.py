@@ -37,6 +37,7 @@ class ControlHarness:
         handler = self.table[f"Control/{method}"]
         if not handler.write:
             return handler.function(self.store, request)
+        handler.check(request)
         tx = self.tx()
         with tx.savepoint():
             response = handler.function(tx, request)

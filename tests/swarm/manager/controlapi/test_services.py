@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from swarm import api
+from swarm import api, defaults
 from swarm.api.methods import METHODS
-from swarm.errors import OutOfSequence
+from swarm.errors import InvalidArgument, OutOfSequence
 from swarm.manager.controlapi.methods import CONTROL
+from swarm.manager.controlapi.methods import control as control_methods
 from swarm.manager.controlapi.services import insert_defaults
 from swarm.manager.controlapi.validate_container import is_image_reference
 
@@ -359,3 +361,78 @@ def test_runtimes_other_than_containers_are_checked(control: Any) -> None:
     assert control.refused("CreateService", request) == "InvalidArgument: Generic runtime is missing payload type"
     generic.payload.type_url, generic.payload.value = "t", b""
     assert control.refused("CreateService", request) == "InvalidArgument: Generic runtime has an empty payload"
+
+
+LIMIT = defaults.SERVICE_REPLICAS_MAX
+TOO_MANY = f"must not be greater than {LIMIT}, the limit of this manager (--max-replicas)"
+
+
+@pytest.mark.parametrize("number", [LIMIT + 1, 1 << 32, 1 << 62, (1 << 63) - 1])
+def test_a_service_cannot_ask_for_more_tasks_than_a_cluster_can_have(control: Any, number: int) -> None:
+    spec = control.service_spec("many", replicas=number)
+    create = api.CreateServiceRequest(spec=spec)
+    assert control.refused("CreateService", create) == f"InvalidArgument: Number of replicas {TOO_MANY}"
+    service = _create(control, control.service_spec("many", replicas=LIMIT))
+    update = api.UpdateServiceRequest(service_id=service.id, service_version=service.meta.version, spec=spec)
+    assert control.refused("UpdateService", update) == f"InvalidArgument: Number of replicas {TOO_MANY}"
+    job = create.spec.replicated_job
+    job.max_concurrent, job.total_completions = 1, number
+    assert control.refused("CreateService", create).startswith("InvalidArgument: Total completed jobs must not be gr")
+    job.max_concurrent = number
+    assert control.refused("CreateService", create).startswith("InvalidArgument: Maximum concurrent jobs must not be g")
+
+
+def test_a_negative_number_of_tasks_has_the_stock_text(control: Any) -> None:
+    spec = control.service_spec("many", replicas=(1 << 64) - 1)
+    create = api.CreateServiceRequest(spec=spec)
+    assert control.refused("CreateService", create) == "InvalidArgument: Number of replicas must be non-negative"
+
+
+def test_the_limit_can_be_set(control: Any) -> None:
+    table = control_methods(control.group, replicas_max=3)
+    table["Control/CreateService"].check(api.CreateServiceRequest(spec=control.service_spec("few", replicas=3)))
+    with pytest.raises(InvalidArgument, match="must not be greater than 3"):
+        table["Control/CreateService"].check(api.CreateServiceRequest(spec=control.service_spec("few", replicas=4)))
+
+
+def test_every_write_is_checked_before_its_pass(control: Any) -> None:
+    for name, handler in control.table.items():
+        assert bool(handler.checks) == handler.write, name
+
+
+PARTS: dict[str, Callable[[api.ServiceSpec, int], object]] = {
+    "variables": lambda spec, number: spec.task.container.env.extend(["A=b"] * number),
+    "labels": lambda spec, number: spec.annotations.labels.update({str(n): "" for n in range(number)}),
+    "mounts": lambda spec, number: spec.task.container.mounts.extend([api.Mount()] * number),
+    "ports": lambda spec, number: spec.endpoint.ports.extend([api.PortConfig()] * number),
+    "networks": lambda spec, number: spec.task.networks.extend([api.NetworkAttachmentConfig()] * number),
+    "constraints": lambda spec, number: spec.task.placement.constraints.extend(["node.id==a"] * number),
+    "preferences": lambda spec, number: spec.task.placement.preferences.extend([api.PlacementPreference()] * number),
+    "secrets": lambda spec, number: spec.task.container.secrets.extend([api.SecretReference()] * number),
+    "resources": lambda spec, number: spec.task.resources.limits.generic.extend([api.GenericResource()] * number),
+    "servers of names": lambda spec, number: spec.task.container.dns_config.nameservers.extend(["1.1.1.1"] * number),
+    "options of a volume": lambda spec, number: (
+        spec.task.container.mounts.add().volume_options.driver_config.options.update(
+            {str(n): "" for n in range(number)}
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_spec_with_more_parts_than_anybody_needs_is_refused_before_they_are_looked_at(
+    control: Any, part: str
+) -> None:
+    spec = control.service_spec("many")
+    PARTS[part](spec, defaults.REQUEST_PARTS_MAX + 1)
+    for refused in (
+        control.refused("CreateService", api.CreateServiceRequest(spec=spec)),
+        control.refused("UpdateService", api.UpdateServiceRequest(service_id="x", spec=spec)),
+    ):
+        assert refused == "InvalidArgument: invalid argument: the request has more than 20000 parts"
+
+
+def test_a_large_spec_is_none_of_them(control: Any) -> None:
+    spec = control.service_spec("large")
+    spec.task.container.env.extend(f"V{number}={number}" for number in range(10_000))
+    assert len(_create(control, spec).spec.task.container.env) == 10_000

@@ -63,6 +63,12 @@ class DispatcherHarness(ServiceHarness):
         """Send a heartbeat."""
         return self.call("Dispatcher/Heartbeat", api.HeartbeatRequest(session_id=session_id), node_id)
 
+    def stall(self, seconds: float) -> None:
+        """The process stands still, or its clock jumps."""
+        self.now += seconds
+        self.dispatcher.stalled(seconds, self.now)
+        self.settle()
+
     def node(self, node_id: str = "n1") -> api.Node:
         """The node in the store."""
         return self.need(api.Node, node_id)
@@ -297,6 +303,60 @@ def test_a_node_that_came_back_and_falls_silent_gets_only_three_periods(cluster:
     cluster.register()
     cluster.pass_time(17.0)
     assert cluster.node().status.state == api.NodeStatus.DOWN
+
+
+def test_a_stall_of_the_leader_makes_no_node_down(cluster: DispatcherHarness) -> None:
+    session_id, stream = cluster.register(), cluster.session("n2")
+    cluster.pass_time(4.0)
+    cluster.stall(20.0)
+    assert cluster.node().status.state == cluster.node("n2").status.state == api.NodeStatus.READY
+    cluster.beat(session_id)
+    cluster.pass_time(14.0)
+    assert cluster.node().status.state == api.NodeStatus.READY
+    cluster.pass_time(defaults.RETURN_S)
+    assert cluster.node("n2").status.state == api.NodeStatus.DOWN, "it did not come back"
+    assert str(cluster.error(stream)) == "node not registered"
+
+
+def test_after_a_stall_nodes_that_gave_up_have_time_to_come_back(cluster: DispatcherHarness) -> None:
+    cluster.register()
+    cluster.pass_time(13.0)
+    cluster.stall(60.0)
+    cluster.pass_time(defaults.RETURN_S - 1.0)
+    assert cluster.node().status.state == api.NodeStatus.READY
+
+
+def test_a_leader_that_stalls_again_and_again_still_notices_who_is_gone(cluster: DispatcherHarness) -> None:
+    cluster.register()
+    seen_s = 0.0
+    while cluster.node().status.state == api.NodeStatus.READY:
+        cluster.pass_time(2.0)
+        cluster.stall(10.0)
+        seen_s += 2.0
+        assert seen_s <= defaults.RETURN_S + 17.0
+
+
+def test_a_new_leader_that_stalls_waits_for_unknown_nodes_as_long_as_others_do(cluster: DispatcherHarness) -> None:
+    cluster.register()
+    cluster.elect()
+    cluster.pass_time(20.0)
+    cluster.stall(30.0)
+    cluster.pass_time(defaults.STATUS_BATCH_S)
+    assert cluster.node().status.state == api.NodeStatus.UNKNOWN
+    cluster.register()
+    assert cluster.node().status.state == api.NodeStatus.READY
+
+
+def test_a_stall_does_not_make_orphans_of_the_tasks_of_a_node_that_is_down(cluster: DispatcherHarness) -> None:
+    cluster.create(make_task("t1", "n1"))
+    cluster.register()
+    cluster.pass_time(20.0)
+    assert cluster.node().status.state == api.NodeStatus.DOWN
+    cluster.stall(defaults.ORPHAN_TASKS_AFTER_S)
+    cluster.pass_time(1.0)
+    assert cluster.task().status.state == api.ASSIGNED
+    cluster.pass_time(defaults.ORPHAN_TASKS_AFTER_S)
+    assert cluster.task().status.state == api.ORPHANED
 
 
 def test_a_node_that_comes_back_at_the_last_moment_is_not_down() -> None:

@@ -11,6 +11,7 @@ from swarm.manager.group.members import RaftGroup
 from swarm.raft import events
 from swarm.rpc import MANAGER_ROLE, Peer, Reply
 from tests.fuzz.house import CLUSTER, House
+from tests.swarm.manager.group.test_changes import promote
 
 OLD, NEW, NODE2 = "10.0.0.2:2377", "10.0.0.9:2377", 2
 
@@ -255,6 +256,7 @@ class Moving:
         self.house = House(None)
         self.house.dial_error = error
         self.follower = Peer("n2", MANAGER_ROLE, CLUSTER, "10.0.0.9:40000")
+        self.house.write(promote("n1", "n2", "n3"))
         self.house.stream = 1  # the number tells the house whether a joiner is ours
         self.house.call("RaftMembership/Join", api.JoinRequest(addr=OLD), self.follower)
         self.raft_id = next(key for key in self.group.members if key != 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -29,6 +31,7 @@ from swarm.raft.membership import bootstrap_entries, force_new_cluster
 from swarm.raft.raft import Raft
 from swarm.rpc import MANAGER_ROLE, Call, Peer, Reply, StreamEnd
 from swarm.store.store import Store
+from swarm.store.tx import Tx
 
 JOINER = Peer("n2", MANAGER_ROLE, "c1", "10.0.0.2:40000")
 OTHER = Peer("n3", MANAGER_ROLE, "c1", "10.0.0.3:40000")
@@ -44,6 +47,7 @@ class Lab:
         member = api.RaftMember(raft_id=1, node_id="n1", addr="10.0.0.1:2377")
         entries = bootstrap_entries(1, member.SerializeToString())
         self.begin(None, entries)
+        self.tell(Write(promote("n1", "n2", "n3", "n4")))
 
     def begin(self, hard_state: raftpb.HardState | None, entries: tuple[raftpb.Entry, ...]) -> list[ManagerEffect]:
         """Start from this log; what is done at once."""
@@ -82,6 +86,24 @@ class Lab:
         while self.manager.leading:
             self.now += 1.0
             self.tell(None)
+
+
+def promote(*node_ids: str) -> Callable[[Tx], None]:
+    """A write: these nodes are managers."""
+
+    def run(tx: Tx) -> None:
+        for node_id in node_ids:
+            node = tx.get(api.Node, node_id)
+            node = tx.create(api.Node(id=node_id)) if node is None else tx.edit(api.Node, node_id)
+            node.role = node.spec.desired_role = api.MANAGER
+
+    return run
+
+
+def demote(tx: Tx, node_id: str) -> None:
+    """A node is a worker, as after its demotion."""
+    node = tx.edit(api.Node, node_id)
+    node.role = node.spec.desired_role = api.WORKER
 
 
 def raft_id(effects: list[ManagerEffect]) -> int:
@@ -230,7 +252,7 @@ def yes(message: raftpb.Message, voter: int) -> raftpb.Message | None:
 
 def test_a_demoted_manager_that_waited_for_a_leader_is_not_let_in_by_the_one_that_knows() -> None:
     lab = Lab()
-    lab.tell(Write(lambda tx: tx.create(api.Node(id=OTHER.node_id, role=api.WORKER))))
+    lab.tell(Write(lambda tx: demote(tx, OTHER.node_id)))
     voter = lab.joined()
     lab.lose_leadership()
     lab.join(OTHER, "10.0.0.3:2377")
@@ -281,3 +303,28 @@ def test_the_status_of_a_manager_tells_what_it_knows_and_how_often_what_happened
     (other,) = lab.manager.status().others
     assert other.ours is False
     assert not lab.manager.status().undetermined
+
+
+def test_a_join_shows_the_key_of_the_joiner_and_an_older_copy_of_it_cannot_join_or_move_it() -> None:
+    lab = Lab()
+
+    def known(tx: Tx) -> None:
+        node = api.Node(id="n2", role=api.MANAGER)
+        node.spec.desired_role = api.MANAGER
+        node.authority.key = b"old"
+        node.authority.issued.append(b"new")
+        node.authority.certified_from.FromSeconds(500)
+        tx.create(node)
+
+    lab.tell(Write(known))
+    old, new = (replace(JOINER, key=key, not_before=500.0) for key in (b"old", b"new"))
+    lab.join(new)
+    raft_id(lab.tell(PeerChecked(lab.stream, "", True)))
+    node = lab.manager.store.get(api.Node, "n2")
+    assert node is not None
+    assert (node.authority.key, list(node.authority.issued)) == (b"new", [])
+    effects = lab.join(old, "10.0.0.66:2377")
+    assert not any(isinstance(effect, CheckPeer) for effect in effects)
+    (refusal,) = (effect for effect in effects if isinstance(effect, StreamEnd))
+    assert "the certificate is superseded" in str(refusal.error)
+    assert [member.addr for member in lab.manager.group.members.values()] == ["10.0.0.1:2377", "10.0.0.2:2377"]

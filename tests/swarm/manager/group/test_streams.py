@@ -12,6 +12,7 @@ from swarm.errors import Aborted, InvalidArgument, ResourceExhausted
 from swarm.manager.group.streams import MessageStreams
 from swarm.rpc import MANAGER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
 from tests.fuzz.house import CLUSTER, House, furnish
+from tests.swarm.manager.group.test_changes import promote
 
 NOW = 1_795_359_300.0
 PIECE_BYTES = defaults.RAFT_SNAPSHOT_CHUNK_BYTES
@@ -175,6 +176,8 @@ def test_pieces_that_do_not_belong_together_are_refused(
 def test_a_manager_refuses_what_is_too_much_and_takes_the_next_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
     start = furnish()
     house = House(start)
+    house.write(promote("n1", "n2"))
+    house.manager.recall({}, [api.RaftMember(raft_id=2, node_id="n2", addr="10.0.0.2:2377")])
     raft = house.manager.raft
     monkeypatch.setattr(defaults, "RAFT_INCOMING_BYTES_MAX", 3 * len(start.data))
 

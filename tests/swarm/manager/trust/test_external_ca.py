@@ -16,11 +16,12 @@ from certs.root import RootCA
 from integration.cfssl import Authority, Refused, make_root
 from swarm import api, defaults
 from swarm.errors import InvalidArgument, NotTaken, SwarmError, Unavailable
+from swarm.grpc.peer import peer_of
 from swarm.manager.cluster_updates import ClusterUpdates
 from swarm.manager.external_ca import FindReachable, Outcome, Sign
 from swarm.manager.external_signing import ExternalSigning
 from swarm.manager.service import Ask, Effect, Write
-from swarm.rpc import Call, Reply, StreamEnd
+from swarm.rpc import Call, Peer, Reply, StreamEnd
 from swarm.store.store import Change, copy_of
 from swarm.store.tx import Tx
 from tests.swarm.manager.trust.conftest import CLUSTER, CSR, KEY, MANAGER, NOW, ROOT, TrustHarness
@@ -431,3 +432,37 @@ def test_with_a_key_and_servers_the_servers_sign(desk: SigningHarness) -> None:
     leaf = load_certificates(desk.trust.node("n2").certificate.certificate)[0]
     leaf.verify_directly_issued_by(ROOT.roots[0])
     assert isinstance(leaf, x509.Certificate)
+
+
+def test_the_keys_of_certificates_from_outside_are_on_record_and_an_absent_authority_locks_nobody_out(
+    moved: SigningHarness, outside: InMemoryAuthority
+) -> None:
+    trust = moved.trust
+
+    def ask(peer: Peer, csr: bytes, token: str = "") -> None:
+        request = api.IssueNodeCertificateRequest(csr=csr, token=token)
+        (write,) = trust.service.handle(Call(9, "NodeCA/IssueNodeCertificate", request, peer), trust.now)
+        assert isinstance(write, Write)
+        moved.perform(moved.run(write))
+
+    nodes = {node.id: None for node in trust.store.all(api.Node)}
+    ask(Peer(), keys.new_csr(keys.new_private_key()), trust.cluster.root_ca.join_tokens.worker)
+    moved.settle(outside)
+    (node_id,) = (node.id for node in trust.store.all(api.Node) if node.id not in nodes)
+    first = peer_of(trust.node(node_id).certificate.certificate)
+    outside.away = True
+    for _ in range(3):
+        ask(first, keys.new_csr(keys.new_private_key()))
+        moved.settle(outside)
+        assert trust.node(node_id).authority.key == first.key
+    outside.away = False
+    trust.now += defaults.EXTERNAL_CA_RETRY_MAX_S
+    moved.perform(moved.signing.wake(trust.now))
+    moved.settle(outside)
+    second = peer_of(trust.node(node_id).certificate.certificate)
+    assert list(trust.node(node_id).authority.issued) == [second.key]
+    ask(second, keys.new_csr(keys.new_private_key()))
+    request = api.IssueNodeCertificateRequest(csr=CSR)
+    (refusal,) = trust.service.handle(Call(9, "NodeCA/IssueNodeCertificate", request, first), trust.now)
+    assert isinstance(refusal, StreamEnd)
+    assert "the certificate is superseded" in str(refusal.error)
