@@ -13,7 +13,9 @@ from dataclasses import replace
 from random import Random
 from typing import Protocol
 
+from certs.errors import CertsError, StoredKeyDamaged
 from certs.keys import identity_of, load_certificates
+from certs.keystore import CERTIFICATE_FILE, ROOT_FILE
 from certs.root import Issuer, verify_chain
 from certs.tls import ClientTls, Credentials
 from certs.validity import EXPIRED, SUPERSEDED, own_certificate_error
@@ -22,6 +24,7 @@ from swarm.api.methods import Method, Req, Res
 from swarm.grpc.peer import peer_of
 from swarm.node import bootstrap
 from swarm.node.bootstrap import Issued, World
+from swarm.node.events import Identity
 from swarm.rpc import Peer
 
 
@@ -54,6 +57,21 @@ def tls_info(root_pem: bytes, certificate_pem: bytes) -> api.NodeTLSInfo:
     return api.NodeTLSInfo(
         trust_root=root_pem, cert_issuer_subject=issuer.subject_der, cert_issuer_public_key=issuer.public_key_der
     )
+
+
+def check(identity: Identity) -> None:
+    """Whether the certificate that was read is what its root signed, valid or not: a flipped bit may change its role.
+
+    Raises StoredKeyDamaged.
+    """
+    try:
+        tls_info(identity.root_pem, identity.certificate_pem)
+    except CertsError as error:
+        raise StoredKeyDamaged(
+            f"{CERTIFICATE_FILE} does not fit {ROOT_FILE}: {error}. One of them is damaged, and nothing was changed. "
+            'Restore them from a backup, or run "docker swarm leave --force" here, remove this node on a manager, and '
+            "join again"
+        ) from error
 
 
 def trouble(error: str, certificate_pem: bytes, now: float) -> str:

@@ -15,6 +15,7 @@ import structlog
 from certs.keys import identity_of
 from swarm.agent import events as agent_events
 from swarm.agent.events import LocalManager
+from swarm.node import own_certificate
 from swarm.node.certificates import Certificates
 from swarm.node.events import (
     AwaitLeadership,
@@ -97,6 +98,7 @@ class Steps:
                 f"state.json belongs to node {state.node_id} of cluster {state.cluster_id}, but the certificate to "
                 f"node {found.node_id} of cluster {found.org}. Nothing was changed"
             )
+        own_certificate.check(identity)
         self._certificates.adopt(identity)
         if self._record.role != MANAGER_ROLE:  # perhaps killed after its demotion, before the log was gone
             if state.raft_id:

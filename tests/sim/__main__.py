@@ -17,10 +17,11 @@ from multiprocessing import Pool
 
 import structlog
 
+from tests.sim.ailments import KINDS, USUAL
 from tests.sim.raft_story import simulate_cores
 from tests.sim.simulation import Outcome, simulate
 
-Simulate = Callable[[int], Outcome]
+Simulate = Callable[..., Outcome]
 Result = tuple[int, Outcome | None, str]
 
 
@@ -35,9 +36,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--trace", action="store_true", help="with --seed: print everything that happens")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--keep-going", action="store_true", help="run the other seeds after one that failed")
+    parser.add_argument("--ailments", choices=KINDS, nargs="*", default=sorted(USUAL), help="of disks and requests")
     options = parser.parse_args(arguments)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    run_one = simulate_cores if options.cores else simulate
+    run_one = simulate_cores if options.cores else partial(simulate, ailments=frozenset(options.ailments))
     if options.seed is not None:
         outcome = run_one(options.seed, echo=say if options.trace else None)
         say(f"{outcome}")
@@ -69,7 +71,9 @@ def run(found: Iterator[Result], deadline: float | None, keep_going: bool) -> in
         f"{sum(o.acknowledged for o in done)} acknowledged writes, {sum(o.reads for o in done)} reads, "
         f"converged after {max((o.converged_s for o in done), default=0.0):.1f} s at most; "
         f"{sum(o.lost for o in done)} disks lost, {sum(o.forced for o in done)} clusters forced, "
-        f"{sum(o.moved for o in done)} addresses changed, {sum(o.mixed for o in done)} mixed groups"
+        f"{sum(o.moved for o in done)} addresses changed, {sum(o.mixed for o in done)} mixed groups; "
+        + ", ".join(f"{kind} {sum(o.ailments.get(kind, 0) for o in done)}" for kind in KINDS)
+        + f", {sum(o.replaced for o in done)} nodes replaced"
     )
     return 1 if failed else 0
 

@@ -28,6 +28,7 @@ from swarm.rpc import Peer
 from swarm.store.store import Action, Change, Store, View
 from swarm.store.tx import Tx
 from tests.sim.kernel import Kernel
+from tests.sim.promises import Promises
 from tests.swarm.manager.leader_harness import ALLOWED, GONE, ON_NODE
 
 OP_LABEL = "op"
@@ -68,6 +69,7 @@ class Checkers:
         self.unlock_keys: list[bytes] = []
         """All that the cluster ever had, as its operators wrote them down."""
         self._workers: dict[str, None] = {}
+        self.promises = Promises()
         self.downs: dict[str, str] = {}
         """Nodes that were declared down, and why."""
         self.stolen: dict[bytes, str] = {}
@@ -270,10 +272,11 @@ class CheckedRaft(Raft):
 
     _checkers: Checkers
     _name: str
+    _raft_id: int
 
-    def watch(self, checkers: Checkers, name: str) -> None:
+    def watch(self, checkers: Checkers, name: str, raft_id: int) -> None:
         """From now on."""
-        self._checkers, self._name = checkers, name
+        self._checkers, self._name, self._raft_id = checkers, name, raft_id
 
     def handle(self, event: events.Event | None, now: float) -> list[events.Effect]:
         """See Raft.handle."""
@@ -283,6 +286,9 @@ class CheckedRaft(Raft):
         for effect in effects:
             if isinstance(effect, events.Persist):
                 self._checkers.written(self, effect.entries)
+                self._checkers.promises.replaces(self._raft_id, effect)
+            elif isinstance(effect, events.Send):
+                self._checkers.promises.sends(self._raft_id, effect.message)
             elif isinstance(effect, events.Committed):
                 self._checkers.committed(effect.entries, self._name)
         return effects

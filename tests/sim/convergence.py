@@ -10,8 +10,8 @@ from swarm.api.objects import slot_key
 from swarm.manager.manager import Manager
 from swarm.node.autolock import kek_of
 from swarm.store.store import Store
-from tests.sim.disk import CLEAR
 from tests.sim.history import History
+from tests.sim.raft_image import CLEAR
 from tests.sim.world import Node, World
 
 LIMIT_S = 500.0
@@ -84,13 +84,13 @@ def _lock_problems(world: World, store: Store) -> list[str]:
     kek = kek_of(next(store.all(api.Cluster)))
     out = []
     for node in world.managing():
-        disk = node.disk
-        assert disk.key_file is not None
-        if disk.key_file.kek.key != kek.key:
+        assert node.process is not None
+        keys = node.process.keys
+        if keys.kek.key != kek.key:
             out.append(f"{node.name} has another unlock key than the cluster")
-        elif kek.key and CLEAR in disk.raft.data_keys():
+        elif kek.key and CLEAR in node.disk.raft.data_keys():
             out.append(f"{node.name} is locked, but its log is in the clear")
-        elif kek.key and (disk.key_file.raft_keys is None or disk.key_file.raft_keys.needs_rotation):
+        elif kek.key and (keys.raft_keys is None or keys.raft_keys.needs_rotation):
             out.append(f"{node.name} is locked, but its data key was in the clear")
     return out
 

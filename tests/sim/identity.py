@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from certs.keys import identity_of
-from certs.keystore import Kek
+from certs.errors import CertsError
+from certs.keys import identity_of, private_key_pem
+from certs.keystore import Kek, KeyStore, Locked, Present
 from certs.tls import ClientTls, Credentials
 from certs.validity import Validity, own_certificate_error
 from swarm.api.methods import Method, Req, Res
+from swarm.errors import NodeLocked, SwarmError
 from swarm.grpc.peer import peer_of
 from swarm.manager import cluster
 from swarm.node import bootstrap, events, own_certificate
 from swarm.rpc import MANAGER_ROLE, Peer
-from tests.sim.disk import KeyFile
 from tests.sim.keys import root
 from tests.sim.lock import KeyLock
 from tests.sim.network import Connection
@@ -30,16 +31,37 @@ class SimIdentity:
 
     def __init__(self, process: Process) -> None:
         self.first: tuple[bytes, bytes] | None = None
-        self.lock = KeyLock(process)
         self._process = process
+        self._root_pem = b""
+        self._credentials: Credentials | None = None
+        self.keys, self.lock = self._fresh_keys()
+
+    def _fresh_keys(self) -> tuple[KeyStore, KeyLock]:
+        keys = self._process.disk.key_store()
+        return keys, KeyLock(self._process, keys)
+
+    def forget(self) -> None:
+        """The files are gone: the keys of one swarm must not be used in the next."""
+        self.lock.driver.close()
+        self.keys, self.lock = self._fresh_keys()
+
+    def found_id(self) -> str:
+        """See NodeIdentity."""
+        try:
+            return identity_of(self._process.disk.certificate_pem).node_id
+        except CertsError:
+            return ""
 
     def save_root(self, root_pem: bytes) -> None:
-        self._process.disk.root_pem = root_pem
+        """Trust these roots. Raises OSError."""
+        self.keys.save_root(root_pem)
+        self._root_pem = root_pem
 
-    def _use(self, certificate_pem: bytes) -> events.Identity:
-        identity = self._process.identity = self._shown(certificate_pem)
+    def _use(self, credentials: Credentials) -> events.Identity:
+        self._credentials = credentials
+        identity = self._process.identity = self._shown(credentials.certificate_pem)
         self._process.world.holders.got(identity.node_id, identity.key)
-        return events.Identity(certificate_pem, self._process.disk.root_pem)
+        return events.Identity(credentials.certificate_pem, self._root_pem)
 
     def _shown(self, certificate_pem: bytes) -> Peer:
         """What a server sees of it; it may be renewed however long ago it expired."""
@@ -51,49 +73,52 @@ class SimIdentity:
         """By join token."""
         rng, world = self._process.random("certificate"), self._world()
         issued = await bootstrap.join(effect.managers, effect.token, effect.availability, rng, world)
-        self._process.disk.root_pem = issued.root_pem
-        self._process.disk.key_file = KeyFile(issued.credentials.certificate_pem, issued.kek)
-        self.lock.found(self._process.disk.key_file)
-        return self._use(self._process.disk.certificate_pem)
+        self.save_root(issued.root_pem)
+        self.keys.save(issued.credentials, issued.kek)
+        self.lock.found()
+        return self._use(issued.credentials)
 
     def open(self, effect: events.OpenIdentity) -> events.Identity:
-        known = self.lock.machine.kek
-        unlock_key = known.key if effect.reuse_key and known is not None else effect.unlock_key
+        unlock_key = self.keys.kek.key if effect.reuse_key else effect.unlock_key
         self.forget()
-        self._process.disk.recover()
-        key_file = self._process.disk.load(unlock_key)
-        self.lock.found(key_file)
-        return self._use(key_file.certificate_pem)
-
-    def forget(self) -> None:
-        self.lock.driver.close()
-        self.lock = KeyLock(self._process)
+        found = self.keys.load()
+        self.lock.recover(isinstance(found, Locked))
+        if isinstance(found, Locked):
+            if not unlock_key:
+                raise NodeLocked("the key of this node is encrypted")
+            found = self.keys.load(unlock_key)
+        if not isinstance(found, Present):
+            raise SwarmError("the node's key or certificate is missing. Nothing was deleted")
+        self._root_pem = found.root_pem
+        self.lock.found()
+        return self._use(found.credentials)
 
     def make(self, effect: events.MakeIdentity) -> events.Identity:
-        authority, state, csr = root(), effect.state, self._process.world.requests.new().csr
+        authority, state, new = root(), effect.state, self._process.world.requests.new()
         expiry_s = cluster.complete_spec(effect.spec).ca_config.node_cert_expiry.ToSeconds()
         certificate = authority.sign(
-            csr, state.node_id, MANAGER_ROLE, state.cluster_id, self._process.clock(), expiry_s
+            new.csr, state.node_id, MANAGER_ROLE, state.cluster_id, self._process.clock(), expiry_s
         )
-        self.first = csr, certificate
-        self._process.disk.root_pem = authority.bundle_pem
-        self._process.disk.key_file = KeyFile(certificate, Kek(effect.unlock_key))
-        self.lock.found(self._process.disk.key_file)
-        return self._use(certificate)
+        self.first = new.csr, certificate
+        credentials = Credentials(certificate, private_key_pem(new.key))
+        self.save_root(authority.bundle_pem)
+        self.keys.save(credentials, Kek(effect.unlock_key))
+        self.lock.found()
+        return self._use(credentials)
 
     async def renew(self, effect: events.RenewCertificate) -> events.Identity:
         manager = _OwnManager(self._process) if self._process.manager is not None else None
-        own, rng = Credentials(self._process.disk.certificate_pem, b""), self._process.random("certificate")
-        world = self._world()
-        issued = await own_certificate.renew(manager, effect.managers, effect.root_pem, own, rng, world)
+        own, rng = self._credentials, self._process.random("certificate")
+        assert own is not None
+        issued = await own_certificate.renew(manager, effect.managers, effect.root_pem, own, rng, self._world())
         if issued.root_pem != effect.root_pem:
-            self._process.disk.root_pem = issued.root_pem
+            self.save_root(issued.root_pem)
         manager_now = identity_of(issued.credentials.certificate_pem).role == MANAGER_ROLE
         await self.lock.save(issued.credentials, issued.kek, manager_now)
-        self._use(self._process.disk.certificate_pem)
+        self._use(issued.credentials)
         self._process.kernel.say(self._process.name, "renewed", self._process.identity.role)
-        await own_certificate.confirm(manager, effect.managers, issued, rng, world)
-        return events.Identity(self._process.disk.certificate_pem, issued.root_pem)
+        await own_certificate.confirm(manager, effect.managers, issued, rng, self._world())
+        return events.Identity(issued.credentials.certificate_pem, issued.root_pem)
 
     def _world(self) -> bootstrap.World:
         async def sleep(delay_s: float) -> None:

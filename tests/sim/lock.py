@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from functools import partial
 from typing import TYPE_CHECKING
 
-from certs.keystore import Kek, RaftKeys
+from certs.keystore import Kek, KeyStore, RaftKeys
 from certs.tls import Credentials
 from swarm import api
+from swarm.io.node.autolock import FAILURES, commit, committed
 from swarm.node import autolock_events as events
 from swarm.node.autolock import Autolock
 from swarm.node.events import RenewCertificateNow
 from swarm.store.store import Change
-from tests.sim.disk import COMPLETE, KeyFile
 from tests.sim.driver import Driver
+from tests.sim.files import Killed
 from tests.sim.kernel import Future
 
 if TYPE_CHECKING:
@@ -21,16 +24,20 @@ if TYPE_CHECKING:
     from tests.sim.manager_driver import ManagerDriver
     from tests.sim.process import Process
 
+STEPS_MAX = 9
+"""No operation has more primitives."""
+
 
 class KeyLock:
     """The lock of one node while its process runs (swarm.io.node.autolock.Autolock)."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, keys: KeyStore) -> None:
         self.machine = Autolock(process.random("lock"))
         self.driver: Driver[events.Event, events.Effect] = Driver(
             process, "lock", self.machine, self._perform, lambda: None
         )
         self._process = process
+        self._keys = keys
         self._manager: ManagerDriver | None = None
         self._log: Future | None = None
         self._certificate: Future | None = None
@@ -39,12 +46,18 @@ class KeyLock:
 
     # --- what the process asks -------------------------------------------------------------------------------------
 
-    def found(self, key_file: KeyFile) -> None:
-        """What the key file holds."""
-        self.driver.put(events.KeysFound(key_file.kek, key_file.raft_keys))
+    def recover(self, locked: bool) -> None:
+        """See swarm.io.node.autolock.recover: before anything else of a start."""
+        raft = self._process.disk.raft
+        raft.adopt() if locked else raft.discard()
+
+    def found(self) -> None:
+        """The key file was read or written."""
+        self.driver.put(events.KeysFound(self._keys.kek, self._keys.raft_keys, self._keys.settled))
 
     async def prepare_log(self) -> RaftKeys | None:
         """The keys to open the log with. Raises OSError."""
+        self._settle_files()
         self._log = Future()
         self.driver.put(events.PrepareLog(self._process.disk.raft.raft_id != 0))
         keys: RaftKeys | None = await self._log
@@ -59,7 +72,7 @@ class KeyLock:
     def attach(self, manager: ManagerDriver | None) -> None:
         """Follow the cluster as this manager knows it; None: no manager runs any more."""
         self._manager = manager
-        self.driver.put(events.ManagerDown() if manager is None else events.ManagerUp())
+        self.driver.put(events.ManagerDown() if manager is None else events.ManagerUp(self._process.disk.raft.plain))
         if manager is not None:
             manager.watchers.append(self._changed)
             self._changed(())
@@ -67,9 +80,11 @@ class KeyLock:
     def die(self) -> None:
         """The process is killed, perhaps in the middle of an operation."""
         self.driver.close()
-        if self._under_way is not None:
-            steps = self._process.kernel.rng.randint(0, COMPLETE)
-            self._process.disk.perform_until_killed(self._under_way, steps)
+        operation, self._under_way = self._under_way, None
+        if operation is not None:
+            self._process.disk.files.kill_in = self._process.kernel.rng.randint(0, STEPS_MAX)
+            with contextlib.suppress(Killed, *FAILURES):
+                self._do(operation)
 
     # --- performing ------------------------------------------------------------------------------------------------
 
@@ -96,6 +111,8 @@ class KeyLock:
                 assert future is not None
                 future.fail(OSError(error))
             case _:
+                if self._process.fate is not None:
+                    self._process.fate.step()
                 self._under_way = effect
                 mean_s = self._process.world.disk_s(self._process.node)
                 kernel.at(kernel.rng.expovariate(1 / mean_s), lambda: self._performed(effect))
@@ -103,7 +120,49 @@ class KeyLock:
     def _performed(self, operation: events.Operation) -> None:
         if self.driver.closed:
             return
-        self._under_way, disk = None, self._process.disk
-        fails = self._process.manager is not None and self._process.manager.disk_fails
-        self._process.kernel.say(self._process.name, type(operation).__name__, "fails" if fails else "")
-        self.driver.put(disk.fail(operation) if fails else disk.perform(operation))
+        self._under_way = None
+        outcome: events.Done | events.Failed
+        try:
+            self._do(operation)
+        except FAILURES as error:
+            outcome = events.Failed(str(error), self._keys.settled)
+        except Killed:
+            return
+        else:
+            outcome = events.Done(self._keys.kek, self._keys.raft_keys, self._keys.settled)
+        failure = outcome.error if isinstance(outcome, events.Failed) else ""
+        self._process.kernel.say(self._process.name, type(operation).__name__, failure)
+        self.driver.put(outcome)
+        self.found()
+
+    def _do(self, operation: events.Operation) -> None:
+        """See swarm.io.node.autolock.perform, and RaftDisk.reseal. Raises one of FAILURES."""
+        self._settle_files()
+        match operation:
+            case events.RotateKek(kek, raft_keys):
+                self._keys.rotate_kek(kek, raft_keys)
+            case events.Reseal():
+                self._reseal(operation)
+            case events.SaveRaftKeys(raft_keys):
+                self._keys.save_raft_keys(raft_keys)
+            case events.SaveCertificate(credentials, kek, raft_keys):
+                self._keys.save(credentials, kek, raft_keys is None)
+
+            case events.Settle():
+                self._keys.settle()
+
+    def _settle_files(self) -> None:
+        """See swarm.io.node.autolock.Autolock."""
+        self._keys.settle()
+        if self._manager is not None:
+            self._process.disk.raft.settle()
+        else:
+            self.recover(bool(self._keys.kek.key))
+
+    def _reseal(self, operation: events.Reseal) -> None:
+        """See swarm.io.disk.database.File: whatever comes of the commit, the key file says which log counts."""
+        disk = self._process.disk
+        disk.write_beside(operation.raft_keys)
+        disk.raft.undecided = partial(committed, self._keys, operation)
+        commit(self._keys, operation)
+        disk.raft.settle()

@@ -15,6 +15,7 @@ from swarm.errors import PermissionDenied, SwarmError, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer, overstays
 from swarm.io.disk.raft_disk import Loaded
 from swarm.io.node.local_calls import LocalCalls
+from swarm.io.node.manager_process import LOG_GONE
 from swarm.manager import assemble
 from swarm.manager.assemble import Group
 from swarm.manager.certificates import is_blacklisted
@@ -40,7 +41,9 @@ from swarm.manager.external_ca import Question
 from swarm.manager.group import dialogues, health, watch
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
+from swarm.node.state import NodeState
 from swarm.raft import events
+from swarm.raft.events import LogLost
 from swarm.raft.membership import bootstrap_entries, force_new_cluster
 from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
 from swarm.store.store import Change
@@ -59,8 +62,9 @@ if TYPE_CHECKING:
 class ManagerDriver:
     """See ManagerProcess."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, state: NodeState) -> None:
         self.process = process
+        self.state = state
         self.kernel = process.kernel
         self.network = process.world.network
         self.cluster_id = process.identity.org
@@ -78,7 +82,6 @@ class ManagerDriver:
         self.routes: dict[int, tuple[Connection, int, Peer]] = {}
         self.local = LocalCalls(self.incoming, self.streams)
         self.writing: events.Persist | None = None
-        self.disk_fails = False
         self._rng = process.random("manager")
         self._joined: list[api.RaftMember] = []
         self._kinds = watch.Kinds({})
@@ -92,11 +95,17 @@ class ManagerDriver:
         self.network.listeners[self.addr] = self
         self.checkers.listens(self.process.node_id, self.addr)
         image = self.process.disk.raft
+        keys = image.raft_keys
         entries: tuple[raftpb.Entry, ...] = ()
         try:
             loaded = image.load()
-            expected = self.process.disk.raft_id
-            assert not expected or expected == image.raft_id, f"{self.process.name}: the log is gone"
+            if loaded.raft_id in self.state.past_raft_ids:  # killed while it was deleted
+                self.process.disk.forget_log()
+                image = self.process.disk.raft
+                image.open(keys)
+                loaded = image.load()
+            if self.state.raft_id and self.state.raft_id != image.raft_id:
+                raise LogLost(LOG_GONE.format("raft.db"))
             if force_new_cluster:
                 loaded = self._force_new_cluster(loaded)
             if create:
@@ -117,7 +126,8 @@ class ManagerDriver:
 
     def _force_new_cluster(self, loaded: Loaded) -> Loaded:
         """See ManagerProcess._force_new_cluster."""
-        assert loaded.hard_state is not None
+        if loaded.hard_state is None:
+            raise LogLost(LOG_GONE.format("raft.db"))
         image = self.process.disk.raft
         member = api.RaftMember(raft_id=image.raft_id, node_id=self.process.node_id, addr=self.addr)
         hard_state, entries = force_new_cluster(
@@ -132,14 +142,15 @@ class ManagerDriver:
         async def reach(addr: str, node_id: str, timeout_s: float) -> Connection:
             return await dial(self.network, self.process, addr, node_id, timeout_s)
 
-        return await dialogues.join(managers, self.process.node_id, self.addr, self.process.disk.past_raft_ids, reach)
+        return await dialogues.join(managers, self.process.node_id, self.addr, self.state.past_raft_ids, reach)
 
     def _make(self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...], managers: Sequence[str]) -> None:
         process, config = self.process, events.Config(raft_id=raft_id)
+        self.checkers.promises.starts(raft_id, loaded)
         raft = CheckedRaft(
             config, self._rng, loaded.hard_state, loaded.snapshot, entries, loaded.applied_index, process.clock()
         )
-        raft.watch(self.checkers, process.name)
+        raft.watch(self.checkers, process.name, raft_id)
         group = Group(lambda: self.manager)
         real = assemble.parts(process.node_id, self.cluster_id, group, mixed_leadership=process.node.stock)
         parts = CheckedParts(real, self.cluster_id, self.checkers)
@@ -345,13 +356,9 @@ class ManagerDriver:
     def _persisted(self, effect: events.Persist) -> None:
         if self.closed:
             return
-        if self.disk_fails:
-            self.writing = None
-            self.put(PersistFailed(effect, "disk full"))
-            return
-        self.process.disk.raft.write(effect)
         self.writing = None
-        self.put(events.Persisted(effect.token))
+        error = self.process.disk.write_log(effect)
+        self.put(PersistFailed(effect, error) if error else events.Persisted(effect.token))
 
     # --- other members ---------------------------------------------------------------------------------------------
 

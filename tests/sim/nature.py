@@ -14,6 +14,7 @@ from swarm.errors import SwarmError
 from swarm.node.steps import Phase
 from swarm.raft import events
 from swarm.rpc import MANAGER_ROLE
+from tests.sim import ailments
 from tests.sim.kernel import Script
 from tests.sim.network import PORT
 
@@ -37,7 +38,7 @@ FAULTS = (
     ("usurp", 4),
     ("disguise", 4),
 )
-KINDS = (*(kind for kind, _ in FAULTS), "catastrophe")
+KINDS = (*(kind for kind, _ in FAULTS), "catastrophe", *ailments.KINDS)
 
 
 class Nature:
@@ -75,7 +76,7 @@ class Nature:
             case "crash" | "power":
                 self.crash(node, power=kind == "power")
             case "stop":
-                self.world.scope.run(self._stop(node))
+                self.world.scope.run(self.stop(node))
             case "cut":
                 self.partition()
             case "heal":
@@ -103,8 +104,10 @@ class Nature:
                 self.disguise(node)
             case "catastrophe":
                 self.catastrophe()
+            case _ if kind in ailments.KINDS:
+                self.world.ailments.inflict(kind, node)
             case "lose":
-                if self.loses_disks and self._can_do_without(node):
+                if self.loses_disks and self.can_do_without(node):
                     self.lose(node)
 
     # --- processes and machines ------------------------------------------------------------------------------------
@@ -126,7 +129,7 @@ class Nature:
         delay_s = self.rng.choice((0.01, 0.5, 3.0, 20.0)) * self.rng.random()
         self.kernel.at(delay_s, lambda: self.world.restart(node))
 
-    def _stop(self, node: Node) -> Script:
+    def stop(self, node: Node) -> Script:
         """The daemon is stopped as it should be, and started again."""
         process = node.process
         assert process is not None
@@ -253,18 +256,17 @@ class Nature:
         """Its disk is slow, or full, for a while."""
         self.kernel.say("disk trouble", node.name)
         node.disk_factor = self.rng.choice((5.0, 40.0))
-        manager = node.manager
-        if manager is not None and self.rng.random() < 0.4:
-            manager.disk_fails = True
+        files = node.disk.files
+        if node.manager is not None and self.rng.random() < 0.4:
+            files.full = True
 
         def over() -> None:
             node.disk_factor = 1.0
-            if manager is not None:
-                manager.disk_fails = False
+            files.full = False
 
         self.kernel.at(self.rng.uniform(0.5, 10.0), over)
 
-    def _can_do_without(self, node: Node) -> bool:
+    def can_do_without(self, node: Node) -> bool:
         """Whether the cluster goes on if this machine's disk is lost; no other loss is being repaired."""
         leader = self.world.leader()
         if leader is None or leader.manager is None or leader.manager.manager is None or not node.node_id:
@@ -273,7 +275,9 @@ class Nature:
         present = {other.node_id: None for other in self.world.nodes if not other.gone}
         members = [member.node_id for member in manager.group.members.values()]
         is_member = node.node_id in members
-        return len(members) > 2 and is_member and not node.stock and all(member in present for member in members)
+        ails = any(other.ailing for other in self.world.nodes)
+        all_there = not ails and all(member in present for member in members)
+        return len(members) > 2 and is_member and not node.stock and all_there
 
     def lose(self, node: Node) -> None:
         """Its disk is gone with all that ran there: the machine comes back as a new node in the place of the old."""
@@ -304,7 +308,7 @@ class Nature:
     def _has_all(self, node: Node) -> bool:
         """Whether what was decided is on its disk."""
         decided, image = self.world.checkers.decided, node.disk.raft
-        if image.hard_state is None or node.disk.raft_id != image.raft_id or not node.disk.saved:
+        if image.hard_state is None or node.ailing or node.disk.raft_id != image.raft_id or not node.disk.saved:
             return False
         last = max(decided, default=0)
         terms = {index: raftpb.Entry.FromString(data).Term for index, data in image.entries if index in decided}
@@ -315,6 +319,7 @@ class Nature:
         node.forced, number = True, self.catastrophes
         while number == self.catastrophes:
             process = self.world.start(node)
+            self.world.ailments.perhaps_interrupt(process)
             while process.alive:
                 while process.alive and process.machine.status().phase is Phase.LOCKED:
                     yield self.kernel.sleep(0.05)

@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from swarm import api
 from swarm.errors import NotFound, SwarmError
+from swarm.node.events import Refusal, Refused
 from tests.sim.kernel import Script
 from tests.sim.world import Node, World
 
@@ -29,7 +30,8 @@ class Operators:
 
     def act(self, node: Node) -> Script:
         """One random act, through the manager on this node."""
-        return self.do(self._rng.choices(KINDS, (35, 35, 10, 12, 8))[0], node)
+        weights = (15, 35, 10, 12, 28) if self._world.ailments.many else (35, 35, 10, 12, 8)
+        return self.do(self._rng.choices(KINDS, weights)[0], node)
 
     def do(self, kind: str, node: Node) -> Script:
         """An act of this kind; a worker is removed instead of a ninth node joining."""
@@ -116,14 +118,34 @@ class Operators:
             answer.node.spec.availability = api.NodeSpec.DRAIN
             yield from self._update_node(node, answer.node)
             self._kernel.say("leave", leaving.name)
-            yield leaving.process.leave()
-            if leaving.process.alive:  # killed meanwhile and about to start again: it stays away all the same
-                leaving.process.die(torn=False, silent=False)
+            yield from self._leave(leaving)
             yield from self._call(node, "RemoveNode", api.RemoveNodeRequest(node_id=node_id, force=True))
         except SwarmError as error:
             self._kernel.say("node not removed:", error)
             if leaving.process.alive:
                 leaving.gone = False
+
+    def _leave(self, node: Node) -> Script:
+        """Until it is out, whoever kills it, stops it or hangs up meanwhile. Raises SwarmError if it may not leave."""
+        process = node.process
+        assert process is not None
+        self._world.ailments.perhaps_interrupt(process)
+        while True:
+            try:
+                yield process.leave()
+            except Refused as error:
+                if error.refusal in (Refusal.MANAGER, Refusal.LOCKED):
+                    raise
+            except SwarmError as error:
+                self._kernel.say(node.name, "does not leave:", error)
+            if process.alive and not process.in_swarm:
+                break
+            yield self._kernel.sleep(self._rng.uniform(0.1, 2.0))
+            if not process.alive:
+                process = self._world.start(node)
+                yield self._kernel.sleep(0.5)
+        assert not node.disk.files.paths(), f"{node.name} has left, and keeps {node.disk.files.paths()}"
+        process.die(torn=False, silent=False)
 
     # --- what must be done -----------------------------------------------------------------------------------------
 

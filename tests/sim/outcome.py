@@ -26,3 +26,5 @@ class Outcome:
     moved: int
     mixed: bool
     logs: int
+    ailments: dict[str, int]
+    replaced: int

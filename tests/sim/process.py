@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from certs.keystore import KeyStore
 from swarm import api, defaults
 from swarm.agent import events as agent_events
 from swarm.errors import Unavailable
@@ -22,6 +23,7 @@ from swarm.node.steps import Phase
 from swarm.rpc import Peer
 from tests.sim.agent import SimAgent
 from tests.sim.driver import Driver
+from tests.sim.files import Killed
 from tests.sim.identity import SimIdentity
 from tests.sim.kernel import Future, Runnable, Scope, Script
 from tests.sim.keys import root
@@ -29,6 +31,7 @@ from tests.sim.manager_driver import ManagerDriver
 from tests.sim.network import PORT, Connection
 
 if TYPE_CHECKING:
+    from tests.sim.ailments import Fate
     from tests.sim.world import Node, World
 
 _CANCELLED_AT_STOP = (
@@ -49,11 +52,13 @@ class Process:
         self.kernel = world.kernel
         self.node = node
         self.disk = node.disk
+        self.disk.files.start()
         self.host = node.host
         self.addr = f"{node.host}:{PORT}"
         self.name = f"{node.name}.{run}"
         self.alive = True
         self.stalled_until = 0.0
+        self.fate: Fate | None = None
         self.connections: dict[int, Connection] = {}
         self.identity = Peer(addr=f"{self.host}:40000")
         self.manager: ManagerDriver | None = None
@@ -66,6 +71,7 @@ class Process:
         self._requests: dict[int, Future] = {}
         self._works: dict[int, tuple[events.TaggedEffect, Scope, Future]] = {}
         self.agent: SimAgent | None = None
+        self._file = self.disk.state_file()
         self.machine: NodeMachine = NodeMachine(self.random("node"))
         self.driver: Driver[events.Event, events.Effect] = Driver(
             self, "node", self.machine, self._perform, lambda: None
@@ -122,6 +128,11 @@ class Process:
         return list(self.machine.status().managers)
 
     @property
+    def keys(self) -> KeyStore:
+        """Of this process."""
+        return self._identity.keys
+
+    @property
     def leads(self) -> bool:
         """Whether its manager believes to lead."""
         return self.manager is not None and self.manager.leadership.leading
@@ -147,23 +158,45 @@ class Process:
 
     def boot(self) -> Future:
         """The daemon starts on its disk."""
-        disk = self.disk
-        return self.ask(lambda ticket: events.Boot(ticket, disk.state, None, leaving=disk.leaving, others=disk.others))
+        found = self._file.find()
+        found_id = "" if found.state is not None else self._identity.found_id()
+        return self.ask(
+            lambda ticket: events.Boot(ticket, found.state, found.error, found_id, found.leaving, found.others)
+        )
 
     def create(self, spec: api.ClusterSpec) -> Future:
         """docker swarm init."""
         state = NodeState.new(self._addresses(), "node-one", "cluster").with_self()
         details = cluster.NewCluster(address=self.host)
-        return self.ask(lambda ticket: events.Init(ticket, state, spec, details))
+        return self._acknowledging(self.ask(lambda ticket: events.Init(ticket, state, spec, details)))
 
     def join(self, managers: list[str], token: str) -> Future:
         """docker swarm join."""
         state = NodeState.new(self._addresses(), managers=tuple(("", addr) for addr in managers))
-        return self.ask(lambda ticket: events.Join(ticket, state, token, api.NodeSpec.ACTIVE))
+        return self._acknowledging(self.ask(lambda ticket: events.Join(ticket, state, token, api.NodeSpec.ACTIVE)))
 
-    def leave(self) -> Future:
+    def _acknowledging(self, future: Future) -> Future:
+        """Once it is answered, this node must not be lost any more."""
+
+        def answered() -> None:
+            if future.error is None:
+                self.node.acknowledged_id, self.node.leaving = self.node_id, False
+
+        future.then(answered)
+        return future
+
+    def leave(self, force: bool = False) -> Future:
         """docker swarm leave."""
-        return self.ask(lambda ticket: events.Leave(ticket, force=False))
+        self.node.leaving = True
+        future = self.ask(lambda ticket: events.Leave(ticket, force))
+
+        def answered() -> None:
+            refused = isinstance(future.error, events.Refused) and future.error.refusal is not events.Refusal.STOPPING
+            if refused:  # a stop may come in the middle of it
+                self.node.leaving = False
+
+        future.then(answered)
+        return future
 
     def force_new_cluster(self) -> Future:
         """docker swarm init --force-new-cluster."""
@@ -178,6 +211,12 @@ class Process:
         yield self.ask(events.Stop)
         if self.alive:
             self._end()
+
+    def hang_up(self) -> None:
+        """All clients go away without waiting for an answer."""
+        self.kernel.say("clients of", self.name, "hang up")
+        for future in list(self._requests.values()):
+            future.fail(Unavailable("the client does not wait any more"))
 
     def engine_is(self, able: bool, certain: bool) -> None:
         """What the watch of the engine tells."""
@@ -220,6 +259,8 @@ class Process:
     # --- performing ------------------------------------------------------------------------------------------------
 
     def _perform(self, effect: events.Effect) -> None:
+        if self.fate is not None and not isinstance(effect, events.TellAgent | events.Describe):
+            self.fate.step()
         match effect:
             case events.Answer(ticket=ticket, error=error):
                 future = self._requests.pop(ticket)
@@ -228,9 +269,9 @@ class Process:
                 if self.agent is not None:
                     self.agent.put(event)
             case events.SaveState(state=state):
-                self._at_once(effect, lambda: self.disk.save_state(state))
+                self._at_once(effect, lambda: self._file.save(state))
             case events.DropState():
-                self._at_once(effect, self.disk.drop_state)
+                self._at_once(effect, self._file.drop)
             case events.SaveRoot(root_pem=root_pem):
                 self._at_once(effect, lambda: self._identity.save_root(root_pem))
             case events.Describe():
@@ -239,12 +280,14 @@ class Process:
                 self._later(effect, self._work(effect))
 
     def _at_once(self, effect: events.TaggedEffect, work: Callable[[], None]) -> None:
-        """A synchronised write; on a full disk it fails."""
-        if self.manager is not None and self.manager.disk_fails:
-            self.driver.put(events.Failed(effect.tag, OSError("no space left on device")))
+        try:
+            work()
+        except OSError as error:
+            self.driver.put(events.Failed(effect.tag, error))
+        except Killed:
             return
-        work()
-        self.driver.put(events.Done(effect.tag))
+        else:
+            self.driver.put(events.Done(effect.tag))
 
     def _later(self, effect: events.TaggedEffect, work: Coroutine[Any, Any, Any]) -> None:
         scope = Scope()
@@ -260,14 +303,24 @@ class Process:
         self.driver.put(events.Done(effect.tag, running.value) if error is None else events.Failed(effect.tag, error))
 
     async def _work(self, effect: events.TaggedEffect) -> object:
+        try:
+            return await self._perform_one(effect)
+        except Killed:
+            await Future()  # nobody hears of it any more
+        return None
+
+    async def _perform_one(self, effect: events.TaggedEffect) -> object:
         match effect:
             case events.ForgetLog():
                 await self.kernel.sleep(0.002)
+                self.world.checkers.promises.forgets_log(self.node)
                 self.disk.forget_log()
             case events.Erase():
                 await self.kernel.sleep(0.002)
-                self.disk.erase()
+                self.world.checkers.promises.erases(self.node)
                 self._identity.forget()
+                self.disk.erase()
+                self._file.erase()
             case events.MakeIdentity():
                 return self._identity.make(effect)
             case events.RequestIdentity():
@@ -320,7 +373,7 @@ class Process:
 
     async def _start_manager(self, effect: events.StartManager) -> events.ManagerUp:
         self.disk.raft.open(await self._identity.lock.prepare_log())
-        manager = self._starting = ManagerDriver(self)
+        manager = self._starting = ManagerDriver(self, effect.state)
         starting = manager.start(
             create=effect.create, join=effect.state.other_managers(), force_new_cluster=effect.force_new_cluster
         )

@@ -375,4 +375,6 @@ def simulate_cores(seed: int, echo: Callable[[str], None] | None = None) -> Outc
         0,
         story.some_only_follow,
         0,
+        {},
+        0,
     )

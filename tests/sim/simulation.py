@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.sim import calm, convergence, laggard, pauses
+from tests.sim.ailments import USUAL
 from tests.sim.intruder import Intruder
 from tests.sim.outcome import Outcome
 from tests.sim.workload import Workload
@@ -13,9 +14,14 @@ from tests.sim.world import World
 FAULTS_S = 60.0
 
 
-def simulate(seed: int, faults_s: float = FAULTS_S, echo: Callable[[str], None] | None = None) -> Outcome:
+def simulate(
+    seed: int,
+    faults_s: float = FAULTS_S,
+    echo: Callable[[str], None] | None = None,
+    ailments: frozenset[str] = USUAL,
+) -> Outcome:
     """Build, change roles in calm, suffer, heal, converge, rest. Raises AssertionError with the story."""
-    world = World(seed)
+    world = World(seed, ailments=ailments)
     kernel = world.kernel
     kernel.echo = echo
     try:
@@ -58,4 +64,6 @@ def simulate(seed: int, faults_s: float = FAULTS_S, echo: Callable[[str], None] 
         world.nature.moved,
         world.mixed,
         workload.readers.complete,
+        world.ailments.counts,
+        world.ailments.replaced,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from random import Random
 
 import pytest
@@ -209,8 +208,7 @@ def expire(node: Node) -> None:
     (csr,) = (csr for csr in csrs if key_fingerprint(x509.load_pem_x509_csr(csr)) == fingerprint)
     signed = EPOCH - 31 * DAY_S
     expired = root().sign(csr, identity.node_id, identity.role, identity.org, signed, 30 * DAY_S)
-    assert node.disk.key_file is not None
-    node.disk.key_file = replace(node.disk.key_file, certificate_pem=expired)
+    node.disk.put_certificate(expired)
 
 
 @pytest.mark.parametrize("seed", range(3))

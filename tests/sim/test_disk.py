@@ -1,137 +1,205 @@
-"""The simulated disk: key file and sealed log change together or not at all."""
+"""The simulated disk: names and contents are lost, errors lie, damage is found."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from random import Random
+
 import pytest
 
-from certs.errors import InvalidUnlockKey
-from certs.keystore import Kek, RaftKeys
-from certs.tls import Credentials
+from certs import files
+from certs.keystore import RaftKeys
 from swarm.api import raftpb
-from swarm.errors import NodeLocked
-from swarm.node.autolock_events import Done, Reseal, RotateKek, SaveCertificate, SaveRaftKeys
+from swarm.io.disk.database import DiskCorrupt
 from swarm.raft.events import Persist
 from swarm.raft.records import RecordLocked
-from tests.sim.disk import CLEAR, Disk, KeyFile
+from tests.sim.disk import Disk
+from tests.sim.files import Killed, SimFiles, Trouble
+from tests.sim.raft_image import CLEAR, WAL_WRITES_MAX, RaftImage
 
-KEY, OTHER_KEY = b"k" * 32, b"o" * 32
-FIRST, SECOND = b"first data key", b"second data key"
-LOCK = Reseal(RaftKeys(FIRST), Kek(KEY, 5))
+FIRST, SECOND = RaftKeys(b"first data key"), RaftKeys(b"second data key")
+DRAWS = 30
 
 
 def entry(index: int) -> raftpb.Entry:
     return raftpb.Entry(Index=index, Term=1, Data=b"data")
 
 
-def filled() -> Disk:
-    disk = Disk()
-    disk.perform(SaveCertificate(Credentials(b"certificate", b""), Kek(), None))
-    disk.raft.raft_id = 7
-    snapshot = raftpb.Snapshot(data=b"data", metadata=raftpb.SnapshotMetadata(index=1, term=1))
-    disk.raft.write(Persist(1, raftpb.HardState(term=1), (entry(1), entry(2)), snapshot))
-    return disk
+def append(image: RaftImage, index: int) -> None:
+    image.write(Persist(index, None, (entry(index),)))
 
 
-def started(disk: Disk, unlock_key: bytes = b"") -> KeyFile:
-    disk.recover()
-    found = disk.load(unlock_key)
-    disk.raft.open(found.raft_keys)
+def filled(entries: int = 3) -> RaftImage:
+    image = RaftImage()
+    image.raft_id = 7
+    image.write(Persist(1, raftpb.HardState(term=1), (entry(1),)))
+    for index in range(2, entries + 1):
+        append(image, index)
+    return image
+
+
+def last_index(image: RaftImage) -> int:
+    image.open(image.raft_keys)
+    return image.load().entries[-1].Index
+
+
+# --- small files -----------------------------------------------------------------------------------------------------
+
+
+def outcomes_of_a_power_loss(base: Path, synchronise: bool) -> set[bytes | None]:
+    """What a file that was replaced can hold afterwards."""
+    found: set[bytes | None] = set()
+    for draw in range(DRAWS):
+        disk = SimFiles(base / f"{synchronise}{draw}")
+        path = disk.directory / "file"
+        files.replace(path, b"old", disk)
+        disk.write(disk.directory / "beside", b"new", 0o600, None)
+        disk.rename(disk.directory / "beside", path)
+        if synchronise:
+            disk.sync(disk.directory)
+        assert path.read_bytes() == b"new", "a process sees what it wrote"
+        disk.lose_power(Random(draw))
+        found.add(path.read_bytes() if path.exists() else None)
     return found
 
 
-def test_a_locked_key_file_is_read_only_with_its_key() -> None:
-    disk = filled()
-    assert disk.load() == KeyFile(b"certificate")
-    assert disk.perform(LOCK) == Done(Kek(KEY, 5), RaftKeys(FIRST))
-    with pytest.raises(NodeLocked):
-        disk.load()
-    with pytest.raises(InvalidUnlockKey):
-        disk.load(OTHER_KEY)
-    assert disk.load(KEY) == KeyFile(b"certificate", Kek(KEY, 5), RaftKeys(FIRST))
+def test_a_name_may_be_undone_until_its_directory_was_synchronised(tmp_path: Path) -> None:
+    assert outcomes_of_a_power_loss(tmp_path, synchronise=False) == {b"old", b"new"}
+    assert outcomes_of_a_power_loss(tmp_path, synchronise=True) == {b"new"}
+
+
+def test_an_error_may_come_before_or_after_what_failed(tmp_path: Path) -> None:
+    found = set()
+    for draw in range(DRAWS):
+        disk = SimFiles(tmp_path / str(draw))
+        files.replace(disk.directory / "old", b"content", disk)
+        disk.trouble = Trouble(Random(draw), 1.0, 1)
+        with pytest.raises(OSError, match="input/output"):
+            disk.rename(disk.directory / "old", disk.directory / "new")
+        found.add((disk.directory / "new").exists())
+    assert found == {False, True}
+
+
+def test_a_full_disk_lets_names_change_and_nothing_be_written(tmp_path: Path) -> None:
+    disk = SimFiles(tmp_path / "disk")
+    path = disk.directory / "file"
+    files.replace(path, b"old", disk)
+    disk.full = True
+    with pytest.raises(OSError, match="no space"):
+        files.replace(path, b"new", disk)
+    assert path.read_bytes() == b"old"
+    files.remove([path], disk)
+    assert not path.exists()
+
+
+def test_nothing_reaches_the_disk_after_a_kill(tmp_path: Path) -> None:
+    disk = SimFiles(tmp_path / "disk")
+    killed: list[int] = []
+    disk.killed = lambda: killed.append(1)
+    path = disk.directory / "file"
+    files.replace(path, b"old", disk)
+    disk.kill_in = 1
+    for _ in range(2):
+        with pytest.raises(Killed):
+            files.replace(path, b"new", disk)
+    assert killed == [1]
+    disk.start()
+    assert path.read_bytes() == b"old"
+    files.replace(path, b"new", disk)
+    assert path.read_bytes() == b"new"
+
+
+def test_a_flipped_bit_is_one_bit(tmp_path: Path) -> None:
+    disk = SimFiles(tmp_path / "disk")
+    path = disk.directory / "file"
+    files.replace(path, b"content", disk)
+    disk.flip(path, Random(1))
+    wrong = [a ^ b for a, b in zip(b"content", path.read_bytes(), strict=True) if a != b]
+    assert [bits.bit_count() for bits in wrong] == [1]
+
+
+# --- the log -----------------------------------------------------------------------------------------------------
+
+
+def test_a_write_that_failed_is_there_after_a_restart_unless_another_took_its_place() -> None:
+    image = filled()
+    image.fail_to_synchronise(Persist(2, None, (entry(4),)))
+    assert last_index(image) == 4
+    image.fail_to_synchronise(Persist(2, None, (entry(5), entry(6))))
+    append(image, 5)
+    assert last_index(image) == 5
+
+
+def test_a_write_that_failed_may_be_lost_with_the_power() -> None:
+    found = set()
+    for draw in range(DRAWS):
+        image = filled()
+        image.fail_to_synchronise(Persist(2, None, (entry(4),)))
+        image.lose_power(Random(draw))
+        found.add(last_index(image))
+    assert found == {3, 4}
+
+
+def test_a_damaged_database_says_so() -> None:
+    image = filled(WAL_WRITES_MAX)
+    image.flip(Random(1))
+    assert not image.intact
+    with pytest.raises(DiskCorrupt):
+        last_index(image)
+
+
+# --- sealing -----------------------------------------------------------------------------------------------------
 
 
 def test_a_log_that_was_sealed_is_written_on_with_the_new_key_and_needs_it_to_be_read() -> None:
-    disk = filled()
-    before = disk.raft.load()
-    assert disk.raft.data_keys() == {CLEAR}
-    disk.perform(LOCK)
-    disk.raft.write(Persist(2, None, (entry(3),)))
-    assert disk.raft.data_keys() == {FIRST}
-    started(disk, KEY)
-    after = disk.raft.load()
-    assert (after.raft_id, after.snapshot, after.entries) == (7, before.snapshot, (*before.entries, entry(3)))
-    for wrong in (None, RaftKeys(SECOND)):
-        disk.raft.open(wrong)
+    image = filled()
+    assert image.data_keys() == {CLEAR}
+    image.prepare(FIRST)
+    image.adopt()
+    append(image, 4)
+    assert image.data_keys() == {FIRST.current}
+    assert last_index(image) == 4
+    for wrong in (None, SECOND):
+        image.open(wrong)
         with pytest.raises(RecordLocked):
-            disk.raft.load()
+            image.load()
+        with pytest.raises(RecordLocked):
+            image.prepare(SECOND)
 
 
-@pytest.mark.parametrize(("steps", "locked"), [(0, False), (1, False), (2, True), (3, True)])
-def test_a_kill_while_the_log_is_sealed_leaves_the_old_or_the_new_never_a_mix(steps: int, locked: bool) -> None:
-    disk = filled()
-    wanted = disk.raft.load()
-    disk.perform_until_killed(LOCK, steps)
-    found = started(disk, KEY if locked else b"")
-    assert found.locked is locked
-    assert disk.raft.data_keys() == ({FIRST} if locked else {CLEAR})
-    assert disk.raft.load() == wanted
-    disk.raft.write(Persist(2, None, (entry(3),)))
-    assert disk.raft.data_keys() == ({FIRST} if locked else {CLEAR})
+def test_a_rewritten_log_counts_only_when_it_is_adopted() -> None:
+    image = filled()
+    image.prepare(FIRST)
+    image.discard()
+    append(image, 4)
+    assert image.data_keys() == {CLEAR}
+    answers = iter((OSError("input/output error"), True))
+
+    def committed() -> bool:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return bool(answer)
+
+    image.prepare(FIRST)
+    image.undecided = committed
+    with pytest.raises(OSError, match="input/output"):
+        image.settle()
+    image.settle()
+    append(image, 5)
+    assert image.data_keys() == {FIRST.current}
 
 
-@pytest.mark.parametrize("steps", range(4))
-def test_a_kill_while_the_data_key_changes_leaves_a_log_that_the_key_file_opens(steps: int) -> None:
-    disk = filled()
-    disk.perform(LOCK)
-    disk.perform(SaveRaftKeys(RaftKeys(FIRST, SECOND, needs_rotation=True)))
-    disk.perform_until_killed(Reseal(RaftKeys(SECOND)), steps)
-    found = started(disk, KEY)
-    assert found.raft_keys == (RaftKeys(SECOND) if steps > 1 else RaftKeys(FIRST, SECOND, needs_rotation=True))
-    assert disk.raft.load().entries == (entry(1), entry(2))
-    disk.raft.write(Persist(2, None, (entry(3),)))
-    assert SECOND in disk.raft.data_keys(), "the pending key seals"
+def test_a_log_is_not_written_while_nobody_knows_which_one_counts(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "disk")
+    disk.raft = filled()
+    disk.raft.prepare(FIRST)
 
+    def unknown() -> bool:
+        raise OSError("input/output error")
 
-def test_a_full_disk_changes_nothing() -> None:
-    disk = filled()
-    disk.fail(LOCK)
-    disk.fail(RotateKek(Kek(KEY, 5), None))
-    assert disk.load() == KeyFile(b"certificate")
-    disk.raft.write(Persist(2, None, (entry(3),)))
+    disk.raft.undecided = unknown
+    assert disk.write_log(Persist(2, None, (entry(4),))) == "input/output error"
+    disk.raft.undecided = lambda: False
+    assert disk.write_log(Persist(2, None, (entry(4),))) == ""
     assert disk.raft.data_keys() == {CLEAR}
-    disk.perform(LOCK)
-    assert disk.raft.data_keys() == {FIRST}
-
-
-def test_a_log_whose_key_is_not_at_hand_cannot_be_written_anew() -> None:
-    disk = filled()
-    disk.perform(LOCK)
-    disk.raft.open(None)
-    with pytest.raises(RecordLocked):
-        disk.perform(Reseal(RaftKeys(SECOND)))
-    disk.raft.open(RaftKeys(FIRST))
-    assert disk.raft.load().entries == (entry(1), entry(2))
-
-
-def test_other_changes_of_the_key_file_are_there_or_not() -> None:
-    disk = filled()
-    disk.perform(LOCK)
-    for operation, after in (
-        (RotateKek(Kek(OTHER_KEY, 6), RaftKeys(FIRST)), KeyFile(b"certificate", Kek(OTHER_KEY, 6), RaftKeys(FIRST))),
-        (SaveRaftKeys(RaftKeys(FIRST, SECOND)), KeyFile(b"certificate", Kek(OTHER_KEY, 6), RaftKeys(FIRST, SECOND))),
-        (SaveCertificate(Credentials(b"worker", b""), Kek(), None), KeyFile(b"worker")),
-    ):
-        before = disk.key_file
-        disk.perform_until_killed(operation, 0)
-        assert disk.key_file == before
-        disk.perform_until_killed(operation, 1)
-        assert disk.key_file == after
-
-
-def test_a_certificate_can_be_replaced_alone() -> None:
-    disk = Disk()
-    assert disk.certificate_pem == b""
-    disk.certificate_pem = b"first"
-    disk.perform(LOCK)
-    disk.certificate_pem = b"second"
-    assert disk.load(KEY) == KeyFile(b"second", Kek(KEY, 5), RaftKeys(FIRST))

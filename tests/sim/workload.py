@@ -35,7 +35,7 @@ class Workload:
         self.open = 0
         self._names = 0
         self._rate = self.rng.choice((1.0, 3.0, 6.0))
-        self._operates = self.rng.choice((0.0, 0.03, 0.15))
+        self._operates = self.rng.choice((0.0, 0.03, 0.15)) if not world.ailments.many else 0.2
 
     def start(self) -> None:
         """From now on."""
@@ -295,7 +295,10 @@ class Workload:
 
     def finish(self) -> None:
         """Let what was begun come to its end; then nothing is drained or paused any more."""
+        self.world.until(self._finished, "calls without an end", FINISH_S)
+        self.world.scope.run(self.operators.activate_all())
+
+    def _finished(self) -> bool:
         for care in self.operators.cares():
             self.spawn(care)
-        self.world.until(lambda: not self.open, "calls without an end", FINISH_S)
-        self.world.scope.run(self.operators.activate_all())
+        return not self.open and not any(node.ailing for node in self.world.nodes)

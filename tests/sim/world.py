@@ -7,7 +7,12 @@ Everything is drawn from the seed, and nothing depends on Python's hashes: the s
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 from certs.errors import CertsError
@@ -15,6 +20,7 @@ from swarm import api
 from swarm.errors import Code, SwarmError
 from swarm.node.events import Refusal, Refused
 from swarm.node.steps import Phase
+from tests.sim.ailments import USUAL, Ailments
 from tests.sim.authority import ExternalAuthority
 from tests.sim.checkers import Checkers
 from tests.sim.disk import Disk
@@ -41,11 +47,14 @@ class Node:
         self.number = number
         self.name = f"n{number}"
         self.host = host or f"10.0.0.{number}"
-        self.disk = Disk()
+        self.disk = world.new_disk()
         self.engine = SimEngine(Random(f"{world.kernel.seed}/{self.name}/engine"), world.kernel.at)
         self.process: Process | None = None
         self.runs = 0
         self.gone = False  # left, removed or without its disk: never started again
+        self.acknowledged_id = ""  # as which node an operator was told that it is in the cluster
+        self.leaving = False  # an operator has asked it to leave
+        self.ailing = False  # its disk was damaged or has lost something, and an operator has yet to do something
         self.forced = False  # an operator makes a new cluster of it, and starts it
         self.buried_id = ""  # which node it was before its disk was lost
         self.clock_rate = world.kernel.rng.choice((1.0, 1.0, 0.998, 1.002))
@@ -68,6 +77,11 @@ class Node:
         return description
 
     @property
+    def acknowledged(self) -> bool:
+        """Whether an operator was told that it is in the cluster."""
+        return bool(self.acknowledged_id)
+
+    @property
     def node_id(self) -> str:
         """Its ID in the cluster, empty before it has one."""
         return self.process.node_id if self.process is not None else ""
@@ -81,7 +95,14 @@ class Node:
 class World:
     """See the module."""
 
-    def __init__(self, seed: int, managers: int | None = None, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        managers: int | None = None,
+        workers: int | None = None,
+        ailments: frozenset[str] = USUAL,
+    ) -> None:
+        """managers, workers: how many; None: the seed says it. ailments: of ailments.KINDS."""
         self.kernel = Kernel(seed)
         self.rng = self.kernel.rng
         self.network = Network(self.kernel)
@@ -94,6 +115,9 @@ class World:
         self.usurped: Node | None = None  # who was cut off while it led
         self.usurped_until = 0.0
         self._disk_s = 0.001
+        self._disks = 0
+        self._directory = Path(tempfile.mkdtemp(prefix="sideswarm-sim-"))
+        weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
         rng = self.rng
         self.nano_cpus = rng.choice(NANO_CPUS)
         self.managers = managers or rng.choice((1, 3, 3, 3, 5))
@@ -109,8 +133,14 @@ class World:
         self.tokens = ("", "")
         self.mixed = self.managers > 1 and rng.random() < 0.2
         self.nature = Nature(self)
+        self.ailments = Ailments(self, ailments)
         self.holders = Holders()
         self.thief = Thief(self)
+
+    def new_disk(self) -> Disk:
+        """An empty one."""
+        self._disks += 1
+        return Disk(self._directory / f"disk{self._disks}")
 
     # --- what the processes ask ------------------------------------------------------------------------------------
 
@@ -147,6 +177,8 @@ class World:
         process = node.process = Process(self, node, node.runs)
         self.kernel.say("start", node.name)
         booted = process.boot()
+        if node.ailing:
+            self.scope.run(self.ailments.care(node))
         self.scope.run(self._unlock(process, booted))
         return process
 
@@ -156,6 +188,8 @@ class World:
             yield booted
         except SwarmError:
             return
+        if self.faulty and process.machine.status().phase is Phase.LOCKED:
+            self.ailments.perhaps_interrupt(process)
         while process.alive and process.machine.status().phase is Phase.LOCKED:
             for key in reversed(self.checkers.unlock_keys):
                 try:
@@ -170,16 +204,15 @@ class World:
         """From nothing to a cluster of the wanted size, over a good network."""
         first = self.add_node()
         first.stock = self.mixed
-        process = self.start(first)
+        self.start(first)
         spec = api.ClusterSpec()
         spec.raft.snapshot_interval = self.snapshot_interval
         spec.raft.log_entries_for_slow_followers = self.keep_entries
         spec.orchestration.task_history_retention_limit = self.rng.choice((1, 5))
         spec.dispatcher.heartbeat_period.FromSeconds(self.rng.choice((1, 5)))
-        made = process.create(spec)
+        made = self.scope.run(self._create(first, spec))
         self.until(lambda: made.done, "no cluster was made")
-        assert made.error is None, made.error
-        assert process.manager is not None
+        process = made.value
         tokens = next(process.manager.store.all(api.Cluster)).root_ca.join_tokens
         self.tokens = (tokens.manager, tokens.worker)
         for number in range(self.managers - 1 + self.workers):
@@ -187,12 +220,40 @@ class World:
             node.stock = self.mixed and self.rng.random() < 0.4
         self.until(self._all_ready, "nodes do not become ready")
 
+    def _create(self, node: Node, spec: api.ClusterSpec) -> Script:
+        """A cluster is made, whoever interrupts; either there is one or nothing of it is left. Returns the process."""
+        node.forced = True
+        while True:
+            process = node.process
+            if process is None or not process.alive:
+                process = self.start(node)
+                yield self.kernel.sleep(1.0)
+            if process.machine.status().ready:
+                node.forced = False
+                node.acknowledged_id, node.leaving = process.node_id, False
+                return process
+            if not process.in_swarm:
+                assert not node.disk.files.paths(), f"what is left of an init: {node.disk.files.paths()}"
+                self.ailments.perhaps_interrupt(process)
+                self.checkers = Checkers(self.kernel)  # of an attempt that came to nothing nothing counts
+                try:
+                    yield process.create(spec)
+                except SwarmError as error:
+                    self.kernel.say(process.name, "makes no cluster:", error)
+            yield self.kernel.sleep(0.1)
+
     def join(self, token: str, host: str = "") -> Node:
         """A new machine joins, as often as it takes; or one that was there before and has lost its disk."""
         node = self.add_node(host)
         process = self.start(node)
-        self.scope.run(self._join(process, token))
+        if self.faulty:
+            self.ailments.perhaps_interrupt(process)
+        self.join_again(process, token)
         return node
+
+    def join_again(self, process: Process, token: str) -> None:
+        """A machine that is no node joins, as often as it takes."""
+        self.scope.run(self._join(process, token))
 
     def _join(self, process: Process, token: str) -> Script:
         while process.alive:
@@ -201,9 +262,10 @@ class World:
                 yield process.join(remotes, token)
                 return
             except Refused as error:
-                if error.refusal is not Refusal.STILL_JOINING:
+                failed = process.machine.status().phase is Phase.ERROR
+                if error.refusal is not Refusal.STILL_JOINING and not failed:
                     return
-                if (yield self.scope.run(self._watch_join(process))):
+                if not failed and (yield self.scope.run(self._watch_join(process))):
                     return
             except SwarmError as error:
                 self.kernel.say(process.name, "does not join:", error)
@@ -211,7 +273,12 @@ class World:
                     process.node.gone = True
                     process.die(torn=False, silent=False)
                     return
+            except OSError as error:
+                self.kernel.say(process.name, "does not join:", error)
             yield self.kernel.sleep(2.0)
+            if process.alive and process.machine.status().phase is Phase.ERROR:  # what was begun could not be deleted
+                with contextlib.suppress(SwarmError, OSError):
+                    yield process.leave(force=True)
 
     def _watch_join(self, process: Process) -> Script:
         """Whether a join in the background succeeds. Its managers may be gone: an operator ends it after a while."""
@@ -252,12 +319,14 @@ class World:
         for node in self.nodes:
             node.engine.chaos = self.rng.choice((0.0, 0.05, 0.2))
         self.nature.start()
+        self.ailments.start()
         self.thief.start()
 
     def restart(self, node: Node) -> None:
         """The daemon starts again if it does not run; a machine that is no node yet stays out."""
         if not (node.gone or node.forced) and (node.process is None or not node.process.alive):
-            if node.disk.saved:
+            self.checkers.promises.comes_back(node)
+            if node.disk.saved or node.ailing:
                 self.start(node)
             else:
                 node.gone = True
@@ -268,7 +337,7 @@ class World:
         if node.process is not None and node.process.alive:
             node.process.die(torn=False, silent=True)
         node.engine.die()
-        node.disk = Disk()
+        node.disk = self.new_disk()
 
     # --- the end of the faults -----------------------------------------------------------------------------------
 
@@ -283,8 +352,8 @@ class World:
         for node in self.nodes:
             node.engine.chaos = 0.0
             node.disk_factor = 1.0
-            if node.manager is not None:
-                node.manager.disk_fails = False
+            node.disk.files.full = False
+            node.disk.files.trouble = None
             self.nature.engine_back(node)
             self.restart(node)
 

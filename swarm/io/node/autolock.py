@@ -224,8 +224,8 @@ async def perform(operation: Operation, keys: KeyStore, manager: LockedManager |
         case Reseal():
             if manager is None:
                 raise Unavailable("the manager of this node does not run any more")
-            commit, committed = partial(_commit, keys, operation), partial(_committed, keys, operation)
-            await asyncio.to_thread(manager.disk.reseal, sealer_of(operation.raft_keys, rng), commit, committed)
+            both = partial(commit, keys, operation), partial(committed, keys, operation)
+            await asyncio.to_thread(manager.disk.reseal, sealer_of(operation.raft_keys, rng), *both)
             log.info("autolock.resealed", locked=True, version=keys.kek.version)
         case SaveRaftKeys(raft_keys):
             await asyncio.to_thread(keys.save_raft_keys, raft_keys)
@@ -257,7 +257,7 @@ def _name(key: bytes) -> int:
     return int.from_bytes(hashlib.sha256(b"name of a raft data key" + key).digest()[:4], "big")
 
 
-def _commit(keys: KeyStore, reseal: Reseal) -> None:
+def commit(keys: KeyStore, reseal: Reseal) -> None:
     """Replace the key file: the log that was written anew counts from then on."""
     if reseal.kek is None:
         keys.save_raft_keys(reseal.raft_keys)
@@ -265,7 +265,7 @@ def _commit(keys: KeyStore, reseal: Reseal) -> None:
         raise FailedPrecondition("the key file did not take the cluster's key")
 
 
-def _committed(keys: KeyStore, reseal: Reseal) -> bool:
+def committed(keys: KeyStore, reseal: Reseal) -> bool:
     """Whether the key file has these keys, durably. Raises OSError while that cannot be told."""
     keys.settle()
     return keys.raft_keys == reseal.raft_keys and (reseal.kek is None or keys.kek.key == reseal.kek.key)

@@ -1,4 +1,4 @@
-"""The decisions of autolock by themselves, on a model of the disk (tests/sim/disk.py)."""
+"""The decisions of autolock by themselves, on a model of the disk (lock_disk.py)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ from swarm.node.autolock_events import (
     SaveRaftKeys,
 )
 from swarm.raft.events import Persist
-from tests.sim.disk import CLEAR, Disk, RaftImage
+from tests.sim.raft_image import CLEAR, RaftImage
+from tests.swarm.node.lock_disk import LockDisk
 
 NOW = 1000.0
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
@@ -304,7 +305,7 @@ class Story:
 
     def __init__(self, key: bytes) -> None:
         self.history = [Kek(key, 0)]
-        self.disk = Disk()
+        self.disk = LockDisk()
         self.rng = Random(7)
         self.now = NOW
         self.machine: Autolock | None = None
