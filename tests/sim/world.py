@@ -18,7 +18,7 @@ from random import Random
 from certs.errors import CertsError
 from swarm import api
 from swarm.errors import Code, SwarmError
-from swarm.node.events import Refusal, Refused
+from swarm.node.events import Refused
 from swarm.node.steps import Phase
 from tests.sim.ailments import USUAL, Ailments
 from tests.sim.authority import ExternalAuthority
@@ -263,7 +263,8 @@ class World:
                 return
             except Refused as error:
                 failed = process.machine.status().phase is Phase.ERROR
-                if error.refusal is not Refusal.STILL_JOINING and not failed:
+                self.kernel.say(process.name, "does not join:", error.refusal.name)
+                if process.machine.record.ready and not failed:
                     return
                 if not failed and (yield self.scope.run(self._watch_join(process))):
                     return
