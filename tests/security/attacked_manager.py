@@ -30,7 +30,8 @@ from swarm.grpc import wire
 from swarm.grpc.frames import ErrorCode
 from swarm.io.grpc import client
 from swarm.io.grpc.server import RpcServer
-from swarm.io.node.manager_process import ManagerProcess, ManagerSettings
+from swarm.io.node.manager_process import ManagerProcess
+from swarm.io.node.member_log import ManagerSettings
 from swarm.io.process import Clock
 from swarm.manager import cluster
 from swarm.manager.cluster import NewCluster

@@ -15,7 +15,7 @@ from swarm.errors import PermissionDenied, SwarmError, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer, overstays
 from swarm.io.disk.raft_disk import Loaded
 from swarm.io.node.local_calls import LocalCalls
-from swarm.io.node.manager_process import LOG_GONE
+from swarm.io.node.member_log import LOG_GONE
 from swarm.manager import assemble
 from swarm.manager.assemble import Group
 from swarm.manager.certificates import is_blacklisted

@@ -25,7 +25,8 @@ from swarm.api.methods import Method, Req, Res
 from swarm.errors import NodeLocked, SwarmError
 from swarm.io.counts import Counts
 from swarm.io.node.autolock import Autolock
-from swarm.io.node.manager_process import LOG_FILE, ManagerProcess
+from swarm.io.node.manager_process import ManagerProcess
+from swarm.io.node.member_log import LOG_FILE
 from swarm.io.node.world import REAL
 from swarm.manager import cluster
 from swarm.manager.root_rotation import trusted_roots

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from ssl import SSLContext
@@ -17,27 +16,25 @@ from ssl import SSLContext
 import structlog
 from google.protobuf.message import Message
 
-from certs import files
 from certs.files import SYSTEM, Files
 from certs.tls import ClientTls
-from swarm import api, defaults
+from swarm import api
 from swarm.address import host_of
 from swarm.api import raftpb
 from swarm.api.methods import Method, Req, Res
-from swarm.errors import FailedPrecondition, JoinUndecided, SwarmError, Unavailable
+from swarm.errors import SwarmError, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer, overstays
 from swarm.io.counts import Counts
-from swarm.io.disk import mark, replaced_file
-from swarm.io.disk.database import DiskCorrupt, DiskError
 from swarm.io.disk.raft_disk import Loaded, RaftDisk
 from swarm.io.grpc.server import RpcServer
 from swarm.io.node.backpressure import Backpressure, Flow
 from swarm.io.node.call_flow import CallFlow
 from swarm.io.node.external_authority import ask_authority
 from swarm.io.node.local_calls import LocalCalls
+from swarm.io.node.member_log import ManagerSettings, MemberLog, lost
 from swarm.io.node.peer_link import News
 from swarm.io.node.peer_watch import PeerWatch, load_kinds
-from swarm.io.node.peers import Peers, dialler
+from swarm.io.node.peers import Peers
 from swarm.io.process import Clock, Inbox, drive
 from swarm.manager import assemble
 from swarm.manager.assemble import Group
@@ -61,13 +58,13 @@ from swarm.manager.events import (
     PersistFailed,
 )
 from swarm.manager.external_ca import Outcome
-from swarm.manager.group import dialogues, health, watch
+from swarm.manager.group import health, watch
 from swarm.manager.group.watch import Kinds
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
 from swarm.node.events import OnLoss
-from swarm.raft import events, membership
-from swarm.raft.events import LogConflict, LogLost
+from swarm.raft import events
+from swarm.raft.events import LogConflict
 from swarm.raft.raft import Raft
 from swarm.raft.records import Sealer
 from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
@@ -75,46 +72,6 @@ from swarm.store.store import Change, Store
 from swarm.store.tx import Tx
 
 log = structlog.get_logger()
-
-LOG_FILE = "raft.db"
-LOG_GONE = "{}: the manager's log is gone"
-LOG_REFUSED = "{}. This node must not go on as the manager it was"
-JOINS_AGAIN = (
-    "It asks the other managers to let it join again as a new member, and deletes this log then. If none of them is "
-    "left, `docker swarm init --force-new-cluster` goes on with what can be read here, and accepts the loss"
-)
-LEAVE_AND_JOIN = (
-    "{}: it cannot be told as which member of its group this node wrote this log. Run `docker swarm leave --force` "
-    "here, demote and remove this node on another manager, then join again"
-)
-NOTHING_LEFT = (
-    "Nothing is left to go on with: restore the whole directory from a backup, or give the swarm up with "
-    "`docker swarm leave --force`"
-)
-ON_ITS_OWN = (
-    "It knows no other manager. `docker swarm init --force-new-cluster` goes on with what can be read, and accepts the "
-    "loss; or restore the whole directory from a backup; or `docker swarm leave --force` gives the swarm up"
-)
-
-
-@dataclass(frozen=True)
-class ManagerSettings:
-    """Who this manager is. address: "ip:port" that others use; listen: host and port to bind.
-
-    raft_id: the member whose log must be on disk; 0: none is expected. past_raft_ids: members that it was, and must not
-    become again without their log. mixed_leadership: it may lead stock managers. replicas_max: how many
-    tasks one service may ask for.
-    """
-
-    node_id: str
-    cluster_id: str
-    address: str
-    listen_host: str
-    listen_port: int
-    raft_id: int = 0
-    past_raft_ids: tuple[int, ...] = ()
-    mixed_leadership: bool = False
-    replicas_max: int = defaults.SERVICE_REPLICAS_MAX
 
 
 class ManagerProcess:
@@ -156,8 +113,7 @@ class ManagerProcess:
         self.local = LocalCalls(
             self._incoming, self._streams, lambda stream: self._calls.taken(stream), self._counts.unread_bytes
         )
-        self._file = directory / LOG_FILE
-        self.disk = RaftDisk(self._file, sealer, files=disk)
+        self._log = MemberLog(directory, settings, client_tls, rng, sealer, disk)
         authorizer = ClusterAuthorizer(settings.cluster_id, self._is_blacklisted, self._why_no_manager)
         errors = self._counts.certificate_errors
         self._server = RpcServer(self._incoming, tls_context, authorizer, self._streams, self._hosts_of_members, errors)
@@ -169,7 +125,6 @@ class ManagerProcess:
         self._kinds = Kinds({})
         self._task: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._joined: list[api.RaftMember] = []
         self._checks: set[asyncio.Task[None]] = set()
 
     async def start(
@@ -188,11 +143,11 @@ class ManagerProcess:
         """
         await self._server.listen(self.settings.listen_host, self.settings.listen_port)
         try:
+            opened = await self._log.open(create, join, force_new_cluster, on_loss)
             try:
-                manager = await self._begin(create, join, force_new_cluster, on_loss)
-            except (DiskCorrupt, LogConflict, LogLost) as error:
-                advice = JOINS_AGAIN if join else NOTHING_LEFT if on_loss is OnLoss.ACCEPT else ON_ITS_OWN
-                raise LogLost(f"{LOG_REFUSED.format(error.message)}. {advice}") from error
+                manager = self._make(*opened)
+            except LogConflict as error:
+                raise lost(error, join, on_loss) from error
         except BaseException:
             await self._server.close(0)
             await asyncio.to_thread(self.disk.close)
@@ -204,88 +159,6 @@ class ManagerProcess:
         self._task = asyncio.create_task(self._run(), name="manager")
         self._watch = asyncio.create_task(watch.watch(self._peer_watch, self._kinds), name="peers")
 
-    async def _begin(self, create: bool, join: Sequence[str], force_new_cluster: bool, on_loss: OnLoss) -> Manager:
-        if on_loss is OnLoss.REJOIN:
-            raft_id = await self._rejoin(join)
-            return self._make(Loaded(), raft_id, ())
-        if force_new_cluster:
-            loaded = await asyncio.to_thread(self._force_new_cluster, on_loss)
-        else:
-            loaded = self._ours(await asyncio.to_thread(self.disk.load))
-        if create:
-            raft_id, entries = await asyncio.to_thread(self._found)
-        elif loaded.raft_id:
-            raft_id, entries = loaded.raft_id, loaded.entries
-        else:
-            # the group counts on us from the moment it takes us in, so the server answers before that
-            raft_id, entries = await self._join(join), ()
-        return self._make(loaded, raft_id, entries)
-
-    def _ours(self, loaded: Loaded) -> Loaded:
-        """Raises LogLost if it is not the log of the member that this node was last."""
-        settings = self.settings
-        if not settings.raft_id or loaded.raft_id == settings.raft_id:
-            return loaded
-        joined_again = loaded.raft_id not in (0, *settings.past_raft_ids)  # and was killed before it noted that
-        if joined_again and (loaded.node_id, loaded.cluster_id) == (settings.node_id, settings.cluster_id):
-            return loaded
-        raise LogLost(LOG_GONE.format(self._file))
-
-    def _found(self) -> tuple[int, tuple[raftpb.Entry, ...]]:
-        """A new group with this node as its only member."""
-        raft_id = self._rng.getrandbits(62) + 1
-        self.disk.initialize(raft_id, self.settings.node_id, self.settings.cluster_id)
-        member = api.RaftMember(raft_id=raft_id, node_id=self.settings.node_id, addr=self.settings.address)
-        return raft_id, membership.bootstrap_entries(raft_id, member.SerializeToString())
-
-    def _force_new_cluster(self, on_loss: OnLoss) -> Loaded:
-        """Make this member the only one, under its present address. Raises SwarmError."""
-        accepts = on_loss is OnLoss.ACCEPT
-        found, lost = self.disk.salvage() if accepts else (self.disk.load(), "")
-        loaded = self._ours(found)
-        if loaded.hard_state is None:
-            raise LogLost(LOG_GONE.format(self._file))
-        raft_id = loaded.raft_id
-        member = api.RaftMember(raft_id=raft_id, node_id=self.settings.node_id, addr=self.settings.address)
-        hard_state, entries = membership.force_new_cluster(
-            raft_id, member.SerializeToString(), loaded.hard_state, loaded.snapshot, loaded.entries
-        )
-        if accepts:
-            log.warning("raft.loss_accepted", file=str(self._file), lost=lost or "nothing that was confirmed")
-            self.disk.start_over(replace(loaded, hard_state=hard_state, entries=(*loaded.entries, *entries)))
-        else:
-            self.disk.save(events.Persist(0, hard_state, entries))
-        log.warning("raft.new_cluster_forced", entries=len(entries))
-        return self.disk.load()
-
-    async def _join(self, managers: Sequence[str]) -> int:
-        """Become a member through any of the managers. Raises SwarmError; see dialogues.join."""
-        settings = self.settings
-        answer = await self._ask_in(managers, settings.past_raft_ids)
-        try:
-            await asyncio.to_thread(self.disk.initialize, answer.raft_id, settings.node_id, settings.cluster_id)
-        except DiskError as error:
-            raise JoinUndecided(str(error)) from error  # the group counts on us already
-        return answer.raft_id
-
-    async def _rejoin(self, managers: Sequence[str]) -> int:
-        """Become another member. The old log stays until the group took us in: it may be the best that is left."""
-        settings = self.settings
-        was = {settings.raft_id, await asyncio.to_thread(self.disk.confirmed_as)} - {0}
-        if not was:
-            raise FailedPrecondition(LEAVE_AND_JOIN.format(self._file))
-        answer = await self._ask_in(managers, (*settings.past_raft_ids, *sorted(was)))
-        new = Loaded(answer.raft_id, settings.node_id, settings.cluster_id)
-        await asyncio.to_thread(self.disk.start_over, new)
-        return answer.raft_id
-
-    async def _ask_in(self, managers: Sequence[str], past_raft_ids: tuple[int, ...]) -> api.JoinResponse:
-        settings = self.settings
-        dial = dialler(self._client_tls)
-        answer = await dialogues.join(managers, settings.node_id, settings.address, past_raft_ids, dial)
-        self._joined = list(answer.members)
-        return answer
-
     def _make(self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...]) -> Manager:
         config, now = events.Config(raft_id=raft_id), self._clock.now()
         raft = Raft(config, self._rng, loaded.hard_state, loaded.snapshot, entries, loaded.applied_index, now)
@@ -293,7 +166,7 @@ class ManagerProcess:
         if loaded.snapshot is not None:
             manager.restore(loaded.snapshot)
         self._kinds = load_kinds(loaded)
-        manager.recall(self._kinds.known, self._joined)
+        manager.recall(self._kinds.known, self._log.joined)
         return manager
 
     def _report(self, event: News) -> None:
@@ -339,6 +212,11 @@ class ManagerProcess:
         if self.peers is not None:
             await self.peers.close()
         await asyncio.to_thread(self.disk.close)
+
+    @property
+    def disk(self) -> RaftDisk:
+        """Raft's."""
+        return self._log.disk
 
     # --- calls of this process -------------------------------------------------------------------------------------
 
@@ -503,11 +381,3 @@ class ManagerProcess:
         managers = () if self.manager is None else self.manager.members()
         hosts = [host_of(member.found_at) for member in managers]
         return hosts + [node.status.addr for node in self.store.all(api.Node)]
-
-
-def erase_log(directory: Path, disk: Files = SYSTEM) -> None:
-    """Forget the log and membership of a manager that does not run. Blocks. Raises OSError."""
-    file = directory / LOG_FILE
-    files.remove(replaced_file.with_logs(file), disk)
-    files.remove([mark.mark_of(file)], disk)  # not before the rest: what is left after a crash is refused
-    replaced_file.discard(file, disk)

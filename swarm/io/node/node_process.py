@@ -33,7 +33,8 @@ from swarm.io.grpc import client
 from swarm.io.node.agent_process import AgentHooks, AgentProcess, Link, LocalLink, RemoteLink
 from swarm.io.node.hooks import NodeHooks, Runner
 from swarm.io.node.identity import NodeIdentity
-from swarm.io.node.manager_process import ManagerProcess, ManagerSettings, erase_log
+from swarm.io.node.manager_process import ManagerProcess
+from swarm.io.node.member_log import ManagerSettings, erase_log
 from swarm.io.node.state_file import StateFile
 from swarm.io.process import Clock, Inbox, drive
 from swarm.manager import cluster

@@ -20,7 +20,8 @@ from swarm.errors import ResourceExhausted
 from swarm.io.grpc import client
 from swarm.io.node.agent_process import Link, LocalLink, LogSink, RemoteLink
 from swarm.io.node.local_calls import LocalCalls
-from swarm.io.node.manager_process import ManagerProcess, ManagerSettings
+from swarm.io.node.manager_process import ManagerProcess
+from swarm.io.node.member_log import ManagerSettings
 from swarm.io.process import Clock
 from swarm.rpc import WORKER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
 from swarm.store.tx import Tx

@@ -15,7 +15,8 @@ from swarm import api
 from swarm.api import rpc
 from swarm.errors import JoinUndecided, NotLeader, NotTaken, SwarmError
 from swarm.grpc.authorize import ClusterAuthorizer
-from swarm.io.node.manager_process import ManagerProcess, ManagerSettings
+from swarm.io.node.manager_process import ManagerProcess
+from swarm.io.node.member_log import ManagerSettings
 from swarm.io.process import Clock
 from swarm.rpc import WORKER_ROLE, Call, Peer, StreamData, StreamEnd
 from swarm.store.tx import Tx

@@ -17,7 +17,7 @@ from swarm import api
 from swarm.errors import SwarmError
 from swarm.io.node.agent_process import AgentProcess, TaskEffect
 from swarm.io.node.hooks import NodeHooks
-from swarm.io.node.manager_process import LOG_FILE
+from swarm.io.node.member_log import LOG_FILE
 from swarm.io.node.node_process import NodeProcess
 from swarm.io.process import Clock
 from swarm.manager.cluster import NewCluster
