@@ -130,6 +130,8 @@ class RaftGroup:
         """
         if raft_id in self.removed:
             return NotFound(REMOVED_TEXT)
+        if not raft_id:
+            return PermissionDenied("raft: the message names no sender")
         if not sender.node_id or sender.role != MANAGER_ROLE:
             return PermissionDenied("raft: only managers send messages of the log")
         member = self.members.get(raft_id)
