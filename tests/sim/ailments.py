@@ -160,7 +160,7 @@ class Ailments:
         while process.alive and process.in_swarm:
             try:
                 yield process.leave(force=True)
-            except SwarmError as error:
+            except (SwarmError, OSError) as error:
                 self._kernel.say(process.name, "does not leave:", error)
                 yield self._kernel.sleep(1.0)
         self.replaced += 1

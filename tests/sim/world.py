@@ -186,7 +186,7 @@ class World:
         """An operator unlocks a node that was found locked, with one of the keys that the cluster had."""
         try:
             yield booted
-        except SwarmError:
+        except (SwarmError, OSError):
             return
         if self.faulty and process.machine.status().phase is Phase.LOCKED:
             self.ailments.perhaps_interrupt(process)
@@ -238,7 +238,7 @@ class World:
                 self.checkers = Checkers(self.kernel)  # of an attempt that came to nothing nothing counts
                 try:
                     yield process.create(spec)
-                except SwarmError as error:
+                except (SwarmError, OSError) as error:
                     self.kernel.say(process.name, "makes no cluster:", error)
             yield self.kernel.sleep(0.1)
 
@@ -291,7 +291,7 @@ class World:
             yield self.kernel.sleep(2.0)
         try:
             yield process.leave()
-        except SwarmError as error:
+        except (SwarmError, OSError) as error:
             self.kernel.say(process.name, "goes on joining:", error)
         return False
 
