@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from google.protobuf.message import Message
 
-from swarm import api
+from swarm import api, defaults
 from swarm.api.methods import METHODS
 from swarm.errors import Code, SwarmError
 from swarm.rpc import LOCAL, Peer, Reply, StreamData, StreamEnd
@@ -104,6 +104,8 @@ class Play:
         if action < 20:
             self.place.now += feed.choice(PAUSES_S)
             self._see(self.place.settle())
+            self.place.now += defaults.STALL_SETTLE_S  # a manager that seems to have stood still reads first
+            self._see(self.place.settle())
         elif action < 30 and self.open:
             self._more(feed)
         else:
@@ -183,6 +185,8 @@ class Play:
         place = self.place
         self._see(place.settle())
         place.now += 30.0
+        place.settle()
+        place.now += defaults.STALL_SETTLE_S
         self._see(place.settle())
         assert isinstance(place.call("Health/Check", api.HealthCheckRequest())[-1], Reply)
         if not self.alone:
