@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from engine_api.executor.errors import TaskError
@@ -12,7 +13,9 @@ from swarm import api
 from swarm.expansion import TemplateError, env_function, expand_container, expand_payload, payload_budget
 from swarm.template import FunctionError, getter
 
+NOT_SHOWN = "the error is not shown, because it may contain parts of a secret"
 _DRIVER = "golang"
+_PLACE = re.compile(r"template: \w+(:\d+)+")
 
 
 def container_spec(task: api.Task, node: api.NodeDescription) -> api.ContainerSpec:
@@ -49,6 +52,7 @@ class Payloads:
         self._config_ids = _first(
             (reference.file.name, reference.config_id) for reference in container.configs if reference.HasField("file")
         )
+        self._told_secret = False
         self._functions = {
             "secret": getter(self._secret_at),
             "config": getter(self._config_at),
@@ -85,11 +89,19 @@ class Payloads:
         if driver != _DRIVER:
             raise TaskError(f"{what}: unrecognized template type")
         if key not in self._done:
+            self._told_secret = key[0] == "secret"
             try:
                 self._done[key] = expand_payload(data, self._node, self._task, self._functions, self._budget)
             except TemplateError as error:
-                raise TaskError(f"{what}: {error}") from None
+                raise TaskError(f"{what}: {self._without_secrets(str(error))}") from None
         return self._done[key]
+
+    def _without_secrets(self, error: str) -> str:
+        """An error of a template, which may show parts of its text and of values: all managers see it."""
+        if not self._told_secret:
+            return error
+        place = _PLACE.match(error)
+        return f"{place[0] if place else 'template'}: {NOT_SHOWN}"
 
     def _secret_at(self, target: str) -> str:
         secret_id = self._secret_ids.get(target)
@@ -97,6 +109,7 @@ class Payloads:
             raise FunctionError(f"secret target {target} not found")
         if secret_id not in self._secrets:
             raise FunctionError(f"secret {secret_id} not found")
+        self._told_secret = True
         return self._secrets[secret_id].spec.data.decode("utf-8", "surrogateescape")
 
     def _config_at(self, target: str) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from engine_api.executor import templates
 from engine_api.executor.errors import TaskError
+from engine_api.executor.templates import NOT_SHOWN
 from swarm import api
 
 NODE = api.NodeDescription(hostname="host1")
@@ -55,6 +56,38 @@ def test_a_template_that_does_not_work_says_why(text: bytes, driver: api.Driver,
         payloads(text, driver).config("c")
     assert error in caught.value.message
     assert "hunter2" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{{range secret "plain"}}{{end}}',
+        b'{{secret (secret "plain")}}',
+        b'{{config (secret "plain")}}',
+        b'{{index .Service.Labels (secret "plain") "b"}}',
+        b'{{$x := secret "plain"}}{{range $x}}{{end}}',
+    ],
+)
+def test_an_error_shows_no_value_of_a_secret(text: bytes) -> None:
+    for read in (payloads(text, GOLANG).config, payloads(text, GOLANG).secret):
+        with pytest.raises(TaskError) as caught:
+            read("c")
+        assert "hunter2" not in caught.value.message
+        assert caught.value.message.endswith(f"template: expansion:1:{_column(caught.value.message)}: {NOT_SHOWN}")
+
+
+def _column(message: str) -> str:
+    return message.split(": the error")[0].rpartition(":")[2]
+
+
+@pytest.mark.parametrize(
+    "text", [b"pass {{hunter2}}", b'{{template "hunter2"}}', b'pass\nhunter2 {{"hunter2', b"{{$hunter2}}"]
+)
+def test_an_error_in_a_templated_secret_shows_nothing_of_its_text(text: bytes) -> None:
+    with pytest.raises(TaskError) as caught:
+        payloads(text, GOLANG).secret("c")
+    assert "hunter2" not in caught.value.message
+    assert NOT_SHOWN in caught.value.message
 
 
 def test_payloads_that_were_not_given_are_named() -> None:
