@@ -165,11 +165,9 @@ class Ailments:
                 yield self._kernel.sleep(1.0)
         self.replaced += 1
         node.buried_id = was
-        role = self._world.tokens[0 if process.identity.role == MANAGER_ROLE else 1]
+        node.token = self._world.tokens[0 if process.identity.role == MANAGER_ROLE else 1]
         if process.alive:
-            self._world.join_again(process, role)
-        else:
-            node.gone = True
+            self._world.join_again(process, node.token)
 
 
 class Fate:

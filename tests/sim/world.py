@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 
 from certs.errors import CertsError
+from certs.files import is_temporary
 from swarm import api
 from swarm.errors import Code, SwarmError
 from swarm.node.events import Refused
@@ -55,6 +56,7 @@ class Node:
         self.acknowledged_id = ""  # as which node an operator was told that it is in the cluster
         self.leaving = False  # an operator has asked it to leave
         self.ailing = False  # its disk was damaged or has lost something, and an operator has yet to do something
+        self.token = ""  # an operator wants it to join anew with this
         self.forced = False  # an operator makes a new cluster of it, and starts it
         self.buried_id = ""  # which node it was before its disk was lost
         self.clock_rate = world.kernel.rng.choice((1.0, 1.0, 0.998, 1.002))
@@ -233,7 +235,8 @@ class World:
                 node.acknowledged_id, node.leaving = process.node_id, False
                 return process
             if not process.in_swarm:
-                assert not node.disk.files.paths(), f"what is left of an init: {node.disk.files.paths()}"
+                left = [path for path in node.disk.files.paths() if not is_temporary(path.name)]
+                assert not left, f"what is left of an init: {left}"
                 self.ailments.perhaps_interrupt(process)
                 self.checkers = Checkers(self.kernel)  # of an attempt that came to nothing nothing counts
                 try:
@@ -327,8 +330,10 @@ class World:
         """The daemon starts again if it does not run; a machine that is no node yet stays out."""
         if not (node.gone or node.forced) and (node.process is None or not node.process.alive):
             self.checkers.promises.comes_back(node)
-            if node.disk.saved or node.ailing:
-                self.start(node)
+            if node.disk.saved or node.ailing or node.token:
+                process = self.start(node)
+                if node.token:
+                    self.join_again(process, node.token)
             else:
                 node.gone = True
 
