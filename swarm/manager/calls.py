@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -93,6 +93,33 @@ class Counts:
     refused: int = 0
 
 
+class _Alarms:
+    """When calls have waited for long enough. until_of: of a call that waits; None for others, whose alarms are void."""
+
+    def __init__(self, until_of: Callable[[int], float | None]) -> None:
+        self._until_of = until_of
+        self._heap: list[tuple[float, int]] = []
+
+    def set(self, until: float, stream: int) -> None:
+        """For this call."""
+        heapq.heappush(self._heap, (until, stream))
+
+    def next(self) -> float | None:
+        """When the next one is due."""
+        while self._heap and self._until_of(self._heap[0][1]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def take(self, now: float) -> int | None:
+        """A call whose alarm is due."""
+        due = self.next()
+        return heapq.heappop(self._heap)[1] if due is not None and due <= now else None
+
+    def stalled(self, missed_s: float) -> None:
+        """See Calls.stalled."""
+        self._heap = [(until + missed_s, stream) for until, stream in self._heap]
+
+
 class Calls:
     """See the module. now: seconds since the epoch. out: gets answers and what is to be passed on."""
 
@@ -110,7 +137,7 @@ class Calls:
         self._open: dict[int, _Open] = {}
         self._barriers: dict[int, int] = {}  # streams by tag
         self._waiting: dict[int, None] = {}
-        self._alarms: list[tuple[float, int]] = []  # heap of (until, stream); what is not true any more is skipped
+        self._alarms = _Alarms(self._waits_until)
         self._forwards: dict[int, int] = {}  # streams by tag
         self._leaderless_since: float | None = None
         self._gone_at: float | None = None
@@ -229,7 +256,7 @@ class Calls:
         until = min(since, lost) + self._patience_s
         self._open[call.stream] = _Open(Place.WAITING, replace(call, since=since), until=until)
         self._waiting[call.stream] = None
-        heapq.heappush(self._alarms, (until, call.stream))
+        self._alarms.set(until, call.stream)
 
     @property
     def _patience_s(self) -> float:
@@ -300,7 +327,7 @@ class Calls:
         del self._forwards[found.tag]
         found.place, found.tag, found.until = Place.RETRY, 0, now + defaults.FORWARD_RETRY_S
         found.opened = False
-        heapq.heappush(self._alarms, (found.until, stream))
+        self._alarms.set(found.until, stream)
         self.counts.retried += 1
 
     def _abandon(self, leader: int, now: float) -> None:
@@ -367,8 +394,7 @@ class Calls:
         if self._gone_at is not None and self._gone_at <= now:
             self._gone_at = None
             self._abandon(events.NO_ONE, now)
-        while (due := self._next_alarm()) is not None and due <= now:
-            _, stream = heapq.heappop(self._alarms)
+        while (stream := self._alarms.take(now)) is not None:
             found = self._open.pop(stream)
             assert found.call is not None
             if found.place is Place.RETRY:
@@ -384,22 +410,16 @@ class Calls:
         self._leaderless_since = self._leaderless_since and self._leaderless_since + missed_s
         for found in self._open.values():
             found.stalled(missed_s)
-        self._alarms = [(until + missed_s, stream) for until, stream in self._alarms]
+        self._alarms.stalled(missed_s)
 
     def deadline(self) -> float | None:
         """When expire has something to do."""
-        times = (self._next_alarm(), self._gone_at if self._forwards else None)
+        times = (self._alarms.next(), self._gone_at if self._forwards else None)
         return min((at for at in times if at is not None), default=None)
 
-    def _next_alarm(self) -> float | None:
-        alarms = self._alarms
-        while alarms:
-            until, stream = alarms[0]
-            found = self._open.get(stream)
-            if found is not None and found.place in (Place.WAITING, Place.RETRY) and found.until == until:
-                return until
-            heapq.heappop(alarms)
-        return None
+    def _waits_until(self, stream: int) -> float | None:
+        found = self._open.get(stream)
+        return found.until if found is not None and found.place in (Place.WAITING, Place.RETRY) else None
 
 
 def _movable(call: Call) -> Call | None:

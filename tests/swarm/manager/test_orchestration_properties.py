@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,8 @@ from swarm.manager.stages import task_stages
 from swarm.store.tx import Tx
 from tests.swarm.manager import commands
 from tests.swarm.manager.leader_harness import LeaderHarness, report
+
+pytestmark = pytest.mark.timeout(120)
 
 ENDS = (api.FAILED, api.COMPLETE, api.REJECTED)
 SERVICES = ("web", "db", "agent", "batch")
