@@ -94,7 +94,7 @@ class Counts:
 
 
 class _Alarms:
-    """When calls have waited for long enough. until_of: of a call that waits; None for others, whose alarms are void."""
+    """When calls have waited long enough. until_of: of a call that waits; None for others, whose alarms are void."""
 
     def __init__(self, until_of: Callable[[int], float | None]) -> None:
         self._until_of = until_of
