@@ -70,6 +70,7 @@ class Leader:
         self._inbox: deque[Write] = deque()
         self._answers: list[_Answer] | None = None
         self._after_commit: list[Effect] = []
+        self._changes_nothing = False
         self._now = now
         self._feeds = [_Feed(name, stage) for name, stage in stages]
         for feed in self._feeds:
@@ -97,7 +98,11 @@ class Leader:
         return min((due for feed in self._feeds if (due := feed.due()) is not None), default=None)
 
     def next_pass(self, now: float) -> tuple[bytes | None, list[Effect]]:
-        """Run one pass if anything is due: the entry to propose (None: nothing changed) and answers that need none."""
+        """Run one pass if anything is due: the entry to propose, and effects that need none.
+
+        None: nothing is to be done. Empty: nothing changes, but writes are to be answered, with what this store says,
+        so the group has to confirm first who leads. Another leader may have decided otherwise since.
+        """
         due = self.deadline()
         if due is None or due > now:
             return None, []
@@ -112,15 +117,17 @@ class Leader:
         self._tell(tx, told)
         actions = tx.actions()
         self._forget_unchanged(tx, actions)
+        if not actions and not answers:
+            return None, _effects(tx)
+        self._answers, self._after_commit, self._changes_nothing = answers, _effects(tx), not actions
         if not actions:
-            return None, [*self._answer_all(answers), *_effects(tx)]
-        self._answers, self._after_commit = answers, _effects(tx)
+            return b"", []
         request = api.InternalRaftRequest(id=self._rng.getrandbits(63) | 1)
         request.action.extend(actions)
         return request.SerializeToString(), []
 
     def committed(self) -> list[Effect]:
-        """The pass in flight is applied: answer its writes, and do what was to be done after the commit."""
+        """The pass in flight is applied, or confirmed if it changes nothing: answer its writes, do what comes after."""
         answers, self._answers = self._answers or [], None
         effects, self._after_commit = self._after_commit, []
         return [*self._answer_all(answers), *effects]
@@ -139,7 +146,8 @@ class Leader:
 
     def stop(self) -> list[Effect]:
         """Leadership is lost: nobody can say what becomes of what was proposed; the rest was not taken."""
-        ended = [_Answer(answer.write, error=NotLeader()) for answer in self._answers or ()]
+        undecided = NotTaken if self._changes_nothing else NotLeader
+        ended = [_Answer(answer.write, error=undecided()) for answer in self._answers or ()]
         ended += [_Answer(write, error=NotTaken()) for write in self._inbox]
         self._answers, self._after_commit = None, []
         self._inbox.clear()

@@ -191,7 +191,7 @@ class Leading:
     # --- passes ----------------------------------------------------------------------------------------------------
 
     def next_pass(self, now: float) -> bytes | None:
-        """Run a pass if one is due: the entry to propose under ``pass_tag``."""
+        """Run a pass if one is due: the entry to propose under ``pass_tag``; see Leader.next_pass."""
         if self.leader is None or (self._settled_at is not None and now < self._settled_at):
             return None
         self._settled_at = None

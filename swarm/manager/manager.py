@@ -167,7 +167,8 @@ class Manager:
         if leading.leader is None or not leading.leader.in_flight:
             changes.hand_over(now)
         if not self.raft.transferring and (entry := leading.next_pass(now)) is not None:
-            self._consensus.step(events.Propose(leading.pass_tag, entry), now)
+            tag = leading.pass_tag
+            self._consensus.step(events.Propose(tag, entry) if entry else events.ReadBarrier(tag), now)
         for member in self.group.dials(now):
             self._out.append(DialPeer(member.raft_id, member.node_id, member.addr))
         out = list(self._out)
@@ -358,8 +359,11 @@ class Manager:
         """See Above."""
         self._changes.accepted(tag, index)
 
-    def read_ready(self, tag: int) -> None:
+    def read_ready(self, tag: int, now: float) -> None:
         """See Above."""
+        if self._leading.leader is not None and tag == self._leading.pass_tag:
+            self._leading.perform(self._leading.leader.committed(), now)
+            return
         call = self._calls.take_barrier(tag)
         if call is None or call.request is None:
             return

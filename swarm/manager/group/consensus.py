@@ -37,7 +37,7 @@ class Above(Protocol):
         """A change of the group was applied; None: it could not be read."""
         ...
 
-    def read_ready(self, tag: int) -> None:
+    def read_ready(self, tag: int, now: float) -> None:
         """A read barrier was reached."""
         ...
 
@@ -104,7 +104,7 @@ class Consensus:
                     self.restore(snapshot)
                     self._out += [effect, DisconnectRemovedNodes()]
                 case events.ReadReady(tag=tag):
-                    above.read_ready(tag)
+                    above.read_ready(tag, now)
                 case events.BecameLeader(term=term):
                     above.leads(term, now)
                 case events.BecameFollower(term=term, leader=leader):

@@ -7,9 +7,10 @@ from random import Random
 import pytest
 
 from swarm import api
-from swarm.errors import NotFound, Unavailable
+from swarm.errors import NotFound, NotTaken, Unavailable
 from swarm.manager.leader import Leader
 from swarm.manager.service import RemoveMember, Write
+from swarm.rpc import StreamEnd
 from swarm.store.store import Store
 from swarm.store.tx import Tx
 
@@ -45,10 +46,24 @@ def test_a_member_is_removed_when_the_pass_that_asks_for_it_is_committed() -> No
     assert made.committed() == []
 
 
-def test_a_pass_that_changes_nothing_has_its_effects_at_once() -> None:
+def test_a_write_that_changes_nothing_is_answered_when_it_is_confirmed_who_leads() -> None:
     made = leader()
     made.submit(Write(only_removes))
-    assert made.next_pass(NOW) == (None, [GOES])
+    made.submit(Write(fails, stream=7))
+    assert made.next_pass(NOW) == (b"", [])
+    assert made.in_flight
+    (end, goes) = made.committed()
+    assert isinstance(end, StreamEnd)
+    assert (end.stream, str(end.error), goes) == (7, "nothing there", GOES)
+
+
+def test_a_write_that_changes_nothing_goes_to_the_next_leader_when_this_one_is_deposed() -> None:
+    made = leader()
+    made.submit(Write(fails, stream=7))
+    made.next_pass(NOW)
+    (end,) = made.stop()
+    assert isinstance(end, StreamEnd)
+    assert isinstance(end.error, NotTaken)
 
 
 @pytest.mark.parametrize("end", ["refused", "stopped"])
@@ -63,7 +78,8 @@ def test_a_pass_that_the_log_does_not_take_has_no_effects(end: str) -> None:
 def test_a_write_that_fails_has_no_effects() -> None:
     made = leader()
     made.submit(Write(fails))
-    assert made.next_pass(NOW) == (None, [])
+    assert made.next_pass(NOW) == (b"", [])
+    assert made.committed() == []
 
 
 def test_what_is_undone_to_a_savepoint_has_no_effects_and_what_came_before_has() -> None:
