@@ -11,7 +11,7 @@ from random import Random
 
 from google.protobuf.message import Message
 
-from swarm import api
+from swarm import api, defaults
 from swarm.errors import SwarmError
 from tests.sim.history import Known
 from tests.sim.kernel import Script
@@ -41,6 +41,8 @@ def pause_one(world: World, rng: Random) -> None:
     checkers = world.checkers
     before, checkers.downs = dict(_placed(world)), {}
     alone, seen = len(world.managing()) == 1, None
+    spared = [] if alone and node is leader else [node.node_id]
+    spared += _cannot_notice(world, node) if node is not leader else []
     if rng.random() < 0.25:
         _jump(world, node, rng.choice((5.0, 20.0, 90.0)))
     else:
@@ -56,13 +58,29 @@ def pause_one(world: World, rng: Random) -> None:
     world.kernel.advance(world.kernel.now + STEADY_S)
     told = "\n".join(map(str, seen.config.operations if seen is not None else []))
     assert seen is None or explain(seen.config.operations) is not None, f"no order explains this:\n{told}"
-    spared = [] if alone and node is leader else [node.node_id]
     guilty = {node_id: why for node_id, why in checkers.downs.items() if node_id not in spared}
     assert not guilty, f"declared down because {node.name} stood still: {guilty}"
     after = dict(_placed(world))
     moved = [task for task, on in before.items() if on not in spared and after.get(task) != on]
     assert not moved, f"moved or ended because {node.name} stood still: {moved}"
     world.until(lambda: _all_ready(world), "nodes do not become ready after a pause", LIMIT_S)
+
+
+def _cannot_notice(world: World, follower: Node) -> list[str]:
+    """Nodes that this follower forwards, if they are down for the leader before they have missed its answers."""
+    leader = world.leader()
+    assert leader is not None
+    assert leader.manager is not None
+    period_s = next(leader.manager.store.all(api.Cluster)).spec.dispatcher.heartbeat_period.ToSeconds()
+    if period_s * defaults.HEARTBEAT_GRACE_PERIODS > 2 * defaults.HEARTBEAT_PERIOD_S:
+        return []
+    processes = [(other.node_id, other.process) for other in world.alive() if other.process is not None]
+    manager = follower.manager
+    return [
+        node_id
+        for node_id, process in processes
+        if any(connection.server is manager for connection in process.connections.values())
+    ]
 
 
 class Seen:
