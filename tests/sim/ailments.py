@@ -159,7 +159,7 @@ class Ailments:
         was = node.acknowledged_id
         while process.alive and process.in_swarm:
             try:
-                yield process.leave(force=True)
+                yield process.docker.leave(force=True)
             except (SwarmError, OSError) as error:
                 self._kernel.say(process.name, "does not leave:", error)
                 yield self._kernel.sleep(1.0)

@@ -63,8 +63,7 @@ class ManagerDriver:
     """See ManagerProcess."""
 
     def __init__(self, process: Process, state: NodeState) -> None:
-        self.process = process
-        self.state = state
+        self.process, self.state = process, state
         self.kernel = process.kernel
         self.network = process.world.network
         self.cluster_id = process.identity.org
@@ -82,8 +81,7 @@ class ManagerDriver:
         self.routes: dict[int, tuple[Connection, int, Peer]] = {}
         self.local = LocalCalls(self.incoming, self.streams)
         self.writing: events.Persist | None = None
-        self._rng = process.random("manager")
-        self._joined: list[api.RaftMember] = []
+        self._rng, self._joined = process.random("manager"), list[api.RaftMember]()
         self._kinds = watch.Kinds({})
         self.peers: Peers | None = None
         self._peer_watch: SimWatch | None = None

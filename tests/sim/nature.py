@@ -324,7 +324,7 @@ class Nature:
                 while process.alive and process.machine.status().phase is Phase.LOCKED:
                     yield self.kernel.sleep(0.05)
                 try:
-                    yield process.force_new_cluster()
+                    yield process.docker.force_new_cluster()
                     node.forced = False
                     return
                 except (SwarmError, TimeoutError) as error:

@@ -132,7 +132,7 @@ class Operators:
         self._world.ailments.perhaps_interrupt(process)
         while True:
             try:
-                yield process.leave()
+                yield process.docker.leave()
             except Refused as error:
                 if error.refusal in (Refusal.MANAGER, Refusal.LOCKED):
                     raise

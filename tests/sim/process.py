@@ -12,16 +12,16 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from certs.keystore import KeyStore
-from swarm import api, defaults
+from swarm import defaults
 from swarm.agent import events as agent_events
 from swarm.errors import Unavailable
 from swarm.manager import cluster
 from swarm.node import events
 from swarm.node.node import Node as NodeMachine
-from swarm.node.state import Addresses, NodeState
 from swarm.node.steps import Phase
 from swarm.rpc import Peer
 from tests.sim.agent import SimAgent
+from tests.sim.docker_cli import Docker
 from tests.sim.driver import Driver
 from tests.sim.files import Killed
 from tests.sim.identity import SimIdentity
@@ -77,6 +77,7 @@ class Process:
             self, "node", self.machine, self._perform, lambda: None
         )
         self._identity = SimIdentity(self)
+        self.docker = Docker(self)
         self.driver.start()
         if not node.engine.alive:
             self.engine_is(False, certain=False)
@@ -108,13 +109,8 @@ class Process:
     def jump(self, seconds: float) -> None:
         """The clock goes forward at once."""
         self._clock_shows += seconds
-        for driver in (
-            self.agent.driver if self.agent else None,
-            self.driver,
-            self.manager.driver if self.manager else None,
-        ):
-            if driver is not None:
-                driver.rearm()
+        for driver in self.drivers():
+            driver.rearm()
 
     # --- what operators do -----------------------------------------------------------------------------------------
 
@@ -164,48 +160,6 @@ class Process:
             lambda ticket: events.Boot(ticket, found.state, found.error, found_id, found.leaving, found.others)
         )
 
-    def create(self, spec: api.ClusterSpec) -> Future:
-        """docker swarm init."""
-        state = NodeState.new(self._addresses(), "node-one", "cluster").with_self()
-        details = cluster.NewCluster(address=self.host)
-        return self._acknowledging(self.ask(lambda ticket: events.Init(ticket, state, spec, details)))
-
-    def join(self, managers: list[str], token: str) -> Future:
-        """docker swarm join."""
-        state = NodeState.new(self._addresses(), managers=tuple(("", addr) for addr in managers))
-        return self._acknowledging(self.ask(lambda ticket: events.Join(ticket, state, token, api.NodeSpec.ACTIVE)))
-
-    def _acknowledging(self, future: Future) -> Future:
-        """Once it is answered, this node must not be lost any more."""
-
-        def answered() -> None:
-            if future.error is None:
-                self.node.acknowledged_id, self.node.leaving = self.node_id, False
-
-        future.then(answered)
-        return future
-
-    def leave(self, force: bool = False) -> Future:
-        """docker swarm leave."""
-        self.node.leaving = True
-        future = self.ask(lambda ticket: events.Leave(ticket, force))
-
-        def answered() -> None:
-            refused = isinstance(future.error, events.Refused) and future.error.refusal is not events.Refusal.STOPPING
-            if refused:  # a stop may come in the middle of it
-                self.node.leaving = False
-
-        future.then(answered)
-        return future
-
-    def force_new_cluster(self) -> Future:
-        """docker swarm init --force-new-cluster."""
-        return self.ask(lambda ticket: events.ForceNewCluster(ticket, self._addresses()))
-
-    def unlock(self, key: bytes) -> Future:
-        """docker swarm unlock."""
-        return self.ask(lambda ticket: events.Unlock(ticket, key))
-
     def stop(self) -> Script:
         """The daemon is stopped as it should be; whoever runs this outlives the process."""
         yield self.ask(events.Stop)
@@ -222,9 +176,6 @@ class Process:
         """What the watch of the engine tells."""
         gone = agent_events.EngineGone("Cannot connect to the Docker daemon", certain)
         self.driver.put(agent_events.EngineBack() if able else gone)
-
-    def _addresses(self) -> Addresses:
-        return Addresses(self.host, PORT, self.host, PORT, self.host)
 
     # --- the end ---------------------------------------------------------------------------------------------------
 

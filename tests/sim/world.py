@@ -195,7 +195,7 @@ class World:
         while process.alive and process.machine.status().phase is Phase.LOCKED:
             for key in reversed(self.checkers.unlock_keys):
                 try:
-                    yield process.unlock(key)
+                    yield process.docker.unlock(key)
                     self.kernel.say(process.name, "is unlocked")
                     return
                 except (SwarmError, CertsError, OSError) as error:
@@ -240,7 +240,7 @@ class World:
                 self.ailments.perhaps_interrupt(process)
                 self.checkers = Checkers(self.kernel)  # of an attempt that came to nothing nothing counts
                 try:
-                    yield process.create(spec)
+                    yield process.docker.create(spec)
                 except (SwarmError, OSError) as error:
                     self.kernel.say(process.name, "makes no cluster:", error)
             yield self.kernel.sleep(0.1)
@@ -262,7 +262,7 @@ class World:
         while process.alive:
             try:
                 remotes = [f"{other.host}:{PORT}" for other in self.managing()]
-                yield process.join(remotes, token)
+                yield process.docker.join(remotes, token)
                 return
             except Refused as error:
                 failed = process.machine.status().phase is Phase.ERROR
@@ -282,7 +282,7 @@ class World:
             yield self.kernel.sleep(2.0)
             if process.alive and process.machine.status().phase is Phase.ERROR:  # what was begun could not be deleted
                 with contextlib.suppress(SwarmError, OSError):
-                    yield process.leave(force=True)
+                    yield process.docker.leave(force=True)
 
     def _watch_join(self, process: Process) -> Script:
         """Whether a join in the background succeeds. Its managers may be gone: an operator ends it after a while."""
@@ -293,7 +293,7 @@ class World:
                 return True
             yield self.kernel.sleep(2.0)
         try:
-            yield process.leave()
+            yield process.docker.leave()
         except (SwarmError, OSError) as error:
             self.kernel.say(process.name, "goes on joining:", error)
         return False

@@ -263,25 +263,13 @@ class Daemon:
                 request = self._open.pop(effect.ticket)
                 self.answers[effect.ticket] = effect.error
                 if effect.error is None:
-                    self._acknowledge(request)
+                    _acknowledge(self, request)
             elif isinstance(effect, events.TellAgent):
                 self._tell(effect.event)
             else:
                 self._begin(effect)
         due = self.node.deadline()
         assert due is None or due > self.now or not self.alive, "after each event the deadline is in the future"
-
-    def _acknowledge(self, request: events.Request | events.Boot) -> None:
-        match request:
-            case events.Init() | events.Join():
-                state = self.disk.state
-                assert state is not None, "a member has it on disk"
-                assert state.pending is None, "a member is one"
-                assert not self.disk.leaving, "a member stays one"
-                self.acknowledged, self.left = True, False
-            case events.Leave():
-                assert self.disk == Disk(), "who has left has nothing"
-                self.acknowledged = False
 
     @property
     def leaves(self) -> bool:
@@ -319,7 +307,7 @@ class Daemon:
             if isinstance(error, Unsettled) and isinstance(effect, _WRITES):
                 self._perform(effect)
             elif error is not None:
-                self._break_off(effect)
+                _break_off(self, effect)
             if error is not None:
                 raise error
             outcome: events.Done | events.Failed = events.Done(effect.tag, self._perform(effect))
@@ -349,16 +337,6 @@ class Daemon:
             else:
                 self._finish(effect)
 
-    def _break_off(self, effect: events.TaggedEffect) -> None:
-        """What is so after an effect that failed, too."""
-        match effect:
-            case events.StopManager():
-                self.manager = 0
-            case events.StopRoles():
-                self.agent, self.manager = False, 0
-            case events.Erase():
-                self.disk.certificate_pem, self.disk.log = b"", 0
-
     def _perform(
         self, effect: events.TaggedEffect
     ) -> events.Identity | events.ManagerUp | events.ManagerDown | api.NodeDescription | None:
@@ -380,7 +358,7 @@ class Daemon:
             case events.RequestIdentity():
                 return self._take(self.role)
             case events.OpenIdentity():
-                return self._open_identity(effect)
+                return _open_identity(disk, effect)
             case events.RenewCertificate(root_pem=root_pem):
                 self._take(self.role, next(self._renewals), disk.root_pem)
                 return events.Identity(disk.certificate_pem, root_pem)
@@ -401,16 +379,6 @@ class Daemon:
         self.disk.root_pem = root_pem or self.issuer.authority.pem
         return events.Identity(self.disk.certificate_pem, self.disk.root_pem)
 
-    def _open_identity(self, effect: events.OpenIdentity) -> events.Identity:
-        if self.disk.unlock_key and not effect.reuse_key:
-            if not effect.unlock_key:
-                raise NodeLocked("the key of this node is encrypted")
-            if effect.unlock_key != self.disk.unlock_key:
-                raise InvalidUnlockKey()
-        if not self.disk.certificate_pem:
-            raise SwarmError("the node's key or certificate is missing")
-        return events.Identity(self.disk.certificate_pem, self.disk.root_pem)
-
     def _start_manager(self, effect: events.StartManager) -> events.ManagerUp:
         _open_log(self.disk, effect)
         if not self.disk.log:
@@ -422,6 +390,41 @@ class Daemon:
         self.manager = 0
         self.removed_with = self.disk.certificate_pem if self.removed else b""
         return events.ManagerDown(self.disk.log, OTHERS, self.removed)
+
+
+def _acknowledge(daemon: Daemon, request: events.Request | events.Boot) -> None:
+    match request:
+        case events.Init() | events.Join():
+            state = daemon.disk.state
+            assert state is not None, "a member has it on disk"
+            assert state.pending is None, "a member is one"
+            assert not daemon.disk.leaving, "a member stays one"
+            daemon.acknowledged, daemon.left = True, False
+        case events.Leave():
+            assert daemon.disk == Disk(), "who has left has nothing"
+            daemon.acknowledged = False
+
+
+def _break_off(daemon: Daemon, effect: events.TaggedEffect) -> None:
+    """What is so after an effect that failed, too."""
+    match effect:
+        case events.StopManager():
+            daemon.manager = 0
+        case events.StopRoles():
+            daemon.agent, daemon.manager = False, 0
+        case events.Erase():
+            daemon.disk.certificate_pem, daemon.disk.log = b"", 0
+
+
+def _open_identity(disk: Disk, effect: events.OpenIdentity) -> events.Identity:
+    if disk.unlock_key and not effect.reuse_key:
+        if not effect.unlock_key:
+            raise NodeLocked("the key of this node is encrypted")
+        if effect.unlock_key != disk.unlock_key:
+            raise InvalidUnlockKey()
+    if not disk.certificate_pem:
+        raise SwarmError("the node's key or certificate is missing")
+    return events.Identity(disk.certificate_pem, disk.root_pem)
 
 
 def _open_log(disk: Disk, effect: events.StartManager) -> None:
