@@ -56,8 +56,7 @@ class Process:
         self.host = node.host
         self.addr = f"{node.host}:{PORT}"
         self.name = f"{node.name}.{run}"
-        self.alive = True
-        self.stalled_until = 0.0
+        self.alive, self.stalled_until = True, 0.0
         self.fate: Fate | None = None
         self.connections: dict[int, Connection] = {}
         self.identity = Peer(addr=f"{self.host}:40000")

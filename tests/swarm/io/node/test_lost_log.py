@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from certs.tls import server_context
+from certs.tls import Credentials, server_context
 from swarm import api
 from swarm.api import rpc
 from swarm.errors import FailedPrecondition, SwarmError
@@ -22,6 +22,7 @@ from swarm.io.node.member_log import ManagerSettings
 from swarm.io.process import Clock
 from swarm.node.events import OnLoss
 from swarm.raft.events import LogLost
+from swarm.store.tx import Tx
 
 if TYPE_CHECKING:
     from tests.conftest import Authority
@@ -40,6 +41,7 @@ class Group:
         self.running: dict[int, ManagerProcess] = {}
         self.settings: dict[int, ManagerSettings] = {}
         self._authority = authority
+        self._credentials: dict[int, Credentials] = {}
 
     async def start(
         self, number: int, create: bool = False, force: bool = False, on_loss: OnLoss = OnLoss.REFUSE
@@ -50,7 +52,9 @@ class Group:
             address = f"127.0.0.1:{port}"
             self.settings[number] = ManagerSettings(f"manager{number}", "cluster1", address, "127.0.0.1", port)
             self.place(number).mkdir()
-        own = self._authority.issue(f"manager{number}")
+        if number not in self._credentials:
+            self._credentials[number] = self._authority.issue(f"manager{number}")
+        own = self._credentials[number]
         context = server_context(own, self._authority.pem)
         manager = ManagerProcess(
             self.place(number),
@@ -105,10 +109,17 @@ class Group:
         return sorted(config.spec.annotations.name for config in listed.configs)
 
 
+def add_managers(tx: Tx) -> None:
+    """The nodes of all managers."""
+    for number in (1, 2, 3):
+        tx.create(api.Node(id=f"manager{number}", role=api.MANAGER)).spec.desired_role = api.MANAGER
+
+
 @pytest_asyncio.fixture
 async def group(tmp_path: Path, authority: Authority) -> AsyncIterator[Group]:
     group = Group(tmp_path, authority)
     await group.start(1, create=True)
+    await group.running[1].write(add_managers, 5.0)
     for number in range(20):
         await group.write(1, f"c{number:02}")
     yield group
