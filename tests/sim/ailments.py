@@ -166,8 +166,8 @@ class Ailments:
         self.replaced += 1
         node.buried_id = was
         node.token = self._world.tokens[0 if process.identity.role == MANAGER_ROLE else 1]
-        if process.alive:
-            self._world.join_again(process, node.token)
+        if node.process is not None and node.process.alive:  # another one by now, if it was stopped on the way
+            self._world.join_again(node.process, node.token)
 
 
 class Fate:
