@@ -327,7 +327,7 @@ class Nature:
                     yield process.docker.force_new_cluster()
                     node.forced = False
                     return
-                except (SwarmError, TimeoutError) as error:
+                except (SwarmError, OSError) as error:
                     self.kernel.say(process.name, "not forced:", error)
                 yield self.kernel.sleep(0.05)
             yield self.kernel.sleep(0.5)

@@ -136,7 +136,7 @@ class Operators:
             except Refused as error:
                 if error.refusal in (Refusal.MANAGER, Refusal.LOCKED):
                     raise
-            except SwarmError as error:
+            except (SwarmError, OSError) as error:
                 self._kernel.say(node.name, "does not leave:", error)
             if process.alive and not process.in_swarm:
                 break
