@@ -124,6 +124,7 @@ class Disk:
         """An operator writes other managers into the file."""
         state = self.state
         assert state is not None
+        self.files.start()  # nothing that was in store for the last process happens to who does this
         self.state_file().save(state.with_managers(managers))
 
     # --- the journal -----------------------------------------------------------------------------------------------
