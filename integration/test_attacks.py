@@ -114,9 +114,14 @@ def test_a_stolen_manager_certificate_counts_as_a_workers_after_the_demotion(
     leader, follower, third = managers
     leader.docker("node", "promote", third.name)
     until(lambda: calls.swarm_info(third)["ControlAvailable"], what="another manager")
-    loot = str(shutil.copytree(certificates(third), tmp_path / "loot"))
-    for target in (leader, follower):
-        assert attack(third, "call", target, loot, "CA/GetUnlockKey")[0] == 0
+    loot = str(tmp_path / "loot")
+
+    def steal() -> list[int]:
+        """The node may be renewing its certificate just now; then what was copied is superseded at once."""
+        shutil.copytree(certificates(third), loot, dirs_exist_ok=True)
+        return [attack(third, "call", target, loot, "CA/GetUnlockKey")[0] for target in (leader, follower)]
+
+    until(steal, lambda codes: codes == [0, 0], what="a manager's certificate")
     leader.docker("node", "demote", third.name)
     until(lambda: calls.swarm_info(third)["ControlAvailable"], lambda manages: not manages, what="a worker")
     for target in (leader, follower):

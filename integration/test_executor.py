@@ -466,7 +466,7 @@ async def test_the_node_describes_itself(engine: EngineProcess) -> None:
         assert description.resources.memory_bytes > 0
         plugins = [(plugin.type, plugin.name) for plugin in description.engine.plugins]
         assert plugins == sorted(plugins)
-        assert {("Network", "bridge"), ("Volume", "local"), ("Log", "json-file")} <= set(plugins)
+        assert {("Network", "overlay"), ("Volume", "local"), ("Log", "json-file")} <= set(plugins)
 
 
 async def test_sweep_and_leave_remove_containers_and_secrets(engine: EngineProcess) -> None:

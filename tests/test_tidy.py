@@ -85,7 +85,11 @@ def modules() -> tuple[Path, ...]:
 @cache
 def tree(path: Path) -> ast.Module:
     """The parsed module."""
-    return ast.parse((ROOT / path).read_text())
+    source = (ROOT / path).read_text()
+    try:
+        return ast.parse(source)
+    except SystemError:  # another thread of this process parsed just then (gh-106905 of CPython)
+        return ast.parse(source)
 
 
 def is_test(path: Path) -> bool:

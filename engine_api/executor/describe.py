@@ -42,8 +42,8 @@ def _labels(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def _plugins(builtin: Json, managed: Iterable[Json]) -> list[api.PluginDescription]:
-    """Plugins sorted by type and name, without the overlay driver: the engine's own needs the engine's swarm mode."""
-    found: set[tuple[str, str]] = set()
+    """Plugins sorted by type and name. The overlay driver is always included: it is ours, not the engine's."""
+    found = {("Network", "overlay")}
     for kind in _PLUGIN_TYPES:
         found.update((kind, name) for name in builtin.get(kind) or ())
     for plugin in managed:
@@ -52,7 +52,6 @@ def _plugins(builtin: Json, managed: Iterable[Json]) -> list[api.PluginDescripti
             prefix, _, capability = str(text).partition("/")[0].partition(".")
             if prefix == "docker" and plugin.get("Enabled"):
                 found.add((_CAPABILITIES.get(capability, capability), str(plugin.get("Name"))))
-    found.discard(("Network", "overlay"))
     return [api.PluginDescription(type=kind, name=name) for kind, name in sorted(found)]
 
 

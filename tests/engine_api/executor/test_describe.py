@@ -43,7 +43,7 @@ def test_a_node_is_described() -> None:
     assert dict(description.engine.labels) == {"rack": "r2", "url": "a=b"}
 
 
-def test_plugins_are_sorted_and_the_overlay_driver_is_none_of_them() -> None:
+def test_plugins_are_sorted_and_overlay_is_always_one_of_them() -> None:
     plugins = [
         managed("vieux/sshfs:latest", "docker.volumedriver/1.0"),
         managed("net", "docker.networkdriver/1.0", "docker.ipamdriver/1.0"),
@@ -56,11 +56,12 @@ def test_plugins_are_sorted_and_the_overlay_driver_is_none_of_them() -> None:
         ("Log", "syslog"),
         ("Network", "bridge"),
         ("Network", "net"),
+        ("Network", "overlay"),
         ("Volume", "local"),
         ("Volume", "vieux/sshfs:latest"),
         ("ipamdriver", "net"),
     ]
-    assert not node_description({}, []).engine.plugins
+    assert [plugin.name for plugin in node_description({}, []).engine.plugins] == ["overlay"]
 
 
 @pytest.mark.parametrize(
