@@ -250,7 +250,7 @@ class Membership:
             yield Wait(lambda: self._record.ready)
             return True
         except Exception as error:
-            if self.waiting is not None or _is_refusal(error):
+            if _is_refusal(error) or (self.waiting is not None and not _is_counted_on(self._record)):
                 raise
             log.warning("swarm.join_goes_on", remotes=_addresses(state), error=str(error))
             self.trouble = str(error)
@@ -385,6 +385,11 @@ class Membership:
         if self._record.state is None or not self._record.state.raft_id:
             return Refusal.NO_MANAGER
         return None
+
+
+def _is_counted_on(record: Record) -> bool:
+    """Whether this node is a member of the group, which could lose its quorum if that were given up."""
+    return record.state is not None and bool(record.state.raft_id) and record.role == MANAGER_ROLE
 
 
 def _addresses(state: NodeState) -> tuple[str, ...]:

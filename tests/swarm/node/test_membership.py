@@ -135,7 +135,7 @@ def test_a_manager_that_joins_says_in_state_json_as_which_member(issuer: Issuer)
     assert daemon.disk.state.raft_id == daemon.disk.log != 0
 
 
-@pytest.mark.parametrize("kind", [events.RequestIdentity, events.SaveState, events.StartManager, events.StartAgent])
+@pytest.mark.parametrize("kind", [events.RequestIdentity, events.SaveState, events.StartManager])
 def test_a_join_that_fails_while_somebody_waits_leaves_nothing(issuer: Issuer, kind: type[events.Effect]) -> None:
     daemon = started(issuer)
     daemon.role = MANAGER_ROLE
@@ -144,6 +144,25 @@ def test_a_join_that_fails_while_somebody_waits_leaves_nothing(issuer: Issuer, k
     assert daemon.answers[daemon.join()] is error
     assert daemon.disk == Disk()
     assert daemon.status.phase is Phase.INACTIVE
+
+
+def test_a_join_goes_on_whatever_fails_once_the_group_counts_on_this_member(issuer: Issuer) -> None:
+    failures: list[tuple[type[events.Effect], list[Exception | None]]] = [
+        (events.StartAgent, [Unavailable("no engine")]),
+        (events.SaveState, [None, None, OSError(5, "EIO")]),
+    ]
+    for kind, errors in failures:
+        daemon = started(issuer)
+        daemon.role = MANAGER_ROLE
+        daemon.fail[kind] = errors
+        ticket = daemon.join()
+        member = daemon.disk.log
+        assert member != 0
+        assert ticket not in daemon.answers
+        daemon.advance(defaults.JOIN_WAIT_S)
+        assert daemon.answers[ticket] is None
+        assert daemon.status.ready
+        assert daemon.disk.log == member
 
 
 def test_a_join_that_nobody_waits_for_any_more_goes_on(issuer: Issuer) -> None:
