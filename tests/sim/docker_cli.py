@@ -50,8 +50,8 @@ class Docker:
         future = self._process.ask(lambda ticket: events.Leave(ticket, force))
 
         def answered() -> None:
-            refused = isinstance(future.error, events.Refused) and future.error.refusal is not events.Refusal.STOPPING
-            if refused:  # a stop may come in the middle of it
+            final = (events.Refusal.MANAGER, events.Refusal.LOCKED)  # with others, an earlier leave may be under way
+            if isinstance(future.error, events.Refused) and future.error.refusal in final:
                 self._process.node.leaving = False
 
         future.then(answered)
