@@ -445,7 +445,10 @@ def _flip_in_the_middle(host: Host) -> None:
     """One bit of what sqlite has in its write-ahead log, as a failing disk would have it."""
     file = host.directory / "swarm" / "swarm" / "raft.db-wal"
     content = bytearray(file.read_bytes())
-    content[len(content.rstrip(b"\0")) // 2] ^= 4
+    salts, size = content[16:24], 24 + int.from_bytes(content[8:12], "big")
+    frames = range(32, len(content) - size, size)
+    current = [at for at in frames if content[at + 8 : at + 16] == salts]  # behind them are frames of an older log
+    content[current[len(current) // 2] + size // 2] ^= 4
     file.write_bytes(content)
 
 
