@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from overlay.model import LocalNode, NetworkState
 from swarm import api
 
 
@@ -204,6 +205,20 @@ class SessionUpdate:
     managers: tuple[tuple[str, str], ...]
     root_ca: bytes
     network_keys: tuple[api.EncryptionKey, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """Effect: what this node knows now of these networks.
+
+    local: None until a manager has told it. changed: by network ID, each as a whole; None: no task of this node uses
+    the network any more. complete: False while this is only what the journal remembers from before a restart, so that
+    nothing that exists may be taken away because of it.
+    """
+
+    local: LocalNode | None
+    changed: Mapping[str, NetworkState | None]
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True)

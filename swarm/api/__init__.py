@@ -3,6 +3,7 @@
 from swarm.api import raftpb_pb2 as raftpb
 from swarm.api.ca_pb2 import *
 from swarm.api.control_pb2 import *
+from swarm.api.discovery_pb2 import *
 from swarm.api.dispatcher_pb2 import *
 from swarm.api.health_pb2 import *
 from swarm.api.logbroker_pb2 import *

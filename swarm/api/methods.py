@@ -13,6 +13,7 @@ from swarm.api import (
     authorization_pb2,
     ca_pb2,
     control_pb2,
+    discovery_pb2,
     dispatcher_pb2,
     health_pb2,
     logbroker_pb2,
@@ -76,6 +77,7 @@ def _row(method: MethodDescriptor) -> AnyMethod:
 _FILES = (
     ca_pb2,
     control_pb2,
+    discovery_pb2,
     dispatcher_pb2,
     health_pb2,
     logbroker_pb2,

@@ -61,6 +61,7 @@ GET_VOLUME: Method[api.GetVolumeRequest, api.GetVolumeResponse] = METHODS["Contr
 UPDATE_VOLUME: Method[api.UpdateVolumeRequest, api.UpdateVolumeResponse] = METHODS["Control/UpdateVolume"]
 LIST_VOLUMES: Method[api.ListVolumesRequest, api.ListVolumesResponse] = METHODS["Control/ListVolumes"]
 REMOVE_VOLUME: Method[api.RemoveVolumeRequest, api.RemoveVolumeResponse] = METHODS["Control/RemoveVolume"]
+WATCH_NETWORKS: Method[api.WatchNetworksRequest, api.WatchNetworksResponse] = METHODS["Discovery/WatchNetworks"]
 SESSION: Method[api.SessionRequest, api.SessionMessage] = METHODS["Dispatcher/Session"]
 HEARTBEAT: Method[api.HeartbeatRequest, api.HeartbeatResponse] = METHODS["Dispatcher/Heartbeat"]
 UPDATE_TASK_STATUS: Method[api.UpdateTaskStatusRequest, api.UpdateTaskStatusResponse] = METHODS[
