@@ -211,6 +211,7 @@ EXECUTOR_PULLS_MAX = 3
 EXECUTOR_CREATES_MAX = 8
 EXECUTOR_RECONCILE_PERIOD_S = 15.0
 EXECUTOR_RECHECK_S = 5.0  # a health verdict or a removal that we wait for
+ATTACHMENTS_PER_NODE_MAX = 2_000  # of plain containers to networks of the swarm
 EXECUTOR_RECONNECT_BASE_S = 0.1
 EXECUTOR_RECONNECT_MAX_S = 5.0
 SERVICE_WITHDRAWAL_S = 2.0  # between taking a task out of its services and stopping it

@@ -14,6 +14,7 @@ from swarm.manager.events import Parts
 from swarm.manager.external_signing import ExternalSigning
 from swarm.manager.logbroker import LogBroker
 from swarm.manager.manager import Manager
+from swarm.manager.resourceapi import ResourceAllocator
 from swarm.manager.service import Service
 from swarm.manager.stage import Stage
 from swarm.manager.stages import all_stages
@@ -83,6 +84,7 @@ def parts(
             ClusterUpdates(),
             ExternalSigning(store, cluster_id, rng, now),
             LogBroker(store, now, rng, node_id),
+            ResourceAllocator(rng, node_id),
         )
 
     handlers = control(group, replicas_max)

@@ -118,13 +118,22 @@ class ServiceHarness:
 
     def _commit(self, change: Callable[[Tx], object], write: Write | None) -> None:
         tx = Tx(self.store, self.now, Random(1))
-        change(tx)
+        try:
+            answer = change(tx)
+        except SwarmError as error:
+            if write is None or write.stream is None:
+                raise
+            self.out.append(StreamEnd(write.stream, error))
+            return
         actions = tx.actions()
         if actions:
             self.entries.append(len(actions))
         changes = self.store.apply(actions, self.store.index + bool(actions))
         if write is not None and write.done is not None:
             self.perform(write.done(None, None))
+        elif write is not None and write.stream is not None:
+            assert isinstance(answer, Message)
+            self.out.append(Reply(write.stream, answer))
         if self.service is not None and changes:
             self.perform(self.service.committed(changes, self.now))
 
