@@ -78,6 +78,8 @@ class Controller:
     async def perform(self, execute: Execute, node: api.NodeDescription, report: Report) -> Result:
         """Perform one step. node: for templates. report: called with facts that are known before the step ends."""
         try:
+            if execute.task.spec.HasField("attachment"):
+                return await self._attach(execute)
             return await self._steps[execute.step](execute, node, report)
         except EngineError as error:
             raise TaskError(error.message) from None
@@ -290,6 +292,21 @@ class Controller:
 
     async def _update(self, execute: Execute, _node: api.NodeDescription, _report: Report) -> Result:
         """Do nothing: a task cannot change while its container runs. Stock nodes do nothing here either."""
+        return Result()
+
+    # --- attachments of plain containers ---------------------------------------------------------------------------
+
+    async def _attach(self, execute: Execute) -> Result:
+        """One step of a task that is an address and no container: it runs for as long as this node has it."""
+        match execute.step:
+            case Step.PREPARE:
+                await self._networks.prepare(execute.task)
+            case Step.START | Step.WAIT:
+                await self._networks.attached(execute.task)
+                if execute.step is Step.WAIT:
+                    await asyncio.Event().wait()
+            case Step.SHUTDOWN | Step.REMOVE:
+                await self._networks.detached(execute.task)
         return Result()
 
     # --- inside ----------------------------------------------------------------------------------------------------

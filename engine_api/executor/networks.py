@@ -41,6 +41,14 @@ class TaskNetworks(Protocol):
         """The container has ended: networks that are not used any more may be removed."""
         ...
 
+    async def attached(self, task: api.Task) -> None:
+        """This node has an address for a plain container: the task is an attachment."""
+        ...
+
+    async def detached(self, task: api.Task) -> None:
+        """This node has that address no more."""
+        ...
+
 
 class NoNetworks:
     """A node without an overlay: tasks run on the engine's own networks only."""
@@ -59,4 +67,10 @@ class NoNetworks:
         """Nothing to do."""
 
     async def release(self, task: api.Task) -> None:
+        """Nothing to do."""
+
+    async def attached(self, task: api.Task) -> None:
+        """Never called: an attachment is refused when it is prepared."""
+
+    async def detached(self, task: api.Task) -> None:
         """Nothing to do."""

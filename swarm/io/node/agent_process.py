@@ -50,6 +50,10 @@ class Link(Protocol):
         """One more message of a client stream, or its end."""
         ...
 
+    async def call(self, method: Method[Req, Res], request: Req) -> Res:
+        """A unary call beside those of the agent. Raises SwarmError."""
+        ...
+
     async def client_stream(self, method: Method[Req, Res], messages: AsyncIterator[Req]) -> Res | None:
         """Send a whole stream (logs)."""
         ...
@@ -92,6 +96,10 @@ class LocalLink:
             self._calls.send(StreamData(stream, event.message))
         else:
             self._calls.send(StreamEnd(stream, event.error))
+
+    async def call(self, method: Method[Req, Res], request: Req) -> Res:
+        """See Link.call."""
+        return await self._calls.unary(method, request, defaults.CALL_DEADLINE_S, self._peer)
 
     async def client_stream(self, method: Method[Req, Res], messages: AsyncIterator[Req]) -> Res | None:
         """See Link.client_stream."""
@@ -245,6 +253,12 @@ class AgentProcess:
             raise Unavailable("no connection to a manager")
         return LogSink(self._connection.link)
 
+    async def call(self, method: Method[Req, Res], request: Req) -> Res:
+        """One RPC over the present connection. Raises SwarmError."""
+        if self._connection.link is None:
+            raise Unavailable("no connection to a manager")
+        return await self._connection.link.call(method, request)
+
     # --- effects ---------------------------------------------------------------------------------------------------
 
     def _perform(self, effect: AgentEffect) -> None:
@@ -304,6 +318,10 @@ class RemoteLink:
     def send(self, event: StreamData | StreamEnd) -> None:
         """See Link.send."""
         self._connection.send(event)
+
+    async def call(self, method: Method[Req, Res], request: Req) -> Res:
+        """See Link.call."""
+        return await self._connection.unary(method, request, defaults.CALL_DEADLINE_S)
 
     async def client_stream(self, method: Method[Req, Res], messages: AsyncIterator[Req]) -> Res | None:
         """See Link.client_stream."""

@@ -47,6 +47,12 @@ class Networks:
     async def release(self, task: api.Task) -> None:
         self.calls.append("release")
 
+    async def attached(self, task: api.Task) -> None:
+        self.calls.append("attached")
+
+    async def detached(self, task: api.Task) -> None:
+        self.calls.append("detached")
+
 
 class ExecutorHarness:
     """Drives an Executor on a fake engine, and keeps its events."""
@@ -509,3 +515,18 @@ async def test_one_container_that_cannot_be_removed_does_not_keep_the_others(har
     harness.engine.refuse["DELETE /containers/id-a"] = (500, "device busy")
     await harness.executor.remove_all("n1")
     assert list(harness.engine.containers) == ["a"]
+
+
+async def test_an_attachment_of_a_plain_container_runs_until_it_is_taken_back(harness: ExecutorHarness) -> None:
+    task = api.Task(id="t1", node_id="n1")
+    task.spec.attachment.container_id = "c1"
+    overlay(task)
+    assert (await harness.do(task, Step.PREPARE, Step.START)).error == ""
+    harness.begin(Step.WAIT, task)
+    await asyncio.sleep(0.01)
+    assert harness.events.empty()
+    harness.executor.perform(CancelStep(task.id))
+    assert (await harness.next()).cancelled
+    assert (await harness.do(task, Step.SHUTDOWN, Step.REMOVE)).error == ""
+    assert harness.networks.calls == ["prepare", "attached", "attached", "detached", "detached"]
+    assert harness.engine.containers == {}
