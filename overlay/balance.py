@@ -1,0 +1,161 @@
+"""What the maps of a network's namespace should hold: which backend gets which share of a virtual address or port.
+
+(libnetwork: service_linux.go addLBBackend, rmLBBackend)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from overlay.model import Endpoint, LocalNode, NetworkState, Port, Readiness, Service, mac_of
+from overlay.rules import (
+    CHOICES,
+    MESH,
+    MESH_STICKY,
+    NODE_MACS,
+    NODES,
+    OWN,
+    REDIRECT,
+    STICKY,
+    STOCK,
+    VIRTUAL,
+    Elements,
+    Field,
+    Interval,
+    Maps,
+    RuleSet,
+    Shape,
+    shapes_of,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """The rules of one namespace, and all that their maps hold."""
+
+    rules: RuleSet
+    maps: Maps
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is missing in one map, and what is too much there. A key may be in both: its value is another one now."""
+
+    family: str
+    name: str
+    removed: Elements
+    added: Elements
+
+
+def balance_of(state: NetworkState, local: LocalNode, mtu: int) -> Balance:
+    """What this node's namespace of a network should do. mtu: of the overlay, in bytes."""
+    network = state.network
+    own = state.nodes.get(local.id)
+    rules = RuleSet(
+        pools=tuple(subnet.pool for subnet in network.subnets),
+        mtu=mtu,
+        ingress=network.ingress,
+        load_balancer=own.load_balancer if own else None,
+    )
+    maps: dict[Shape, dict[tuple[Field, ...], tuple[Field, ...]]] = {shape: {} for shape in shapes_of(rules)}
+    backends = _backends(state)
+    for service in state.services.values():
+        ready = backends.get(service.id, [])
+        if service.virtual_ip is not None:
+            shape = STICKY if service.sticky else VIRTUAL
+            for interval, backend in spread(ready):
+                maps[shape][(service.virtual_ip, interval)] = (backend.address,)
+        if network.ingress:
+            for port in service.ports:
+                shape = (MESH_STICKY if service.sticky else MESH)[port.protocol]
+                maps[shape].update(_published(service, port, ready, local))
+    for endpoint in state.endpoints.values():
+        if endpoint.node_id == local.id:
+            maps[OWN][(endpoint.address, endpoint.address)] = (_gateway(state, endpoint.address),)
+    if network.ingress:
+        _steering(state, local, maps)
+    return Balance(rules, {(shape.family, shape.name): elements for shape, elements in maps.items()})
+
+
+def spread(backends: Sequence[Endpoint]) -> Iterator[tuple[Interval, Endpoint]]:
+    """An equal interval of all choices for each backend; the order is that of the addresses."""
+    ordered = sorted(backends, key=lambda one: int(one.address))[:CHOICES]
+    for number, backend in enumerate(ordered):
+        low, high = number * CHOICES // len(ordered), (number + 1) * CHOICES // len(ordered) - 1
+        yield Interval(low, high), backend
+
+
+def changes(before: Maps, after: Maps) -> list[Change]:
+    """What leads from one content of the same maps to another."""
+    out = []
+    for place, wanted in after.items():
+        present = before.get(place, {})
+        removed = {key: value for key, value in present.items() if wanted.get(key) != value}
+        added = {key: value for key, value in wanted.items() if present.get(key) != value}
+        if removed or added:
+            out.append(Change(*place, removed, added))
+    return out
+
+
+def gone_backends(before: Maps, after: Maps) -> set[IPv4Address]:
+    """The addresses that some map led to before, and none does now."""
+    return _targets(before) - _targets(after)
+
+
+def _targets(maps: Maps) -> set[IPv4Address]:
+    led = [VIRTUAL, STICKY, *MESH.values(), *MESH_STICKY.values()]
+    found = (value[0] for shape in led for value in maps.get((shape.family, shape.name), {}).values())
+    return {address for address in found if isinstance(address, IPv4Address)}
+
+
+def _backends(state: NetworkState) -> dict[str, list[Endpoint]]:
+    """The endpoints that may get new connections, by service. Those of suspected nodes are the last choice."""
+    ready: dict[str, list[Endpoint]] = {}
+    doubtful: dict[str, list[Endpoint]] = {}
+    for endpoint in state.endpoints.values():
+        if endpoint.readiness is Readiness.READY and endpoint.service_id:
+            node = state.nodes.get(endpoint.node_id)
+            chosen = doubtful if node is not None and node.suspected else ready
+            chosen.setdefault(endpoint.service_id, []).append(endpoint)
+    return {**doubtful, **ready}
+
+
+def _published(service: Service, port: Port, ready: Sequence[Endpoint], local: LocalNode) -> Elements:
+    """The shares of one published port.
+
+    A backend here is reached at its own port. One elsewhere is reached at the published port, which its node redirects:
+    that is how stock nodes do it.
+    """
+    here = [one for one in ready if one.node_id == local.id]
+    chosen = here if service.local_first and here else ready
+    return {
+        (port.published, interval): (one.address, port.target if one.node_id == local.id else port.published)
+        for interval, one in spread(chosen)
+    }
+
+
+def _steering(
+    state: NetworkState, local: LocalNode, maps: Mapping[Shape, dict[tuple[Field, ...], tuple[Field, ...]]]
+) -> None:
+    """How replies find the node that a client asked, and published ports the container's own."""
+    stock = {node.id for node in state.nodes.values() if node.stock}
+    for node in state.nodes.values():
+        if node.load_balancer is not None and node.id != local.id:
+            maps[NODES][(mac_of(node.load_balancer),)] = (int(node.load_balancer),)
+            maps[NODE_MACS][(int(node.load_balancer),)] = (mac_of(node.load_balancer),)
+    for endpoint in state.endpoints.values():
+        if endpoint.node_id in stock:
+            maps[STOCK][(endpoint.address,)] = ()
+        service = state.services.get(endpoint.service_id)
+        if service is None or endpoint.node_id != local.id:
+            continue
+        for port in service.ports:
+            if port.published != port.target:
+                maps[REDIRECT[port.protocol]][(endpoint.address, port.published)] = (endpoint.address, port.target)
+
+
+def _gateway(state: NetworkState, address: IPv4Address) -> IPv4Address:
+    subnets = state.network.subnets
+    return next((subnet.gateway for subnet in subnets if address in subnet.pool), subnets[0].gateway)
