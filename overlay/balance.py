@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from overlay.model import Endpoint, LocalNode, NetworkState, Port, Readiness, Service, mac_of
+from overlay.plugin import HostPort
 from overlay.rules import (
     CHOICES,
     MESH,
@@ -30,6 +31,9 @@ from overlay.rules import (
     shapes_of,
 )
 
+HostPorts = Sequence[tuple[IPv4Address, Sequence[HostPort]]]
+"""Ports of this host that lead to one container each, with the container's address."""
+
 
 @dataclass(frozen=True, slots=True)
 class Balance:
@@ -49,8 +53,11 @@ class Change:
     added: Elements
 
 
-def balance_of(state: NetworkState, local: LocalNode, mtu: int) -> Balance:
-    """What this node's namespace of a network should do. mtu: of the overlay, in bytes."""
+def balance_of(state: NetworkState, local: LocalNode, mtu: int, host_ports: HostPorts = ()) -> Balance:
+    """What this node's namespace of a network should do. mtu: of the overlay, in bytes.
+
+    host_ports: ports of this host alone, each for one container on the ingress network.
+    """
     network = state.network
     own = state.nodes.get(local.id)
     rules = RuleSet(
@@ -74,6 +81,9 @@ def balance_of(state: NetworkState, local: LocalNode, mtu: int) -> Balance:
     for endpoint in state.endpoints.values():
         if endpoint.node_id == local.id:
             maps[OWN][(endpoint.address, endpoint.address)] = (_gateway(state, endpoint.address),)
+    for address, ports in host_ports:
+        for one in ports:
+            maps[MESH[one.protocol]][(one.host_port, Interval(0, CHOICES - 1))] = (address, one.container_port)
     if network.ingress:
         _steering(state, local, maps)
     return Balance(rules, {(shape.family, shape.name): elements for shape, elements in maps.items()})

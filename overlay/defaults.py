@@ -15,3 +15,6 @@ RECONCILE_RETRY_MAX_S = 30.0
 KERNEL_CHECK_S = 5.0  # between two looks whether somebody changed the kernel under us
 JOIN_WAITS_S = 5.0  # of a container, for what the managers say of its network
 VNI_WAITS_S = 2.0  # for the kernel to let go of a network identifier that is not used any more
+
+PLUGIN_REQUEST_BYTES_MAX = 1 << 20
+PLUGIN_SHUTDOWN_S = 2.0

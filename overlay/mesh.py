@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from overlay.model import Port
 from overlay.rules import HOST_SIDE, INGRESS_SIDE, TABLE
 
 HOST_LINK = "swing0"
@@ -18,12 +17,15 @@ FORWARD_CHAIN = "SIDESWARM-FORWARD"
 PREFIX_BITS = 30
 
 
-def host_script(ports: Collection[Port]) -> str:
-    """The script for nft that makes the host's table anew, in one transaction. Without ports it takes it away."""
+def host_script(ports: Collection[tuple[str, int]]) -> str:
+    """The script for nft that makes the host's table anew, in one transaction. Without ports it takes it away.
+
+    ports: ("tcp", 80) and so on.
+    """
     lines = [f"table ip {TABLE} {{ }}", f"delete table ip {TABLE}"]
     if not ports:
         return "\n".join(lines) + "\n"
-    published = sorted({f"{port.protocol} . {port.published}" for port in ports})
+    published = [f"{protocol} . {port}" for protocol, port in sorted(set(ports))]
     lead = f"fib daddr type local meta l4proto . th dport @published dnat to {INGRESS_SIDE}"
     lines += [
         f"table ip {TABLE} {{",

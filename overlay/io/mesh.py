@@ -16,7 +16,6 @@ from overlay.io.namespaces import in_namespace
 from overlay.io.netlink import Netlink
 from overlay.io.nfnetlink import Generations
 from overlay.io.packet_rules import run_nft
-from overlay.model import Port
 from overlay.rules import HOST_SIDE, INGRESS_SIDE, UPLINK
 
 _TIMEOUT_S = 20.0
@@ -31,7 +30,7 @@ class Mesh:
         self._host = Netlink(self._host_fd)
         self._generations = Generations(self._host_fd)
         self._generation = -1
-        self._ports: frozenset[Port] = frozenset()
+        self._ports: frozenset[tuple[str, int]] = frozenset()
 
     def close(self) -> None:
         """Let go of everything; the mesh stays."""
@@ -39,10 +38,10 @@ class Mesh:
         self._generations.close()
         os.close(self._host_fd)
 
-    def reconcile(self, namespace: int | None, ports: Collection[Port]) -> None:
-        """Publish these ports and no others. namespace: of the ingress network; None: there is none here.
+    def reconcile(self, namespace: int | None, ports: Collection[tuple[str, int]]) -> None:
+        """Publish these ports, ("tcp", 80) and so on, and no others. Raises OverlayError.
 
-        Raises OverlayError.
+        namespace: of the ingress network; None: there is none here.
         """
         ports = frozenset(ports) if namespace is not None else frozenset()
         try:
@@ -64,7 +63,7 @@ class Mesh:
         except OSError:
             return False
 
-    def _write(self, ports: frozenset[Port]) -> None:
+    def _write(self, ports: frozenset[tuple[str, int]]) -> None:
         if ports == self._ports and self._generations.current() == self._generation:
             return
         before = self._generations.current()

@@ -80,7 +80,8 @@ class Cluster:
                 namespace = host.kernel.namespace(name)
                 self.rules(host).reconcile(name, namespace, balance_of(state, self.local(host), MTU))
                 if name == INGRESS:
-                    ports = [port for service in state.services.values() for port in service.ports]
+                    services = state.services.values()
+                    ports = [(port.protocol, port.published) for service in services for port in service.ports]
                     self.meshes[host.number].reconcile(namespace, ports)
 
     def container(self, network: str, host: Host, octet: int) -> Place:
