@@ -10,8 +10,6 @@ import random
 import socket
 import struct
 import time
-from collections import Counter
-from collections.abc import Hashable
 from pathlib import Path
 
 from overlay import dns
@@ -23,6 +21,7 @@ from overlay.defaults import (
     DNS_NEXT_SERVER_S,
     DNS_SERVERS_MAX,
 )
+from overlay.places import Places
 
 _NOT_ANSWERS_BEFORE_GIVING_UP = 64
 _LENGTH = struct.Struct(">H")
@@ -64,31 +63,13 @@ class HostResolvers:
 
 
 class Forwarding:
-    """Asks the host's resolvers, for few clients' queries at a time."""
+    """Asks the host's resolvers. places: of queries that wait."""
 
     def __init__(self, resolvers: HostResolvers, port: int = 53) -> None:
         self._resolvers = resolvers
         self._port = port
         self._random = random.SystemRandom()
-        self._waiting: Counter[Hashable] = Counter()
-        self._count = 0
-
-    def take(self, client: Hashable) -> bool:
-        """Take a place for one query, to be given back; False: there are too many."""
-        if self._count >= DNS_FORWARDS_MAX or self._waiting[client] >= DNS_FORWARDS_PER_CLIENT_MAX:
-            if not self._waiting[client]:
-                del self._waiting[client]
-            return False
-        self._count += 1
-        self._waiting[client] += 1
-        return True
-
-    def give_back(self, client: Hashable) -> None:
-        """The query is done."""
-        self._count -= 1
-        self._waiting[client] -= 1
-        if not self._waiting[client]:
-            del self._waiting[client]
+        self.places = Places(DNS_FORWARDS_MAX, DNS_FORWARDS_PER_CLIENT_MAX)
 
     async def ask(self, query: dns.Query, *, tcp: bool) -> bytes:
         """The first useful answer of a server, for the client; "server failure" if none has one in time."""

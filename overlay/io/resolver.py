@@ -11,7 +11,6 @@ import os
 import random
 import socket
 import struct
-from collections import Counter
 from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -30,6 +29,7 @@ from overlay.io.dns_forwarding import Forwarding, HostResolvers
 from overlay.io.namespaces import in_namespace
 from overlay.model import NetworkState
 from overlay.names import Names
+from overlay.places import Places
 
 _LENGTH = struct.Struct(">H")
 _FREE_BIND = 15  # IP_FREEBIND: the gateway's address may come a moment later
@@ -61,7 +61,7 @@ class Resolver:
         self._forwarding = Forwarding(HostResolvers(resolv_conf), upstream_port)
         self._opened: dict[str, tuple[tuple[int, int], dict[IPv4Address, _Listening]]] = {}
         self._connections: dict[asyncio.Task[None], tuple[str, str]] = {}
-        self._clients: Counter[tuple[str, str]] = Counter()
+        self._places = Places(DNS_CONNECTIONS_MAX, DNS_CONNECTIONS_PER_CLIENT_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening = asyncio.Lock()
 
@@ -133,14 +133,14 @@ class Resolver:
     def _forward(self, forward: Forward, network_id: str, udp: socket.socket, source: tuple[str, int]) -> None:
         """Pass a query on. One that is too many is dropped: its client asks again."""
         client = (network_id, source[0])
-        if not self._forwarding.take(client):
+        if not self._forwarding.places.take(client):
             return
 
         async def run() -> None:
             try:
                 answer = await self._forwarding.ask(forward.query, tcp=False)
             finally:
-                self._forwarding.give_back(client)
+                self._forwarding.places.give_back(client)
             if _may_be_said(forward, answer):
                 _send(udp, answer, source)
 
@@ -155,12 +155,10 @@ class Resolver:
         """Serve a TCP connection until it ends, is silent, or is one too many."""
         client = (network_id, str(writer.get_extra_info("peername", ("",))[0]))
         task = asyncio.current_task()
-        too_many = len(self._connections) >= DNS_CONNECTIONS_MAX
-        if task is None or too_many or self._clients[client] >= DNS_CONNECTIONS_PER_CLIENT_MAX:
+        if task is None or not self._places.take(client):
             writer.transport.abort()
             return
         self._connections[task] = client
-        self._clients[client] += 1
         try:
             await self._serve(client, reader, writer)
         except (OSError, EOFError, TimeoutError, asyncio.CancelledError):
@@ -168,8 +166,7 @@ class Resolver:
         finally:
             writer.transport.abort()
             del self._connections[task]
-            self._clients[client] -= 1
-            self._clients += Counter()  # drops zeros
+            self._places.give_back(client)
 
     async def _serve(self, client: tuple[str, str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -188,12 +185,12 @@ class Resolver:
                 await writer.drain()
 
     async def _forwarded(self, client: tuple[str, str], forward: Forward) -> bytes | None:
-        if not self._forwarding.take(client):
+        if not self._forwarding.places.take(client):
             return None
         try:
             answer = await self._forwarding.ask(forward.query, tcp=True)
         finally:
-            self._forwarding.give_back(client)
+            self._forwarding.places.give_back(client)
         return answer if _may_be_said(forward, answer) else None
 
 
