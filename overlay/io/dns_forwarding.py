@@ -48,9 +48,8 @@ class HostResolvers:
         self._stamp: object = None
         self._checked = float("-inf")
 
-    def servers(self) -> tuple[str, ...]:
-        """The addresses to ask, in their order. A file that can not be read leaves what was known."""
-        now = time.monotonic()
+    def servers(self, now: float) -> tuple[str, ...]:
+        """The addresses to ask, in their order. now: seconds. A file that can not be read leaves what was known."""
         if now - self._checked >= DNS_HOST_CHECK_S:
             self._checked = now
             with contextlib.suppress(OSError):
@@ -85,7 +84,7 @@ class Forwarding:
     async def _first(self, query: dns.Query, *, tcp: bool) -> bytes | None:
         """Ask one server after the other; one that is silent goes on in the background."""
         running: set[asyncio.Task[bytes | None]] = set()
-        left = list(self._resolvers.servers())
+        left = list(self._resolvers.servers(time.monotonic()))
         try:
             while left or running:
                 if left:
