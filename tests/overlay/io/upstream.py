@@ -7,11 +7,13 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from typing import cast
 
 Answers = Callable[[bytes], list[bytes]]
 
 
-class Upstream:
+class Upstream(asyncio.DatagramProtocol):
     """One server; `answers` says which datagrams a query gets. Without it the server is silent."""
 
     def __init__(self, answers: Answers | None) -> None:
@@ -21,20 +23,8 @@ class Upstream:
         self.sources: list[tuple[str, int]] = []
         self._transport: asyncio.DatagramTransport | None = None
 
-    def connection_made(self, transport: asyncio.DatagramTransport) -> None:
-        self._transport = transport
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Nothing to do."""
-
-    def error_received(self, error: Exception) -> None:
-        """Who asked has gone."""
-
-    def pause_writing(self) -> None:
-        """Nothing to do."""
-
-    def resume_writing(self) -> None:
-        """Nothing to do."""
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, source: tuple[str, int]) -> None:
         self.asked.append(data)
@@ -84,12 +74,8 @@ def sockets_of(addresses: list[str]) -> Iterator[tuple[int, list[tuple[socket.so
             sock.close()
 
 
-@contextmanager
-def closed_port() -> Iterator[int]:
-    """A port of 127.0.0.1 where nobody listens."""
-    with sockets_of(["127.0.0.1"]) as (port, ((udp, _),)):
-        udp.close()
-        yield port
+def _same(server: Upstream) -> Upstream:
+    return server
 
 
 class Servers:
@@ -107,10 +93,10 @@ class Servers:
         self._sockets = sockets_of([f"127.0.0.{number}" for number in range(1, len(self.servers) + 1)])
         self.port, opened = self._sockets.__enter__()
         loop = asyncio.get_running_loop()
-        self._closing = []
+        self._closing: list[asyncio.BaseTransport | asyncio.Server] = []
         for server, (udp, tcp) in zip(self.servers, opened, strict=True):
             udp.setblocking(False)
-            transport, _ = await loop.create_datagram_endpoint(lambda server=server: server, sock=udp)
+            transport, _ = await loop.create_datagram_endpoint(partial(_same, server), sock=udp)
             self._closing += [transport, await asyncio.start_server(server.serve_stream, sock=tcp)]
         return self
 
