@@ -59,7 +59,7 @@ def read_name(wire: bytes, at: int) -> tuple[str, int]:
             jumps += 1
             assert jumps < 20
             continue
-        labels.append(wire[at + 1 : at + 1 + wire[at]].decode())
+        labels.append(wire[at + 1 : at + 1 + wire[at]].decode("latin-1"))
         at += 1 + wire[at]
     return ".".join(labels), end or at + 1
 
