@@ -180,14 +180,13 @@ class NetworkNames:
         return _SECOND if node is not None and node.suspected else _FIRST
 
     def _service_changed(self, old: Service | None, new: Service | None) -> None:
-        if old is not None:
-            self._forget(_names_of(old), with_tasks=True)
-            _take(self._services, _names_of(old), old.id)
-            _take(self._virtual, [old.virtual_ip] if old.virtual_ip else [], old.id)
-        if new is not None:
-            self._forget(_names_of(new), with_tasks=True)
-            _put(self._services, _names_of(new), new.id)
-            _put(self._virtual, [new.virtual_ip] if new.virtual_ip else [], new.id)
+        for service, change in ((old, _take), (new, _put)):
+            if service is None:
+                continue
+            names = _names_of(service)
+            change(self._services, names, service.id)
+            change(self._virtual, [service.virtual_ip] if service.virtual_ip else [], service.id)
+            self._forget(names, with_tasks=True)
 
     def _endpoint_changed(self, old: Endpoint | None, new: Endpoint | None) -> None:
         for endpoint, change in ((old, _take), (new, _put)):
@@ -197,9 +196,10 @@ class NetworkNames:
             change(self._owners, [endpoint.address], endpoint.id)
             change(self._present, [_task(endpoint.id)], endpoint.id)
             change(self._backends, [endpoint.service_id] if endpoint.service_id else [], endpoint.id)
+            if not self._meanings:
+                continue
             self._forget(_names_of(endpoint), with_tasks=False)
-            service = self._state.services.get(endpoint.service_id)
-            if service is not None:
+            if (service := self._state.services.get(endpoint.service_id)) is not None:
                 self._forget(_names_of(service), with_tasks=True)
 
     def _forget(self, names: Iterable[str], *, with_tasks: bool) -> None:
@@ -240,7 +240,10 @@ def _changes(before: Mapping[str, V], now: Mapping[str, V]) -> list[tuple[V | No
 
 def _put(index: dict[K, set[str]], keys: Iterable[K], value: str) -> None:
     for key in keys:
-        index.setdefault(key, set()).add(value)
+        if (values := index.get(key)) is None:
+            index[key] = {value}
+        else:
+            values.add(value)
 
 
 def _take(index: dict[K, set[str]], keys: Iterable[K], value: str) -> None:
