@@ -26,7 +26,7 @@ BOOK = {
     "net": network("net", service("web", "10.0.1.5"), service("many"), *MANY, task("t1", CLIENT), name="front"),
     "back": network("back", service("db", "10.0.9.5"), task("t1", "10.0.9.11")),
 }
-NOT_THERE = 3
+NOT_THERE, REFUSED = 3, 5
 
 
 @pytest.fixture
@@ -104,6 +104,17 @@ async def test_before_the_managers_have_told_nothing_is_said_of_names_that_may_b
     resolver.know(BOOK)
     assert read(await bridged.by_udp(question("web"), GATEWAY)).addresses == ["10.0.1.5"]
     assert read(await bridged.by_udp(question("web.other"), GATEWAY)).code == NOT_THERE
+
+
+async def test_no_question_leaves_an_internal_network(bridged: Bridged, resolver: Resolver, upstream: Servers) -> None:
+    await resolver.open("net", bridged.overlay, GATEWAYS, internal=True)
+    for known in (False, True):
+        if known:
+            resolver.know({"net": network("net", service("web", "10.0.1.5"), internal=True)})
+        assert read(await bridged.by_udp(question("secret.example.org"), GATEWAY)).code == REFUSED
+        assert [read(one).code for one in await bridged.by_tcp([question("example.org")], GATEWAY)] == [REFUSED]
+    assert read(await bridged.by_udp(question("web"), GATEWAY)).addresses == ["10.0.1.5"]
+    assert upstream.servers[0].asked == []
 
 
 async def test_opening_again_changes_nothing_and_closing_closes(bridged: Bridged, resolver: Resolver) -> None:

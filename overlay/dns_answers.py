@@ -19,18 +19,34 @@ class Forward:
 
 
 def respond(
-    wire: bytes, network_id: str, client: IPv4Address, names: Names, random: Random, *, tcp: bool
+    wire: bytes,
+    network_id: str,
+    client: IPv4Address,
+    names: Names,
+    random: Random,
+    *,
+    tcp: bool,
+    internal: bool = False,
 ) -> bytes | Forward | None:
-    """The answer to a query that came in on a network; None: none, so that the client asks again."""
+    """The answer to a query that came in on a network; None: none, so that the client asks again.
+
+    internal: of the network, as long as `names` does not know it. Names of others are refused to clients that are only
+    on internal networks: questions leave the host, and could carry data out (as CVE-2024-29018 of the engine).
+    """
     try:
         query = dns.parse_query(wire)
     except dns.BadMessage as bad:
         return None if bad.code is None else dns.error(wire, bad.code)
     if query.klass != dns.CLASS_IN:
         return dns.empty(query, dns.REFUSED)
-    if not names.knows(network_id):
-        return None if _could_be_ours(query.name) else Forward(query, book=False)
-    return _known(query, network_id, client, names, random, tcp=tcp) or Forward(query, book=True)
+    book = names.knows(network_id)
+    if book:
+        if answer := _known(query, network_id, client, names, random, tcp=tcp):
+            return answer
+        internal = names.is_shut_in(network_id, client)
+    elif _could_be_ours(query.name):
+        return None
+    return dns.empty(query, dns.REFUSED) if internal else Forward(query, book)
 
 
 def _known(

@@ -41,6 +41,10 @@ class Names:
         """Whether the managers have told of this network. Until then nothing is known about its names."""
         return network_id in self._networks
 
+    def is_shut_in(self, network_id: str, client: IPv4Address) -> bool:
+        """Whether the client is only on internal networks. Then a foreign name would be a way out for its data."""
+        return all(network.internal for network in self._of(network_id, client))
+
     def addresses(self, network_id: str, client: IPv4Address, name: str) -> tuple[bytes, ...] | None:
         """The addresses (packed, 4 bytes) of a name for a client that asks on a network; None: not a name of ours.
 
@@ -88,6 +92,7 @@ class NetworkNames:
 
     def __init__(self, state: NetworkState) -> None:
         self.id = state.network.id
+        self.internal = state.network.internal
         self._ingress = state.network.ingress
         self._state = NetworkState(state.network)
         self.name = self.ending = ""

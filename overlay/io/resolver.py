@@ -12,7 +12,7 @@ import random
 import socket
 import struct
 from collections.abc import Collection, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -49,6 +49,15 @@ class _Listening:
         self.tcp.close()
 
 
+@dataclass(slots=True)
+class _Opened:
+    """A network that is served. identity: of its namespace (device and inode)."""
+
+    identity: tuple[int, int]
+    internal: bool
+    listening: dict[IPv4Address, _Listening] = field(default_factory=dict)
+
+
 class Resolver:
     """Answers for the names of all networks. port and upstream_port are 53 but in tests."""
 
@@ -59,7 +68,7 @@ class Resolver:
         self._names = Names()
         self._random = random.Random()
         self._forwarding = Forwarding(HostResolvers(resolv_conf), upstream_port)
-        self._opened: dict[str, tuple[tuple[int, int], dict[IPv4Address, _Listening]]] = {}
+        self._opened: dict[str, _Opened] = {}
         self._connections: dict[asyncio.Task[None], tuple[str, str]] = {}
         self._places = Places(DNS_CONNECTIONS_MAX, DNS_CONNECTIONS_PER_CLIENT_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,18 +78,25 @@ class Resolver:
         """Replace what names mean, in one step. Until the first call nothing is said about names that may be ours."""
         self._names.replace(states)
 
-    async def open(self, network_id: str, namespace: int, addresses: Collection[IPv4Address]) -> None:
-        """Serve these addresses of a network. What is open in the same namespace stays; raises OSError."""
+    async def open(
+        self, network_id: str, namespace: int, addresses: Collection[IPv4Address], *, internal: bool = False
+    ) -> None:
+        """Serve these addresses of a network. What is open in the same namespace stays; raises OSError.
+
+        namespace: a file descriptor, needed only during the call. internal: whether the network is, as far as its
+        engine knows; once the managers have told of the network, their word counts.
+        """
         async with self._opening:
             found = os.fstat(namespace)
             identity = (found.st_dev, found.st_ino)
-            if network_id in self._opened and self._opened[network_id][0] != identity:
+            if network_id in self._opened and self._opened[network_id].identity != identity:
                 self._close_sockets(network_id)
-            _, listening = self._opened.setdefault(network_id, (identity, {}))
-            for address in listening.keys() - set(addresses):
-                listening.pop(address).close()
-            for address in sorted(set(addresses) - listening.keys()):
-                listening[address] = await self._listen(network_id, namespace, address)
+            opened = self._opened.setdefault(network_id, _Opened(identity, internal))
+            opened.internal = internal
+            for address in opened.listening.keys() - set(addresses):
+                opened.listening.pop(address).close()
+            for address in sorted(set(addresses) - opened.listening.keys()):
+                opened.listening[address] = await self._listen(network_id, namespace, address)
 
     async def close_network(self, network_id: str) -> None:
         """Close the ports of a network, and its clients' connections; one that is not open is no error."""
@@ -97,9 +113,9 @@ class Resolver:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _close_sockets(self, network_id: str) -> None:
-        _, listening = self._opened.pop(network_id, (None, {}))
-        for one in listening.values():
-            one.close()
+        if (opened := self._opened.pop(network_id, None)) is not None:
+            for one in opened.listening.values():
+                one.close()
         for task, (network, _) in self._connections.items():
             if network == network_id:
                 task.cancel()
@@ -124,11 +140,16 @@ class Resolver:
                 wire, source = udp.recvfrom(DNS_QUERY_BYTES_MAX)
             except OSError:  # nothing more, or an ICMP error of an earlier answer
                 return
-            answer = respond(wire, network_id, IPv4Address(source[0]), self._names, self._random, tcp=False)
+            answer = self._respond(wire, network_id, source[0], tcp=False)
             if isinstance(answer, Forward):
                 self._forward(answer, network_id, udp, source)
             elif answer is not None:
                 _send(udp, answer, source)
+
+    def _respond(self, wire: bytes, network_id: str, client: str, *, tcp: bool) -> bytes | Forward | None:
+        opened = self._opened.get(network_id)
+        internal = opened is None or opened.internal
+        return respond(wire, network_id, IPv4Address(client), self._names, self._random, tcp=tcp, internal=internal)
 
     def _forward(self, forward: Forward, network_id: str, udp: socket.socket, source: tuple[str, int]) -> None:
         """Pass a query on. One that is too many is dropped: its client asks again."""
@@ -175,7 +196,7 @@ class Resolver:
                 if length > DNS_QUERY_BYTES_MAX:
                     return
                 wire = await reader.readexactly(length)
-            answer = respond(wire, client[0], IPv4Address(client[1]), self._names, self._random, tcp=True)
+            answer = self._respond(wire, *client, tcp=True)
             if isinstance(answer, Forward):
                 answer = await self._forwarded(client, answer)
             if answer is None:

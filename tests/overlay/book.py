@@ -27,12 +27,13 @@ def network(
     name: str = "",
     suspected: Iterable[str] = (),
     ingress: bool = False,
+    internal: bool = False,
     pool: str = "10.0.1.0/24",
 ) -> NetworkState:
     net = IPv4Network(pool)
     nodes = {one: Node(one, one, IPv4Address("192.0.2.1"), None, one in set(suspected)) for one in ("n1", "n2")}
     return NetworkState(
-        Network(id, name or f"{id}-net", (Subnet(net, net[1], 4097),), ingress=ingress),
+        Network(id, name or f"{id}-net", (Subnet(net, net[1], 4097),), ingress=ingress, internal=internal),
         nodes,
         {one.id: one for one in members if isinstance(one, Service)},
         {one.id: one for one in members if isinstance(one, Endpoint)},

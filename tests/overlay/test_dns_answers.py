@@ -105,3 +105,26 @@ def test_while_the_network_is_unknown_names_that_may_be_ours_get_no_answer(names
     known = respond(question("example.org"), "net", CLIENT, NAMES, Random(1), tcp=False)
     assert isinstance(known, Forward)
     assert known.book
+
+
+@pytest.mark.parametrize("also_outside", [False, True])
+def test_foreign_names_are_refused_to_who_is_only_on_internal_networks(also_outside: bool) -> None:
+    inside = network("net", service("web", "10.0.1.5"), task("t1", str(CLIENT)), internal=True)
+    other = network("other", *[task("t1", "10.0.2.9")] if also_outside else [])
+    more = network("more", task("t1", "10.0.3.9"), internal=True)
+    names = names_of(inside, other, more)
+    assert ask(question("web"), names=names).addresses == ["10.0.1.5"]
+    if also_outside:
+        assert is_forwarded(question("example.org"), names)
+    else:
+        assert ask(question("example.org"), names=names).code == 5
+        assert ask(question("1.2.0.192.in-addr.arpa", PTR), names=names).code == 5
+
+
+def test_until_the_managers_told_the_engine_says_whether_a_network_is_internal() -> None:
+    refused = respond(question("example.org"), "net", CLIENT, Names(), Random(1), tcp=False, internal=True)
+    assert isinstance(refused, bytes)
+    assert read(refused).code == 5
+    assert respond(question("web"), "net", CLIENT, Names(), Random(1), tcp=False, internal=True) is None
+    told = respond(question("example.org"), "net", CLIENT, NAMES, Random(1), tcp=False, internal=True)
+    assert isinstance(told, Forward), "the managers' word counts"
