@@ -1,8 +1,11 @@
-"""What names cost: ``python -m integration.bench_names``. Medians; the loop of the daemon pays for all of it."""
+"""What names cost: ``python -m integration.bench_names``, as root. Medians; the daemon's loop pays for all of it."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
+import socket
 import statistics
 import time
 from collections.abc import Callable
@@ -10,14 +13,16 @@ from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address
 
+from integration.overlay_client import CLIENT_TIMEOUT_S, Bridged
 from overlay.dns_answers import respond
+from overlay.io.resolver import Resolver
 from overlay.model import Endpoint, NetworkState, Readiness, Service
 from overlay.names import Names
 from tests.overlay.book import network, task
 from tests.overlay.dns_messages import question
 
 SERVICES = 10_000
-QUERIES = 20_000
+QUERIES, SOCKET_QUERIES = 20_000, 2_000
 ROUNDS = 7
 CLIENT = IPv4Address("10.0.0.2")
 BASE = int(IPv4Address("10.1.0.0"))
@@ -68,6 +73,30 @@ def main() -> None:
     ):
         one_ms = median_ms(partial(ask_often, wire, names, source))
         print(f"{label}: {QUERIES / one_ms * 1_000:,.0f} answers/s")
+    print(f"through the sockets, one client after its last answer: {asyncio.run(by_socket(state)):,.0f} queries/s")
+
+
+async def by_socket(state: NetworkState) -> float:
+    """Queries/s of a container that asks one after the other, in namespaces."""
+    bridged, resolver = Bridged(f"bench{os.getpid()}", ["10.0.0.1/24"], [f"{CLIENT}/24"]), Resolver()
+    try:
+        resolver.know({"net": state})
+        await resolver.open("net", bridged.overlay, [IPv4Address("10.0.0.1")])
+        return await bridged.inside(_one_after_the_other)
+    finally:
+        await resolver.close()
+        bridged.close()
+
+
+def _one_after_the_other() -> float:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(CLIENT_TIMEOUT_S)
+        sock.connect(("10.0.0.1", 53))
+        begin = time.perf_counter()
+        for number in range(SOCKET_QUERIES):
+            sock.send(question(f"service{number}"))
+            sock.recv(4_096)
+        return SOCKET_QUERIES / (time.perf_counter() - begin)
 
 
 def copying(state: NetworkState) -> float:

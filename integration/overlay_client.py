@@ -77,12 +77,15 @@ def _by_udp(wire: bytes, server: str, source: str, timeout_s: float) -> bytes:
 
 def _by_tcp(wires: list[bytes], server: str, source: str) -> list[bytes]:
     answers: list[bytes] = []
-    with socket.create_connection((server, 53), CLIENT_TIMEOUT_S, (source, 0)) as sock, sock.makefile("rb") as stream:
-        with suppress(ConnectionResetError, BrokenPipeError):
-            for wire in wires:
-                sock.sendall(struct.pack(">H", len(wire)) + wire)
-            for _ in wires:
-                if len(length := stream.read(2)) < 2:
-                    break
-                answers.append(stream.read(*struct.unpack(">H", length)))
+    with (
+        socket.create_connection((server, 53), CLIENT_TIMEOUT_S, (source, 0)) as sock,
+        sock.makefile("rb") as stream,
+        suppress(ConnectionResetError, BrokenPipeError),
+    ):
+        for wire in wires:
+            sock.sendall(struct.pack(">H", len(wire)) + wire)
+        for _ in wires:
+            if len(length := stream.read(2)) < 2:
+                break
+            answers.append(stream.read(*struct.unpack(">H", length)))
     return answers
