@@ -17,7 +17,20 @@ import tempfile
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
-TARGETS = ("http2", "grpc", "http1", "api", "manager", "raft", "disk", "wal", "certs", "templates", "json_bodies")
+TARGETS = (
+    "http2",
+    "grpc",
+    "http1",
+    "api",
+    "manager",
+    "raft",
+    "disk",
+    "wal",
+    "certs",
+    "templates",
+    "json_bodies",
+    "dns",
+)
 PACKAGES = ("swarm", "certs", "engine_api", "overlay", "hpack")
 FILES_MAX, BYTES_MAX = 60, 100_000
 INPUT_BYTES_MAX = 4_096
