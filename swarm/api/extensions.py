@@ -28,6 +28,9 @@ NETWORK_KEYS = b"network keys"
 MOVED = b"moved"
 """On the answer to Raft/ResolveAddress: this manager found the member at this address; the log has another one."""
 
+INGRESS_MADE = b"ingress made"
+"""On a cluster object in the store: the network of the routing mesh was made once, so nobody makes it again."""
+
 
 def with_extension(message: M, extension: bytes) -> M:
     """A copy of ``message`` with ``extension`` (shorter than 128 bytes)."""

@@ -2,7 +2,7 @@
 
 bootstrap stages the initial content of a new cluster. ClusterStage maintains what must always exist: the node-local
 networks "bridge" and "host", which services may name, and the network keys (network_keys.py), which change every twelve
-hours.
+hours. The network of the routing mesh is born with the cluster, once: a user who removes it does not get it back.
 
 (swarmkit: manager/manager.go becomeLeader, manager/keymanager/keymanager.go)
 """
@@ -17,9 +17,10 @@ import structlog
 from certs.keys import MANAGER_ROLE
 from certs.root import RootCA
 from swarm import api, defaults
+from swarm.api.extensions import INGRESS_MADE, has_extension, with_extension
 from swarm.api.timestamps import seconds, set_seconds
 from swarm.manager.network_keys import complete_keys, incomplete, rotate_keys
-from swarm.manager.networks import PREDEFINED_LABEL
+from swarm.manager.networks import PREDEFINED_LABEL, is_predefined
 from swarm.manager.root_rotation import rotate_join_tokens
 from swarm.manager.stage import DUE_NOW
 from swarm.manager.standing import note_certificate
@@ -94,7 +95,8 @@ def bootstrap(
     """
     cluster = tx.get(api.Cluster, cluster_id)
     if cluster is None:
-        cluster = tx.create(_new_cluster(tx, cluster_id, spec, root, details))
+        cluster = tx.create(with_extension(_new_cluster(tx, cluster_id, spec, root, details), INGRESS_MADE))
+        tx.create(_ingress(tx.new_id()))
     if tx.get(api.Node, node_id) is None:
         tx.create(_manager_node(node_id, cluster.VXLANUDPPort, csr, certificate_pem, details))
     create_predefined_networks(tx)
@@ -144,6 +146,31 @@ def create_predefined_networks(tx: Tx) -> None:
         tx.create(network)
 
 
+def _ingress(network_id: str) -> api.Network:
+    """The network of the routing mesh, as SwarmKit makes it: with empty messages where a user would name drivers."""
+    network = api.Network(id=network_id)
+    network.spec.annotations.name = "ingress"
+    network.spec.ingress = True
+    network.spec.driver_config.SetInParent()
+    network.spec.ipam.driver.SetInParent()
+    return network
+
+
+def create_ingress_once(tx: Tx, cluster: api.Cluster) -> None:
+    """Stage the network of the routing mesh for a cluster that never had it.
+
+    Clusters of our first versions were born without it and could have no network but the predefined ones. So whoever
+    has another network, and no mark, had the network of the mesh too: a stock manager made the cluster, or rewrote it
+    without the mark, which it does not know.
+    """
+    if has_extension(cluster, INGRESS_MADE):
+        return
+    if all(is_predefined(network) for network in tx.all(api.Network)):
+        tx.create(_ingress(tx.new_id()))
+    marked = with_extension(cluster, INGRESS_MADE)
+    tx.edit(api.Cluster, cluster.id).CopyFrom(marked)
+
+
 # --- the stage -----------------------------------------------------------------------------------------------------
 
 
@@ -183,6 +210,7 @@ class ClusterStage:
             return
         if self._check:
             self._check = False
+            create_ingress_once(tx, cluster)
             create_predefined_networks(tx)
             self._complete(tx, cluster)
         if self._rotation_due_s is None:

@@ -9,10 +9,10 @@ service or a node holds is what the present object says, and nothing once the ob
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 
 from swarm import api
-from swarm.manager.allocator.subnets import NotAllocated
+from swarm.manager.allocator.subnets import NotAllocated, subnet_in
 
 Holder = tuple[str, str]
 """Kind and ID of an object: "network" (gateway and reserved addresses), "service", "task" or "node"."""
@@ -93,7 +93,7 @@ class AddressTable:
         if requested and wanted is None:
             raise NotAllocated(f"could not parse address string {requested}")
         for config in network.ipam.configs:
-            subnet = _subnet(config.subnet)
+            subnet = subnet_in(config.subnet)
             if subnet is None:
                 continue
             if wanted is not None:
@@ -102,7 +102,7 @@ class AddressTable:
                 if wanted in taken or wanted in chosen or wanted not in _usable(subnet):
                     raise NotAllocated(f"could not allocate IP from IPAM: Address already in use: {requested}")
                 return _text(wanted, subnet)
-            found = _next(_usable(subnet, _subnet(config.range)), taken, chosen, self._last.get(network.id, 0))
+            found = _next(_usable(subnet, subnet_in(config.range)), taken, chosen, self._last.get(network.id, 0))
             if found is not None:
                 return _text(found, subnet)
         if wanted is not None:
@@ -122,14 +122,6 @@ class AddressTable:
 
 def _name(network: api.Network) -> str:
     return network.spec.annotations.name or network.id
-
-
-def _subnet(text: str) -> IPv4Network | None:
-    """None: there is none, or it is one of IPv6."""
-    try:
-        return IPv4Network(text, strict=False) if text else None
-    except (AddressValueError, NetmaskValueError):
-        return None
 
 
 def _usable(subnet: IPv4Network, part: IPv4Network | None = None) -> range:

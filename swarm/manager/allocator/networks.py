@@ -15,7 +15,7 @@ from ipaddress import IPv4Network
 from swarm import api
 from swarm.manager.allocator.addresses import address_in
 from swarm.manager.allocator.holdings import Holdings
-from swarm.manager.allocator.subnets import VNI_OPTION, NotAllocated, pools_of, vnis_of
+from swarm.manager.allocator.subnets import VNI_OPTION, NotAllocated, pools_of, subnet_in, vnis_of
 from swarm.manager.networks import driver_of, ingress_network, is_node_local, needs_ingress
 from swarm.store.store import View
 
@@ -71,7 +71,9 @@ def _allocate_pool(
     holdings: Holdings,
     own: Sequence[IPv4Network],
 ) -> IPv4Network:
-    subnet = IPv4Network(config.subnet, strict=False) if config.subnet else holdings.subnets.free(pools_of(cluster))
+    subnet = subnet_in(config.subnet) if config.subnet else holdings.subnets.free(pools_of(cluster))
+    if subnet is None:
+        raise NotAllocated(f"invalid pool request: {config.subnet} is no subnet of IPv4")
     if config.subnet:
         for held, network_id in holdings.subnets.overlaps(subnet):
             if network_id != network.id:

@@ -49,12 +49,17 @@ def pools_of(cluster: api.Cluster | None) -> Pools:
 
 
 def subnets_of(network: api.Network) -> tuple[IPv4Network, ...]:
-    """The IPv4 subnets that a network got, in the order of its configuration."""
-    return tuple(
-        IPv4Network(config.subnet, strict=False)
-        for config in network.ipam.configs
-        if config.subnet and config.family != api.IPAMConfig.IPV6
-    )
+    """The IPv4 subnets that a network got, in the order of its configuration; a stock leader may store others too."""
+    found = (subnet_in(config.subnet) for config in network.ipam.configs if config.family != api.IPAMConfig.IPV6)
+    return tuple(subnet for subnet in found if subnet is not None)
+
+
+def subnet_in(text: str) -> IPv4Network | None:
+    """The IPv4 subnet in CIDR form, host bits may be set; None: it is none."""
+    try:
+        return IPv4Network(text, strict=False) if text else None
+    except ValueError:
+        return None
 
 
 def vnis_of(options: dict[str, str]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Networks of the cluster: read, remove, and (not yet) create.
+"""Networks of the cluster: create, read, remove. A network never changes; the allocator completes it.
 
 (swarmkit: manager/controlapi/network.go, manager/allocator/networkallocator; moby: libnetwork/cnmallocator)
 """
@@ -19,12 +19,19 @@ from swarm.manager.controlapi.common import (
     spec_name,
 )
 from swarm.manager.controlapi.validate import check_annotations, check_present
-from swarm.manager.networks import PREDEFINED_LABEL, ingress_network, is_ingress, is_predefined, needs_ingress
+from swarm.manager.networks import (
+    DEFAULT_DRIVER,
+    NODE_LOCAL_DRIVERS,
+    PREDEFINED_LABEL,
+    ingress_network,
+    is_ingress,
+    is_predefined,
+    needs_ingress,
+)
 from swarm.store.store import View
 from swarm.store.tx import Tx
 
 _DEFAULT_IPAM = "default"
-_DRIVERS = ("overlay", "bridge", "host", "ipvlan", "macvlan")
 
 _Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -69,20 +76,18 @@ def _check_ingress_unused(view: View) -> None:
 
 
 def create_network(tx: Tx, request: api.CreateNetworkRequest) -> api.CreateNetworkResponse:
-    """CreateNetwork: checked as SwarmKit does, then refused, because there is no overlay data plane yet."""
+    """CreateNetwork: the network as the user wants it; the allocator gives it subnets and the rest."""
     check_present(request.HasField("spec"))
-    check_network(request.spec)
-    if request.spec.ingress:
-        present = ingress_network(tx)
-        if present is not None:
-            raise AlreadyExists(f"ingress network ({present.id}) is already present")
-    name = request.spec.annotations.name
+    spec = request.spec
+    check_network(spec)
+    present = ingress_network(tx) if spec.ingress else None
+    if present is not None:
+        raise AlreadyExists(f"ingress network ({present.id}) is already present")
+    name = spec.annotations.name
     if next(tx.find(api.Network, "name", name.lower()), None) is not None:
-        raise AlreadyExists(f"network {name} already exists")
-    raise Unimplemented(
-        f"overlay networks are not available in this version of sideswarm, so the network {name} was not created; for "
-        "services, use --network host, or no network and published ports with mode=host"
-    )
+        raise AlreadyExists(f"name conflicts with an existing object: network {name} already exists")
+    network = api.Network(id=tx.new_id(), spec=spec)
+    return api.CreateNetworkResponse(network=tx.stamped(tx.create(network)))
 
 
 # --- checks --------------------------------------------------------------------------------------------------------
@@ -100,23 +105,27 @@ def check_network(spec: api.NetworkSpec) -> None:
         driver = spec.driver_config.name
         if spec.ingress and driver != "overlay":
             raise Unimplemented("only overlay driver is currently supported for ingress network")
-        _check_driver(driver, _DRIVERS)
+        _check_driver(driver, driver == DEFAULT_DRIVER or driver in NODE_LOCAL_DRIVERS)
     if spec.ipam.HasField("driver"):
-        _check_driver(spec.ipam.driver.name, (_DEFAULT_IPAM,))
+        _check_driver(spec.ipam.driver.name, spec.ipam.driver.name.lower() == _DEFAULT_IPAM)
     for config in spec.ipam.configs:
         _check_addresses(config)
 
 
-def _check_driver(name: str, known: tuple[str, ...]) -> None:
+def _check_driver(name: str, known: bool) -> None:
     require(name, "driver name: if driver is specified name is required")
-    if name.lower() not in known:
-        raise InvalidArgument(f"error during lookup of plugin {name}")
+    require(known, f"error during lookup of plugin {name}")
 
 
 def _check_addresses(config: api.IPAMConfig) -> None:
     subnet = _prefix(config.subnet)
     if subnet is None:
         raise InvalidArgument(f"ipam configuration: invalid subnet {config.subnet}")
+    if subnet.version != 4:
+        # Stock accepts it, and the network is never of use.
+        raise InvalidArgument(
+            f"ipam configuration: subnet {config.subnet} is none of IPv4, and networks have only these"
+        )
     if config.range:
         if _prefix(config.range) is None:
             raise InvalidArgument(f"ipam configuration: invalid range {config.range}")

@@ -26,7 +26,7 @@ from swarm.manager.controlapi.common import (
     spec_name,
 )
 from swarm.manager.controlapi.validate import check_present, check_service
-from swarm.manager.networks import is_ingress, is_predefined, needs_ingress
+from swarm.manager.networks import ingress_network, is_ingress, needs_ingress
 from swarm.manager.tasks import is_job
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
@@ -52,12 +52,13 @@ def create_service(tx: Tx, request: api.CreateServiceRequest) -> api.CreateServi
     spec = request.spec
     _refuse_ingress(tx, spec)
     _check_ports(tx, spec, "")
+    _check_ingress(tx, spec)
     _check_references(tx, spec)
+    _check_networks(tx, spec)
     name = spec.annotations.name
     if next(tx.find(api.Service, "name", name.lower()), None) is not None:
         # Older and newer clients match on different halves of this text.
         raise AlreadyExists(f"name conflicts with an existing object: service {name} already exists")
-    refuse_missing_networking(tx, spec)
     service = api.Service(id=tx.new_id(), spec=spec)
     service.spec_version.SetInParent()
     if is_job(spec):
@@ -91,7 +92,8 @@ def update_service(tx: Tx, request: api.UpdateServiceRequest) -> api.UpdateServi
     if back and not before.HasField("previous_spec"):
         raise FailedPrecondition(f"service {before.id} does not have a previous spec")
     wanted = before.previous_spec if back else spec
-    refuse_missing_networking(tx, wanted)
+    _check_networks(tx, wanted)
+    _check_ingress(tx, wanted)
 
     service = tx.edit(api.Service, before.id, request.service_version.index)
     if service.HasField("job_status"):
@@ -208,6 +210,18 @@ def _refuse_ingress(view: View, spec: api.ServiceSpec) -> None:
             raise InvalidArgument(f'Service cannot be explicitly attached to the ingress network "{name}"')
 
 
+def _check_ingress(view: View, spec: api.ServiceSpec) -> None:
+    if needs_ingress(spec) and ingress_network(view) is None:
+        raise FailedPrecondition("service needs ingress network, but no ingress network is present")
+
+
+def _check_networks(view: View, spec: api.ServiceSpec) -> None:
+    """Refuse a network that is not there. Stock takes the service, and its tasks wait for ever."""
+    for target in _targets(spec):
+        if view.get(api.Network, target) is None:
+            raise NotFound(f"network {target} not found")
+
+
 def _targets(spec: api.ServiceSpec) -> list[str]:
     """Networks a service is attached to; the old place counts only where the new one is empty."""
     return [attachment.target for attachment in (spec.task.networks or spec.networks)]
@@ -256,29 +270,3 @@ def _check_references(view: View, spec: api.ServiceSpec) -> None:
 
 def _name(obj: api.Secret | api.Config | None) -> str | None:
     return None if obj is None else obj.spec.annotations.name
-
-
-# --- what this version cannot do yet -------------------------------------------------------------------------------
-
-
-def refuse_missing_networking(view: View, spec: api.ServiceSpec) -> None:
-    """Refuse what needs the overlay data plane, which does not exist yet.
-
-    It is called after all checks of stock SwarmKit, so that mistakes are reported as in stock, but for one: that no
-    ingress network is present says less than this. When there is a data plane, that check takes this one's place.
-    """
-    if needs_ingress(spec):
-        raise Unimplemented(
-            "publishing ports through the routing mesh is not available in this version of sideswarm; publish them on "
-            "the hosts that run the tasks, for example --publish mode=host,target=80,published=8080"
-        )
-    for target in _targets(spec):
-        network = view.get(api.Network, target)
-        if network is None:
-            raise NotFound(f"network {target} not found")
-        if not is_predefined(network):
-            name = network.spec.annotations.name
-            raise Unimplemented(
-                f"overlay networks are not available in this version of sideswarm, so no service can use the network "
-                f"{name}; use --network host, or no network and published ports with mode=host"
-            )

@@ -8,7 +8,6 @@ and VXLAN network identifiers have one holder.
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Network
 from itertools import combinations
 from random import Random
 
@@ -16,7 +15,7 @@ from google.protobuf.message import Message
 
 from swarm import api
 from swarm.api.timestamps import stamp
-from swarm.manager.allocator.subnets import VNI_OPTION
+from swarm.manager.allocator.subnets import VNI_OPTION, subnets_of
 from swarm.manager.leader import Leader
 from swarm.manager.service import Write
 from swarm.manager.stage import Stage
@@ -197,7 +196,7 @@ class LeaderHarness:
         numbers = [(network_id, address.partition("/")[0]) for network_id, address in held]
         assert len(numbers) == len(set(numbers)), sorted(numbers)
         networks = {a.network.id: a.network for a in attached} | {n.id: n for n in self.store.all(api.Network)}
-        subnets = [IPv4Network(c.subnet) for n in networks.values() for c in n.ipam.configs if c.subnet]
+        subnets = [subnet for n in networks.values() for subnet in subnets_of(n)]
         assert not any(one.overlaps(other) for one, other in combinations(subnets, 2)), subnets
         vnis = [n.driver_state.options[VNI_OPTION] for n in networks.values() if VNI_OPTION in n.driver_state.options]
         assert len(vnis) == len(set(vnis)), vnis

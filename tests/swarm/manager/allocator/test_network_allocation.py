@@ -277,3 +277,20 @@ def test_every_node_takes_part_in_the_routing_mesh_as_long_as_there_is_one() -> 
     assert net.node_addresses() == []
     net.add("mesh", ingress=True)
     assert net.node_addresses() == [("mesh", ["10.0.0.2/24"])]
+
+
+@pytest.mark.parametrize("subnet", ["fd00::/64", "10.9.0.0/33", "nonsense"])
+def test_a_subnet_that_is_none_of_ipv4_is_refused_and_disturbs_nobody(subnet: str) -> None:
+    net = Net()
+    stored = net.add("odd", api.IPAMConfig(subnet=subnet))
+    assert not stored.HasField("driver_state")
+    net.create("web", network="odd")
+    [task] = net.tasks("web")
+    assert task.status.state == api.NEW
+    assert task.status.err.endswith(f"invalid pool request: {subnet} is no subnet of IPv4")
+    assert net.add("next").ipam.configs[0].subnet == "10.0.1.0/24"
+    taken_over = api.Network(id="stock", driver_state=api.Driver(name="overlay"))
+    taken_over.spec.annotations.name = "stock"
+    taken_over.ipam.configs.add(subnet=subnet, gateway="fd00::1")
+    net.harness.write(lambda tx: tx.create(taken_over))
+    assert net.add("last").ipam.configs[0].subnet == "10.0.2.0/24"

@@ -314,13 +314,40 @@ def test_only_labels_and_availability_of_a_volume_change(control: Any) -> None:
     assert control.store.get(api.Volume, "v1") is None
 
 
-def test_creating_an_overlay_network_is_refused_and_predefined_ones_stay(control: Any) -> None:
-    spec = api.NetworkSpec(annotations=api.Annotations(name="new"), driver_config=api.Driver(name="overlay"))
-    refused = control.refused("CreateNetwork", api.CreateNetworkRequest(spec=spec))
-    assert refused == (
-        "Unimplemented: overlay networks are not available in this version of sideswarm, so the network new was not "
-        "created; for services, use --network host, or no network and published ports with mode=host"
+def test_a_network_is_stored_as_the_user_wants_it(control: Any) -> None:
+    spec = api.NetworkSpec(
+        annotations=api.Annotations(name="new", labels={"a": "b"}),
+        driver_config=api.Driver(name="overlay", options={"encrypted": ""}),
+        attachable=True,
+        internal=True,
+        ipam=api.IPAMOptions(
+            driver=api.Driver(name="default"),
+            configs=[api.IPAMConfig(subnet="10.44.0.0/24", gateway="10.44.0.1", range="10.44.0.128/25")],
+        ),
     )
+    made = control.call("CreateNetwork", api.CreateNetworkRequest(spec=spec)).network
+    assert control.call("GetNetwork", api.GetNetworkRequest(network_id=made.id)).network == made
+    assert made.spec == spec
+
+
+@pytest.mark.parametrize("name", ["ov1", "OV1", "host", "ingress"])
+def test_two_networks_have_no_name_together(control: Any, name: str) -> None:
+    spec = api.NetworkSpec(annotations=api.Annotations(name=name), driver_config=api.Driver(name="overlay"))
+    refused = control.refused("CreateNetwork", api.CreateNetworkRequest(spec=spec))
+    assert refused == f"AlreadyExists: name conflicts with an existing object: network {name} already exists"
+
+
+def test_a_removed_ingress_network_can_be_made_again_with_another_name(control: Any) -> None:
+    control.call("RemoveService", api.RemoveServiceRequest(service_id="svcfull"))
+    control.call("RemoveNetwork", api.RemoveNetworkRequest(network_id="ingr"))
+    spec = api.NetworkSpec(annotations=api.Annotations(name="mesh"), ingress=True)
+    made = control.call("CreateNetwork", api.CreateNetworkRequest(spec=spec)).network
+    spec.annotations.name = "mesh2"
+    refused = control.refused("CreateNetwork", api.CreateNetworkRequest(spec=spec))
+    assert refused == f"AlreadyExists: ingress network ({made.id}) is already present"
+
+
+def test_predefined_networks_stay(control: Any) -> None:
     refused = control.refused("RemoveNetwork", api.RemoveNetworkRequest(network_id="nhost"))
     assert refused == "FailedPrecondition: network nhost (host) is a swarm predefined network and cannot be removed"
 

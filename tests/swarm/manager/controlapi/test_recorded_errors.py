@@ -355,6 +355,46 @@ NETWORKS = {
         _network("bs", ipam=_ipam(range="10.45.0.0/25")),
         "InvalidArgument: ipam configuration: subnet 10.44.0.0/24 does not contain range 10.45.0.0/25",
     ),
+    "ingress_driver": (
+        _network("ingress2", ingress=True, driver_config=api.Driver(name="bridge")),
+        "Unimplemented: only overlay driver is currently supported for ingress network",
+    ),
+    "driver_unknown": (
+        _network("zz", driver_config=api.Driver(name="nosuch")),
+        "InvalidArgument: error during lookup of plugin nosuch",
+    ),
+    "driver_case": (
+        _network("zz", driver_config=api.Driver(name="Overlay")),
+        "InvalidArgument: error during lookup of plugin Overlay",
+    ),
+    "driver_no_name": (
+        api.NetworkSpec(annotations=api.Annotations(name="zz"), driver_config=api.Driver(options={"a": "b"})),
+        "InvalidArgument: driver name: if driver is specified name is required",
+    ),
+    "bad_subnet": (
+        _network("bs", ipam=api.IPAMOptions(configs=[api.IPAMConfig(subnet="10.44.0.0")])),
+        "InvalidArgument: ipam configuration: invalid subnet 10.44.0.0",
+    ),
+    "no_subnet": (
+        _network("bs", ipam=api.IPAMOptions(configs=[api.IPAMConfig(gateway="10.44.0.1")])),
+        "InvalidArgument: ipam configuration: invalid subnet ",
+    ),
+    "subnet_of_ipv6": (
+        _network("bs", ipam=api.IPAMOptions(configs=[api.IPAMConfig(subnet="fd00::/64")])),
+        "InvalidArgument: ipam configuration: subnet fd00::/64 is none of IPv4, and networks have only these",
+    ),
+    "gateway_no_address": (
+        _network("bs", ipam=_ipam(gateway="nope")),
+        "InvalidArgument: ipam configuration: invalid gateway nope",
+    ),
+    "gateway_of_ipv6": (
+        _network("bs", ipam=_ipam(gateway="fd00::1")),
+        "InvalidArgument: ipam configuration: subnet 10.44.0.0/24 does not contain gateway fd00::1",
+    ),
+    "range_no_prefix": (
+        _network("bs", ipam=_ipam(range="10.44.0.0")),
+        "InvalidArgument: ipam configuration: invalid range 10.44.0.0",
+    ),
     "name_bad": (_network("a b"), "InvalidArgument: name must be valid as a DNS name component"),
     "ipam_driver": (
         _network("zz", ipam=api.IPAMOptions(driver=api.Driver(name="nosuch"))),

@@ -158,30 +158,33 @@ def test_ports_chosen_by_the_allocator_count_as_taken(control: Any) -> None:
     )
 
 
-NO_ROUTING_MESH = (
-    "Unimplemented: publishing ports through the routing mesh is not available in this version of sideswarm; publish "
-    "them on the hosts that run the tasks, for example --publish mode=host,target=80,published=8080"
-)
-
-
-def test_what_needs_the_overlay_is_refused_and_the_message_names_an_alternative(control: Any) -> None:
+def test_a_service_may_use_networks_of_the_swarm_and_publish_through_the_mesh(control: Any) -> None:
     spec = control.service_spec("web")
     spec.endpoint.ports.add(target_port=80, published_port=81)
-    assert control.refused("CreateService", api.CreateServiceRequest(spec=spec)) == NO_ROUTING_MESH
-    spec.ClearField("endpoint")
-    spec.task.networks.add(target="net1")
-    assert control.refused("CreateService", api.CreateServiceRequest(spec=spec)) == (
-        "Unimplemented: overlay networks are not available in this version of sideswarm, so no service can use the "
-        "network ov1; use --network host, or no network and published ports with mode=host"
-    )
-    spec.task.networks[0].target = "gone"
+    spec.task.networks.add(target="net1", aliases=["www"], driver_attachment_opts={"a": "b"})
+    spec.task.networks.add(target="nhost")
+    service = _create(control, spec)
+    assert service.spec == spec
+    request = api.UpdateServiceRequest(service_id=service.id, service_version=service.meta.version, spec=spec)
+    request.spec.endpoint.mode = api.EndpointSpec.DNSRR
+    del request.spec.endpoint.ports[:]
+    assert control.call("UpdateService", request).service.spec.endpoint.mode == api.EndpointSpec.DNSRR
+
+
+def test_a_service_on_a_network_that_is_not_there_is_refused(control: Any) -> None:
+    spec = control.service_spec("web")
+    spec.task.networks.add(target="gone")
     refused = control.refused("CreateService", api.CreateServiceRequest(spec=spec))
     assert refused == "NotFound: network gone not found"
-    spec.task.networks[0].target = "nhost"
-    assert _create(control, spec).id
+    spec.task.networks[0].target = "net1"
+    service = _create(control, spec)
+    spec.task.networks[0].target = "gone"
+    request = api.UpdateServiceRequest(service_id=service.id, service_version=service.meta.version, spec=spec)
+    assert control.refused("UpdateService", request) == "NotFound: network gone not found"
 
 
-def test_without_an_ingress_network_the_missing_routing_mesh_is_reported(control: Any) -> None:
+def test_without_an_ingress_network_no_service_can_publish_through_the_mesh(control: Any) -> None:
+    missing = "FailedPrecondition: service needs ingress network, but no ingress network is present"
     tx = control.tx()
     tx.remove(api.Network, "ingr")
     control.commit(tx)
@@ -189,9 +192,11 @@ def test_without_an_ingress_network_the_missing_routing_mesh_is_reported(control
     service = _create(control, spec)
     spec.endpoint.ports.add(target_port=80)
     request = api.UpdateServiceRequest(service_id=service.id, service_version=service.meta.version, spec=spec)
-    assert control.refused("UpdateService", request) == NO_ROUTING_MESH
+    assert control.refused("UpdateService", request) == missing
     spec.annotations.name = "other"
-    assert control.refused("CreateService", api.CreateServiceRequest(spec=spec)) == NO_ROUTING_MESH
+    assert control.refused("CreateService", api.CreateServiceRequest(spec=spec)) == missing
+    spec.endpoint.ports[0].publish_mode = api.PortConfig.HOST
+    assert _create(control, spec).id
 
 
 def test_networks_of_the_old_place_cannot_change_alone(control: Any) -> None:

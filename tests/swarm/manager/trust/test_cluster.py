@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from certs.tokens import parse_join_token, root_digest
 from swarm import api
+from swarm.api.extensions import INGRESS_MADE, has_extension
 from swarm.manager.certificates import node_cert_expiry_s
 from swarm.manager.cluster import ClusterStage, NewCluster, bootstrap, complete_spec
 from swarm.manager.network_keys import SUBSYSTEM_GOSSIP, rotate_keys
+from swarm.manager.networks import is_ingress, is_predefined
 from swarm.store.store import Store
 from swarm.store.tx import Tx
 from tests.swarm.manager.trust.conftest import CLUSTER, CSR, MANAGER, NOW, ROOT, TrustHarness
@@ -97,8 +99,70 @@ def test_the_first_manager_is_a_node_with_a_certificate() -> None:
     )
 
 
+def test_the_network_of_the_routing_mesh_is_born_with_the_cluster_as_stock_makes_it() -> None:
+    ingress = next(n for n in born().all(api.Network) if is_ingress(n))
+    spec = api.NetworkSpec(annotations=api.Annotations(name="ingress"), ingress=True)
+    spec.driver_config.SetInParent()
+    spec.ipam.driver.SetInParent()
+    assert ingress.spec == spec
+
+
+def _without(trust: TrustHarness, *, mark: bool, add: str = "") -> None:
+    """A cluster without the network of the mesh. mark: with the mark that it was there; add: another network."""
+
+    def change(tx: Tx) -> None:
+        ingress = next(n for n in tx.all(api.Network) if is_ingress(n))
+        tx.remove(api.Network, ingress.id)
+        if not mark:
+            cluster = tx.edit(api.Cluster, CLUSTER)
+            cluster.DiscardUnknownFields()
+        if add:
+            tx.create(api.Network(id=tx.new_id(), spec=api.NetworkSpec(annotations=api.Annotations(name=add))))
+
+    trust.edit(change)
+    trust.elect()
+    trust.run_pass()
+
+
+def _ingress_networks(trust: TrustHarness) -> int:
+    return sum(is_ingress(network) for network in trust.store.all(api.Network))
+
+
+def test_a_cluster_that_never_had_the_network_of_the_mesh_gets_it_once(trust: TrustHarness) -> None:
+    _without(trust, mark=False)
+    assert _ingress_networks(trust) == 1
+    index = trust.store.index
+    trust.elect()
+    trust.run_pass()
+    assert trust.store.index == index
+    _without(trust, mark=True)
+    assert _ingress_networks(trust) == 0
+
+
+def test_a_user_who_removed_the_network_of_the_mesh_does_not_get_it_back(trust: TrustHarness) -> None:
+    _without(trust, mark=True)
+    assert _ingress_networks(trust) == 0
+
+
+def test_a_stock_cluster_without_the_network_of_the_mesh_stays_without_it(trust: TrustHarness) -> None:
+    _without(trust, mark=False, add="web")
+    assert _ingress_networks(trust) == 0
+    trust.edit(lambda tx: [tx.remove(api.Network, n.id) for n in list(tx.all(api.Network)) if not is_predefined(n)])
+    trust.elect()
+    trust.run_pass()
+    assert _ingress_networks(trust) == 0
+
+
+def test_a_cluster_whose_mark_a_stock_manager_dropped_is_marked_again(trust: TrustHarness) -> None:
+    trust.edit(lambda tx: tx.edit(api.Cluster, CLUSTER).DiscardUnknownFields())
+    assert not has_extension(trust.cluster, INGRESS_MADE)
+    trust.run_pass()
+    assert has_extension(trust.cluster, INGRESS_MADE)
+    assert _ingress_networks(trust) == 1
+
+
 def test_the_predefined_networks_carry_the_label_of_internal_ones() -> None:
-    networks = {n.spec.annotations.name: n.spec for n in born().all(api.Network)}
+    networks = {n.spec.annotations.name: n.spec for n in born().all(api.Network) if is_predefined(n)}
     assert sorted(networks) == ["bridge", "host"]
     for name, spec in networks.items():
         assert spec.driver_config.name == name
