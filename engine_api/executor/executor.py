@@ -32,6 +32,7 @@ from swarm.agent.events import (
     Execute,
     Executed,
     LogsEnded,
+    Networks,
     Observed,
     PublishLogs,
     Step,
@@ -41,7 +42,7 @@ from swarm.agent.events import (
 
 log = structlog.get_logger(__name__)
 
-Effect = Execute | CancelStep | PublishLogs | StopLogs | Sweep
+Effect = Execute | CancelStep | PublishLogs | StopLogs | Sweep | Networks
 Event = Executed | Observed | LogsEnded
 
 
@@ -71,7 +72,8 @@ class Executor:
         self._watch = ContainerWatch(engine)
         self._images = ImagePuller(engine, prefer_offline)
         self._logs = LogPublisher(engine, self._watch, open_sink, self._tell)
-        self._controller = Controller(engine, self._watch, self._images, self._payloads, networks or NoNetworks())
+        self._networks = networks or NoNetworks()
+        self._controller = Controller(engine, self._watch, self._images, self._payloads, self._networks)
         self._description: api.NodeDescription | None = None
         self._watching: asyncio.Task[None] | None = None
         self._steps: dict[str, asyncio.Task[Executed]] = {}
@@ -110,6 +112,8 @@ class Executor:
                 self._logs.stop(effect.subscription_id)
             case Sweep(task_ids=task_ids):
                 self._sweeping = asyncio.create_task(self._sweep(task_ids))
+            case Networks():
+                self._networks.known(effect)
 
     def _execute(self, execute: Execute) -> None:
         self._present[execute.task_id] = None

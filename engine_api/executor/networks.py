@@ -12,6 +12,7 @@ from typing import Protocol
 from engine_api.executor.container import Endpoint, service_networks
 from engine_api.executor.errors import TaskError
 from swarm import api
+from swarm.agent.events import Networks
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,11 @@ class Attachment:
 
 
 class TaskNetworks(Protocol):
-    """Every method is idempotent and may raise TaskError or TemporaryTaskError."""
+    """Every method but known() is idempotent and may raise TaskError or TemporaryTaskError."""
+
+    def known(self, networks: Networks) -> None:
+        """What the managers say of this node's networks. Returns at once."""
+        ...
 
     async def prepare(self, task: api.Task) -> Attachment:
         """Ensure that the engine has all networks of a task. Called before its container is created."""
@@ -52,6 +57,9 @@ class TaskNetworks(Protocol):
 
 class NoNetworks:
     """A node without an overlay: tasks run on the engine's own networks only."""
+
+    def known(self, networks: Networks) -> None:
+        """Nothing to do."""
 
     async def prepare(self, task: api.Task) -> Attachment:
         """Refuse tasks that need a cluster network."""

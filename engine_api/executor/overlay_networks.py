@@ -50,9 +50,9 @@ class OverlayNetworks:
         self._expected: dict[tuple[str, str], str] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def known(self, networks: Networks) -> None:
-        """What the managers say of this node's networks."""
-        await self._driver.know(networks.local, networks.changed, networks.complete)
+    def known(self, networks: Networks) -> None:
+        """See TaskNetworks.known."""
+        self._driver.know(networks.local, networks.changed, networks.complete)
 
     # --- tasks -----------------------------------------------------------------------------------------------------
 

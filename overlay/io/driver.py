@@ -65,7 +65,7 @@ class Driver:
         self._complete = False
         self._changed: dict[str, None] = {}
         self._wake = asyncio.Event()
-        self._told = asyncio.Condition()
+        self._told = asyncio.Event()
         self._retries: dict[str, _Retry] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._jobs: list[asyncio.Task[None]] = []
@@ -98,7 +98,7 @@ class Driver:
 
     # --- what is wanted --------------------------------------------------------------------------------------------
 
-    async def know(self, local: LocalNode | None, changed: Mapping[str, NetworkState | None], complete: bool) -> None:
+    def know(self, local: LocalNode | None, changed: Mapping[str, NetworkState | None], complete: bool) -> None:
         """What the managers say, or (complete is False) what they said before a restart."""
         first = complete and not self._complete
         self._local = local or self._local
@@ -110,17 +110,16 @@ class Driver:
                 self._states.pop(network_id, None)
             self._mark(network_id)
         if first:
-            for network_id in await self._in_thread(self._kernel.networks):
+            for network_id in self._kernel.networks():
                 self._mark(network_id)
             self._resolver.know(self._shown)
-        async with self._told:
-            self._told.notify_all()
+        self._told.set()
 
-    async def forget(self) -> None:
+    def forget(self) -> None:
         """This node has left its swarm: its networks go as soon as no container uses them."""
         self._states.clear()
         self._local, self._complete = None, True
-        for network_id in await self._in_thread(self._kernel.networks):
+        for network_id in self._kernel.networks():
             self._mark(network_id)
 
     def _mark(self, network_id: str) -> None:
@@ -161,8 +160,10 @@ class Driver:
     async def _enough_known(self, network: Network) -> tuple[NetworkState, LocalNode]:
         """The network as the managers describe it, or, if they do not in time, as the engine has it."""
         try:
-            async with asyncio.timeout(defaults.JOIN_WAITS_S), self._told:
-                await self._told.wait_for(lambda: network.id in self._states and self._local is not None)
+            async with asyncio.timeout(defaults.JOIN_WAITS_S):
+                while network.id not in self._states or self._local is None:
+                    self._told.clear()
+                    await self._told.wait()
         except TimeoutError:
             if self._local is None:
                 raise OverlayError("no manager has told this node the address of its data path yet") from None

@@ -18,6 +18,7 @@ from random import Random
 from typing import Any, Protocol
 
 from swarm import api, defaults
+from swarm.agent.discovery import Discovery
 from swarm.agent.events import (
     CancelStep,
     Connect,
@@ -34,6 +35,7 @@ from swarm.agent.events import (
     Left,
     LocalManager,
     LogsEnded,
+    Networks,
     Observed,
     PublishLogs,
     SessionState,
@@ -76,6 +78,7 @@ AgentEffect = (
     | Execute
     | CancelStep
     | Journal
+    | Networks
     | PublishLogs
     | StopLogs
     | Sweep
@@ -84,6 +87,7 @@ AgentEffect = (
     | Left
 )
 
+_OPTIONAL = (rpc.LISTEN_SUBSCRIPTIONS, rpc.WATCH_NETWORKS)  # old managers, and all of stock, do not know them
 _STATUSES = (rpc.UPDATE_TASK_STATUS, rpc.UPDATE_VOLUME_STATUS)
 
 
@@ -171,6 +175,7 @@ class Agent:
         self._rng = rng
         self._session_id = session_id
         self._worker = Worker(rng, journal)
+        self._discovery = Discovery(journal, now)
         self._reporter = Reporter(self._worker.status)
         self._description: api.NodeDescription | None = None
         self._local_manager = False
@@ -228,7 +233,7 @@ class Agent:
 
     def deadline(self) -> float | None:
         """See swarm.machine.Machine."""
-        times = [self._worker.deadline()]
+        times = [self._worker.deadline(), self._discovery.deadline()]
         link = self._link
         if link is None:
             times.append(self._next_at if self._may_connect else None)
@@ -354,7 +359,7 @@ class Agent:
         del link.streams[event.stream]
         link.call_by.pop(event.stream, None)
         error = event.error or Aborted(f"the manager ended {method.name}")
-        if method is rpc.LISTEN_SUBSCRIPTIONS and error.code == Code.UNIMPLEMENTED:
+        if method in _OPTIONAL and error.code == Code.UNIMPLEMENTED:
             return []
         if method in _STATUSES and self._reporter.refused(error, now):
             return []
@@ -372,6 +377,8 @@ class Agent:
             return self._assignments(link, event.stream, message)
         if isinstance(message, api.SubscriptionMessage):
             return self._subscription(message)
+        if isinstance(message, api.WatchNetworksResponse):
+            return [*self._discovery.data(message, now)]
         return []
 
     def _session_message(self, link: _Link, message: api.SessionMessage, now: float) -> list[AgentEffect]:
@@ -385,6 +392,8 @@ class Agent:
             effects.append(SessionState(self._session_id))
             effects.append(self._call(link, rpc.ASSIGNMENTS, api.AssignmentsRequest(session_id=self._session_id)))
             effects.append(self._call(link, rpc.LISTEN_SUBSCRIPTIONS, api.ListenSubscriptionsRequest()))
+            self._discovery.begin()
+            effects.append(self._call(link, rpc.WATCH_NETWORKS, api.WatchNetworksRequest()))
         managers = tuple((m.peer.node_id, m.peer.addr) for m in message.managers if m.peer.addr)
         for weighted in message.managers:
             if weighted.peer.addr:
@@ -477,7 +486,7 @@ class Agent:
 
     def _work(self, now: float) -> list[AgentEffect]:
         """The effects that the tasks need, and the statuses that they report."""
-        effects: list[AgentEffect] = [*self._worker.settle(now)]
+        effects: list[AgentEffect] = [*self._discovery.work(now), *self._worker.settle(now)]
         started = self._worker.take_started()
         for subscription in self._subscriptions.values():
             tasks = tuple(task for task in started if selects(subscription.selector, task))

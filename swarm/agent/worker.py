@@ -15,6 +15,7 @@ from random import Random
 
 from swarm import api
 from swarm.agent.dependencies import Dependencies
+from swarm.agent.discovery import JOURNAL_PREFIX
 from swarm.agent.events import CancelStep, Execute, Executed, Journal, Observed
 from swarm.agent.task import TaskRun
 from swarm.store.store import copy_of
@@ -42,6 +43,8 @@ class Worker:
         self._started: dict[str, None] = {}
         self._volumes: dict[str, None] = {}
         for task_id, record in journal.items():
+            if task_id.startswith(JOURNAL_PREFIX):
+                continue
             run = TaskRun.from_record(record)
             if run is None or run.task.id != task_id:
                 self._drops[task_id] = None

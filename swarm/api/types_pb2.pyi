@@ -172,7 +172,7 @@ class EngineDescription(_message.Message):
     def __init__(self, engine_version: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., plugins: _Optional[_Iterable[_Union[PluginDescription, _Mapping]]] = ...) -> None: ...
 
 class NodeDescription(_message.Message):
-    __slots__ = ("hostname", "platform", "resources", "engine", "tls_info", "fips", "csi_info")
+    __slots__ = ("hostname", "platform", "resources", "engine", "tls_info", "fips", "csi_info", "data_path_address")
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     PLATFORM_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
@@ -180,6 +180,7 @@ class NodeDescription(_message.Message):
     TLS_INFO_FIELD_NUMBER: _ClassVar[int]
     FIPS_FIELD_NUMBER: _ClassVar[int]
     CSI_INFO_FIELD_NUMBER: _ClassVar[int]
+    DATA_PATH_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     hostname: str
     platform: Platform
     resources: Resources
@@ -187,7 +188,8 @@ class NodeDescription(_message.Message):
     tls_info: NodeTLSInfo
     fips: bool
     csi_info: _containers.RepeatedCompositeFieldContainer[NodeCSIInfo]
-    def __init__(self, hostname: _Optional[str] = ..., platform: _Optional[_Union[Platform, _Mapping]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., engine: _Optional[_Union[EngineDescription, _Mapping]] = ..., tls_info: _Optional[_Union[NodeTLSInfo, _Mapping]] = ..., fips: _Optional[bool] = ..., csi_info: _Optional[_Iterable[_Union[NodeCSIInfo, _Mapping]]] = ...) -> None: ...
+    data_path_address: str
+    def __init__(self, hostname: _Optional[str] = ..., platform: _Optional[_Union[Platform, _Mapping]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., engine: _Optional[_Union[EngineDescription, _Mapping]] = ..., tls_info: _Optional[_Union[NodeTLSInfo, _Mapping]] = ..., fips: _Optional[bool] = ..., csi_info: _Optional[_Iterable[_Union[NodeCSIInfo, _Mapping]]] = ..., data_path_address: _Optional[str] = ...) -> None: ...
 
 class NodeTLSInfo(_message.Message):
     __slots__ = ("trust_root", "cert_issuer_subject", "cert_issuer_public_key")

@@ -9,6 +9,7 @@ from swarm import api, defaults
 from swarm.manager.certificates import CertificateAuthority
 from swarm.manager.cluster_updates import ClusterUpdates
 from swarm.manager.controlapi.methods import control
+from swarm.manager.discovery.discovery import Discovery
 from swarm.manager.dispatcher.dispatcher import Dispatcher
 from swarm.manager.events import Parts
 from swarm.manager.external_signing import ExternalSigning
@@ -83,6 +84,7 @@ def parts(
             CertificateAuthority(store, cluster_id, group.may_grow),
             ClusterUpdates(),
             ExternalSigning(store, cluster_id, rng, now),
+            Discovery(store, now, node_id),
             LogBroker(store, now, rng, node_id),
             ResourceAllocator(rng, node_id),
         )

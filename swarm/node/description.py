@@ -55,4 +55,6 @@ class Description:
         assert isinstance(description, api.NodeDescription)
         assert identity is not None
         description.tls_info.CopyFrom(own_certificate.tls_info(identity.root_pem, identity.certificate_pem))
+        if self._record.state is not None:
+            description.data_path_address = self._record.state.data_path_host
         self._out.tell_agent(Described(description))

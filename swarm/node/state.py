@@ -104,6 +104,11 @@ class NodeState:
         state = cls(node_id, cluster_id, "", 0, "", 0, "", data_path_port=data_path_port, managers=managers)
         return addresses.of(state)
 
+    @property
+    def data_path_host(self) -> str:
+        """Where packets for this node's containers go; "0.0.0.0": where the managers see it."""
+        return self.data_path_addr or self.advertise_host or self.local_addr or "0.0.0.0"
+
     def begun(self, pending: Pending | None) -> NodeState:
         """With an init or join under way; None: it is a member from here on."""
         return replace(self, pending=pending)

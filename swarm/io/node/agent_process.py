@@ -28,7 +28,7 @@ from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
 
 log = structlog.get_logger()
 
-TaskEffect = events.Execute | events.CancelStep | events.PublishLogs | events.StopLogs | events.Sweep
+TaskEffect = events.Execute | events.CancelStep | events.PublishLogs | events.StopLogs | events.Sweep | events.Networks
 
 
 class TaskRunner(Protocol):
@@ -263,7 +263,14 @@ class AgentProcess:
 
     def _perform(self, effect: AgentEffect) -> None:
         match effect:
-            case events.Execute() | events.CancelStep() | events.PublishLogs() | events.StopLogs() | events.Sweep():
+            case (
+                events.Execute()
+                | events.CancelStep()
+                | events.PublishLogs()
+                | events.StopLogs()
+                | events.Sweep()
+                | events.Networks()
+            ):
                 assert self.runner is not None
                 self.runner.perform(effect)
             case Call():

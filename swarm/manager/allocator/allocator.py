@@ -17,12 +17,12 @@ from swarm import api
 from swarm.api.timestamps import stamp
 from swarm.manager.allocator import networks
 from swarm.manager.allocator.holdings import Holdings
-from swarm.manager.allocator.node_networks import NodeNetworks
 from swarm.manager.allocator.ports import PortsExhausted, PortTable
 from swarm.manager.allocator.subnets import NotAllocated
 from swarm.manager.allocator.waiting import ANY_NETWORK, Waiting
 from swarm.manager.backlog import Backlog, earliest
 from swarm.manager.networks import ingress_network
+from swarm.manager.node_networks import NodeNetworks
 from swarm.store.store import View, copy_of
 from swarm.store.tx import Tx
 

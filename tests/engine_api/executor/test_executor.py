@@ -17,6 +17,7 @@ from engine_api.executor.logs import LogSink
 from engine_api.executor.networks import Attachment
 from swarm import api
 from swarm.agent.events import CancelStep, Execute, Executed, Observed, Step, Sweep
+from swarm.agent.events import Networks as KnownNetworks
 from tests.engine_api.fake_engine import FakeEngine
 
 NAME = "web.1.t1"
@@ -30,6 +31,9 @@ class Networks:
         self.endpoints: list[Endpoint] = []
         self.busy = False
         self.deactivated = asyncio.Event()
+
+    def known(self, networks: KnownNetworks) -> None:
+        self.calls.append("known")
 
     async def prepare(self, task: api.Task) -> Attachment:
         if self.busy:

@@ -147,7 +147,13 @@ def test_a_user_who_removed_the_network_of_the_mesh_does_not_get_it_back(trust: 
 def test_a_stock_cluster_without_the_network_of_the_mesh_stays_without_it(trust: TrustHarness) -> None:
     _without(trust, mark=False, add="web")
     assert _ingress_networks(trust) == 0
-    trust.edit(lambda tx: [tx.remove(api.Network, n.id) for n in list(tx.all(api.Network)) if not is_predefined(n)])
+
+    def remove(tx: Tx) -> None:
+        for network in list(tx.all(api.Network)):
+            if not is_predefined(network):
+                tx.remove(api.Network, network.id)
+
+    trust.edit(remove)
     trust.elect()
     trust.run_pass()
     assert _ingress_networks(trust) == 0

@@ -58,6 +58,10 @@ class NodeNetworks:
         """Nodes with tasks in this network."""
         return list(self._nodes.get(network_id, ()))
 
+    def networks(self, node_id: str) -> list[str]:
+        """The networks of the node's tasks, the oldest use first."""
+        return list(self._tasks.get(node_id, ()))
+
     def of(self, view: View, node_id: str, ingress_id: str) -> list[str]:
         """The IDs of the networks in which the node takes part, the oldest use first and the ingress network last."""
         found = dict.fromkeys((*self._tasks.get(node_id, ()), ingress_id))
