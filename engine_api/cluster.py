@@ -43,6 +43,7 @@ from engine_api.host import (
     port_of,
     start_error,
 )
+from engine_api.overlay import Overlay
 from swarm import api, defaults
 from swarm.api import rpc
 from swarm.api.methods import Method, Req, Res
@@ -76,9 +77,17 @@ _STATES = {
 class Cluster:
     """See the module (engine_api.backend.SwarmBackend)."""
 
-    def __init__(self, config: Config, engine: EngineClient, on_changes: Callable[[Sequence[Change]], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        engine: EngineClient,
+        on_changes: Callable[[Sequence[Change]], None],
+        overlay: Overlay | None = None,
+    ) -> None:
+        """overlay: None: tasks of this node have the engine's own networks only."""
         self._config = config
         self._engine = engine
+        self._overlay = overlay
         self._clock = Clock()
         self._rng = SystemRandom()
         hooks = NodeHooks(
@@ -101,6 +110,8 @@ class Cluster:
 
     async def start(self) -> None:
         """Go on with the swarm this node was in, if any; an error of it shows in /info, it does not end the daemon."""
+        if self._overlay is not None:
+            await self._overlay.start()
         self._watch = asyncio.create_task(watch_engine(self._engine, self._node.engine_is), name="engine-watch")
         await self._node.start()
         status = self._node.status()
@@ -115,8 +126,12 @@ class Cluster:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
         await self._node.close()
+        if self._overlay is not None:
+            await self._overlay.close()
 
     async def _make_runner(self, node_id: str, agent: AgentProcess) -> Runner:
+        if self._overlay is not None:
+            self._overlay.connect(agent)
         return Executor(
             self._engine,
             node_id,
@@ -124,6 +139,7 @@ class Cluster:
             directory=self._config.exec_root / "tasks",
             open_sink=agent.open_log_sink,
             prefer_offline=self._config.prefer_offline,
+            networks=self._overlay.networks if self._overlay is not None else None,
         )
 
     async def _remove_containers(self, node_id: str) -> None:
@@ -133,6 +149,8 @@ class Cluster:
         )
         try:
             await runner.remove_all(node_id)
+            if self._overlay is not None:
+                await self._overlay.networks.remove_all()
         finally:
             await runner.close()
 

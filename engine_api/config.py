@@ -44,7 +44,8 @@ class Config:
     allow_mixed_leadership: this manager may lead a group in which stock managers follow. prefer_offline: use images
     that are present without asking a registry (DOCKER_SERVICE_PREFER_OFFLINE_IMAGE=1, as in dockerd). metrics_addr:
     "ADDRESS:PORT" where /metrics is served, to everybody and without TLS; empty: it is not served. max_replicas: how
-    many tasks this manager, while it leads, lets one service ask for.
+    many tasks this manager, while it leads, lets one service ask for. network_driver: under which name the engine finds
+    our driver of networks, as a socket in plugin_directory; engines that share their file system need a name each.
     """
 
     hosts: tuple[str, ...] = (DEFAULT_HOST,)
@@ -67,6 +68,8 @@ class Config:
     prefer_offline: bool = False
     metrics_addr: str = ""
     max_replicas: int = defaults.SERVICE_REPLICAS_MAX
+    network_driver: str = "sideswarm"
+    plugin_directory: Path = Path("/run/docker/plugins")
 
     @property
     def tcp_hosts(self) -> tuple[str, ...]:
@@ -90,6 +93,8 @@ _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("--metrics-addr", "metrics-addr", "metrics_addr"),
     ("--allow-mixed-leadership", "allow-mixed-leadership", "allow_mixed_leadership"),
     ("--max-replicas", "max-replicas", "max_replicas"),
+    ("--network-driver", "network-driver", "network_driver"),
+    ("--plugin-directory", "plugin-directory", "plugin_directory"),
     ("--tls", "tls", "tls"),
     ("--tlsverify", "tlsverify", "tlsverify"),
     ("--tlscacert", "tlscacert", "tlscacert"),
@@ -105,7 +110,8 @@ _CHOICES = {
 }
 _KINDS = {bool: "true or false", int: "a number from 1", str: "a string", tuple: "a list"}
 _PORT_AT_END = re.compile(r"^(\[[^]]*\]|[^:]*):\d+$")
-_PATHS = ("data_root", "exec_root", "pidfile", "tlscacert", "tlscert", "tlskey")
+_DRIVER_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
+_PATHS = ("data_root", "exec_root", "pidfile", "plugin_directory", "tlscacert", "tlscert", "tlskey")
 _HELP = {
     "--host": "where the Engine API listens: unix:///path or tcp://address[:port]; may be repeated (ports: 2376 with "
     "TLS, 2375 without)",
@@ -123,6 +129,8 @@ _HELP = {
     "--allow-mixed-leadership": "lead a group in which stock managers follow (see docs/divergence.md)",
     "--max-replicas": "how many tasks one service may have, or one job complete, while this manager leads "
     f"(default {defaults.SERVICE_REPLICAS_MAX})",
+    "--network-driver": "the name of our driver of networks in the engine (default sideswarm)",
+    "--plugin-directory": "where the engine looks for sockets of plugins (default /run/docker/plugins)",
     "--tls": "serve tcp:// hosts with TLS (implied by --tlsverify); --tls=false: no TLS, and no check of clients",
     "--tlsverify": "require client certificates signed by --tlscacert (default with TLS); --tlsverify=false: no check",
     "--tlscacert": "trust client certificates signed by this CA (default ~/.docker/ca.pem or $DOCKER_CERT_PATH/ca.pem)",
@@ -216,6 +224,10 @@ def _check(values: dict[str, Any], environment: dict[str, str]) -> Config:
     _check_engine(values.get("engine", DEFAULT_ENGINE))
     if values.get("default_listen_addr"):
         values["default_listen_addr"] = _listen_addr(values["default_listen_addr"])
+    if not _DRIVER_NAME.fullmatch(values.get("network_driver", "sideswarm")):
+        raise ConfigError(
+            f"network-driver must be a name of letters, digits, -, _ and ., not {values['network_driver']!r}"
+        )
     if values.get("metrics_addr"):
         host_and_port(values["metrics_addr"])
     _complete_tls(values, environment)

@@ -37,6 +37,7 @@ from engine_api.front.listener import Listener, ListenError
 from engine_api.front.paths import IsLocal, local_requests
 from engine_api.front.policy import Policy
 from engine_api.front.tls import Tls, TlsError
+from engine_api.overlay import Overlay
 from engine_api.routes.system import System
 from engine_api.server.metrics import registry_of, serve_metrics
 from swarm import defaults
@@ -71,7 +72,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()
         self.system = System(self._engine, insecure_warnings(config), time.time)
-        self.cluster = Cluster(config, self._engine, self.system.publish)
+        self.cluster = Cluster(config, self._engine, self.system.publish, Overlay(config, self._engine))
         self._registry = registry_of(self.cluster.counts, time.time())
 
     async def run(self) -> None:
@@ -121,7 +122,10 @@ class Daemon:
         return False
 
     async def _start(self) -> None:
-        await self.cluster.start()
+        try:
+            await self.cluster.start()
+        except OSError as error:
+            raise StartError(f"cannot serve the engine's networks: {error}") from error
         await self.system.attach(self.cluster)
         routes = (*ROUTES, *self.system.routes)
         app = build_app(

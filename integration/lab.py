@@ -31,6 +31,7 @@ from integration import images, processes
 
 ROOT = Path(os.environ.get("SIDESWARM_LAB_ROOT", "/var/lib/sideswarm-lab"))
 NETNS = Path("/run/netns")
+PLUGINS = Path("/run/docker/plugins")
 PROJECT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 60.0
 OUTRUN = "update out of sequence"
@@ -163,6 +164,8 @@ class Lab:
         # containerd, its shims, and their children: the containers
         processes.kill_mentioning(self.directory)
         for host in self.hosts:
+            (PLUGINS / f"{driver_of(host)}.sock").unlink(missing_ok=True)
+            processes.unmount_below(host.directory)
             processes.forget_containers(host.directory / "exec/containerd/daemon/io.containerd.runtime.v2.task/moby")
         for namespace in (*(host.netns for host in self.hosts), f"{self.name}-net"):
             if (NETNS / namespace).exists():
@@ -299,12 +302,18 @@ class Lab:
         self._save()
 
 
+def driver_of(host: Host) -> str:
+    """The name of a host's driver of networks: the engines of all labs share one directory of plugins."""
+    return f"sideswarm-{host.directory.parent.name}-{host.name}"
+
+
 def start_daemon(host: Host) -> None:
     """Start a host's sideswarmd and wait until it answers; sets host.pid. Raises LabError."""
     directory = host.directory
     command = [sys.executable, "-m", "engine_api.daemon", "--engine", host.engine, "-H", host.api]
     command += ["--data-root", f"{directory}/swarm", "--exec-root", f"{directory}/run"]
-    command += ["--pidfile", f"{directory}/sideswarm.pid", "--log-level", "debug", *host.extra]
+    command += ["--pidfile", f"{directory}/sideswarm.pid", "--log-level", "debug"]
+    command += ["--network-driver", driver_of(host), *host.extra]
     host.pid = _spawn(host, command, directory / "daemon.log")
     _wait_answer(host.api, host.pid, directory / "daemon.log")
 

@@ -12,7 +12,7 @@ Each call may come twice, and after a restart of either side; the answers stay t
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Protocol
@@ -59,7 +59,7 @@ class PluginBackend(Protocol):
         """Take it away."""
         ...
 
-    async def publish(self, network_id: str, endpoint_id: str, address: IPv4Address, ports: list[HostPort]) -> None:
+    async def publish(self, network_id: str, endpoint_id: str, address: IPv4Address, ports: Sequence[HostPort]) -> None:
         """Lead ports of this host to a container on the ingress network; an empty list: no longer."""
         ...
 

@@ -162,6 +162,14 @@ class OverlayNetworks:
         except EngineUnavailable:
             pass
 
+    async def remove_all(self) -> None:
+        """This node has left its swarm: the engine's networks of it go. Raises EngineError, EngineUnavailable."""
+        self._users.clear()
+        self._expected.clear()
+        for row in await self._engine.list_networks({"driver": [self._driver_name]}):
+            await self._remove((row.get("Options") or {}).get(ID_OPTION, ""))
+        self._driver.forget()
+
     def _lock(self, network_id: str) -> asyncio.Lock:
         return self._locks.setdefault(network_id, asyncio.Lock())
 

@@ -11,7 +11,7 @@ goes when the managers say so and no container of this engine has an end in it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -144,7 +144,7 @@ class Driver:
             await self._in_thread(partial(self._kernel.leave, network_id, endpoint_id))
         self._mark(network_id)
 
-    async def publish(self, network_id: str, endpoint_id: str, address: IPv4Address, ports: list[HostPort]) -> None:
+    async def publish(self, network_id: str, endpoint_id: str, address: IPv4Address, ports: Sequence[HostPort]) -> None:
         """Lead ports of this host to one container, which has its default route on the ingress network."""
         if ports:
             self._host_ports[endpoint_id] = (address, tuple(ports))

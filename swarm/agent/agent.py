@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
+from google.protobuf.message import Message
+
 from swarm import api, defaults
 from swarm.agent.discovery import Discovery
 from swarm.agent.events import (
@@ -389,11 +391,9 @@ class Agent:
             self._backoff_s = 0.0
             self._session_id = message.session_id
             self._reporter.restart(self._worker.assigned(), now)
-            effects.append(SessionState(self._session_id))
-            effects.append(self._call(link, rpc.ASSIGNMENTS, api.AssignmentsRequest(session_id=self._session_id)))
-            effects.append(self._call(link, rpc.LISTEN_SUBSCRIPTIONS, api.ListenSubscriptionsRequest()))
             self._discovery.begin()
-            effects.append(self._call(link, rpc.WATCH_NETWORKS, api.WatchNetworksRequest()))
+            effects.append(SessionState(self._session_id))
+            effects += [self._call(link, *opened) for opened in _streams(self._session_id)]
         managers = tuple((m.peer.node_id, m.peer.addr) for m in message.managers if m.peer.addr)
         for weighted in message.managers:
             if weighted.peer.addr:
@@ -415,8 +415,7 @@ class Agent:
     def _assignments(self, link: _Link, stream: int, message: api.AssignmentsMessage) -> list[AgentEffect]:
         if self._leaving:
             return []
-        complete = message.type == api.AssignmentsMessage.COMPLETE
-        if not complete and message.applies_to != link.reference:
+        if message.type != api.AssignmentsMessage.COMPLETE and message.applies_to != link.reference:
             del link.streams[stream]
             link.reference = ""
             again = self._call(link, rpc.ASSIGNMENTS, api.AssignmentsRequest(session_id=self._session_id))
@@ -513,3 +512,12 @@ class Agent:
     def _logs_ended(self, event: LogsEnded, now: float) -> list[AgentEffect]:
         self._subscriptions.pop(event.subscription_id, None)
         return []
+
+
+def _streams(session_id: str) -> tuple[tuple[Method[Any, Any], Message], ...]:
+    """What is opened when a session is established."""
+    return (
+        (rpc.ASSIGNMENTS, api.AssignmentsRequest(session_id=session_id)),
+        (rpc.LISTEN_SUBSCRIPTIONS, api.ListenSubscriptionsRequest()),
+        (rpc.WATCH_NETWORKS, api.WatchNetworksRequest()),
+    )

@@ -57,24 +57,24 @@ class Place:
         namespaces.drop(self._path)
 
 
-class Host(Place):
+class Host:
     """A host with the address 10.99.0.<number> on the switch, and the overlay's kernel side."""
 
     def __init__(self, directory: Path, number: int, switch: Place) -> None:
-        super().__init__(directory / f"host{number}")
+        self.place = Place(directory / f"host{number}")
         self.number = number
         self.address = IPv4Address(f"10.99.0.{number}")
-        port = rtnetlink.veth(f"p{number}", "eth0", self.fd, 1500, master=switch.index("br0"))
+        port = rtnetlink.veth(f"p{number}", "eth0", self.place.fd, 1500, master=switch.index("br0"))
         switch.netlink.change([port])
-        self.set_up("eth0", f"{self.address}/24")
-        self.kernel = Kernel(directory / f"netns{number}", self.fd)
+        self.place.set_up("eth0", f"{self.address}/24")
+        self.kernel = Kernel(directory / f"netns{number}", self.place.fd)
 
     def close(self) -> None:
         """Take all of it away."""
         for network_id in self.kernel.networks():
             self.kernel.remove(network_id)
         self.kernel.close()
-        super().close()
+        self.place.close()
 
 
 class Lan:
@@ -94,7 +94,7 @@ class Lan:
         self._names += 1
         inside = self._place(f"container{self._names}")
         name = host.kernel.join(network_id, f"{self._names:010x}rest", mac_of(IPv4Interface(address).ip))
-        move_link(host, name, inside)
+        move_link(host.place, name, inside)
         inside.set_up(name, address, gateway)
         return inside
 
@@ -109,8 +109,11 @@ class Lan:
 
     def close(self) -> None:
         """Take everything away."""
-        for place in [*self._places, *self.hosts, self._switch]:
+        for place in self._places:
             place.close()
+        for host in self.hosts:
+            host.close()
+        self._switch.close()
 
     def _place(self, name: str) -> Place:
         place = Place(self._directory / name)

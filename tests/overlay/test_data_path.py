@@ -32,7 +32,7 @@ class Cluster:
     def __init__(self, lan: Lan) -> None:
         self.lan = lan
         self._rules = {host.number: PacketRules() for host in lan.hosts}
-        self.meshes = {host.number: Mesh(host.fd) for host in lan.hosts}
+        self.meshes = {host.number: Mesh(host.place.fd) for host in lan.hosts}
         self._made: list[Server] = []
         self.states = {
             name: NetworkState(
@@ -244,9 +244,9 @@ def test_every_node_serves_a_published_port_and_backends_see_the_client(
 
 def test_processes_of_a_node_reach_published_ports_of_any_node(cluster: Cluster, mesh: Place) -> None:
     one, two = cluster.lan.hosts
-    assert answers(lambda: ask(one, str(two.address), 80)) == {"w1 10.99.0.1", "w2 10.99.0.1"}
-    assert answers(lambda: ask(one, str(one.address), 80)) == {"w1 10.99.0.1", "w2 10.99.0.1"}
-    assert answers(lambda: ask(one, "127.0.0.1", 80)) == {"w1 169.254.253.1", "w2 169.254.253.1"}
+    assert answers(lambda: ask(one.place, str(two.address), 80)) == {"w1 10.99.0.1", "w2 10.99.0.1"}
+    assert answers(lambda: ask(one.place, str(one.address), 80)) == {"w1 10.99.0.1", "w2 10.99.0.1"}
+    assert answers(lambda: ask(one.place, "127.0.0.1", 80)) == {"w1 169.254.253.1", "w2 169.254.253.1"}
 
 
 def test_a_service_that_prefers_local_backends_uses_others_only_without_them(cluster: Cluster, mesh: Place) -> None:
@@ -279,7 +279,7 @@ def test_containers_of_the_ingress_network_reach_the_world_outside(cluster: Clus
 def test_the_mesh_of_a_host_whose_rules_were_flushed_is_written_again(cluster: Cluster, mesh: Place) -> None:
     one = cluster.lan.hosts[0]
     assert cluster.meshes[1].check()
-    run_nft(one.fd, "flush ruleset\n")
+    run_nft(one.place.fd, "flush ruleset\n")
     assert not cluster.meshes[1].check()
     cluster.reconcile()
     assert cluster.meshes[1].check()

@@ -89,7 +89,7 @@ def test_a_new_process_finds_the_networks_and_changes_nothing(lan: Lan, tmp_path
     overlay = on(host, state(lan, (2, "12")))
     host.kernel.reconcile(overlay)
     lan.container(host, NET, "10.0.1.11/24")
-    again = Kernel(tmp_path / "netns1", host.fd)
+    again = Kernel(tmp_path / "netns1", host.place.fd)
     assert again.networks() == [NET]
     assert again.differences(overlay) == []
     assert len(again.endpoints(NET)) == 1
@@ -101,7 +101,7 @@ def test_stopping_after_any_operation_and_beginning_again_ends_right(lan: Lan, t
     overlay = on(host, state(lan, (1, "11"), (2, "12"), (2, "13")))
     count = len(plan.plan(overlay, plan.Actual()))
     for stop in range(count):
-        partial = Kernel(tmp_path / "netns1", host.fd)
+        partial = Kernel(tmp_path / "netns1", host.place.fd)
         partial.perform(overlay, plan.plan(overlay, plan.Actual())[:stop])
         partial.close()
         host.kernel.reconcile(overlay)

@@ -129,7 +129,12 @@ def test_a_session_opens_with_the_description_and_then_all_its_streams() -> None
     assert call.method == "Dispatcher/Session"
     assert call.request == api.SessionRequest(description=api.NodeDescription(hostname="host"))
     effects = driver.session_message()
-    assert methods(effects) == ["Dispatcher/Assignments", "LogBroker/ListenSubscriptions", "Dispatcher/Heartbeat"]
+    assert methods(effects) == [
+        "Dispatcher/Assignments",
+        "LogBroker/ListenSubscriptions",
+        "Discovery/WatchNetworks",
+        "Dispatcher/Heartbeat",
+    ]
     assert every(effects, SessionState) == [SessionState("sid")]
     assert driver.agent.registered
 
@@ -211,7 +216,7 @@ def test_a_connection_that_is_not_made_in_time_is_given_up() -> None:
     assert driver.tell(ConnectionLost(1, "late")) == []
 
 
-@pytest.mark.parametrize("name", ["Session", "Heartbeat", "Assignments", "ListenSubscriptions"])
+@pytest.mark.parametrize("name", ["Session", "Heartbeat", "Assignments", "ListenSubscriptions", "WatchNetworks"])
 def test_any_stream_that_ends_ends_the_session(name: str) -> None:
     driver = AgentHarness()
     driver.register()

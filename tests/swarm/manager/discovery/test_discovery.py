@@ -14,11 +14,14 @@ from swarm.rpc import StreamData, StreamEnd
 from tests.swarm.manager.service_harness import ServiceHarness
 
 
-class Cluster(ServiceHarness):
+class Cluster:
     """Two networks, three nodes, and what the tests put into them."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self.harness = ServiceHarness()
+        self.create = self.harness.create
+        self.edit = self.harness.edit
+        self.remove = self.harness.remove
         self.create(api.Cluster(id="c", VXLANUDPPort=4789))
         for number in (1, 2, 3):
             node = api.Node(id=f"n{number}")
@@ -34,7 +37,7 @@ class Cluster(ServiceHarness):
             network.driver_state.name = "overlay"
             network.driver_state.options["com.docker.network.driver.overlay.vxlanid_list"] = str(4097 + number)
             self.create(network)
-        self.service = Discovery(self.store, self.now, "n1")
+        self.harness.service = Discovery(self.harness.store, self.harness.now, "n1")
 
     def run(self, task_id: str, node_id: str, networks: dict[str, str], service_id: str = "s") -> None:
         """A task of a service runs on a node, with these addresses."""
@@ -43,7 +46,7 @@ class Cluster(ServiceHarness):
         task.status.state = api.RUNNING
         for network_id, address in networks.items():
             attachment = task.networks.add(addresses=[f"{address}/24"])
-            attachment.network.CopyFrom(self.need(api.Network, network_id))
+            attachment.network.CopyFrom(self.harness.need(api.Network, network_id))
         self.create(task)
 
     def state(self, task_id: str, state: api.TaskState, desired: api.TaskState | None = None) -> None:
@@ -58,16 +61,16 @@ class Cluster(ServiceHarness):
 
     def watch(self, node_id: str) -> int:
         """A node asks; its stream."""
-        return self.call(rpc.WATCH_NETWORKS.name, api.WatchNetworksRequest(), node_id)
+        return self.harness.call(rpc.WATCH_NETWORKS.name, api.WatchNetworksRequest(), node_id)
 
     def news(self, stream: int) -> list[api.NetworkChange]:
         """What a node is told from now on until nothing more is due."""
-        self.pass_time(1.0)
+        self.harness.pass_time(1.0)
         return [change for message in self.messages(stream) for change in message.changes]
 
     def messages(self, stream: int) -> list[api.WatchNetworksResponse]:
         """The messages on a stream since the last look."""
-        return self.data(stream, api.WatchNetworksResponse)
+        return self.harness.data(stream, api.WatchNetworksResponse)
 
 
 def names(changes: Iterable[api.NetworkChange]) -> list[str]:
@@ -275,16 +278,16 @@ def test_a_network_that_gets_its_subnets_later_is_told_then(cluster: Cluster) ->
 def test_streams_end_when_the_node_is_removed_or_the_leader_stops(cluster: Cluster) -> None:
     first, second = cluster.watch("n1"), cluster.watch("n2")
     cluster.remove(api.Node, "n1")
-    [ended] = [event for event in cluster.take(first) if isinstance(event, StreamEnd)]
+    [ended] = [event for event in cluster.harness.take(first) if isinstance(event, StreamEnd)]
     assert ended.error is not None
-    assert cluster.service is not None
-    [stopped] = cluster.service.stop()
+    assert cluster.harness.service is not None
+    [stopped] = cluster.harness.service.stop()
     assert isinstance(stopped, StreamEnd)
     assert stopped.stream == second
 
 
 def test_a_stranger_is_refused(cluster: Cluster) -> None:
-    [ended] = cluster.take(cluster.watch("nobody"))
+    [ended] = cluster.harness.take(cluster.watch("nobody"))
     assert isinstance(ended, StreamEnd)
     assert ended.error is not None
     assert ended.error.code is Code.NOT_FOUND
@@ -292,6 +295,6 @@ def test_a_stranger_is_refused(cluster: Cluster) -> None:
 
 def test_only_the_newest_streams_of_a_node_are_served(cluster: Cluster) -> None:
     streams = [cluster.watch("n1") for _ in range(defaults.DISCOVERY_STREAMS_PER_NODE_MAX + 1)]
-    ends = [event for event in cluster.out if isinstance(event, StreamEnd)]
+    ends = [event for event in cluster.harness.out if isinstance(event, StreamEnd)]
     assert [event.stream for event in ends] == [streams[0]]
-    assert isinstance(cluster.take(streams[-1])[0], StreamData)
+    assert isinstance(cluster.harness.take(streams[-1])[0], StreamData)
