@@ -140,6 +140,28 @@ async def test_opening_again_changes_nothing_and_closing_closes(bridged: Bridged
     assert read(await bridged.by_udp(question("web"), SECOND)).addresses == ["10.0.1.5"]
 
 
+async def test_nothing_of_a_closed_network_stays_open(bridged: Bridged, resolver: Resolver) -> None:
+    resolver.know(BOOK)
+    await resolver.open("net", bridged.overlay, GATEWAYS)
+    await bridged.by_tcp([question("web")], GATEWAY)
+    await resolver.close_network("net")
+    before = descriptors()
+    await resolver.open("net", bridged.overlay, GATEWAYS)
+    connections = await bridged.inside(lambda: [socket.create_connection((GATEWAY, 53), 5.0) for _ in range(5)])
+    wire = question("web")
+    for connection in connections[:3]:
+        connection.sendall(struct.pack(">H", len(wire)) + wire)
+        assert len(await asyncio.to_thread(connection.recv, 1_000)) > 2
+    await resolver.close_network("net")
+    for connection in connections:
+        connection.close()
+    assert descriptors() == before, "an open socket would keep the namespace alive"
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
 async def test_a_namespace_that_was_made_anew_is_served(bridged: Bridged, resolver: Resolver) -> None:
     resolver.know(BOOK)
     await resolver.open("net", bridged.container, GATEWAYS)

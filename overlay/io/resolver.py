@@ -1,6 +1,7 @@
 """The name server of the overlay networks: port 53 of every network's gateways, served by the daemon's loop.
 
-The sockets are opened by a thread that has entered the network's namespace. They belong to it from then on.
+The sockets are opened by a thread that has entered the network's namespace. They belong to it from then on, and keep it
+alive: close a network here before its namespace is removed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from overlay.places import Places
 _LENGTH = struct.Struct(">H")
 _FREE_BIND = 15  # IP_FREEBIND: the gateway's address may come a moment later
 _BACKLOG = 128
+_ROUNDS_TO_CLOSE = 3
+"""Of the loop, until what was aborted is closed: it calls back, then closes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class Resolver:
             found = os.fstat(namespace)
             identity = (found.st_dev, found.st_ino)
             if network_id in self._opened and self._opened[network_id].identity != identity:
-                self._close_sockets(network_id)
+                await self._close_sockets(network_id)
             opened = self._opened.setdefault(network_id, _Opened(identity, internal))
             opened.internal = internal
             for address in opened.listening.keys() - set(addresses):
@@ -99,26 +102,33 @@ class Resolver:
                 opened.listening[address] = await self._listen(network_id, namespace, address)
 
     async def close_network(self, network_id: str) -> None:
-        """Close the ports of a network, and its clients' connections; one that is not open is no error."""
+        """Close the ports of a network, and its clients' connections; one that is not open is no error.
+
+        Then nothing here holds the namespace any more.
+        """
         async with self._opening:
-            self._close_sockets(network_id)
+            await self._close_sockets(network_id)
 
     async def close(self) -> None:
         """Close everything."""
         async with self._opening:
             for network_id in list(self._opened):
-                self._close_sockets(network_id)
-        for task in (tasks := [*self._tasks, *self._connections]):
+                await self._close_sockets(network_id)
+        for task in (tasks := list(self._tasks)):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _close_sockets(self, network_id: str) -> None:
-        if (opened := self._opened.pop(network_id, None)) is not None:
-            for one in opened.listening.values():
-                one.close()
-        for task, (network, _) in self._connections.items():
-            if network == network_id:
-                task.cancel()
+    async def _close_sockets(self, network_id: str) -> None:
+        if (opened := self._opened.pop(network_id, None)) is None:
+            return
+        for one in opened.listening.values():
+            one.close()
+        ending = [task for task, (network, _) in self._connections.items() if network == network_id]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+        for _ in range(_ROUNDS_TO_CLOSE):
+            await asyncio.sleep(0)
 
     async def _listen(self, network_id: str, namespace: int, address: IPv4Address) -> _Listening:
         udp, tcp = await asyncio.to_thread(in_namespace, namespace, lambda: _sockets(str(address), self._port))
@@ -176,7 +186,7 @@ class Resolver:
         """Serve a TCP connection until it ends, is silent, or is one too many."""
         client = (network_id, str(writer.get_extra_info("peername", ("",))[0]))
         task = asyncio.current_task()
-        if task is None or not self._places.take(client):
+        if task is None or network_id not in self._opened or not self._places.take(client):
             writer.transport.abort()
             return
         self._connections[task] = client
