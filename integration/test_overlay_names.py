@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from integration.overlay_client import Bridged
+from overlay.io.namespaces import in_namespace
 from overlay.io.resolver import Resolver
 from tests.overlay.book import network, service, task
 from tests.overlay.dns_messages import AAAA, PTR, A, answer_to, question, read
@@ -156,6 +159,44 @@ async def test_nothing_of_a_closed_network_stays_open(bridged: Bridged, resolver
     for connection in connections:
         connection.close()
     assert descriptors() == before, "an open socket would keep the namespace alive"
+
+
+async def test_a_connection_that_comes_while_its_network_closes_ends(bridged: Bridged, resolver: Resolver) -> None:
+    before = descriptors()
+    for rounds in range(8):
+        await resolver.open("net", bridged.overlay, GATEWAYS)
+        connection = in_namespace(bridged.container, lambda: socket.create_connection((GATEWAY, 53), 5.0))
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        await resolver.close_network("net")
+        connection.close()
+        assert descriptors() == before
+
+
+async def test_a_connection_waits_while_the_process_has_no_descriptors_left(
+    bridged: Bridged, resolver: Resolver
+) -> None:
+    resolver.know(BOOK)
+    await resolver.open("net", bridged.overlay, GATEWAYS)
+    connection = await bridged.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    connection.settimeout(30.0)
+    wire = question("web")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 20, limits[1]))
+    taken = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(bridged.overlay))
+        await asyncio.to_thread(connection.connect, (GATEWAY, 53))
+        await asyncio.to_thread(connection.sendall, struct.pack(">H", len(wire)) + wire)
+        await asyncio.sleep(0.1)
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert read((await asyncio.to_thread(connection.recv, 1_000))[2:]).addresses == ["10.0.1.5"]
+    connection.close()
 
 
 def descriptors() -> int:
