@@ -45,6 +45,9 @@ DNS_CONNECTIONS_MAX = 512
 DNS_CONNECTIONS_PER_CLIENT_MAX = 16
 """TCP connections of one client."""
 
+DNS_ACCEPT_PAUSE_S = 1.0
+"""How long connections wait when the process has no descriptors left."""
+
 DNS_IDLE_S = 10.0
 """How long a client's TCP connection may be silent, and how long it may take to read an answer."""
 

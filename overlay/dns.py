@@ -247,7 +247,7 @@ def _same_question(sent: bytes, received: bytes) -> int:
     end = _skip_name(sent, HEADER_BYTES) + _TYPE_CLASS.size
     name = slice(HEADER_BYTES, end - _TYPE_CLASS.size)
     same = received[name].lower() == sent[name].lower() and received[name.stop : end] == sent[name.stop : end]
-    return end if same and len(received) >= end else 0
+    return end if same else 0
 
 
 def code_of(answer: bytes) -> int:

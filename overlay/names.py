@@ -34,7 +34,9 @@ class Names:
         for network_id in self._networks.keys() - states.keys():
             del self._networks[network_id]
         for network_id, state in states.items():
-            self._networks.setdefault(network_id, NetworkNames(state)).replace(state)
+            if network_id not in self._networks:
+                self._networks[network_id] = NetworkNames(state)
+            self._networks[network_id].replace(state)
         self._seen.clear()
 
     def knows(self, network_id: str) -> bool:

@@ -214,7 +214,9 @@ class Driver:
     async def _build(self, state: NetworkState, local: LocalNode) -> None:
         network = state.network
         namespace = await self._in_thread(partial(self._build_in_kernel, state, local))
-        await self._resolver.open(network.id, namespace, [subnet.gateway for subnet in network.subnets])
+        await self._resolver.open(
+            network.id, namespace, [subnet.gateway for subnet in network.subnets], internal=network.internal
+        )
 
     def _build_in_kernel(self, state: NetworkState, local: LocalNode) -> int:
         network = state.network

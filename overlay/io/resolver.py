@@ -1,6 +1,7 @@
 """The name server of the overlay networks: port 53 of every network's gateways, served by the daemon's loop.
 
-The sockets are opened by a thread that has entered the network's namespace. They belong to it from then on.
+The sockets are opened by a thread that has entered the network's namespace. They belong to it from then on, and keep it
+alive: close a network here before its namespace is removed.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import socket
 import struct
 from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from overlay.defaults import (
+    DNS_ACCEPT_PAUSE_S,
     DNS_BATCH_QUERIES,
     DNS_CONNECTIONS_MAX,
     DNS_CONNECTIONS_PER_CLIENT_MAX,
@@ -41,12 +44,12 @@ class _Listening:
     """The sockets of one address in one namespace."""
 
     udp: socket.socket
-    tcp: asyncio.Server
+    tcp: socket.socket
 
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self.udp)
-        self.udp.close()
-        self.tcp.close()
+        for sock in (self.udp, self.tcp):
+            asyncio.get_running_loop().remove_reader(sock)
+            sock.close()
 
 
 @dataclass(slots=True)
@@ -90,7 +93,7 @@ class Resolver:
             found = os.fstat(namespace)
             identity = (found.st_dev, found.st_ino)
             if network_id in self._opened and self._opened[network_id].identity != identity:
-                self._close_sockets(network_id)
+                await self._close_sockets(network_id)
             opened = self._opened.setdefault(network_id, _Opened(identity, internal))
             opened.internal = internal
             for address in opened.listening.keys() - set(addresses):
@@ -99,39 +102,41 @@ class Resolver:
                 opened.listening[address] = await self._listen(network_id, namespace, address)
 
     async def close_network(self, network_id: str) -> None:
-        """Close the ports of a network, and its clients' connections; one that is not open is no error."""
+        """Close the ports of a network, and its clients' connections; one that is not open is no error.
+
+        Then nothing here holds the namespace any more.
+        """
         async with self._opening:
-            self._close_sockets(network_id)
+            await self._close_sockets(network_id)
 
     async def close(self) -> None:
         """Close everything."""
         async with self._opening:
             for network_id in list(self._opened):
-                self._close_sockets(network_id)
-        for task in (tasks := [*self._tasks, *self._connections]):
+                await self._close_sockets(network_id)
+        for task in (tasks := list(self._tasks)):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _close_sockets(self, network_id: str) -> None:
-        if (opened := self._opened.pop(network_id, None)) is not None:
-            for one in opened.listening.values():
-                one.close()
-        for task, (network, _) in self._connections.items():
-            if network == network_id:
-                task.cancel()
+    async def _close_sockets(self, network_id: str) -> None:
+        if (opened := self._opened.pop(network_id, None)) is None:
+            return
+        for one in opened.listening.values():
+            one.close()
+        ending = [task for task, (network, _) in self._connections.items() if network == network_id]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
 
     async def _listen(self, network_id: str, namespace: int, address: IPv4Address) -> _Listening:
         udp, tcp = await asyncio.to_thread(in_namespace, namespace, lambda: _sockets(str(address), self._port))
-        try:
-            server = await asyncio.start_server(
-                lambda reader, writer: self._accept(network_id, reader, writer), sock=tcp, limit=DNS_QUERY_BYTES_MAX
-            )
-        except BaseException:
-            udp.close()
-            tcp.close()
-            raise
         asyncio.get_running_loop().add_reader(udp, self._read, network_id, udp)
-        return _Listening(udp, server)
+        self._wait_for_connections(network_id, tcp)
+        return _Listening(udp, tcp)
+
+    def _wait_for_connections(self, network_id: str, tcp: socket.socket) -> None:
+        if tcp.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(tcp, self._accept, network_id, tcp)
 
     def _read(self, network_id: str, udp: socket.socket) -> None:
         """Answer what has come by UDP."""
@@ -172,22 +177,40 @@ class Resolver:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _accept(self, network_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve a TCP connection until it ends, is silent, or is one too many."""
-        client = (network_id, str(writer.get_extra_info("peername", ("",))[0]))
-        task = asyncio.current_task()
-        if task is None or not self._places.take(client):
-            writer.transport.abort()
-            return
-        self._connections[task] = client
-        try:
-            await self._serve(client, reader, writer)
-        except (OSError, EOFError, TimeoutError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.transport.abort()
-            del self._connections[task]
-            self._places.give_back(client)
+    def _accept(self, network_id: str, tcp: socket.socket) -> None:
+        """Take the connections that have come; one that is too many for its client is closed."""
+        for _ in range(_BACKLOG):
+            try:
+                sock, source = tcp.accept()
+            except BlockingIOError:
+                return
+            except OSError:  # the process has no descriptors left: connections wait
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(tcp)
+                loop.call_later(DNS_ACCEPT_PAUSE_S, self._wait_for_connections, network_id, tcp)
+                return
+            client = (network_id, str(source[0]))
+            if not self._places.take(client):
+                sock.close()
+                continue
+            sock.setblocking(False)
+            task = asyncio.get_running_loop().create_task(self._serve_connection(client, sock))
+            self._connections[task] = client
+            task.add_done_callback(partial(self._ended, sock))
+
+    def _ended(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        """A connection is over, if it ever began."""
+        self._places.give_back(self._connections.pop(task))
+        sock.close()
+
+    async def _serve_connection(self, client: tuple[str, str], sock: socket.socket) -> None:
+        """Serve a TCP connection until it ends, or is silent."""
+        with contextlib.suppress(OSError, EOFError, TimeoutError):
+            reader, writer = await asyncio.open_connection(sock=sock, limit=DNS_QUERY_BYTES_MAX)
+            try:
+                await self._serve(client, reader, writer)
+            finally:
+                writer.transport.abort()
 
     async def _serve(self, client: tuple[str, str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:

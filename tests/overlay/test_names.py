@@ -65,6 +65,15 @@ def test_a_service_of_which_nothing_is_ready_keeps_its_name() -> None:
     assert look_up(names, "tasks.api") == set()
 
 
+def test_a_container_that_starts_does_not_stand_in_for_a_service() -> None:
+    other = task("c1", "10.0.1.13", "", STARTING, "web", "api")
+    names = names_of(network("net", service("web"), service("api", "10.0.1.6"), other))
+    assert look_up(names, "web") == set()
+    assert look_up(names, "api") == {"10.0.1.6"}
+    names.replace({"net": network("net", service("web"), replace(other, readiness=READY))})
+    assert look_up(names, "web") == {"10.0.1.13"}
+
+
 def test_a_name_is_gone_with_its_service() -> None:
     names = names_of(network("net", service("web"), task("t1", "10.0.1.11", "web")))
     assert look_up(names, "web") == {"10.0.1.11"}
@@ -180,6 +189,14 @@ def test_names_may_end_with_the_networks_name() -> None:
     assert look_up(names, "tasks.web.back", on="f", client="10.0.1.11") == set()
     assert look_up(names, "web.other", on="f", client="10.0.1.11") is None
     assert look_up(names, "front.net", on="f", client="10.0.1.11") is None
+
+
+def test_of_networks_at_the_end_of_a_name_the_shortest_goes_first() -> None:
+    names = names_of(
+        network("a", service("web", "10.0.1.5"), task("t1", "10.0.1.11"), name="c.d"),
+        network("b", service("web.c", "10.0.2.5"), task("t1", "10.0.2.11"), name="d"),
+    )
+    assert look_up(names, "web.c.d", on="a", client="10.0.1.11") == {"10.0.2.5"}
 
 
 def test_a_whole_name_goes_before_one_that_ends_with_a_network() -> None:
