@@ -17,7 +17,7 @@ from engine_api.convert.moments import moment
 from engine_api.convert.network import CARRIER_MARK
 from engine_api.convert.network_filters import has_labels
 from engine_api.errors import ApiError, BadParameter
-from engine_api.routes.network_lookup import seen_by, swarm_networks
+from engine_api.routes.network_lookup import ask, seen_by, swarm_networks
 from engine_api.server.decode import filter_values
 from engine_api.server.request import ApiRequest, json_answer
 from swarm import api
@@ -34,7 +34,8 @@ async def prune(request: ApiRequest) -> web.StreamResponse:
     try:
         filters = filter_values(request.query("filters"))
     except JsonError as error:
-        raise BadParameter(request.dialect.filter_syntax_text or str(error)) from None
+        await ask(request, "/networks", {"filters": request.query("filters")})  # the engine says what is wrong
+        raise BadParameter(str(error)) from None
     by_engine = await _prune_engine(request, filters)
     by_swarm = await _prune_swarm(request, filters)
     return json_answer({"NetworksDeleted": [*by_swarm, *by_engine] or None})

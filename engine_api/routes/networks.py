@@ -30,11 +30,11 @@ Json = dict[str, Any]
 
 
 async def list_networks(request: ApiRequest) -> web.StreamResponse:
-    """GET /networks: the swarm's first, then the engine's."""
-    given = request.filters(*ACCEPTED)
-    wanted = NetworkFilter({key: given.get(key) for key in ACCEPTED})
+    """GET /networks: the swarm's first, then the engine's. The engine says what is wrong with filters."""
     raw = request.query("filters")
     passed = {row["Id"] for row in await ask(request, "/networks", {"filters": raw})} if raw else None
+    given = request.filters(*ACCEPTED)
+    wanted = NetworkFilter({key: given.get(key) for key in ACCEPTED})
     engine = parse_version(request.api.api_version())
     seen = (await seen_by(request)).visible(request)
     rows = []

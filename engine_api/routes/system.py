@@ -86,7 +86,9 @@ class System:
     ) -> web.Response:
         """The engine's answer to a client's request that is not about the swarm. Raises ApiError."""
         http = request.http
-        headers = {"Content-Type": http.headers["Content-Type"]} if "Content-Type" in http.headers else {}
+        # without a type our client would name one, which the engine refuses even when there is no body
+        content_type = http.headers.get("Content-Type", "" if body else "application/json")
+        headers = {"Content-Type": content_type} if content_type else {}
         with _as_api_errors():
             answer = await self._engine.request(
                 http.method,
