@@ -305,6 +305,7 @@ API_FRAGMENT_BYTES_MAX = 128 << 20  # cached JSON of objects, for lists
 API_LIST_CHUNK_OBJECTS = 200  # converted to JSON without a pause
 API_DISCONNECT_POLL_S = 1.0  # how often an idle log stream checks whether its reader has gone
 API_NAME_TRIES = 5  # random names tried for a service without a name
+API_PATTERN_REPEATS_MAX = 3  # in one name filter: a name of 63 characters takes some 40,000 steps
 
 # --- networks ---
 NETWORK_KEYS_KEPT = 3

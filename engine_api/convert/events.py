@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from swarm import api
@@ -28,8 +29,21 @@ _UPDATE_STATES = {
 
 
 def swarm_events(changes: Iterable[Change], now: float) -> list[Event]:
-    """One event for each changed object of a kind that users see. now: time of removals, seconds since the epoch."""
-    return [_event(change, now) for change in changes if change.kind in KINDS]
+    """One event for each changed object of a kind that users see. now: time of removals, seconds since the epoch.
+
+    A new network that got its subnets in the same entry of the log has two, because in stock these are two entries.
+    """
+    events = []
+    for change in changes:
+        if change.kind in KINDS:
+            events.append(_event(change, now))
+            if (
+                change.before is None
+                and isinstance(change.after, api.Network)
+                and change.after.HasField("driver_state")
+            ):
+                events.append(_event(replace(change, before=change.after), now))
+    return events
 
 
 def _event(change: Change, now: float) -> Event:

@@ -1,7 +1,6 @@
-"""Routes of the swarm's networks: the one by which the CLI turns a name into an ID, and what is not available yet.
+"""Routes of networks: the swarm's and the engine's, which clients see as one list.
 
-There are no overlay networks yet. The engine beside us, which is in no swarm, would refuse them with a text that is
-wrong on a manager; so requests that could be about them come here, and those that are not go on to the engine.
+What is only about the engine's own networks goes on to it.
 
 (moby: daemon/server/router/network/network_routes.go)
 """
@@ -9,110 +8,145 @@ wrong on a manager; so requests that could be about them come here, and those th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
 
 from engine_api.backend import LocalNodeState
 from engine_api.convert.gojson import JsonError, first_value_of
-from engine_api.convert.network import network_resource
-from engine_api.errors import ApiError, BadParameter, Forbidden, NotAvailableYet, ObjectNotFound
-from engine_api.routes import lookup
-from engine_api.server.request import ApiRequest, Route, json_answer
+from engine_api.convert.network import NETWORK_CREATE, in_generation
+from engine_api.convert.network_filters import ACCEPTED, NetworkFilter
+from engine_api.errors import ApiError, BadParameter, NotAvailableYet, ObjectNotFound
+from engine_api.routes.network_create import create_in_swarm, is_for_swarm, refuse_taken
+from engine_api.routes.network_lookup import Found, ask, seen_by
+from engine_api.routes.network_prune import prune
+from engine_api.server.dialect import parse_version
+from engine_api.server.request import ApiRequest, Forward, Route, empty_answer, json_answer
 from swarm import api, defaults
-from swarm.errors import SwarmError
-from swarm.manager.networks import is_predefined
+from swarm.api import rpc
 
-_OF_THE_SWARM = r"(?:\A|&)scope=swarm(?:&|\Z)"
-WORKER = "Cannot create a multi-host network from a worker node. Please create the network from a manager node."
-INSTEAD = (
-    "use the network of the host (--network host; in a compose file, networks: {default: {name: host, external: "
-    "true}}), or no network and published ports with mode=host"
-)
+Json = dict[str, Any]
+
+
+async def list_networks(request: ApiRequest) -> web.StreamResponse:
+    """GET /networks: the swarm's first, then the engine's. The engine says what is wrong with filters."""
+    raw = request.query("filters")
+    passed = {row["Id"] for row in await ask(request, "/networks", {"filters": raw})} if raw else None
+    given = request.filters(*ACCEPTED)
+    wanted = NetworkFilter({key: given.get(key) for key in ACCEPTED})
+    engine = parse_version(request.api.api_version())
+    seen = (await seen_by(request)).visible(request)
+    rows = []
+    for found in seen:
+        if found.of_swarm:
+            if wanted.wants(found.resource):
+                rows.append(in_generation(found.resource, engine, listed=True))
+        elif passed is None or found.local_id in passed:
+            rows.append(found.resource)
+    return json_answer(rows)
 
 
 async def inspect(request: ApiRequest) -> web.StreamResponse:
-    """GET /networks/{id}?scope=swarm. A node that is not a manager answers "not found", as stock engines do."""
-    try:
-        network = await lookup.find(request.backend, lookup.NETWORK, request.id)
-    except BadParameter:
-        raise
-    except (ApiError, SwarmError) as error:
-        raise ObjectNotFound(f"network {request.id} not found") from error
-    return json_answer(network_resource(network), 200)
+    """GET /networks/{id}."""
+    verbose = request.strict_flag("verbose")
+    networks = await seen_by(request)
+    found = networks.find(request, request.id, request.query("scope"))
+    shown = await networks.detailed(request, found, verbose)
+    return json_answer(in_generation(shown, parse_version(request.api.api_version())) if found.of_swarm else shown)
 
 
 async def create(request: ApiRequest) -> web.StreamResponse:
     """POST /networks/create: the engine's, unless the network would be the swarm's."""
     body = await request.http.read()
     large = len(body) > defaults.API_BODY_INLINE_BYTES_MAX
-    name = await asyncio.to_thread(_swarm_network, body) if large else _swarm_network(body)
-    local = request.backend.local()
-    if name is None or local.state is LocalNodeState.INACTIVE:
+    wanted = await asyncio.to_thread(_members, body) if large else _members(body)
+    if not is_for_swarm(wanted) or request.backend.local().state is LocalNodeState.INACTIVE:
+        if isinstance(wanted.get("name"), str):
+            await refuse_taken(request, wanted["name"])
         return await _engine(request)("/networks/create", request, body)
-    if local.state is LocalNodeState.ACTIVE and not local.control_available:
-        raise Forbidden(WORKER)
-    request.backend.require_manager()
-    raise NotAvailableYet(
-        f"overlay networks are not available in this version of sideswarm, so the network {name} was not created; "
-        f"for services, {INSTEAD}"
-    )
+    parsed = await request.json(NETWORK_CREATE)
+    return json_answer(await create_in_swarm(request, parsed), 201)
 
 
-async def connect(request: ApiRequest) -> web.StreamResponse:
-    """POST /networks/{id}/connect: the engine's; a network that only the swarm knows is refused for what it is."""
-    body = await request.http.read()
-    try:
-        return await _engine(request)(f"/networks/{quote(request.id, safe='')}/connect", request, body)
-    except ApiError as error:
-        if error.status == 404 and "network" in error.message and await _is_overlay(request):
-            raise NotAvailableYet(
-                f"the network {request.id} is an overlay network of the swarm, and these are not available in this "
-                "version of sideswarm; connect the container to a network of its engine"
-            ) from error
-        raise
-
-
-async def _is_overlay(request: ApiRequest) -> bool:
-    """Whether the swarm has a network with this name or ID that the engine has not; only managers can tell."""
-    try:
-        network: api.Network = await lookup.find(request.backend, lookup.NETWORK, request.id)
-    except (ApiError, SwarmError):
-        return False
-    return not is_predefined(network)
-
-
-def _engine(request: ApiRequest) -> Callable[[str, ApiRequest, bytes], Awaitable[web.StreamResponse]]:
-    forward = request.api.hooks.forward
-    if forward is None:
-        raise ObjectNotFound("page not found")
-    return forward
-
-
-def _swarm_network(body: bytes) -> str | None:
-    """The name of the network that a create request wants from the swarm; None: the request is the engine's.
+def _members(body: bytes) -> Json:
+    """The members of a request with their names in lower case, because Go ignores the case; empty if there are none.
 
     Raises BadParameter when nobody can tell: the engine might read a body that is too much for us.
     """
     try:
         parsed, _ = first_value_of(body)
     except EOFError:
-        return None
+        return {}
     except JsonError as error:
         if error.excessive:
             raise BadParameter(str(error)) from None
+        return {}
+    return {name.lower(): value for name, value in parsed.items()} if isinstance(parsed, dict) else {}
+
+
+async def remove(request: ApiRequest) -> web.StreamResponse:
+    """DELETE /networks/{id}."""
+    found = (await seen_by(request)).find(request, request.id)
+    if not found.of_swarm:
+        return await _engine(request)(f"/networks/{quote(found.local_id, safe='')}", request, b"")
+    request.backend.require_manager()
+    await request.call(rpc.REMOVE_NETWORK, api.RemoveNetworkRequest(network_id=found.id))
+    return empty_answer(204)
+
+
+async def connect(request: ApiRequest) -> web.StreamResponse:
+    """POST /networks/{id}/connect: the engine's; a network of the swarm is refused for what it is."""
+    body = await request.http.read()
+    found = await _found(request)
+    if found is None or not found.of_swarm:
+        return await _engine(request)(_path(request.id, "connect"), request, body)
+    container = _members(body).get("container")
+    await ask(request, f"/containers/{quote(str(container or ''), safe='')}/json", {})
+    if not found.resource["Attachable"]:
+        raise ApiError(
+            f"Could not attach to network {request.id}: rpc error: code = PermissionDenied desc = "
+            f"network {found.name} not manually attachable"
+        )
+    raise NotAvailableYet(
+        f"the network {found.name} is an overlay network of the swarm, and containers that no service made cannot be "
+        "attached to these in this version of sideswarm; connect the container to a network of its engine"
+    )
+
+
+async def disconnect(request: ApiRequest) -> web.StreamResponse:
+    """POST /networks/{id}/disconnect: the engine's, which knows a network of the swarm by its carrier."""
+    body = await request.http.read()
+    found = await _found(request)
+    term = found.local_id if found is not None and found.of_swarm and found.local_id else request.id
+    return await _engine(request)(_path(term, "disconnect"), request, body)
+
+
+async def _found(request: ApiRequest) -> Found | None:
+    """The network of the path; None: the engine answers for it."""
+    try:
+        return (await seen_by(request)).find(request, request.id)
+    except (ObjectNotFound, BadParameter):
         return None
-    if not isinstance(parsed, dict):
-        return None
-    members = {name.lower(): value for name, value in parsed.items()}  # Go ignores the case of keys
-    if members.get("driver") == "overlay" or members.get("scope") == "swarm" or members.get("ingress") is True:
-        return str(members.get("name", ""))
-    return None
+
+
+def _path(network: str, verb: str) -> str:
+    return f"/networks/{quote(network, safe='')}/{verb}"
+
+
+def _engine(request: ApiRequest) -> Forward:
+    forward = request.api.hooks.forward
+    if forward is None:
+        raise ObjectNotFound("page not found")
+    return forward
 
 
 ROUTES: tuple[Route, ...] = (
-    Route("GET", "/networks/{id}", inspect, shared=True, query=_OF_THE_SWARM),
+    Route("GET", "/networks", list_networks, shared=True),
+    Route("GET", "/networks/{id}", inspect, shared=True),
+    Route("DELETE", "/networks/{id}", remove, shared=True),
     Route("POST", "/networks/create", create, shared=True),
+    Route("POST", "/networks/prune", prune, shared=True),
     Route("POST", "/networks/{id}/connect", connect, shared=True),
+    Route("POST", "/networks/{id}/disconnect", disconnect, shared=True),
 )

@@ -54,7 +54,7 @@ class System:
             Route("HEAD", "/_ping", self.ping),
             Route("GET", "/containers/json", self.containers, shared=True, query="task"),
         )
-        self.hooks = EngineHooks(find_local_network=self._find_local_network, forward=self._forward)
+        self.hooks = EngineHooks(find_local_network=self._find_local_network, forward=self._forward, ask=self._ask_any)
 
     # --- the engine beside us --------------------------------------------------------------------------------------
 
@@ -81,13 +81,22 @@ class System:
             return None
         return str(network["Name"]) if network.get("Scope") == "local" else None
 
-    async def _forward(self, path: str, request: ApiRequest, body: bytes) -> web.Response:
+    async def _forward(
+        self, path: str, request: ApiRequest, body: bytes, query: Mapping[str, str] | None = None
+    ) -> web.Response:
         """The engine's answer to a client's request that is not about the swarm. Raises ApiError."""
         http = request.http
-        headers = {"Content-Type": http.headers["Content-Type"]} if "Content-Type" in http.headers else {}
+        # without a type our client would name one, which the engine refuses even when there is no body
+        content_type = http.headers.get("Content-Type", "" if body else "application/json")
+        headers = {"Content-Type": content_type} if content_type else {}
         with _as_api_errors():
             answer = await self._engine.request(
-                http.method, path, params=http.query, data=body, headers=headers, api_version=request.version
+                http.method,
+                path,
+                params=http.query if query is None else query,
+                data=body,
+                headers=headers,
+                api_version=request.version,
             )
         if not answer.body:
             return web.Response(status=answer.status)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from random import Random, SystemRandom
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
@@ -17,6 +17,7 @@ from engine_api.convert.table import Table
 from engine_api.server import decode
 from engine_api.server.dialect import ApiVersion, Dialect, dialect_of, parse_version
 from engine_api.server.fragments import Fragments
+from overlay.model import NetworkState
 from swarm import api as swarm_api
 from swarm import defaults
 from swarm.api.methods import Method, Req, Res
@@ -26,6 +27,14 @@ FindLocalNetwork = Callable[[str], Awaitable[str | None]]
 PinImage = Callable[[str, str], Awaitable[str]]
 
 
+class Forward(Protocol):
+    """See EngineHooks."""
+
+    async def __call__(
+        self, path: str, request: ApiRequest, body: bytes, query: Mapping[str, str] | None = None
+    ) -> web.Response: ...
+
+
 @dataclass(frozen=True)
 class EngineHooks:
     """What routes need of the engine beside us; each may be absent.
@@ -33,13 +42,17 @@ class EngineHooks:
     find_local_network: a network of the engine that is not the swarm's, by name or ID; its name, or None.
     pin_image: (image, X-Registry-Auth) to the image with its digest, for clients below API 1.30; raises when the
     registry cannot be asked.
-    forward: (path, request, body) to the engine's answer to this request of a client; raises ApiError with the
-    engine's own status and text.
+    forward: (path, request, body, query in place of the request's own) to the engine's answer to this request of a
+    client; raises ApiError with the engine's own status and text.
+    ask: (path, request, query) to the engine's answer to a GET, in this client's version.
+    network_state: what this node was told of a network of the swarm that it takes part in, by ID.
     """
 
     find_local_network: FindLocalNetwork | None = None
     pin_image: PinImage | None = None
-    forward: Callable[[str, ApiRequest, bytes], Awaitable[web.Response]] | None = None
+    forward: Forward | None = None
+    ask: Callable[[str, ApiRequest, Mapping[str, str]], Awaitable[Any]] | None = None
+    network_state: Callable[[str], NetworkState | None] = lambda network_id: None
 
 
 @dataclass

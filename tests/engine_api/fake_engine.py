@@ -39,6 +39,8 @@ class FakeEngine:
         self.logs_cut = False  # the connection breaks after what there is
         self.info: Json = {"Name": "host1", "Architecture": "x86_64", "OSType": "linux", "NCPU": 2, "MemTotal": 4096}
         self.plugins: list[Json] = []
+        self.networks: list[Json] = []
+        self.networks_pruned: list[str] | None = None
         self.health_of_new = ""
         self._streams: list[asyncio.Queue[Json | None]] = []
         self.followed = asyncio.Event()
@@ -69,6 +71,11 @@ class FakeEngine:
             f"POST {version}/containers/{{name}}/start": self._start,
             f"POST {version}/containers/{{name}}/stop": self._stop,
             f"DELETE {version}/containers/{{name}}": self._remove,
+            f"GET {version}/networks": self._networks,
+            f"GET {version}/networks/{{name}}": self._network,
+            f"DELETE {version}/networks/{{name}}": self._no_content,
+            f"POST {version}/networks/prune": self._prune,
+            f"POST {version}/networks/{{name}}/disconnect": self._created,
             f"POST {version}/networks/create": self._created,
             f"POST {version}/networks/{{name}}/connect": self._created,
             f"GET {version}/images/{{name:.+}}/json": self._image,
@@ -165,6 +172,23 @@ class FakeEngine:
 
     async def _created(self, _: web.Request) -> web.StreamResponse:
         return web.json_response({"Id": "new"}, status=201)
+
+    async def _no_content(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(status=204)
+
+    async def _networks(self, request: web.Request) -> web.StreamResponse:
+        wanted = json.loads(request.query.get("filters") or "{}").get("name")
+        return web.json_response([n for n in self.networks if wanted is None or n["Name"] in wanted])
+
+    async def _network(self, request: web.Request) -> web.StreamResponse:
+        for network in self.networks:
+            if request.match_info["name"] in (network["Id"], network["Name"]):
+                return web.json_response(network)
+        text = f"network {request.match_info['name']} not found"
+        return web.json_response({"message": text}, status=404)
+
+    async def _prune(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"NetworksDeleted": self.networks_pruned})
 
     def send(self, event: Json) -> None:
         """An event to everyone who follows."""

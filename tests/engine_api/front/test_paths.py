@@ -11,7 +11,7 @@ from engine_api.front.paths import local_requests
 from engine_api.server.request import Route
 from tests.engine_api.route_table import EVERY_ROUTE, IS_LOCAL
 
-QUERIES = {r"(?:\A|&)scope=swarm(?:&|\Z)": "scope=swarm", "task": "filters=is-task", "": ""}
+QUERIES = {"task": "filters=is-task", "": ""}
 
 
 def _head(method: str, target: str) -> Head:
@@ -56,11 +56,10 @@ def test_a_shared_route_is_ours_by_its_method_path_and_query_and_any_other_by_it
         "/containers/create?name=services",
         "/images/nodes/json",
         "/volumes/tasks",
-        "/networks",
-        "/networks?scope=swarm",
+        "/networks/",
         "/networks/a/b?scope=swarm",
-        "/networks/host?scope=swarmed",
-        "/networks/host?scope=swarm%0A",
+        "/networks/a/b/connect",
+        "/networksx",
         "/swarms",
         "/servicesx/a",
         "/xservices",
@@ -90,15 +89,17 @@ def test_unknown_paths_of_the_swarm_never_reach_the_engine(target: str) -> None:
 @pytest.mark.parametrize(
     ("method", "target", "ours"),
     [
-        ("GET", "/v1.41/networks/host?scope=swarm", True),
+        ("GET", "/v1.41/networks", True),
+        ("GET", "/v1.41/networks?filters=x", True),
         ("GET", "/networks/host?verbose=true&scope=swarm", True),
-        ("GET", "/v1.41/networks/host", False),
-        ("GET", "/v1.41/networks/host?scope=swarmed", False),
-        ("GET", "/v1.41/networks?scope=swarm", False),
-        ("DELETE", "/v1.41/networks/host?scope=swarm", False),
+        ("DELETE", "/v1.41/networks/host", True),
+        ("POST", "/v1.41/networks/prune", True),
+        ("POST", "/v1.41/networks/host/disconnect", True),
+        ("PUT", "/v1.41/networks/host", False),
+        ("DELETE", "/v1.41/networks", False),
     ],
 )
-def test_of_the_reads_of_a_network_only_those_of_the_swarm_are_ours(method: str, target: str, ours: bool) -> None:
+def test_networks_are_ours_as_far_as_the_swarm_has_a_part_in_them(method: str, target: str, ours: bool) -> None:
     assert _ours(method, target) is ours
 
 

@@ -1,4 +1,4 @@
-"""Networks of the swarm: read by name, as the CLI does before it makes a service, or refused as not available yet."""
+"""Routes of networks: the swarm's and the engine's are one list, and each request reaches whom it concerns."""
 
 from __future__ import annotations
 
@@ -51,17 +51,7 @@ async def test_an_unknown_network_is_not_found_on_any_node(empty_backend: Any, s
         assert (answer.status, await answer.json()) == (404, {"message": "network nosuch not found"})
 
 
-# --- what is not available yet ---
-
-NO_OVERLAY = (
-    "overlay networks are not available in this version of sideswarm, so the network web was not created; for "
-    "services, use the network of the host (--network host; in a compose file, networks: {default: {name: host, "
-    "external: true}}), or no network and published ports with mode=host"
-)
-NO_ATTACHMENT = (
-    "the network ov is an overlay network of the swarm, and these are not available in this version of sideswarm; "
-    "connect the container to a network of its engine"
-)
+# --- made ---
 
 
 @pytest.fixture
@@ -89,18 +79,19 @@ async def _post(client: Any, path: str, body: Any) -> tuple[int, Any]:
     [
         {"Name": "web", "Driver": "overlay"},
         {"name": "web", "driver": "overlay", "Attachable": True},
-        {"Name": "web", "Driver": "bridge", "Scope": "swarm"},
-        {"Name": "web", "Ingress": True},
+        {"Name": "web", "Driver": "bridge", "Scope": "swarm", "ConfigFrom": {"Network": "mine"}},
+        {"Name": "web", "Driver": "overlay", "IPAM": {"Config": [{"Subnet": "10.7.0.0/16", "IPRange": "10.7.9.0/24"}]}},
     ],
 )
-async def test_a_manager_refuses_networks_of_the_swarm_and_makes_nothing(
+async def test_a_manager_makes_the_networks_of_the_swarm(
     backend: Any, engine: FakeEngine, hooks: EngineHooks, start: Any, body: Any
 ) -> None:
     client = await start(backend, hooks=hooks)
-    networks = list(backend.store.all(api.Network))
-    assert await _post(client, "/v1.41/networks/create", body) == (501, {"message": NO_OVERLAY})
-    assert list(backend.store.all(api.Network)) == networks
-    assert engine.calls == []
+    status, answer = await _post(client, "/v1.41/networks/create", body)
+    assert (status, answer["Warning"]) == (201, "")
+    made = backend.store.get(api.Network, answer["Id"])
+    assert made.spec.annotations.name == "web"
+    assert "POST /networks/create" not in engine.calls
 
 
 @pytest.mark.parametrize(
@@ -137,8 +128,8 @@ async def test_a_network_is_judged_by_the_first_value_as_go_reads_it(
     client = await start(backend, hooks=hooks)
     body = b'{"Name":"web","Driver":"overlay"} x'
     async with client.post("/networks/create", data=body, headers={"Content-Type": "application/json"}) as answer:
-        assert (answer.status, await answer.json()) == (501, {"message": NO_OVERLAY})
-    assert engine.calls == []
+        assert answer.status == 201
+    assert "POST /networks/create" not in engine.calls
 
 
 async def test_what_the_engine_says_of_a_network_is_passed_on(
@@ -173,20 +164,29 @@ async def test_a_locked_manager_says_so(backend: Any, hooks: EngineHooks, start:
     assert await _post(client, "/networks/create", {"Name": "web", "Driver": "overlay"}) == refused
 
 
-async def test_a_container_cannot_be_connected_to_an_overlay_network(
+# --- connected ---
+
+NO_ATTACHMENT = (
+    "the network ov1 is an overlay network of the swarm, and containers that no service made cannot be attached to "
+    "these in this version of sideswarm; connect the container to a network of its engine"
+)
+NOT_ATTACHABLE = (
+    "Could not attach to network enc1: rpc error: code = PermissionDenied desc = network enc1 not manually attachable"
+)
+
+
+async def test_a_container_is_told_why_it_cannot_be_connected(
     backend: Any, engine: FakeEngine, hooks: EngineHooks, start: Any
 ) -> None:
-    overlay = api.Network(id="ov")
-    overlay.spec.annotations.name = "ov"
-    backend.put(overlay)
     client = await start(backend, hooks=hooks)
+    engine.add_container("c1", {})
     body = {"Container": "c1"}
     assert (await _post(client, "/networks/mine/connect", body))[0] == 201
-    for network, answer in (("ov", (501, NO_ATTACHMENT)), ("nosuch", (404, "network nosuch not found"))):
-        engine.refuse[f"POST /networks/{network}/connect"] = (404, f"network {network} not found")
-        assert await _post(client, f"/networks/{network}/connect", body) == (answer[0], {"message": answer[1]})
-    engine.refuse["POST /networks/ov/connect"] = (404, "No such container: c1")
-    assert await _post(client, "/networks/ov/connect", body) == (404, {"message": "No such container: c1"})
-    engine.refuse["POST /networks/ov/connect"] = (404, "network ov not found")
-    backend.gate = "This node is not a swarm manager."
-    assert await _post(client, "/networks/ov/connect", body) == (404, {"message": "network ov not found"})
+    assert await _post(client, "/networks/ov1/connect", body) == (501, {"message": NO_ATTACHMENT})
+    assert await _post(client, "/networks/enc1/connect", body) == (500, {"message": NOT_ATTACHABLE})
+    engine.refuse["GET /containers/c2/json"] = (404, "No such container: c2")
+    assert await _post(client, "/networks/ov1/connect", {"Container": "c2"}) == (
+        404,
+        {"message": "No such container: c2"},
+    )
+    assert [call for call in engine.calls if "connect" in call] == ["POST /networks/mine/connect"]
