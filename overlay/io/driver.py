@@ -106,6 +106,7 @@ class Driver:
         for network_id, state in changed.items():
             if state is not None:
                 self._states[network_id] = state
+                self._shown.setdefault(network_id, state)  # a name of a network that is not built yet exists, too
             elif complete:
                 self._states.pop(network_id, None)
             self._mark(network_id)
