@@ -145,12 +145,15 @@ class Cluster:
     async def _remove_containers(self, node_id: str) -> None:
         """Remove what tasks of a node left here that runs no more. Raises EngineError, EngineUnavailable."""
         runner = Executor(
-            self._engine, node_id, lambda _: None, directory=self._config.exec_root / "tasks", open_sink=_no_sink
+            self._engine,
+            node_id,
+            lambda _: None,
+            directory=self._config.exec_root / "tasks",
+            open_sink=_no_sink,
+            networks=self._overlay.networks if self._overlay is not None else None,
         )
         try:
             await runner.remove_all(node_id)
-            if self._overlay is not None:
-                await self._overlay.networks.remove_all()
         finally:
             await runner.close()
 

@@ -208,11 +208,12 @@ class Executor:
             await asyncio.sleep(defaults.EXECUTOR_RECHECK_S)
 
     async def remove_all(self, node_id: str) -> None:
-        """Remove the containers of all tasks of this node ID (empty: any), and all secrets and configs.
+        """Remove the containers of all tasks of this node ID (empty: any), their networks, and all secrets and configs.
 
         Raises EngineUnavailable, EngineError.
         """
         await self._discard_all(await self._containers(node_id))
+        await self._networks.remove_all()
         try:
             self._payloads.close()
         except OSError as error:

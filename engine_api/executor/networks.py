@@ -54,6 +54,10 @@ class TaskNetworks(Protocol):
         """This node has that address no more."""
         ...
 
+    async def remove_all(self) -> None:
+        """This node has left its swarm, and its tasks' containers are gone. Raises EngineError, EngineUnavailable."""
+        ...
+
 
 class NoNetworks:
     """A node without an overlay: tasks run on the engine's own networks only."""
@@ -81,4 +85,7 @@ class NoNetworks:
         """Never called: an attachment is refused when it is prepared."""
 
     async def detached(self, task: api.Task) -> None:
+        """Nothing to do."""
+
+    async def remove_all(self) -> None:
         """Nothing to do."""

@@ -3,7 +3,8 @@
 The managers' word (``know``) and the engine (``join``, ``leave``) change what is wanted; ``_reconcile`` makes it so,
 network by network. Whoever changes the kernel under us is found out by ``_watch`` and overruled. What fails is tried
 again with growing pauses, and ``troubles`` says why. Nothing is taken away because nobody is there to ask: a network
-goes when the managers say so and no container of this engine has an end in it.
+goes when the managers say so and no container of this engine has an end in it. And until the managers have said all,
+what an earlier process left in the kernel is not touched: it is newer than what that process wrote down.
 
 (libnetwork: drivers/overlay/overlay.go, ov_network.go, joinleave.go)
 """
@@ -63,6 +64,7 @@ class Driver:
         self._host_ports: dict[str, tuple[IPv4Address, tuple[HostPort, ...]]] = {}
         self._local: LocalNode | None = None
         self._complete = False
+        self._left: set[str] = set()  # networks in the kernel that an earlier process made
         self._changed: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._told = asyncio.Event()
@@ -78,7 +80,9 @@ class Driver:
     async def start(self, engine: Mapping[str, Network]) -> None:
         """Find what an earlier process left, and begin to keep everything right. engine: networks that it has."""
         self._engine.update(engine)
-        for network_id in await self._in_thread(self._kernel.networks):
+        for network_id in self._kernel.networks():
+            if self._kernel.exists(network_id):
+                self._left.add(network_id)
             self._mark(network_id)
         self._jobs = [
             asyncio.create_task(self._reconcile_all(), name="overlay-reconcile"),
@@ -214,7 +218,11 @@ class Driver:
 
     async def _build(self, state: NetworkState, local: LocalNode) -> None:
         network = state.network
-        namespace = await self._in_thread(partial(self._build_in_kernel, state, local))
+        untouched = network.id in self._left and not self._complete
+        build = (
+            partial(self._kernel.namespace, network.id) if untouched else partial(self._build_in_kernel, state, local)
+        )
+        namespace = await self._in_thread(build)
         await self._resolver.open(
             network.id, namespace, [subnet.gateway for subnet in network.subnets], internal=network.internal
         )
@@ -255,7 +263,7 @@ class Driver:
         """See whether somebody changed the kernel under us."""
         while True:
             await asyncio.sleep(defaults.KERNEL_CHECK_S)
-            for network_id in [*self._shown]:
+            for network_id in [*self._shown] if self._complete else []:
                 if not await self._in_thread(partial(self._is_intact, network_id)):
                     log.info("overlay.changed_by_others", network=network_id)
                     self._mark(network_id)

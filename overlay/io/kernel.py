@@ -65,6 +65,10 @@ class Kernel:
         """The IDs of the networks that have a namespace here, or the file of one."""
         return sorted(path.name for path in self._directory.iterdir())
 
+    def exists(self, network_id: str) -> bool:
+        """Whether a network has a namespace here, and not only the file of one from before a reboot."""
+        return namespaces.is_bound(self._directory / network_id)
+
     def reconcile(self, overlay: Overlay) -> None:
         """Make the namespace of a network what it should be. Raises OverlayError with the kernel's words."""
         with _explained(f"network {overlay.network_id}"):

@@ -57,6 +57,9 @@ class Networks:
     async def detached(self, task: api.Task) -> None:
         self.calls.append("detached")
 
+    async def remove_all(self) -> None:
+        self.calls.append("remove_all")
+
 
 class ExecutorHarness:
     """Drives an Executor on a fake engine, and keeps its events."""
