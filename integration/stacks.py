@@ -14,7 +14,7 @@ _SERVE = """
 mkdir -p /www/cgi-bin
 cat > /www/cgi-bin/who <<'END'
 #!/bin/sh
-printf 'Content-Type: text/plain\\r\\n\\r\\n%s saw %s %s\\n' "$(hostname)" "$REMOTE_ADDR" "$WORD"
+printf 'Content-Type: text/plain\\r\\n\\r\\n%s saw %s %s\\n' "$(hostname)" "$(echo "$REMOTE_ADDR" | tr -d '[]' | sed s/^::ffff://)" "$WORD"
 END
 chmod 755 /www/cgi-bin/who
 httpd -f -p {port} -h /www &
