@@ -33,6 +33,7 @@ from swarm.grpc.admission import Admission, TrackedConnection
 from swarm.grpc.http2 import Connection
 from swarm.io.grpc.certificate_reports import CertificateErrorReports
 from swarm.io.grpc.server_connection import KEEPALIVE_PING, ServerCall, ServerConnection, format_address
+from swarm.io.patience import PatientTimer
 from swarm.log_limiter import LogLimiter
 from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
 
@@ -66,6 +67,7 @@ class RpcServer:
         self._streams = next_stream
         self._servers: list[asyncio.Server] = []  # uvloop closes a server that nobody refers to
         self._connections: dict[ServerConnection, None] = {}
+        self._handshaking: dict[TrackedConnection, None] = {}
         self._admission = Admission(registered_hosts)
         self._log_limiter = LogLimiter()
         self._calls: dict[int, ServerCall] = {}
@@ -107,6 +109,8 @@ class RpcServer:
             server.close()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
+        for tracked in list(self._handshaking):
+            tracked.abort()
         for connection in list(self._connections):
             connection.drain()
         await self._wait_empty(grace_s)
@@ -118,8 +122,12 @@ class RpcServer:
                 connection.transport.abort()
         await self._wait_empty(_LAST_BYTES_S)
 
+    @property
+    def _is_empty(self) -> bool:
+        return not self._connections and not self._handshaking
+
     async def _wait_empty(self, timeout_s: float) -> None:
-        if not self._connections or timeout_s <= 0:
+        if self._is_empty or timeout_s <= 0:
             return
         self._empty = asyncio.Event()
         try:
@@ -166,6 +174,7 @@ class RpcServer:
             handshake_timeout_s=defaults.RPC_HANDSHAKE_TIMEOUT_S,
             admit=lambda peername: self._admit(tracked, peername),
             on_failed=lambda peername, error: self._handshake_failed(tracked, peername, error),
+            start_timer=PatientTimer,
         )()
         return stream
 
@@ -176,6 +185,8 @@ class RpcServer:
         reason = self._admission.accept(tracked, _host(peername), asyncio.get_running_loop().time())
         if reason:
             self._warn("rpc.not_admitted", peername, reason=reason)
+        else:
+            self._handshaking[tracked] = None
         return not reason
 
     def _warn(self, event: str, peername: Any, **details: object) -> None:
@@ -186,6 +197,8 @@ class RpcServer:
 
     def _handshake_failed(self, tracked: TrackedConnection, peername: Any, error: Exception) -> None:
         displaced = tracked.address is None
+        self._handshaking.pop(tracked, None)
+        self._note_empty()
         self._admission.release(tracked)
         reason = getattr(error, "reason", None) or str(error)
         self._warn("rpc.handshake_failed", peername, error="displaced by a newer connection" if displaced else reason)
@@ -199,12 +212,14 @@ class RpcServer:
             tracked.abort = connection.transport.abort
             if not self._admit(tracked, peername):
                 return False
+        self._handshaking.pop(tracked, None)
         now = asyncio.get_running_loop().time()
         reason = self._admission.identify(tracked, connection.peer, now, trusted)
         if self._closed:
             reason = "the server is stopping"
         if reason:
             self._admission.release(tracked)
+            self._note_empty()
             self._warn("rpc.not_admitted", peername, node=connection.peer.node_id, reason=reason)
             return False
         self._connections[connection] = None
@@ -218,7 +233,10 @@ class RpcServer:
         self._stalled.pop(connection, None)
         self._unread.pop(connection, None)
         self._admission.release(connection.tracked)
-        if not self._connections and self._empty is not None:
+        self._note_empty()
+
+    def _note_empty(self) -> None:
+        if self._is_empty and self._empty is not None:
             self._empty.set()
 
     def misbehaved(self, connection: ServerConnection, reason: str, code: str) -> None:
