@@ -161,8 +161,8 @@ def through_an_authority(lab: Lab, manager: Host, worker: Host, company: Path) -
     (company / "first.pem").write_text(manager.docker("swarm", "ca"))
     running = tasks(manager)
     options = ("--cross-sign", "--also-trust", str(company / "first.pem"), *SHORT_LIFE)
-    options += ("--issued", str(company / "issued.pem"))
-    with serving_on(manager, company, *options) as url:
+    issued = ("--issued", str(company / "issued.pem"))
+    with serving_on(manager, company, *options, *issued) as url:
         external = f"protocol=cfssl,url={url},cacert={company / 'root.pem'}"
         flags = ("--ca-cert", str(company / "root.pem"), "--external-ca", external)
         shown = manager.docker("swarm", "ca", "--rotate", *flags, timeout_s=60.0)

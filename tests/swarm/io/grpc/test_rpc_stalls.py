@@ -29,6 +29,11 @@ def loop() -> Iterator[Skipping]:
     loop.close()
 
 
+async def until_connected(server: RpcServer) -> None:
+    while not server.connection_count:  # noqa: ASYNC110  # accepting tells nobody
+        await asyncio.sleep(0)
+
+
 def sweep_once(loop: Skipping) -> None:
     loop.skipped_s += defaults.RPC_SWEEP_PERIOD_S + 0.1
     loop.turns()
@@ -70,8 +75,7 @@ def test_a_server_that_stood_still_waits_for_handshakes_that_it_did_not_see(
         await server.listen("127.0.0.1", 0)
         host, port = server.addresses[0].rsplit(":", 1)
         _, writer = await asyncio.open_connection(host, int(port))
-        while not server.connection_count:
-            await asyncio.sleep(0.001)
+        await until_connected(server)
         return writer
 
     writer = loop.run_until_complete(connect())
@@ -91,8 +95,7 @@ async def test_a_server_that_stops_ends_handshakes_under_way(authority: Authorit
     await server.listen("127.0.0.1", 0)
     host, port = server.addresses[0].rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
-    while not server.connection_count:
-        await asyncio.sleep(0.001)
+    await until_connected(server)
     await server.close(0.0)
     assert server.connection_count == 0
     with contextlib.suppress(ConnectionResetError):
