@@ -52,6 +52,11 @@ class Group:
         manager = self._manager()
         return manager is not None and manager.group.can_remove(node_id)
 
+    def can_spare(self, node_id: str) -> bool:
+        """See Members."""
+        manager = self._manager()
+        return manager is not None and manager.group.can_spare(node_id)
+
     def member_of(self, node_id: str) -> api.ManagerStatus | None:
         """See Members."""
         manager = self._manager()
