@@ -86,7 +86,7 @@ def parts(
     """
 
     def stages(store: Store, rng: Random, now: float, strict: bool) -> Sequence[tuple[str, Stage]]:
-        return all_stages(cluster_id, group, strict)
+        return all_stages(cluster_id, group, strict, replicas_max)
 
     def services(store: Store, rng: Random, now: float) -> Sequence[Service]:
         return (
