@@ -165,7 +165,8 @@ class RootCA:
         """A node certificate in PEM, intermediates appended. Only the public key of the request is used.
 
         It is valid from one hour ago until ``expiry_s`` seconds from now; below one hour, the default of 90 days
-        applies. after: it begins later than this (seconds since the epoch), unless that is after now.
+        applies. after: it begins later than this (seconds since the epoch). If that would be after now, the clock of
+        who signed before was ahead, and this one begins as if there were none before. None ever begins after now.
         Raises InvalidCsr, NoSigningKey.
         """
         if self._key is None:
@@ -186,8 +187,8 @@ class RootCA:
         expiry_s = expiry_s if expiry_s >= NODE_EXPIRY_MIN_S else NODE_EXPIRY_S
         start = _minute(now)
         begins = start - timedelta(seconds=NODE_BACKDATE_S)
-        if after >= begins.timestamp():
-            begins = min(datetime.fromtimestamp(int(after) + 1, UTC), start)
+        if begins.timestamp() <= after < int(now):
+            begins = _moment(int(after) + 1)
         hosts = [role, node_id] + ([CA_ROLE] if role == MANAGER_ROLE else [])
         return (
             x509.CertificateBuilder()

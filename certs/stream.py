@@ -21,7 +21,8 @@ import contextlib
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from functools import partial
+from typing import Any, Protocol, cast
 
 from certs.records import RECORD_BYTES_MAX, Records
 from certs.transport import TlsTransport, as_protocol
@@ -33,6 +34,23 @@ Verify = Callable[[list[bytes]], None]
 Admit = Callable[[Any], bool]
 HandshakeFailed = Callable[[Any, Exception], None]
 Explain = Callable[[Exception], bytes]
+
+
+class Timer(Protocol):
+    """A call in the future."""
+
+    def cancel(self) -> None:
+        """It does not happen any more."""
+        ...
+
+
+StartTimer = Callable[[float, Callable[[], object]], Timer]
+"""After so many seconds of the running loop."""
+
+
+def call_later(delay_s: float, call: Callable[[], object]) -> Timer:
+    """The usual StartTimer; a server that may stand still wants one that then waits (swarm/io/patience.py)."""
+    return asyncio.get_running_loop().call_later(delay_s, call)
 
 
 class TlsStream(asyncio.Protocol):
@@ -50,13 +68,15 @@ class TlsStream(asyncio.Protocol):
         admit: Admit | None = None,
         on_failed: HandshakeFailed | None = None,
         explain: Explain | None = None,
+        start_timer: StartTimer = call_later,
     ) -> None:
         """verify gets the peer's chain after the handshake, and raises to refuse it.
 
         admit gets the peername before the handshake; False drops the connection. on_failed is called once with
         (peername, error) when the handshake of an admitted connection fails. explain returns the plain-text answer for
-        a peer whose bytes are not TLS.
+        a peer whose bytes are not TLS. start_timer: for the limits on the peer's handshake and on its reading.
         """
+        self._start_timer = start_timer
         self._factory = factory
         self._context = context
         self._verify = verify
@@ -72,7 +92,7 @@ class TlsStream(asyncio.Protocol):
         )
         self._raw: asyncio.Transport | None = None
         self._transport: TlsTransport | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._held: deque[bytes] = deque()
         self._backlog: deque[memoryview] = deque()
         self._established = False
@@ -95,7 +115,7 @@ class TlsStream(asyncio.Protocol):
             self._failed = True
             self._raw.abort()
             return
-        self._timer = asyncio.get_running_loop().call_later(self._handshake_timeout_s, self._handshake_timed_out)
+        self._timer = self._start_timer(self._handshake_timeout_s, self._handshake_timed_out)
         self._handshake()
 
     def data_received(self, data: bytes) -> None:
@@ -190,7 +210,7 @@ class TlsStream(asyncio.Protocol):
             self._raw.abort()
         elif not self._raw.is_closing():
             self._raw.close()
-            self._timer = asyncio.get_running_loop().call_later(self._handshake_timeout_s, self._raw.abort)
+            self._timer = call_later(self._handshake_timeout_s, self._raw.abort)
 
     # --- reading ---
 
@@ -312,9 +332,7 @@ class TlsStream(asyncio.Protocol):
     def _await_close(self, buffered_before: int) -> None:
         if buffered_before == 0 or self._raw is None:
             return
-        self._timer = asyncio.get_running_loop().call_later(
-            CLOSE_PROGRESS_TIMEOUT_S, self._check_close_progress, buffered_before
-        )
+        self._timer = self._start_timer(CLOSE_PROGRESS_TIMEOUT_S, partial(self._check_close_progress, buffered_before))
 
     def _check_close_progress(self, buffered_before: int) -> None:
         assert self._raw is not None
@@ -426,6 +444,7 @@ def serve_tls(
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
     admit: Admit | None = None,
     on_failed: HandshakeFailed | None = None,
+    start_timer: StartTimer = call_later,
 ) -> Callable[[], TlsStream]:
     """A protocol factory for loop.create_server. ``context`` is called for each connection (live reload)."""
     return lambda: TlsStream(
@@ -435,4 +454,5 @@ def serve_tls(
         handshake_timeout_s=handshake_timeout_s,
         admit=admit,
         on_failed=on_failed,
+        start_timer=start_timer,
     )

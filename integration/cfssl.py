@@ -93,6 +93,7 @@ class Authority:
     backdate_s: int = BACKDATE_S
     flaky: bool = False
     issued: int = 0
+    issued_path: Path | None = None
     clock: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
@@ -213,6 +214,9 @@ class _Handler(BaseHTTPRequestHandler):
         assert der is not None
         try:
             certificate = self.authority.sign(json.loads(body), x509.load_der_x509_certificate(der))
+            if self.authority.issued_path is not None:
+                with self.authority.issued_path.open("ab") as file:
+                    file.write(certificate)
             answer = _response(True, {"certificate": certificate.decode()}, [])
         except Refused as refusal:
             answer = _response(False, None, [{"code": refusal.code, "message": str(refusal)}])
@@ -299,10 +303,12 @@ def main() -> None:
     parser.add_argument("--cross-sign", action="store_true", help="sign intermediates, too")
     parser.add_argument("--expiry-s", type=int, default=NODE_EXPIRY_S, help="life of node certificates")
     parser.add_argument("--backdate-s", type=int, default=BACKDATE_S, help="how old they are when they are made")
+    parser.add_argument("--issued", type=Path, help="a file to append what was signed to")
     args = parser.parse_args()
     key = serialization.load_pem_private_key(args.key.read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     authority = Authority(args.root.read_bytes(), key, args.cross_sign, args.expiry_s, args.backdate_s)
+    authority.issued_path = args.issued
     host, port = parse_host_port(args.listen)
     trusted = args.also_trust.read_bytes() if args.also_trust else b""
     server = _server(authority, host, port, trusted)

@@ -18,6 +18,7 @@ from certs.stream import TlsStream
 from certs.tls import Credentials, server_context
 from engine_api.front.admission import Admission
 from swarm import defaults
+from swarm.io.patience import PatientTimer
 
 HTTP = "http/1.1"
 MakeProtocol = Callable[[], asyncio.BaseProtocol]
@@ -79,6 +80,7 @@ class Tls:
             admit=lambda peername: self._admission.begin(stream, str(peername[0])),
             on_failed=failed,
             explain=_explanation,
+            start_timer=PatientTimer,
         )
         return stream
 

@@ -55,6 +55,12 @@ class NodeCollector(Collector):
             "outcome",
             counts.external_ca,
         )
+        yield self._family(
+            "sideswarm_superseded_certificates",
+            "Refused calls with an old copy of a node's certificate, by the role in it.",
+            "role",
+            counts.superseded_keys,
+        )
 
         unread = GaugeMetricFamily(
             "sideswarm_unread_bytes", "What readers in this process have not taken yet.", labels=["of"]

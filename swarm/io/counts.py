@@ -17,10 +17,12 @@ class Counts:
 
     renewals: attempts to renew this node's certificate, by "renewed" and "failed". external_ca: requests to external
     certificate authorities, by "answered", "refused" and "failed". unread_bytes: what readers in this process have not
-    taken yet, of "streams" such as logs; it goes down as well.
+    taken yet, of "streams" such as logs; it goes down as well. superseded_keys: calls with an old copy of a node's
+    certificate that were refused, by the role in it.
     """
 
     certificate_errors: Counter[bool] = field(default_factory=Counter)
     renewals: Counter[str] = field(default_factory=Counter)
     external_ca: Counter[str] = field(default_factory=Counter)
     unread_bytes: Counter[str] = field(default_factory=Counter)
+    superseded_keys: Counter[str] = field(default_factory=Counter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -51,6 +52,11 @@ class Group:
         manager = self._manager()
         return manager is not None and manager.group.can_remove(node_id)
 
+    def can_spare(self, node_id: str) -> bool:
+        """See Members."""
+        manager = self._manager()
+        return manager is not None and manager.group.can_spare(node_id)
+
     def member_of(self, node_id: str) -> api.ManagerStatus | None:
         """See Members."""
         manager = self._manager()
@@ -72,16 +78,20 @@ def parts(
     group: Group,
     mixed_leadership: bool = False,
     replicas_max: int = defaults.SERVICE_REPLICAS_MAX,
+    refused_keys: Counter[str] | None = None,
 ) -> Parts:
-    """Everything for the manager on node ``node_id``. replicas_max: how many tasks one service may ask for."""
+    """Everything for the manager on node ``node_id``. replicas_max: how many tasks one service may ask for.
+
+    refused_keys: counts calls with superseded certificates, by role.
+    """
 
     def stages(store: Store, rng: Random, now: float, strict: bool) -> Sequence[tuple[str, Stage]]:
-        return all_stages(cluster_id, group, strict)
+        return all_stages(cluster_id, group, strict, replicas_max)
 
     def services(store: Store, rng: Random, now: float) -> Sequence[Service]:
         return (
-            Dispatcher(store, now, rng, node_id, group.addresses),
-            CertificateAuthority(store, cluster_id, group.may_grow),
+            Dispatcher(store, now, rng, node_id, group.addresses, refused_keys),
+            CertificateAuthority(store, cluster_id, group.may_grow, refused_keys),
             ClusterUpdates(),
             ExternalSigning(store, cluster_id, rng, now),
             Discovery(store, now, node_id),

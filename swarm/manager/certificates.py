@@ -16,6 +16,7 @@ ROTATE asks the node to renew. Its certificate is still valid, and there is no n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -88,15 +89,24 @@ class CertificateAuthority:
         }
     )
 
-    def __init__(self, view: View, cluster_id: str, may_grow: Callable[[], bool] = lambda: True) -> None:
-        """may_grow: whether the Raft group accepts another manager; if not, manager tokens are refused."""
+    def __init__(
+        self,
+        view: View,
+        cluster_id: str,
+        may_grow: Callable[[], bool] = lambda: True,
+        refused_keys: Counter[str] | None = None,
+    ) -> None:
+        """may_grow: whether the Raft group accepts another manager; if not, manager tokens are refused.
+
+        refused_keys: see KeyGuard.
+        """
         self._view = view
         self._cluster_id = cluster_id
         self._may_grow = may_grow
         self._waiting: dict[str, dict[int, None]] = {}
         self._node_of: dict[int, str] = {}
         self._log_limiter = LogLimiter()
-        self._key_guard = node_keys.KeyGuard()
+        self._key_guard = node_keys.KeyGuard(refused_keys)
 
     def handle(self, event: Event, now: float) -> Sequence[Effect]:
         """See Service.handle."""

@@ -23,6 +23,7 @@ All but the logging is pure functions of a node and a caller (docs/adr/0027-righ
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 
@@ -98,6 +99,12 @@ def standing(node: api.Node, peer: Peer) -> Standing:
     return Standing.NEWER if newer else Standing.SUPERSEDED
 
 
+def is_superseded(view: View, peer: Peer) -> bool:
+    """Whether this is an old copy of a node's certificate, as far as this store tells."""
+    node = view.get(api.Node, peer.node_id) if peer.node_id else None
+    return node is not None and standing(node, peer) is Standing.SUPERSEDED
+
+
 def check(node: api.Node, peer: Peer) -> None:
     """Raises Superseded if the caller's key is. A lapsed certificate must be on record, too."""
     found = standing(node, peer)
@@ -127,9 +134,10 @@ def note_use(view: View, peer: Peer) -> Write | None:
 
 
 class KeyGuard:
-    """Checks callers, and logs those that are refused: each node once a minute."""
+    """Checks callers, and logs those that are refused: each node once a minute. refused: superseded ones, by role."""
 
-    def __init__(self) -> None:
+    def __init__(self, refused: Counter[str] | None = None) -> None:
+        self._refused = Counter() if refused is None else refused
         self._log_limiter = LogLimiter()
 
     def node(self, view: View, node_id: str, peer: Peer, now: float) -> api.Node:
@@ -145,6 +153,8 @@ class KeyGuard:
         try:
             check(node, peer)
         except PermissionDenied as error:
+            if isinstance(error, Superseded):
+                self._refused[peer.role] += 1
             times = self._log_limiter.times(node.id, now)
             if times:
                 log.warning("certificate.key_refused", node=node.id, peer=peer.host, times=times, error=str(error))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from swarm import defaults
 from swarm.manager.allocator.allocator import AllocatorStage
 from swarm.manager.certificates import CertificateStage
 from swarm.manager.cluster import ClusterStage
@@ -22,23 +23,25 @@ from swarm.manager.stage import Stage
 NamedStages = tuple[tuple[str, Stage], ...]
 
 
-def all_stages(cluster_id: str, members: Members, strict: bool = False) -> NamedStages:
-    """Everything a leader does with the cluster. strict: see Backlog."""
+def all_stages(
+    cluster_id: str, members: Members, strict: bool = False, replicas_max: int = defaults.SERVICE_REPLICAS_MAX
+) -> NamedStages:
+    """Everything a leader does with the cluster. strict: see Backlog. replicas_max: see ReplicatedStage."""
     return (
         ("cluster", ClusterStage(cluster_id)),
         ("roles", RolesStage(members)),
         ("certificates", CertificateStage(cluster_id)),
-        *task_stages(strict),
+        *task_stages(strict, replicas_max),
     )
 
 
-def task_stages(strict: bool = False) -> NamedStages:
-    """What happens to tasks, from the services that want them to the nodes that run them. strict: see Backlog."""
+def task_stages(strict: bool = False, replicas_max: int = defaults.SERVICE_REPLICAS_MAX) -> NamedStages:
+    """What happens to tasks, from the services that want them to the nodes that run them. See all_stages."""
     return (
         ("enforcer", EnforcerStage(strict)),
-        ("replicated", ReplicatedStage(strict)),
+        ("replicated", ReplicatedStage(strict, replicas_max)),
         ("global", GlobalStage(strict)),
-        ("jobs", JobsStage(strict)),
+        ("jobs", JobsStage(strict, replicas_max)),
         ("update", UpdateStage(strict)),
         ("restart", RestartStage(strict)),
         ("allocator", AllocatorStage(strict)),

@@ -143,6 +143,9 @@ class Receiver:
         content.membership.removed.extend((1, 4, 5, 7) if gone else (4, 5, 7))
         for raft_id, node_id in members.items():
             content.membership.members.add(raft_id=raft_id, node_id=node_id, addr=f"10.0.0.{raft_id}:2377")
+        if state == "joins":
+            self._join()
+            return
         store = Store()
         tx = Tx(store, NOW, Random(1))
         cluster = api.Cluster(id=CLUSTER)
@@ -173,6 +176,18 @@ class Receiver:
             "hears nobody": lambda: None,
             "removed itself": lambda: None,
         }[state]()
+
+    def _join(self) -> None:
+        """Its log is empty. It knows who took it in: members with their nodes, and which raft IDs were removed."""
+        raft = Raft(events.Config(1), Random(1), raftpb.HardState(), None, (), 0, self.now)
+        parts = assemble.parts("n1", CLUSTER, assemble.Group(lambda: self.manager))
+        self.manager = Manager(raft, Store(), parts, Random(1), strict=True)
+        told = [api.RaftMember(raft_id=key, node_id=MEMBERS[key], addr=f"10.0.0.{key}:2377") for key in MEMBERS]
+        self.manager.recall({}, told)
+        self.authorizer = ClusterAuthorizer(
+            CLUSTER, lambda node_id: is_removed(self.manager.store, node_id), self.manager.judge.why_no_manager
+        )
+        self._tell(None)
 
     def _tell(self, event: object) -> list[Reply | StreamEnd]:
         out: list[Reply | StreamEnd] = []
@@ -206,6 +221,11 @@ class Receiver:
 
     def _follow(self) -> None:
         self._from(2, raftpb.MsgHeartbeat, term=4, commit=20)
+        assert self.manager.raft.leader == 2
+
+    def hears_its_leader(self) -> None:
+        """A first message of a member that took it in."""
+        assert self.hear(Sender(SENDERS["a member"].peer, 2), raftpb.MsgHeartbeat, piecewise=False) is None
         assert self.manager.raft.leader == 2
 
     def state(self) -> tuple[object, ...]:
@@ -321,3 +341,41 @@ def test_a_follower_that_hears_its_leader_no_more_believes_the_next_one() -> Non
     receiver.now += 60.0
     assert receiver.hear(sender, raftpb.MsgApp, piecewise=False) is None
     assert receiver.manager.raft.leader == UNKNOWN_ID
+
+
+# --- a joiner -------------------------------------------------------------------------------------------------------
+
+CANNOT_TELL = (
+    "demoted, with its own ID",
+    "demoted, with an unknown ID",
+    "removed, with its own ID",
+    "removed, with an unknown ID",
+)
+"""Managers by their certificates: a joiner has not heard of their nodes. It believes them until it hears its leader."""
+VOID = "a void certificate of a manager, with its member's ID"
+"""Only the store tells that it is void."""
+
+
+@pytest.mark.parametrize("hears", [False, True])
+@pytest.mark.parametrize("name", [name for name in SENDERS if name not in (*TAKEN, VOID)])
+def test_a_joiner_with_an_empty_store_believes_only_who_took_it_in_once_it_has_heard_them(
+    name: str, hears: bool
+) -> None:
+    receiver = Receiver("joins")
+    if hears:
+        receiver.hears_its_leader()
+    if name in CANNOT_TELL and not hears:
+        assert receiver.hear(SENDERS[name], raftpb.MsgHeartbeat, piecewise=False) is None
+        return
+    for kind in TYPES:
+        before = receiver.state()
+        refusal = receiver.hear(SENDERS[name], kind, piecewise=False)
+        assert refusal is not None
+        assert refusal.code == Code.PERMISSION_DENIED
+        assert receiver.state() == before
+
+
+@pytest.mark.parametrize("name", [name for name in TAKEN if "renewed" not in name])
+def test_a_joiner_takes_messages_of_who_took_it_in(name: str) -> None:
+    for kind in (raftpb.MsgHeartbeat, raftpb.MsgVote, raftpb.MsgPreVote, raftpb.MsgTimeoutNow):
+        assert Receiver("joins").hear(SENDERS[name], kind, piecewise=False) is None

@@ -13,6 +13,7 @@ from typing import Any
 from swarm.errors import AlreadyExists, Code, InvalidArgument, NotFound, OutOfSequence, SwarmError
 from tests.sim.checkers import Checkers
 from tests.sim.linearizability import ABSENT, NEVER, Kind, Operation, explain
+from tests.sim.lists import Life, Look, as_reads, contradiction
 
 _TAKEN_OR_NOT = (
     Code.UNAVAILABLE,
@@ -36,11 +37,21 @@ class Known:
     removed: bool = False
     bases: dict[int, str] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
+    created: tuple[float, float] = (0.0, 0.0)
+    removal_called: float = NEVER
+
+    @property
+    def drifts(self) -> bool:
+        """Whether the cluster changes it by itself."""
+        return self.kind == "service"
 
     def note(self, kind: Kind, called: float, answered: float, **what: Any) -> None:
         """A call that was answered, or at NEVER was not."""
-        if self.kind in ("config", "secret"):
-            self.operations.append(Operation(kind, called, answered, **what))
+        if kind is Kind.CREATE:
+            self.created = (called, answered)
+        if kind is Kind.REMOVE:
+            self.removal_called = min(self.removal_called, called)
+        self.operations.append(Operation(kind, called, answered, **what))
 
     def note_error(self, kind: Kind, called: float, answered: float, error: SwarmError, base: int = ABSENT) -> None:
         """A call that failed: for a reason that tells of the object, for another one that is final, or for unknown."""
@@ -65,6 +76,7 @@ class History:
         self.unknown = 0
         self.reads = 0
         self._never: dict[str, str] = {}
+        self._looks: dict[str, list[Look]] = {}
 
     def new_op(self) -> str:
         """A label for one write."""
@@ -110,6 +122,11 @@ class History:
         assert known.removal_asked, f"{known.name} is lost"
         self.reads += 1
 
+    def looked(self, kind: str, look: Look) -> None:
+        """A list of all objects of this kind was answered."""
+        self._looks.setdefault(kind, []).append(look)
+        self.reads += 1
+
     def failed(self, error: SwarmError, op: str) -> None:
         """A write was not acknowledged; if the reason is final it must never happen."""
         if isinstance(error, InvalidArgument | NotFound | AlreadyExists | OutOfSequence):
@@ -131,6 +148,15 @@ class History:
         """After everything: what was refused for good did not happen."""
         for op, reason in self._never.items():
             assert op not in self._checkers.applied_ops, f"{op} was refused ({reason}) and applied"
+        for kind, looks in self._looks.items():
+            of_kind = [known for known in self.objects.values() if known.kind == kind]
+            lives = {known.object_id: Life(known.created, known.removal_called) for known in of_kind}
+            assert not (found := contradiction(looks, lives)), f"no order explains the lists of {kind}s: {found}"
+            for known in of_kind:
+                for look in looks:
+                    as_reads(look, known)
         for known in self.objects.values():
             told = "\n".join(map(str, known.operations))
-            assert explain(known.operations) is not None, f"no order explains what clients saw of {known.name}:\n{told}"
+            assert explain(known.operations, known.drifts) is not None, (
+                f"no order explains what clients saw of {known.name}:\n{told}"
+            )

@@ -151,12 +151,13 @@ class Nature:
         self.kernel.say("pause", node.name, seconds)
 
     def clock_jump(self, node: Node) -> None:
-        """Its clock goes forward."""
+        """Its clock goes forward, or back: that is seen by the process that starts there next."""
         assert node.process is not None
-        seconds = self.rng.choice((1.0, 7.0, 60.0))
+        seconds = self.rng.choice((1.0, 7.0, 60.0, -7.0, -60.0))
         self.kernel.say("clock", node.name, seconds)
         node.clock_offset += seconds
-        node.process.jump(seconds)
+        if seconds > 0.0:
+            node.process.jump(seconds)
 
     def partition(self) -> None:
         """Cut the network in two, in both directions or one, or cut one node off."""

@@ -8,7 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.sim.checkers import Checkers
+from tests.sim.history import History
+from tests.sim.kernel import Kernel
 from tests.sim.linearizability import ABSENT, NEVER, Kind, Operation, State, after, explain
+from tests.sim.lists import Life, Look, contradiction
 
 CREATED = Operation(Kind.CREATE, 0.0, 1.0, version=5)
 
@@ -76,3 +80,66 @@ def test_what_a_true_register_answers_always_passes_and_a_stale_answer_does_not(
         version += 1
         out += [update(100.0, 101.0, state.version, version), read(102.0, 103.0, state.version)]
     assert (explain(out) is None) == stale
+
+
+# --- objects that the cluster changes itself -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("operations", "right"),
+    [
+        pytest.param([read(2, 3, 9), read(4, 5, 12)], True, id="it moves on by itself"),
+        pytest.param([read(2, 3, 9), read(4, 5, 7)], False, id="it never goes back"),
+        pytest.param([update(2, 3, 7, 9), read(4, 5, 7)], False, id="an old version after an acknowledged update"),
+        pytest.param([update(2, 3, 7, 9), update(4, 5, 8, 10)], False, id="an update of a version that is past"),
+        pytest.param([Operation(Kind.UPDATE, 2, 3, base=5, refused=True)], True, id="it had moved on"),
+        pytest.param([read(2, 3, ABSENT)], False, id="it does not vanish"),
+        pytest.param([Operation(Kind.REMOVE, 2, 3), read(4, 5, 9)], False, id="it does not come back"),
+    ],
+)
+def test_a_service_moves_on_by_itself_and_never_back(operations: list[Operation], right: bool) -> None:
+    assert (explain([CREATED, *operations], drifts=True) is not None) is right
+
+
+def test_a_search_that_takes_too_long_says_nothing() -> None:
+    open_updates = [update(2 + i / 100, NEVER, 5 + i) for i in range(24)]
+    assert explain([CREATED, *open_updates, read(50, 51, 4)]) == []
+
+
+# --- lists -----------------------------------------------------------------------------------------------------------
+
+LIVES = {"a": Life((0.0, 1.0), removal_called=30.0), "b": Life((10.0, 11.0))}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "right"),
+    [
+        pytest.param(Look(2, 3, {"a": 5}), Look(4, 5, {"a": 7}), True, id="one is older"),
+        pytest.param(Look(12, 14, {"a": 5, "b": 6}), Look(12, 14, {"a": 7, "b": 9}), True, id="both older"),
+        pytest.param(Look(12, 14, {"a": 5, "b": 9}), Look(12, 14, {"a": 7, "b": 6}), False, id="torn"),
+        pytest.param(Look(9, 14, {"a": 7}), Look(9, 14, {"a": 5, "b": 6}), False, id="newer, but not made yet"),
+        pytest.param(Look(31, 32, {"b": 6}), Look(29, 33, {"a": 5, "b": 8}), False, id="gone, but an older other"),
+        pytest.param(Look(31, 32, {"b": 8}), Look(29, 33, {"a": 5, "b": 6}), True, id="gone"),
+    ],
+)
+def test_of_two_lists_one_is_older_in_everything(one: Look, other: Look, right: bool) -> None:
+    for looks in ([one, other], [other, one]):
+        assert (not contradiction(looks, LIVES)) is right
+
+
+@pytest.mark.parametrize("kind", ["config", "secret", "service"])
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_list_that_a_deposed_leader_answers_from_an_old_store_is_found(kind: str, stale: bool) -> None:
+    checkers = Checkers(Kernel(1))
+    checkers.applied_ops |= {"op1": 1, "op2": 2}
+    history = History(checkers)
+    known = history.created(kind, "a", "a", 5, "op1")
+    known.note(Kind.CREATE, 0.0, 1.0, version=5)
+    history.updated(known, 5, 9, "op2")
+    known.note(Kind.UPDATE, 2.0, 3.0, base=5, version=9)
+    history.looked(kind, Look(4.0, 5.0, {"a": 5 if stale else 9}))
+    if stale:
+        with pytest.raises(AssertionError, match="no order explains what clients saw of a"):
+            history.check()
+    else:
+        history.check()

@@ -13,6 +13,7 @@ from tests.sim.checkers import OP_LABEL
 from tests.sim.history import History, Known
 from tests.sim.kernel import Script
 from tests.sim.linearizability import Kind
+from tests.sim.lists import Lister
 from tests.sim.logs import Readers
 from tests.sim.operators import Operators
 from tests.sim.world import Node, World
@@ -32,6 +33,7 @@ class Workload:
         self.history = History(world.checkers)
         self.operators = Operators(world, self.call)
         self.readers = Readers(world)
+        self.lister = Lister(self)
         self.open = 0
         self._names = 0
         self._rate = self.rng.choice((1.0, 3.0, 6.0))
@@ -40,6 +42,7 @@ class Workload:
     def start(self) -> None:
         """From now on."""
         self.readers.start()
+        self.lister.start()
         self.kernel.at(0.1, self._act)
 
     def _act(self) -> None:
@@ -170,9 +173,12 @@ class Workload:
         spec.annotations.name = name
         spec.annotations.labels[OP_LABEL] = op
         self._fill(spec)
+        called = self.kernel.now
         answer = yield from self._write(node, "CreateService", request, op)
         if answer is not None:
-            self.history.created("service", answer.service.id, name, answer.service.meta.version.index, op)
+            service = answer.service
+            known = self.history.created("service", service.id, name, service.meta.version.index, op)
+            known.note(Kind.CREATE, called, self.kernel.now, version=known.version)
 
     def _publish(self, spec: api.ServiceSpec) -> None:
         """Ports of the hosts, or of the whole cluster; the tasks of the latter wait for a network that nobody makes."""

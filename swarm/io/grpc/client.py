@@ -154,6 +154,12 @@ class ClientConnection:
         return self._protocol.peer_clock_s
 
     @property
+    def peer_chain_der(self) -> list[bytes]:
+        """The certificates that the peer showed, its own first; empty without TLS."""
+        transport = self._protocol.transport
+        return [] if transport is None else transport.get_extra_info("peer_chain_der") or []
+
+    @property
     def draining(self) -> bool:
         """The peer takes no new calls here; those that are open go on."""
         return self._protocol.draining

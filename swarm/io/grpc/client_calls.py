@@ -91,7 +91,7 @@ class ClientProtocol(asyncio.Protocol):
         self._secure = secure
         self._limits = limits
         self._now = now
-        self._transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport | None = None
         self._h2 = http2.Connection(client=True, limits=limits)
         self._calls: dict[int, ClientCall] = {}
         self._queue: deque[ClientCall] = deque()
@@ -111,8 +111,8 @@ class ClientProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected and verified."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's class does not inherit from it
-        self._transport.set_write_buffer_limits(high=defaults.RPC_OUTPUT_CHUNK_BYTES)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's class does not inherit from it
+        self.transport.set_write_buffer_limits(high=defaults.RPC_OUTPUT_CHUNK_BYTES)
         self._received_at = self._loop.time()
         self._keepalive = PatientTimer(defaults.RPC_KEEPALIVE_S, self._keep_alive)
         self._flush()
@@ -123,7 +123,7 @@ class ClientProtocol(asyncio.Protocol):
 
     def set_silence_limit(self, silence_s: float) -> None:
         """Close the connection when the peer's host does not acknowledge data for ``silence_s`` seconds (0: never)."""
-        opened = self._transport.get_extra_info("socket") if self._transport is not None else None
+        opened = self.transport.get_extra_info("socket") if self.transport is not None else None
         if silence_s and opened is not None:
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silence_s * 1000))
 
@@ -174,10 +174,10 @@ class ClientProtocol(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flush_scheduled = False
-        if self._transport is None or self.closed.done():
+        if self.transport is None or self.closed.done():
             return
         while data := self._h2.take_output():
-            self._transport.write(data)
+            self.transport.write(data)
         if self._drained:
             self._wake_drained()
 
@@ -208,8 +208,8 @@ class ClientProtocol(asyncio.Protocol):
         self._calls.clear()
         self._queue.clear()
         self._wake_drained()
-        if self._transport is not None:
-            self._transport.close()
+        if self.transport is not None:
+            self.transport.close()
 
     def _keep_alive(self) -> None:
         """PING a peer that is silent while calls are open; stock servers refuse many PINGs without other traffic."""

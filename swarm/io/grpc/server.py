@@ -32,7 +32,9 @@ from swarm.errors import DeadlineExceeded, Internal, PermissionDenied, SwarmErro
 from swarm.grpc.admission import Admission, TrackedConnection
 from swarm.grpc.http2 import Connection
 from swarm.io.grpc.certificate_reports import CertificateErrorReports
+from swarm.io.grpc.open_connections import OpenConnections
 from swarm.io.grpc.server_connection import KEEPALIVE_PING, ServerCall, ServerConnection, format_address
+from swarm.io.patience import PatientTimer
 from swarm.log_limiter import LogLimiter
 from swarm.rpc import Call, Peer, Reply, StreamData, StreamEnd
 
@@ -65,7 +67,8 @@ class RpcServer:
         self._authorizer = authorizer
         self._streams = next_stream
         self._servers: list[asyncio.Server] = []  # uvloop closes a server that nobody refers to
-        self._connections: dict[ServerConnection, None] = {}
+        self._open = OpenConnections()
+        self._connections = self._open.ready
         self._admission = Admission(registered_hosts)
         self._log_limiter = LogLimiter()
         self._calls: dict[int, ServerCall] = {}
@@ -78,7 +81,6 @@ class RpcServer:
         self._unread: dict[ServerConnection, tuple[int, float]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._attention = Attention()
-        self._empty: asyncio.Event | None = None
         self._closed = False
 
     # --- life ---
@@ -107,25 +109,18 @@ class RpcServer:
             server.close()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
+        for tracked in list(self._open.handshaking):
+            tracked.abort()
         for connection in list(self._connections):
             connection.drain()
-        await self._wait_empty(grace_s)
+        await self._open.wait_empty(grace_s)
         for connection in list(self._connections):
             connection.stop(Unavailable("the server is stopping"))
-        await self._wait_empty(_LAST_BYTES_S)
+        await self._open.wait_empty(_LAST_BYTES_S)
         for connection in list(self._connections):
             if connection.transport is not None:
                 connection.transport.abort()
-        await self._wait_empty(_LAST_BYTES_S)
-
-    async def _wait_empty(self, timeout_s: float) -> None:
-        if not self._connections or timeout_s <= 0:
-            return
-        self._empty = asyncio.Event()
-        try:
-            await asyncio.wait_for(self._empty.wait(), timeout_s)
-        except TimeoutError:
-            return
+        await self._open.wait_empty(_LAST_BYTES_S)
 
     # --- answers ---
 
@@ -166,6 +161,7 @@ class RpcServer:
             handshake_timeout_s=defaults.RPC_HANDSHAKE_TIMEOUT_S,
             admit=lambda peername: self._admit(tracked, peername),
             on_failed=lambda peername, error: self._handshake_failed(tracked, peername, error),
+            start_timer=PatientTimer,
         )()
         return stream
 
@@ -176,6 +172,8 @@ class RpcServer:
         reason = self._admission.accept(tracked, _host(peername), asyncio.get_running_loop().time())
         if reason:
             self._warn("rpc.not_admitted", peername, reason=reason)
+        else:
+            self._open.handshaking[tracked] = None
         return not reason
 
     def _warn(self, event: str, peername: Any, **details: object) -> None:
@@ -186,6 +184,7 @@ class RpcServer:
 
     def _handshake_failed(self, tracked: TrackedConnection, peername: Any, error: Exception) -> None:
         displaced = tracked.address is None
+        self._open.shaken(tracked)
         self._admission.release(tracked)
         reason = getattr(error, "reason", None) or str(error)
         self._warn("rpc.handshake_failed", peername, error="displaced by a newer connection" if displaced else reason)
@@ -199,6 +198,7 @@ class RpcServer:
             tracked.abort = connection.transport.abort
             if not self._admit(tracked, peername):
                 return False
+        self._open.shaken(tracked)
         now = asyncio.get_running_loop().time()
         reason = self._admission.identify(tracked, connection.peer, now, trusted)
         if self._closed:
@@ -214,12 +214,10 @@ class RpcServer:
 
     def lost(self, connection: ServerConnection) -> None:
         """See Owner."""
-        self._connections.pop(connection, None)
+        self._open.drop(connection)
         self._stalled.pop(connection, None)
         self._unread.pop(connection, None)
         self._admission.release(connection.tracked)
-        if not self._connections and self._empty is not None:
-            self._empty.set()
 
     def misbehaved(self, connection: ServerConnection, reason: str, code: str) -> None:
         """See Owner."""

@@ -61,6 +61,7 @@ from swarm.manager.external_ca import Outcome
 from swarm.manager.group import health, watch
 from swarm.manager.group.watch import Kinds
 from swarm.manager.manager import Manager
+from swarm.manager.node_keys import is_superseded
 from swarm.manager.service import Write
 from swarm.node.events import OnLoss
 from swarm.raft import events
@@ -98,18 +99,19 @@ class ManagerProcess:
         self.removed = asyncio.Event()
         self.peers: Peers | None = None
         self._client_tls = client_tls
+        self._clock = clock
+        self._rng = rng
+        self._inbox: Inbox[ManagerEvent] = Inbox()
+        self._streams = itertools.count(1)
+        self._counts = counts or Counts()
         self._parts = assemble.parts(
             settings.node_id,
             settings.cluster_id,
             Group(lambda: self.manager),
             settings.mixed_leadership,
             settings.replicas_max,
+            self._counts.superseded_keys,
         )
-        self._clock = clock
-        self._rng = rng
-        self._inbox: Inbox[ManagerEvent] = Inbox()
-        self._streams = itertools.count(1)
-        self._counts = counts or Counts()
         self.local = LocalCalls(
             self._incoming, self._streams, lambda stream: self._calls.taken(stream), self._counts.unread_bytes
         )
@@ -152,7 +154,7 @@ class ManagerProcess:
             await self._server.close(0)
             await asyncio.to_thread(self.disk.close)
             raise
-        self.peers = Peers(self._client_tls, self._report, self._kinds.is_ours, join)
+        self.peers = Peers(self._client_tls, self._report, self._kinds.is_ours, join, self._is_superseded)
         self._peer_watch = PeerWatch(manager.status, self.peers, self._inbox.put, self._kinds, self.disk)
         self.manager = self._calls.manager = manager
         self._calls.peers = self.peers
@@ -372,6 +374,9 @@ class ManagerProcess:
 
     def _is_blacklisted(self, node_id: str) -> bool:
         return is_blacklisted(self.store, self.settings.cluster_id, node_id)
+
+    def _is_superseded(self, peer: Peer) -> bool:
+        return is_superseded(self.store, peer)
 
     def _why_no_manager(self, peer: Peer) -> str:
         return "" if self.manager is None else self.manager.judge.why_no_manager(peer)

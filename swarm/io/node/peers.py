@@ -22,13 +22,14 @@ from swarm import api, defaults
 from swarm.api import raftpb, rpc
 from swarm.errors import SwarmError, Unavailable
 from swarm.grpc.authorize import forwarding_metadata
+from swarm.grpc.peer import peer_of
 from swarm.io.grpc import client
 from swarm.io.node.peer_link import News, PeerLink, Report
 from swarm.manager.events import Forward, ForwardAnswered, ForwardFailed, ForwardMore, ForwardOpened
 from swarm.manager.group import dialogues
 from swarm.manager.group.locating import Locator
 from swarm.raft import events
-from swarm.rpc import Reply, StreamData, StreamEnd
+from swarm.rpc import Peer, Reply, StreamData, StreamEnd
 
 log = structlog.get_logger()
 
@@ -44,12 +45,14 @@ class Peers:
         report: Report,
         is_ours: Callable[[int], bool],
         managers: Sequence[str] = (),
+        is_superseded: Callable[[Peer], bool] = lambda peer: False,
     ) -> None:
         """report: hears of what was not delivered, and Removed when another member says that we are none any more.
 
         is_ours: whether a member is known to be a manager of ours. managers: addresses of managers that this node has
-        heard of.
+        heard of. is_superseded: whether a certificate is an old copy, whose owner is not looked for where it is shown.
         """
+        self._is_superseded = is_superseded
         self._tls = tls
         self._dialler = dialler(tls)
         self._is_ours = is_ours
@@ -192,12 +195,21 @@ class Peers:
     # --- health ----------------------------------------------------------------------------------------------------
 
     async def check(self, addr: str, node_id: str = "") -> tuple[str, bool]:
-        """See dialogues.check."""
+        """See dialogues.check. An old copy of the node's certificate is not the node."""
         try:
             async with asyncio.timeout(defaults.RPC_DIAL_TIMEOUT_S):
-                return await dialogues.check(addr, node_id, self._dialler)
+                return await dialogues.check(addr, node_id, self._dial_current)
         except TimeoutError:
             return "no answer in time", False
+
+    async def _dial_current(self, addr: str, node_id: str, timeout_s: float) -> client.ClientConnection:
+        """See dialogues.Dial."""
+        connection = await client.connect(addr, replace(self._tls(), node_id=node_id), timeout_s)
+        chain = connection.peer_chain_der
+        if chain and self._is_superseded(peer_of(chain[0])):
+            connection.close()
+            raise Unavailable(f"the manager at {addr} has an old copy of its certificate")
+        return connection
 
 
 def dialler(tls: Callable[[], ClientTls]) -> dialogues.Dial:

@@ -42,6 +42,10 @@ class Members(Protocol):
         """Whether the group keeps a quorum of reachable members without this node."""
         ...
 
+    def can_spare(self, node_id: str) -> bool:
+        """Whether the group, with this node in it, can decide without its vote."""
+        ...
+
     def member_of(self, node_id: str) -> api.ManagerStatus | None:
         """Raft ID, address, reachability and whether it leads; None for a node outside the group."""
         ...
@@ -120,7 +124,8 @@ def remove_node(tx: Tx, request: api.RemoveNodeRequest, members: Members) -> api
         )
     if not request.force and node.status.state == api.NodeStatus.READY:
         raise FailedPrecondition(f"node {node.id} is not down and can't be removed")
-    if members.is_member(node.id) and not members.can_remove(node.id):  # of a removed node the group hears no vote
+    if members.is_member(node.id) and not members.can_spare(node.id):
+        # it was demoted and has not left yet; of a removed node the group hears no vote, not even for its own removal
         raise FailedPrecondition(NO_QUORUM_LEFT)
     found = next(tx.find(api.Cluster, "name", defaults.CLUSTER_NAME), None)
     if found is None:

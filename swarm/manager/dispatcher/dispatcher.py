@@ -17,6 +17,7 @@ assignment sets of their node. Everything the dispatcher writes goes through Upd
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -112,6 +113,7 @@ class Dispatcher:
         rng: Random,
         own_node_id: str,
         managers: Callable[[], list[tuple[str, str]]],
+        refused_keys: Counter[str] | None = None,
     ) -> None:
         self._store = store
         self._now = now
@@ -119,7 +121,7 @@ class Dispatcher:
         self._managers = managers
         self._registrations = Registrations(rng)
         self._updates = Updates()
-        self._key_guard = KeyGuard()
+        self._key_guard = KeyGuard(refused_keys)
         self._down = DownNodes()
         self._sessions: dict[int, _Session] = {}
         self._feeds: dict[int, _Feed] = {}

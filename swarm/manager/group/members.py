@@ -219,6 +219,11 @@ class RaftGroup:
         """Whether this member could be reached lately."""
         return raft_id == self.raft_id or raft_id not in self._unreachable
 
+    def can_spare(self, node_id: str) -> bool:
+        """Whether the group can decide without this node, while it is a member still: also to remove it."""
+        left = [raft_id for raft_id, member in self.members.items() if member.node_id != node_id]
+        return sum(map(self.reachable, left)) >= quorum(len(self.members))
+
     def can_remove(self, node_id: str) -> bool:
         """Whether the group keeps a quorum of members that can be reached (swarmkit: CanRemoveMember)."""
         left = [raft_id for raft_id, member in self.members.items() if member.node_id != node_id]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
@@ -87,13 +88,17 @@ class Messages:
             self._out.append(StreamEnd(call.stream, NotFound(REMOVED_TEXT)))
         elif (refusal := self._senders.of_node(call.peer, self._leads())) is not None:
             self._out.append(StreamEnd(call.stream, refusal))
-        elif (member := self._group.resolve(raft_id, call.peer)) is None:
+        elif (member := self._group.resolve(raft_id, self._shown_by(call.peer))) is None:
             self._out.append(StreamEnd(call.stream, NotFound(f"member {raft_id:x} not found")))
         else:
             answer, moved = api.ResolveAddressResponse(addr=member.addr), member != self._group.members[raft_id]
             self._out.append(
                 Reply(call.stream, extensions.with_extension(answer, extensions.MOVED) if moved else answer)
             )
+
+    def _shown_by(self, asker: Peer) -> Peer:
+        """Who asks; one with an old copy of a certificate shows nothing of where its node is."""
+        return replace(asker, node_id="") if self._senders.is_superseded(asker) else asker
 
     def _receive(self, stream: int, message: raftpb.Message, sender: Peer, now: float) -> bool:
         """Take a message, unless its sender is not, or no more, the member that it says."""
@@ -105,7 +110,8 @@ class Messages:
             self._refuse(stream, sender, refusal, now)
             return False
         self._senders.believed(raft_id, sender)
-        self._group.heard(raft_id, sender)
+        if not self._senders.is_superseded(sender):
+            self._group.heard(raft_id, sender)
         if message.to == self._group.raft_id and message.type != raftpb.MsgProp:
             self._consensus.step(events.Received(message), now)
         return True

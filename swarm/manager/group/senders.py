@@ -24,6 +24,7 @@ from __future__ import annotations
 from swarm import api, defaults
 from swarm.errors import NotFound, PermissionDenied
 from swarm.manager.group.members import RaftGroup
+from swarm.manager.node_keys import is_superseded
 from swarm.manager.standing import is_newer, is_removed, why_no_manager
 from swarm.raft.raft import Raft
 from swarm.rpc import Peer
@@ -63,6 +64,10 @@ class Senders:
         if raft_id in self._group.members:
             return None
         return self._of_unknown(raft_id, sender, now)
+
+    def is_superseded(self, sender: Peer) -> bool:
+        """Whether it has an old copy of its node's certificate, which does not show where the node is."""
+        return is_superseded(self._store, sender)
 
     def of_node(self, sender: Peer, leading: bool) -> PermissionDenied | None:
         """Why this node may not ask as a manager; None: it may."""

@@ -10,7 +10,7 @@ slot whose task the policy does not restart counts as done, so that a job never 
 
 from __future__ import annotations
 
-from swarm import api
+from swarm import api, defaults
 from swarm.manager import tasks as t
 from swarm.manager.backlog import Backlog
 from swarm.store.store import View
@@ -20,9 +20,10 @@ from swarm.store.tx import Tx
 class JobsStage:
     """See the module; a Stage."""
 
-    def __init__(self, strict: bool = False) -> None:
-        """strict: see Backlog."""
+    def __init__(self, strict: bool = False, replicas_max: int = defaults.SERVICE_REPLICAS_MAX) -> None:
+        """strict: see Backlog. replicas_max: no more tasks are made of a service, whoever stored its spec."""
         self._strict = strict
+        self._replicas_max = replicas_max
         self._reset()
 
     def _reset(self) -> None:
@@ -83,14 +84,14 @@ class JobsStage:
                 t.lower(tx, task.id, api.REMOVE)
         return self._fill(tx, service, current) if replicated else self._cover(tx, service, current)
 
-    @staticmethod
-    def _fill(tx: Tx, service: api.Service, tasks: list[api.Task]) -> bool:
+    def _fill(self, tx: Tx, service: api.Service, tasks: list[api.Task]) -> bool:
         job = service.spec.replicated_job
         used = {task.slot: None for task in tasks}
         working = {task.slot: None for task in tasks if t.is_wanted(task) and task.status.state != api.COMPLETE}
         template = t.task_template(tx, service)
         slot = 0
-        for _ in range(min(job.max_concurrent - len(working), job.total_completions - len(used))):
+        wanted = min(job.total_completions, self._replicas_max)
+        for _ in range(min(job.max_concurrent - len(working), wanted - len(used))):
             while slot in used:
                 slot += 1
             if not tx.room():

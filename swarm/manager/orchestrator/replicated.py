@@ -14,11 +14,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from swarm import api
+import structlog
+
+from swarm import api, defaults
 from swarm.manager import tasks as t
 from swarm.manager.backlog import Backlog
 from swarm.store.store import View
 from swarm.store.tx import Tx
+
+log = structlog.get_logger()
 
 _Ids = dict[str, None]
 
@@ -42,9 +46,10 @@ class _Slots:
 class ReplicatedStage:
     """See the module; a Stage."""
 
-    def __init__(self, strict: bool = False) -> None:
-        """strict: see Backlog."""
+    def __init__(self, strict: bool = False, replicas_max: int = defaults.SERVICE_REPLICAS_MAX) -> None:
+        """strict: see Backlog. replicas_max: no more tasks are made of a service, whoever stored its spec."""
         self._strict = strict
+        self._replicas_max = replicas_max
         self._reset()
 
     def _reset(self) -> None:
@@ -156,13 +161,16 @@ class ReplicatedStage:
         changed = slots.version not in (None, service.spec_version.index)
         dead = [slot for slot in slots.ended if not slots.occupied(slot)] if changed else []
         missing = service.spec.replicated.replicas - len(slots.live) - len(slots.held)
-        if missing > 0 and not self._fill(tx, service, slots, missing):
+        room = max(0, self._replicas_max - len(slots.live) - len(slots.held))
+        if missing > 0 and not self._fill(tx, service, slots, min(missing, room)):
             return False
         if missing < 0 and not self._shrink(tx, service, slots, -missing):
             return False
         for slot in dead:
             if slot not in slots.live and not self._remove(tx, slots, slot):
                 return False
+        if missing > room and slots.version != service.spec_version.index:
+            log.warning("service.replicas_limited", service=service.id, limit=self._replicas_max)
         slots.version = service.spec_version.index
         return True
 

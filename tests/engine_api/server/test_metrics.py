@@ -32,7 +32,9 @@ async def test_what_is_counted_is_shown_whenever_somebody_asks() -> None:
         counts.renewals["renewed"] += 1
         counts.certificate_errors[True] += 1
         counts.external_ca["refused"] += 1
+        counts.superseded_keys["swarm-worker"] += 1
         lines = await shown(registry)
+        assert f'sideswarm_superseded_certificates_total{{role="swarm-worker"}} {times}' in lines
         assert f'sideswarm_certificate_renewals_total{{outcome="renewed"}} {times}' in lines
         assert f'sideswarm_lapsed_certificates_total{{renewable="true"}} {times}' in lines
         assert f'sideswarm_external_ca_requests_total{{outcome="refused"}} {times}' in lines

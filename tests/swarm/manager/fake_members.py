@@ -24,5 +24,8 @@ class FakeMembers:
     def can_remove(self, node_id: str) -> bool:
         return node_id in self.removable
 
+    def can_spare(self, node_id: str) -> bool:
+        return node_id in self.removable
+
     def member_of(self, node_id: str) -> api.ManagerStatus | None:
         return self.members.get(node_id)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from swarm import api
+from swarm.api import raftpb
 from swarm.errors import PermissionDenied, SwarmError, Unavailable
 from swarm.manager.events import ManagerEffect, PeerChecked
 from swarm.manager.service import Write
 from swarm.raft import events
 from swarm.rpc import MANAGER_ROLE, WORKER_ROLE, Call, Peer, Reply, StreamData, StreamEnd
 from swarm.store.tx import Tx
-from tests.swarm.manager.group.test_changes import JOINER, Lab, demote, elect_again, promote
+from tests.swarm.manager.group.test_changes import JOINER, Lab, demote, elect_again, promote, yes
 
 MANAGER = Peer("n3", MANAGER_ROLE, "c1", "10.0.0.3:40000")
 WORKER = Peer("n5", WORKER_ROLE, "c1", "10.0.0.5:40000")
@@ -153,3 +154,39 @@ def test_the_only_member_manages_whatever_its_node_says() -> None:
     node = made.manager.store.get(api.Node, "n1")
     assert node is not None
     assert (node.role, node.spec.desired_role) == (api.MANAGER, api.MANAGER)
+
+
+@pytest.mark.parametrize("name", ["demoted", "removed"])
+def test_a_read_is_judged_again_when_the_group_has_confirmed_its_leader(name: str) -> None:
+    """Its caller was a manager on arrival, and is none any more in the store from which it would be answered."""
+    _, _, _, loss, error = LOSSES[name]
+    made = lab()
+    voter = made.joined()
+    made.now += 0.9  # nobody has confirmed lately that it leads
+    assert not answers(call(made, "Control/ListNodes", api.ListNodesRequest(), MANAGER))
+    waiting = made.stream
+    assert isinstance(refusal(agree(made, made.tell(Write(loss)), voter), waiting), error)
+
+
+def answers(effects: list[ManagerEffect]) -> list[ManagerEffect]:
+    return [one for one in effects if isinstance(one, Reply | StreamEnd)]
+
+
+def agree(made: Lab, effects: list[ManagerEffect], voter: int) -> list[ManagerEffect]:
+    """The other member takes what is written, and after that confirms who leads; what else is done."""
+    out: list[ManagerEffect] = []
+    for _ in range(8):
+        while effects:
+            effect = effects.pop(0)
+            if not isinstance(effect, events.Send):
+                out.append(effect)
+            elif (answer := yes(effect.message, voter)) is not None:
+                effects += made.tell(events.Received(answer))
+            elif effect.message.type == raftpb.MsgHeartbeat:
+                confirmed = raftpb.Message(type=raftpb.MsgHeartbeatResp, to=1, term=effect.message.term)
+                setattr(confirmed, "from", voter)
+                confirmed.context = effect.message.context
+                effects += made.tell(events.Received(confirmed))
+        made.now += 0.1
+        effects = made.tell(None)
+    return out

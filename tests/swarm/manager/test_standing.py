@@ -172,6 +172,29 @@ def test_every_certificate_of_a_node_begins_later_than_the_one_before() -> None:
     assert leaf.not_valid_before_utc.timestamp() <= lab.now < leaf.not_valid_after_utc.timestamp()
 
 
+@pytest.mark.parametrize("ahead_s", [0.0, 1.0, 30.0, 3570.0, 3599.0, 3600.0, 3630.0, 7200.0, 40 * DAY_S])
+@pytest.mark.parametrize("second_s", [0.0, 29.9, 30.0, 59.9])
+def test_no_certificate_is_handed_out_before_it_is_valid(ahead_s: float, second_s: float) -> None:
+    """Whatever the clocks of those said who signed before."""
+    lab = Lab()
+    lab.now = now = NOW // 60 * 60 + second_s
+    lab.now += ahead_s
+    old = [lab.certify(), lab.certify()]
+    lab.now = now
+    for _ in range(3):
+        newest, peer = max(it.not_before for it in old), lab.certify()
+        nearest_minute = (now + 30.0) // 60 * 60
+        expected = max(nearest_minute - 3600.0, newest + 1.0)
+        assert peer.not_before == (expected if expected <= now else nearest_minute - 3600.0)
+        assert peer.not_before <= now
+        old.append(peer)
+    lab.set_role(api.WORKER)
+    assert not any(map(lab.is_manager, old))
+    lab.set_role(api.MANAGER)
+    assert lab.is_manager(lab.certify())
+    assert not any(map(lab.is_manager, old))
+
+
 def test_a_removed_node_is_remembered_until_its_longest_certificate_has_ended() -> None:
     lab = Lab(api.WORKER)
     lab.certify(expiry_s=3 * 365 * DAY_S)

@@ -331,11 +331,18 @@ async def test_we_take_an_answer_of_20_mb_from_a_manager() -> None:
         connection.close()
 
 
-async def test_we_run_out_of_time(reference: Reference, connection: client.ClientConnection) -> None:
+async def test_we_run_out_of_time(connection: client.ClientConnection) -> None:
+    """Either side may see first that the time is over, and the call may not even have reached the server by then."""
     with pytest.raises(SwarmError) as late:
         await connection.unary(rpc.CHECK, api.HealthCheckRequest(service="never"), timeout_s=0.05)
-    assert late.value.code == Code.DEADLINE_EXCEEDED, "ours, or that of the server, who was told how long we wait"
-    await reference.cancelled.wait()
+    assert late.value.code == Code.DEADLINE_EXCEEDED
+    assert await connection.unary(rpc.CHECK, HEALTH) == SERVING
+
+
+async def test_the_server_is_told_how_long_we_wait(reference: Reference, connection: client.ClientConnection) -> None:
+    await connection.unary(rpc.CHECK, HEALTH, timeout_s=600.0)
+    assert reference.deadline is not None
+    assert 0.0 < reference.deadline <= 600.0
 
 
 async def test_cancelling_the_task_cancels_the_call(reference: Reference, connection: client.ClientConnection) -> None:

@@ -163,6 +163,9 @@ class NoGroup:
     def is_member(self, node_id: str) -> bool:
         return False
 
+    def can_spare(self, node_id: str) -> bool:
+        return True
+
     def can_remove(self, node_id: str) -> bool:
         return True
 

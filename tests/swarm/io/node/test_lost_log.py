@@ -27,9 +27,6 @@ from swarm.store.tx import Tx
 if TYPE_CHECKING:
     from tests.conftest import Authority
 
-# a server that stops leaves connections alone that are in the middle of their handshake; they end by themselves
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 FILES = ("raft.db", "raft.db-wal", "raft.db-mark")
 
 

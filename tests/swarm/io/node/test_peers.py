@@ -25,7 +25,7 @@ from swarm.manager.events import (
 )
 from swarm.manager.group.members import REMOVED_TEXT
 from swarm.raft import events
-from swarm.rpc import LOCAL, Call, Reply, StreamData, StreamEnd
+from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
 from tests.swarm.io.conftest import MakeServed, Served
 
 if TYPE_CHECKING:
@@ -48,9 +48,17 @@ class Members:
         self.messages: asyncio.Queue[raftpb.Message] = asyncio.Queue()
         credentials = authority.issue("manager2")
         managers = [first.address]
-        self.peers = Peers(lambda: authority.client(credentials), self.report, lambda peer: peer == OURS, managers)
+        self.superseded: list[str] = []
+        self.peers = Peers(
+            lambda: authority.client(credentials), self.report, lambda peer: peer == OURS, managers, self.is_superseded
+        )
         for served in (first, second):
             served.call = lambda call, served=served: self.answer(served, call)  # type: ignore[method-assign,misc]
+
+    def is_superseded(self, peer: Peer) -> bool:
+        assert peer.key
+        assert peer.not_before
+        return peer.node_id in self.superseded
 
     def report(self, event: object) -> None:
         self.reports.append(event)
@@ -177,6 +185,16 @@ async def test_a_node_of_another_cluster_or_a_worker_is_not_found_whatever_it_is
         error, _ = await members.peers.check(served.address, "manager1")
         assert "authentication handshake failed: x509" in error
         assert not served.calls
+
+
+async def test_a_node_is_not_found_where_an_old_copy_of_its_certificate_is_shown(members: Members) -> None:
+    address = members.first.address
+    assert await members.peers.check(address, "manager1") == ("", False)
+    members.superseded = ["manager1"]
+    reason, _ = await members.peers.check(address, "manager1")
+    assert reason.endswith(f"the manager at {address} has an old copy of its certificate")
+    members.superseded = ["manager2"]
+    assert await members.peers.check(address, "manager1") == ("", False)
 
 
 async def test_messages_for_a_member_are_not_given_to_another_node_at_its_address(members: Members) -> None:

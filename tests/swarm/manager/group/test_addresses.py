@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 
 from swarm import api, defaults
@@ -10,6 +13,7 @@ from swarm.manager.events import DialPeer, FoundAt
 from swarm.manager.group.members import RaftGroup
 from swarm.raft import events
 from swarm.rpc import MANAGER_ROLE, Peer, Reply
+from swarm.store.tx import Tx
 from tests.fuzz.house import CLUSTER, House
 from tests.swarm.manager.group.test_changes import promote
 
@@ -249,14 +253,22 @@ def test_addresses_of_version_six_keep_their_brackets() -> None:
 # --- the manager around it -------------------------------------------------------------------------------------------
 
 
+def known(key: bytes, begins: int, tx: Tx) -> None:
+    """The certificate that the follower is known to use."""
+    authority = tx.edit(api.Node, "n2").authority
+    authority.key = key
+    authority.certified_from.FromSeconds(begins)
+
+
 class Moving:
     """A leader whose only follower has moved: it cannot be reached, and calls from 10.0.0.9."""
 
-    def __init__(self, error: str) -> None:
+    def __init__(self, error: str, key: bytes = b"", begins: int = 0) -> None:
         self.house = House(None)
         self.house.dial_error = error
         self.follower = Peer("n2", MANAGER_ROLE, CLUSTER, "10.0.0.9:40000")
         self.house.write(promote("n1", "n2", "n3"))
+        self.house.write(partial(known, key, begins))
         self.house.stream = 1  # the number tells the house whether a joiner is ours
         self.house.call("RaftMembership/Join", api.JoinRequest(addr=OLD), self.follower)
         self.raft_id = next(key for key in self.group.members if key != 1)
@@ -322,3 +334,16 @@ def test_who_only_follows_hears_about_its_own_address_from_its_leader() -> None:
     house.now += 2 * defaults.PEER_DIAL_PAUSE_S
     house.tell(FoundAt("10.0.0.8:2377", moved=True))
     assert len(house.dialled) == 1
+
+
+def test_an_old_copy_of_a_members_certificate_does_not_show_where_the_member_is() -> None:
+    """It may still bring messages of the log: the node may not have dialled again since its renewal."""
+    moving = Moving("nobody is there", b"new", 500)
+    for key, begins, dialled in ((b"old", 400.0, False), (b"new", 500.0, True), (b"newer", 600.0, True)):
+        before = len(moving.house.dialled)
+        moving.follower = replace(moving.follower, key=key, not_before=begins)
+        moving.calls()
+        moving.house.call("Raft/ResolveAddress", api.ResolveAddressRequest(raft_id=moving.raft_id), moving.follower)
+        moving.house.now += 2 * defaults.PEER_DIAL_PAUSE_S
+        moving.house.tell(None)
+        assert (len(moving.house.dialled) > before) is dialled, key

@@ -204,6 +204,23 @@ def test_a_node_that_gave_its_log_up_may_have_that_member_removed() -> None:
     assert (pending.change.type, pending.change.node_id) == (raftpb.ConfChangeRemoveNode, first)
 
 
+def test_of_two_managers_a_demoted_one_is_removed_by_force_only_after_it_has_left() -> None:
+    """Its vote is needed for its own removal, and of a removed node the group hears none."""
+    lab = Lab()
+    lab.joined()
+    group = lab.manager.group
+    assert group.can_remove("n2"), "it may be demoted: it agrees to its own removal"
+    assert not group.can_spare("n2")
+    three = RaftGroup(1)
+    for number in (1, 2, 3):
+        member = api.RaftMember(raft_id=number, node_id=f"n{number}", addr=f"10.0.0.{number}:2377")
+        three.apply(raftpb.ConfChange(node_id=number, context=member.SerializeToString()))
+    assert three.can_spare("n3")
+    three.lost(2)
+    assert not three.can_spare("n3")
+    assert three.can_spare("n2")
+
+
 def test_nobody_else_can_have_a_member_removed() -> None:
     lab = Lab()
     first = lab.joined()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import TypeVar
@@ -40,7 +41,8 @@ class TrustHarness:
         self.rng = Random("trust")
         self.now = now
         self.stages: list[Stage] = [ClusterStage(CLUSTER), CertificateStage(CLUSTER, deterministic=True)]
-        self.service = CertificateAuthority(self.store, CLUSTER)
+        self.refused_keys: Counter[str] = Counter()
+        self.service = CertificateAuthority(self.store, CLUSTER, refused_keys=self.refused_keys)
         self.edit(lambda tx: clusters.bootstrap(tx, CLUSTER, MANAGER, api.ClusterSpec(), root, CSR, b"", NewCluster()))
         self.elect()
 

@@ -110,7 +110,9 @@ def test_an_old_managers_copy_is_refused_as_well_and_gets_no_unlock_key(trust: T
     with pytest.raises(PermissionDenied, match=SUPERSEDED):
         answer(trust.call("CA/GetUnlockKey", ask, old.peer()), api.GetUnlockKeyResponse)
     answer(trust.call("CA/GetUnlockKey", ask, new.peer()), api.GetUnlockKeyResponse)
+    assert trust.refused_keys == {"swarm-manager": 1}
     refused(trust, old.peer())
+    assert trust.refused_keys == {"swarm-manager": 2}
 
 
 def test_asking_for_a_certificate_shows_that_the_key_is_in_use(trust: TrustHarness) -> None:
