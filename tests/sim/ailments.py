@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from tests.sim.world import Node, World
 
 KINDS = ("errors", "interrupt", "flip", "vanish")
-USUAL = frozenset(("errors", "interrupt", "vanish"))
-"""Those that every world may have. The others are for: python -m tests.sim --ailments flip."""
+USUAL = frozenset(KINDS)
+"""Those that every world may have. Fewer: python -m tests.sim --ailments flip."""
 DAMAGE = frozenset(("flip", "vanish"))
 LOOKS = 3
 """How often an operator restarts a node that is in error before it is replaced."""
@@ -97,12 +97,12 @@ class Ailments:
         if not paths:
             return
         node.ailing = True
-        if kind == "vanish":
+        if disk.raft.raft_id and rng.random() < 0.5:
+            what = disk.raft.flip(rng) if kind == "flip" else disk.raft.vanish(rng)
+        elif kind == "vanish":
             path = rng.choice(paths)
             path.unlink()
             what = path.name
-        elif disk.raft.raft_id and rng.random() < 0.5:
-            what = disk.raft.flip(rng)
         else:
             path = rng.choice(paths)
             disk.files.flip(path, rng)

@@ -83,6 +83,11 @@ class Checkers:
         self._entries.clear()
         self._made_anew[raft_id] = None
 
+    def loss_accepted(self, raft_id: int) -> None:
+        """The cluster goes on from what is left of this member's log: an operator was told, and forced it."""
+        self.made_anew(raft_id)
+        self.promises.accepts_loss(raft_id)
+
     def leads(self, raft: Raft, name: str) -> None:
         """A member is leader of its term."""
         holder = self._leaders.setdefault(raft.term, name)

@@ -11,7 +11,7 @@ from swarm.manager.manager import Manager
 from swarm.node.autolock import kek_of
 from swarm.store.store import Store
 from tests.sim.history import History
-from tests.sim.raft_image import CLEAR
+from tests.sim.raft_content import CLEAR
 from tests.sim.world import Node, World
 
 LIMIT_S = 500.0

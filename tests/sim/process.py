@@ -264,6 +264,8 @@ class Process:
             case events.ForgetLog():
                 await self.kernel.sleep(0.002)
                 self.world.checkers.promises.forgets_log(self.node)
+                self.disk.raft.lose_database()
+                await self.kernel.sleep(0.002)
                 self.disk.forget_log()
             case events.Erase():
                 await self.kernel.sleep(0.002)
@@ -324,14 +326,15 @@ class Process:
     async def _start_manager(self, effect: events.StartManager) -> events.ManagerUp:
         self.disk.raft.open(await self._identity.lock.prepare_log())
         manager = self._starting = ManagerDriver(self, effect.state)
-        starting = manager.start(
-            create=effect.create, join=effect.state.other_managers(), force_new_cluster=effect.force_new_cluster
-        )
-        await self.run(starting)
+        join, force = effect.state.other_managers(), effect.force_new_cluster
+        await self.run(manager.start(effect.create, join, force, effect.on_loss))
         self.manager, self._starting = manager, None
         self._identity.lock.attach(manager)
         self.kernel.say(self.name, "manager starts")
         manager.removed.then(lambda: self.driver.put(events.ManagerEnded(effect.tag, removed=True)))
+        manager.failed.then(
+            lambda: self.driver.put(events.ManagerEnded(effect.tag, manager.removed.done, manager.failed.error))
+        )
         return events.ManagerUp(self.disk.raft.raft_id)
 
     async def _stop_manager(self) -> events.ManagerDown:

@@ -15,7 +15,8 @@ from swarm.raft.events import Persist
 from swarm.raft.records import RecordLocked
 from tests.sim.disk import Disk
 from tests.sim.files import Killed, SimFiles, Trouble
-from tests.sim.raft_image import CLEAR, WAL_WRITES_MAX, RaftImage
+from tests.sim.raft_content import CLEAR, Owner
+from tests.sim.raft_image import WAL_WRITES_MAX, RaftImage
 
 FIRST, SECOND = RaftKeys(b"first data key"), RaftKeys(b"second data key")
 DRAWS = 30
@@ -31,7 +32,7 @@ def append(image: RaftImage, index: int) -> None:
 
 def filled(entries: int = 3) -> RaftImage:
     image = RaftImage()
-    image.raft_id = 7
+    image.write(Owner(7))
     image.write(Persist(1, raftpb.HardState(term=1), (entry(1),)))
     for index in range(2, entries + 1):
         append(image, index)
