@@ -327,7 +327,7 @@ class Process:
         self.disk.raft.open(await self._identity.lock.prepare_log())
         manager = self._starting = ManagerDriver(self, effect.state)
         join, force = effect.state.other_managers(), effect.force_new_cluster
-        await self.run(manager.start(effect.create, join, force, effect.on_loss))
+        await manager.start(effect.create, join, force, effect.on_loss)
         self.manager, self._starting = manager, None
         self._identity.lock.attach(manager)
         self.kernel.say(self.name, "manager starts")
