@@ -51,11 +51,12 @@ class Ailments:
             self._kernel.at(self._rng.expovariate(0.3), self._act)
 
     def _act(self) -> None:
-        alive = self._world.alive()
         if not self._world.faulty:
             return
+        kind = self._rng.choice(sorted(self.kinds))
+        alive = [node for node in self._world.alive() if kind not in DAMAGE or self._may_damage(node)]
         if alive:
-            self.inflict(self._rng.choice(sorted(self.kinds)), self._rng.choice(alive))
+            self.inflict(kind, self._rng.choice(alive))
         self._kernel.at(self._rng.expovariate(0.3), self._act)
 
     def inflict(self, kind: str, node: Node) -> None:
@@ -84,7 +85,7 @@ class Ailments:
     def _may_damage(self, node: Node) -> bool:
         """Workers, and a minority of managers in worlds where all others stay."""
         nature = self._world.nature
-        if node.ailing or not node.acknowledged or node.leaving or node.forced:
+        if node.gone or node.ailing or not node.acknowledged or node.leaving or node.forced:
             return False
         if node.process is not None and node.process.identity.role != MANAGER_ROLE and not node.disk.raft.raft_id:
             return True
@@ -97,7 +98,7 @@ class Ailments:
         if not paths:
             return
         node.ailing = True
-        if disk.raft.raft_id and rng.random() < 0.5:
+        if disk.raft.raft_id and rng.random() < 0.7:
             what = disk.raft.flip(rng) if kind == "flip" else disk.raft.vanish(rng)
         elif kind == "vanish":
             path = rng.choice(paths)

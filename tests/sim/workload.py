@@ -301,4 +301,4 @@ class Workload:
     def _finished(self) -> bool:
         for care in self.operators.cares():
             self.spawn(care)
-        return not self.open and not any(node.ailing for node in self.world.nodes)
+        return not self.open and not any(node.ailing and not node.gone for node in self.world.nodes)
