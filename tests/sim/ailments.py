@@ -153,6 +153,10 @@ class Ailments:
         node.ailing = False
         self._cared_for.remove(node)
 
+    def leave_alone(self, node: Node) -> None:
+        """From now on no operator of this module looks after it."""
+        self._cared_for.append(node)
+
     def _replace(self, node: Node, process: Process) -> Script:
         """It leaves by force and joins anew; what it was before is removed."""
         status = process.machine.status()

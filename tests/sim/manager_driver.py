@@ -116,10 +116,9 @@ class ManagerDriver:
             self.process.node_id, self.cluster_id, self.addr, "", 0, state.raft_id, state.past_raft_ids
         )
         log = MemberLog(Path(LOG_FILE), SimLogFile(self.process), settings, self._reach, self._rng)
-        if on_loss is OnLoss.ACCEPT:
-            self.checkers.loss_accepted(self.process.disk.raft.raft_id)
+        make = self._make_after_loss if on_loss is OnLoss.ACCEPT else self._make
         try:
-            manager, raft = await log.open(self._make, create, join, force_new_cluster, on_loss)
+            manager, raft = await log.open(make, create, join, force_new_cluster, on_loss)
         except SwarmError:
             self.close()
             raise
@@ -144,6 +143,12 @@ class ManagerDriver:
         if loaded.snapshot is not None:
             manager.restore(loaded.snapshot)
         return manager, raft
+
+    def _make_after_loss(
+        self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...]
+    ) -> tuple[Manager, CheckedRaft]:
+        self.checkers.loss_accepted(raft_id, entries, loaded.applied_index)
+        return self._make(loaded, raft_id, entries)
 
     def _run(self, manager: Manager, raft: CheckedRaft, managers: Sequence[str]) -> None:
         machine = StopsAtLoss(manager, self._fail)

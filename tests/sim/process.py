@@ -27,6 +27,7 @@ from tests.sim.files import Killed
 from tests.sim.identity import SimIdentity
 from tests.sim.kernel import Future, Runnable, Scope, Script
 from tests.sim.keys import root
+from tests.sim.lock import KeyLock
 from tests.sim.manager_driver import ManagerDriver
 from tests.sim.network import PORT, Connection
 
@@ -103,7 +104,7 @@ class Process:
         """Of all machines that run here."""
         agent = [self.agent.driver] if self.agent is not None else []
         manager = [self.manager.driver] if self.manager is not None and self.manager.driver is not None else []
-        return [*agent, self.driver, self._identity.lock.driver, *manager]
+        return [*agent, self.driver, self.lock.driver, *manager]
 
     def jump(self, seconds: float) -> None:
         """The clock goes forward at once."""
@@ -126,6 +127,11 @@ class Process:
     def keys(self) -> KeyStore:
         """Of this process."""
         return self._identity.keys
+
+    @property
+    def lock(self) -> KeyLock:
+        """Of this process."""
+        return self._identity.lock
 
     @property
     def leads(self) -> bool:
@@ -184,7 +190,7 @@ class Process:
         for manager in (self.manager, self._starting):
             if manager is not None:
                 manager.die(torn)
-        self._identity.lock.die()
+        self.lock.die()
         self._close_drivers()
         for connection in list(self.connections.values()):
             connection.side_died(self, silent)
@@ -324,12 +330,12 @@ class Process:
     # --- the manager -----------------------------------------------------------------------------------------------
 
     async def _start_manager(self, effect: events.StartManager) -> events.ManagerUp:
-        self.disk.raft.open(await self._identity.lock.prepare_log())
+        self.disk.raft.open(await self.lock.prepare_log())
         manager = self._starting = ManagerDriver(self, effect.state)
         join, force = effect.state.other_managers(), effect.force_new_cluster
         await manager.start(effect.create, join, force, effect.on_loss)
         self.manager, self._starting = manager, None
-        self._identity.lock.attach(manager)
+        self.lock.attach(manager)
         self.kernel.say(self.name, "manager starts")
         manager.removed.then(lambda: self.driver.put(events.ManagerEnded(effect.tag, removed=True)))
         manager.failed.then(
@@ -341,7 +347,7 @@ class Process:
         assert self.manager is not None
         manager, self.manager = self.manager, None
         raft_id = self.disk.raft.raft_id
-        self._identity.lock.attach(None)
+        self.lock.attach(None)
         await self.run(manager.hand_over())
         manager.close()
         self.kernel.say(self.name, "manager stops", self.identity.role, manager.removed.done)
