@@ -206,7 +206,7 @@ class ManagerDriver:
         if self.network.listeners.get(self.addr) is self:
             del self.network.listeners[self.addr]
         image = self.process.disk.raft
-        if self.writing is not None:
+        if self.writing is not None and not image.being_replaced:
             image.write(self.writing, killed=True) if torn else image.begin(self.writing)
         if self.peers is not None:
             self.peers.die()

@@ -75,6 +75,11 @@ class RaftImage:
         """Whether nothing of it was damaged."""
         return self._wal.intact and self._damaged_at is None and not self._gone and self.mark.exists
 
+    @property
+    def being_replaced(self) -> bool:
+        """Whether a rewritten log waits for its commit: what is to be written waits, too."""
+        return self._rewritten is not None
+
     def data_keys(self) -> frozenset[bytes]:
         """The data keys of all records; CLEAR is among them if anything can be read without a key."""
         return frozenset(record.data_key for record in self._content.records())
