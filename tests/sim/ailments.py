@@ -12,6 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from swarm.errors import SwarmError
+from swarm.node.events import RenewCertificateNow
 from swarm.node.steps import Phase
 from swarm.rpc import MANAGER_ROLE
 from tests.sim.files import Trouble
@@ -40,7 +41,7 @@ class Ailments:
         self._world = world
         self._kernel = world.kernel
         self._rng = Random(f"{world.kernel.seed}/ailments")
-        self.many = bool(kinds) and self._rng.random() < 0.4
+        self.many = bool(kinds) and self._rng.random() < (0.7 if world.kernel.seed % 2 else 0.3)
         """Whether this is a world of bad disks, whose operators change locks and roles all the time."""
         if self.many and not kinds.isdisjoint(DAMAGE):
             world.nature.loses_disks = True
@@ -78,9 +79,15 @@ class Ailments:
 
     def _errors(self, node: Node) -> None:
         """For a while some of what is written fails, or says so."""
-        rng = self._rng
-        node.disk.files.trouble = Trouble(rng, rng.choice((0.1, 0.5, 1.0)), rng.choice((1, 2, 5)))
-        self._kernel.say("errors", node.name)
+        rng, where = self._rng, self._rng.choice(("files", "log", "both"))
+        trouble = Trouble(rng, rng.choice((0.1, 0.5, 1.0)), rng.choice((1, 2, 5)))
+        if where != "log":
+            node.disk.files.trouble = trouble
+        if where != "files":
+            node.disk.log_trouble = trouble
+        self._kernel.say("errors", node.name, where)
+        if where != "log" and rng.random() < 0.5 and node.process is not None and node.acknowledged:
+            node.process.driver.put(RenewCertificateNow())  # so that there is something to write
 
     def _may_damage(self, node: Node) -> bool:
         """Workers, and a minority of managers in worlds where all others stay."""

@@ -18,7 +18,7 @@ from certs.errors import CertsError
 from certs.keystore import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE, KeyStore, RaftKeys
 from swarm.io.node.state_file import StateFile
 from swarm.node.state import NodeState
-from tests.sim.files import Outcome, SimFiles
+from tests.sim.files import Outcome, SimFiles, Trouble
 from tests.sim.raft_content import Write
 from tests.sim.raft_image import RaftImage
 
@@ -31,6 +31,7 @@ class Disk:
     def __init__(self, directory: Path) -> None:
         self.files = SimFiles(directory)
         self.raft = RaftImage()
+        self.log_trouble: Trouble | None = None
         self.journal: dict[str, bytes] = {}
         self._directory = directory
         self._certificates = directory / "certificates"
@@ -54,7 +55,7 @@ class Disk:
             self.raft.settle()
         except (OSError, CertsError) as error:
             return str(error)
-        outcome = self.files.trouble.strike() if self.files.trouble is not None else Outcome.DONE
+        outcome = self.log_trouble.strike() if self.log_trouble is not None else Outcome.DONE
         if outcome is Outcome.DONE:
             self.raft.write(write)
             return ""

@@ -360,7 +360,7 @@ class World:
             node.engine.chaos = 0.0
             node.disk_factor = 1.0
             node.disk.files.full = False
-            node.disk.files.trouble = None
+            node.disk.files.trouble = node.disk.log_trouble = None
             self.nature.engine_back(node)
             self.restart(node)
 
