@@ -150,8 +150,12 @@ class RaftImage:
         self._base = self._content.copy()
 
     def confirm(self) -> None:
-        """See LogGuard.confirm."""
-        self.mark.write(self._content.confirmed())
+        """See LogGuard.confirm; and the file is opened."""
+        self._opened(self._content.confirmed())
+
+    def _opened(self, confirmed: Confirmed) -> None:
+        self._ledger.opened(confirmed)
+        self.mark.write(confirmed)
         self.mark.sync()
 
     def _place(self, content: Content) -> None:
@@ -244,10 +248,7 @@ class RaftImage:
             raise DiskCorrupt(f"raft.db: wrong checksum of entry {self._damaged_at}" if self._damaged_at else MALFORMED)
         self._content = found
         self._base, self._wal = found.copy(), WalImage()  # sqlite starts its log over
-        confirmed = found.confirmed()
-        self._ledger.opened(confirmed)
-        self.mark.write(confirmed)
-        self.mark.sync()
+        self._opened(found.confirmed())
         self._check_keys()
         return self._loaded(found)
 
