@@ -88,6 +88,12 @@ class Ailments:
         self._kernel.say("errors", node.name, where)
         if where != "log" and rng.random() < 0.5 and node.process is not None and node.acknowledged:
             node.process.driver.put(RenewCertificateNow())  # so that there is something to write
+        if where != "log" and rng.random() < 0.4:  # before what failed is tried again
+            self._kernel.at(rng.uniform(0.05, 1.5), lambda: self._crash(node))
+
+    def _crash(self, node: Node) -> None:
+        if self._world.faulty:
+            self._world.nature.crash(node, power=self._rng.random() < 0.5)
 
     def _may_damage(self, node: Node) -> bool:
         """Workers, and a minority of managers in worlds where all others stay."""
