@@ -58,8 +58,8 @@ def _is_locked(node: Node, kek: bytes) -> bool:
     process = node.process
     if process is None or not process.alive or node.manager is None or node.disk.raft.undecided is not None:
         return False
-    keys = process.keys
-    return _kek(node.manager.store) == kek == keys.kek.key and keys.settled and process.lock.at_rest
+    keys = process.credentials.keys
+    return _kek(node.manager.store) == kek == keys.kek.key and keys.settled and process.credentials.lock.at_rest
 
 
 def _kek(store: Store) -> bytes:
@@ -70,7 +70,7 @@ def _kek(store: Store) -> bytes:
 def _secret_keys(node: Node) -> list[bytes]:
     """In any form in which files may hold them."""
     assert node.process is not None
-    keys = node.process.keys.raft_keys
+    keys = node.process.credentials.keys.raft_keys
     return [*_KEYS, *(key for key in (keys.current, keys.pending) if key)] if keys is not None else list(_KEYS)
 
 

@@ -86,7 +86,7 @@ def _lock_problems(world: World, store: Store) -> list[str]:
     out = []
     for node in world.managing():
         assert node.process is not None
-        keys = node.process.keys
+        keys = node.process.credentials.keys
         if keys.kek.key != kek.key:
             out.append(f"{node.name} has another unlock key than the cluster")
         elif kek.key and CLEAR in node.disk.raft.data_keys():

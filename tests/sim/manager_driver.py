@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,8 +116,14 @@ class ManagerDriver:
         settings = ManagerSettings(
             self.process.node_id, self.cluster_id, self.addr, "", 0, state.raft_id, state.past_raft_ids
         )
-        log = MemberLog(Path(LOG_FILE), SimLogFile(self.process), settings, self._reach, self._rng)
-        make = self._make_after_loss if on_loss is OnLoss.ACCEPT else self._make
+        reach = partial(dial, self.network, self.process)
+        log = MemberLog(Path(LOG_FILE), SimLogFile(self.process), settings, reach, self._rng)
+
+        def make(loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...]) -> tuple[Manager, CheckedRaft]:
+            if on_loss is OnLoss.ACCEPT:
+                self.checkers.loss_accepted(raft_id, entries, loaded.applied_index)
+            return self._make(loaded, raft_id, entries)
+
         try:
             manager, raft = await log.open(make, create, join, force_new_cluster, on_loss)
         except SwarmError:
@@ -124,10 +131,6 @@ class ManagerDriver:
             raise
         manager.recall({}, log.joined)
         self._run(manager, raft, join)
-
-    async def _reach(self, addr: str, node_id: str, timeout_s: float) -> Connection:
-        """See dialogues.Dial."""
-        return await dial(self.network, self.process, addr, node_id, timeout_s)
 
     def _make(self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...]) -> tuple[Manager, CheckedRaft]:
         process, config = self.process, events.Config(raft_id=raft_id)
@@ -143,12 +146,6 @@ class ManagerDriver:
         if loaded.snapshot is not None:
             manager.restore(loaded.snapshot)
         return manager, raft
-
-    def _make_after_loss(
-        self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...]
-    ) -> tuple[Manager, CheckedRaft]:
-        self.checkers.loss_accepted(raft_id, entries, loaded.applied_index)
-        return self._make(loaded, raft_id, entries)
 
     def _run(self, manager: Manager, raft: CheckedRaft, managers: Sequence[str]) -> None:
         machine = StopsAtLoss(manager, self._fail)
