@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from swarm import api
+from swarm.agent.discovery import JOURNAL_PREFIX
 from swarm.api.objects import slot_key
 from swarm.manager.manager import Manager
 from swarm.node.autolock import kek_of
@@ -150,7 +151,8 @@ def _task_problems(world: World, store: Store) -> list[str]:
             out.append(f"{node.name} runs {node.engine.running()} instead of {running}")
         known = {task.id for task in tasks}
         out += [f"{node.name} keeps a container of {i}" for i in node.engine.containers if i not in known]
-        out += [f"{node.name} remembers task {i}" for i in node.disk.journal if i not in known]
+        remembered = [i for i in node.disk.journal if not i.startswith(JOURNAL_PREFIX)]  # of networks: not a task's
+        out += [f"{node.name} remembers task {i}" for i in remembered if i not in known]
         for task in tasks:
             state = task.status.state
             if task.desired_state >= api.SHUTDOWN and api.ASSIGNED <= state < api.COMPLETE:
