@@ -337,13 +337,15 @@ class Membership:
     # --- unlock and force ------------------------------------------------------------------------------------------
 
     def unlock(self, request: Unlock) -> Procedure:
-        """Go on from the disk with this key; with a wrong one the node stays locked."""
+        """Go on from the disk with this key; with a wrong one the node stays locked, without its log it is in error."""
         if self.phase is not Phase.LOCKED:
             self._answer(request.ticket, Refused(Refusal.NOT_LOCKED))
             return
         try:
             yield from self._steps.resume(partial(OpenIdentity, unlock_key=request.key))
         except Exception as error:
+            if isinstance(error, LogLost):  # the key is right, and who is not locked any more may accept the loss
+                self._steps.fail(error)
             yield from self._steps.stop_roles()
             self._answer(request.ticket, error)
             return

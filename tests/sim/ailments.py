@@ -12,6 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from swarm.errors import SwarmError
+from swarm.node.events import RenewCertificateNow
 from swarm.node.steps import Phase
 from swarm.rpc import MANAGER_ROLE
 from tests.sim.files import Trouble
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from tests.sim.world import Node, World
 
 KINDS = ("errors", "interrupt", "flip", "vanish")
-USUAL = frozenset(("errors", "interrupt", "vanish"))
-"""Those that every world may have. The others are for: python -m tests.sim --ailments flip."""
+USUAL = frozenset(KINDS)
+"""Those that every world may have. Fewer: python -m tests.sim --ailments flip."""
 DAMAGE = frozenset(("flip", "vanish"))
 LOOKS = 3
 """How often an operator restarts a node that is in error before it is replaced."""
@@ -40,7 +41,7 @@ class Ailments:
         self._world = world
         self._kernel = world.kernel
         self._rng = Random(f"{world.kernel.seed}/ailments")
-        self.many = bool(kinds) and self._rng.random() < 0.4
+        self.many = bool(kinds) and self._rng.random() < (0.7 if world.kernel.seed % 2 else 0.3)
         """Whether this is a world of bad disks, whose operators change locks and roles all the time."""
         if self.many and not kinds.isdisjoint(DAMAGE):
             world.nature.loses_disks = True
@@ -51,11 +52,12 @@ class Ailments:
             self._kernel.at(self._rng.expovariate(0.3), self._act)
 
     def _act(self) -> None:
-        alive = self._world.alive()
         if not self._world.faulty:
             return
+        kind = self._rng.choice(sorted(self.kinds))
+        alive = [node for node in self._world.alive() if kind not in DAMAGE or self._may_damage(node)]
         if alive:
-            self.inflict(self._rng.choice(sorted(self.kinds)), self._rng.choice(alive))
+            self.inflict(kind, self._rng.choice(alive))
         self._kernel.at(self._rng.expovariate(0.3), self._act)
 
     def inflict(self, kind: str, node: Node) -> None:
@@ -77,14 +79,26 @@ class Ailments:
 
     def _errors(self, node: Node) -> None:
         """For a while some of what is written fails, or says so."""
-        rng = self._rng
-        node.disk.files.trouble = Trouble(rng, rng.choice((0.1, 0.5, 1.0)), rng.choice((1, 2, 5)))
-        self._kernel.say("errors", node.name)
+        rng, where = self._rng, self._rng.choice(("files", "log", "both"))
+        trouble = Trouble(rng, rng.choice((0.1, 0.5, 1.0)), rng.choice((1, 2, 5)))
+        if where != "log":
+            node.disk.files.trouble = trouble
+        if where != "files":
+            node.disk.log_trouble = trouble
+        self._kernel.say("errors", node.name, where)
+        if where != "log" and rng.random() < 0.5 and node.process is not None and node.acknowledged:
+            node.process.driver.put(RenewCertificateNow())  # so that there is something to write
+        if where != "log" and rng.random() < 0.4:  # before what failed is tried again
+            self._kernel.at(rng.uniform(0.05, 1.5), lambda: self._crash(node))
+
+    def _crash(self, node: Node) -> None:
+        if self._world.faulty:
+            self._world.nature.crash(node, power=self._rng.random() < 0.5)
 
     def _may_damage(self, node: Node) -> bool:
         """Workers, and a minority of managers in worlds where all others stay."""
         nature = self._world.nature
-        if node.ailing or not node.acknowledged or node.leaving or node.forced:
+        if node.gone or node.ailing or not node.acknowledged or node.leaving or node.forced:
             return False
         if node.process is not None and node.process.identity.role != MANAGER_ROLE and not node.disk.raft.raft_id:
             return True
@@ -97,12 +111,12 @@ class Ailments:
         if not paths:
             return
         node.ailing = True
-        if kind == "vanish":
+        if disk.raft.raft_id and rng.random() < 0.7:
+            what = disk.raft.flip(rng) if kind == "flip" else disk.raft.vanish(rng)
+        elif kind == "vanish":
             path = rng.choice(paths)
             path.unlink()
             what = path.name
-        elif disk.raft.raft_id and rng.random() < 0.5:
-            what = disk.raft.flip(rng)
         else:
             path = rng.choice(paths)
             disk.files.flip(path, rng)
@@ -151,6 +165,10 @@ class Ailments:
                 break
         node.ailing = False
         self._cared_for.remove(node)
+
+    def leave_alone(self, node: Node) -> None:
+        """From now on no operator of this module looks after it."""
+        self._cared_for.append(node)
 
     def _replace(self, node: Node, process: Process) -> Script:
         """It leaves by force and joins anew; what it was before is removed."""

@@ -83,6 +83,20 @@ class Checkers:
         self._entries.clear()
         self._made_anew[raft_id] = None
 
+    def loss_accepted(self, raft_id: int, entries: Sequence[raftpb.Entry], snapshot_index: int) -> None:
+        """The cluster goes on from what is left of this member's log: an operator was told, and forced it."""
+        self.made_anew(raft_id)
+        self.promises.accepts_loss(raft_id)
+        terms = {entry.Index: (entry.Term, entry.Data) for entry in entries}
+        lost = [i for i, content in self.decided.items() if i > snapshot_index and terms.get(i) != content]
+        self.last_decided = min([self.last_decided, *(index - 1 for index in lost)])
+        for index in [index for index in self.decided if index > self.last_decided]:
+            del self.decided[index]
+            self.digests.pop(index, None)
+        self.removed_ids = {key: index for key, index in self.removed_ids.items() if index <= self.last_decided}
+        self._judged = min(self._judged, self.last_decided)
+        self._ports.clear()
+
     def leads(self, raft: Raft, name: str) -> None:
         """A member is leader of its term."""
         holder = self._leaders.setdefault(raft.term, name)

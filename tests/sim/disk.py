@@ -18,8 +18,8 @@ from certs.errors import CertsError
 from certs.keystore import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE, KeyStore, RaftKeys
 from swarm.io.node.state_file import StateFile
 from swarm.node.state import NodeState
-from swarm.raft import events
-from tests.sim.files import Outcome, SimFiles
+from tests.sim.files import Outcome, SimFiles, Trouble
+from tests.sim.raft_content import Write
 from tests.sim.raft_image import RaftImage
 
 JOURNAL_UNSYNCED_MAX = 20
@@ -31,6 +31,7 @@ class Disk:
     def __init__(self, directory: Path) -> None:
         self.files = SimFiles(directory)
         self.raft = RaftImage()
+        self.log_trouble: Trouble | None = None
         self.journal: dict[str, bytes] = {}
         self._directory = directory
         self._certificates = directory / "certificates"
@@ -46,7 +47,7 @@ class Disk:
         """For a process that starts."""
         return KeyStore(self._certificates, self.files)
 
-    def write_log(self, persist: events.Persist) -> str:
+    def write_log(self, write: Write) -> str:
         """One transaction. Returns why it failed, if it did."""
         if self.files.full:
             return "disk full"
@@ -54,12 +55,12 @@ class Disk:
             self.raft.settle()
         except (OSError, CertsError) as error:
             return str(error)
-        outcome = self.files.trouble.strike() if self.files.trouble is not None else Outcome.DONE
+        outcome = self.log_trouble.strike() if self.log_trouble is not None else Outcome.DONE
         if outcome is Outcome.DONE:
-            self.raft.write(persist)
+            self.raft.write(write)
             return ""
         if outcome is Outcome.DONE_AND_FAILED:
-            self.raft.fail_to_synchronise(persist)
+            self.raft.fail_to_synchronise(write)
         return "disk I/O error"
 
     def write_beside(self, raft_keys: RaftKeys) -> None:

@@ -9,6 +9,7 @@ record of another member. A receiver that lags behind these facts cannot know, a
 
 from __future__ import annotations
 
+from functools import lru_cache
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,13 @@ class Intruder:
         self.attacks += 1
 
 
+@lru_cache(maxsize=256)
+def _key_of(certificate_pem: bytes) -> bytes:
+    """Empty without a certificate."""
+    known = load_certificates(certificate_pem)
+    return key_fingerprint(known[0]) if known else b""
+
+
 def must_refuse(driver: ManagerDriver, identity: Peer, raft_id: int) -> bool:
     """Whether this receiver knows enough to see that this is a lie."""
     assert driver.manager is not None
@@ -106,6 +114,5 @@ def must_refuse(driver: ManagerDriver, identity: Peer, raft_id: int) -> bool:
         return False
     if node.authority.HasField("void_until") and identity.not_before <= seconds(node.authority.void_until):
         return True
-    known = load_certificates(node.certificate.certificate)
-    on_record = bool(known) and key_fingerprint(known[0]) == identity.key
+    on_record = _key_of(node.certificate.certificate) == identity.key
     return on_record and raft_id not in group.members and group.by_node(identity.node_id) is not None

@@ -44,6 +44,11 @@ class KeyLock:
         self._under_way: events.Operation | None = None
         self.driver.start()
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is being done, and nothing remains to be done."""
+        return self._under_way is None and self.machine.deadline() is None
+
     # --- what the process asks -------------------------------------------------------------------------------------
 
     def recover(self, locked: bool) -> None:

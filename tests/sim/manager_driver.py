@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
@@ -15,7 +17,7 @@ from swarm.errors import PermissionDenied, SwarmError, Unavailable
 from swarm.grpc.authorize import ClusterAuthorizer, overstays
 from swarm.io.disk.raft_disk import Loaded
 from swarm.io.node.local_calls import LocalCalls
-from swarm.io.node.member_log import LOG_GONE
+from swarm.io.node.member_log import LOG_FILE, ManagerSettings, MemberLog
 from swarm.manager import assemble
 from swarm.manager.assemble import Group
 from swarm.manager.certificates import is_blacklisted
@@ -38,25 +40,43 @@ from swarm.manager.events import (
     PersistFailed,
 )
 from swarm.manager.external_ca import Question
-from swarm.manager.group import dialogues, health, watch
+from swarm.manager.group import health, watch
 from swarm.manager.manager import Manager
 from swarm.manager.service import Write
+from swarm.node.events import OnLoss
 from swarm.node.state import NodeState
 from swarm.raft import events
-from swarm.raft.events import LogLost
-from swarm.raft.membership import bootstrap_entries, force_new_cluster
+from swarm.raft.events import LogConflict, LogLost
 from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
 from swarm.store.store import Change
 from swarm.store.tx import Tx
 from tests.sim.checkers import CheckedParts, CheckedRaft, CheckedStore
 from tests.sim.driver import Driver
 from tests.sim.kernel import Future, Script
+from tests.sim.log_file import SimLogFile
 from tests.sim.network import Answer, Connection, Listener, settle
 from tests.sim.peer_watch import SimWatch
 from tests.sim.peers import News, Peers, dial
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
+
+
+class StopsAtLoss:
+    """A machine that handles nothing any more once it found that its log cannot be trusted."""
+
+    def __init__(self, manager: Manager, stopped: Callable[[SwarmError], None]) -> None:
+        self.deadline = manager.deadline
+        self._manager = manager
+        self._stopped = stopped
+
+    def handle(self, event: ManagerEvent | None, now: float) -> list[ManagerEffect]:
+        """See Manager.handle. Other errors are faults of the machine."""
+        try:
+            return self._manager.handle(event, now)
+        except (LogLost, LogConflict) as error:
+            self._stopped(error)
+            return []
 
 
 class ManagerDriver:
@@ -73,7 +93,7 @@ class ManagerDriver:
         self.store = CheckedStore(self.checkers, process.name)
         self.driver: Driver[ManagerEvent, ManagerEffect] | None = None
         self.manager: Manager | None = None
-        self.removed = Future()
+        self.removed, self.failed = Future(), Future()
         self.watchers: list[Callable[[Sequence[Change]], None]] = []
         self.closed = False
         self.leadership = Leadership(leading=False, leader=0, term=0)
@@ -81,68 +101,38 @@ class ManagerDriver:
         self.routes: dict[int, tuple[Connection, int, Peer]] = {}
         self.local = LocalCalls(self.incoming, self.streams)
         self.writing: events.Persist | None = None
-        self._rng, self._joined = process.random("manager"), list[api.RaftMember]()
+        self._rng = process.random("manager")
         self._kinds = watch.Kinds({})
         self.peers: Peers | None = None
         self._peer_watch: SimWatch | None = None
 
     # --- life ------------------------------------------------------------------------------------------------------
 
-    def start(self, create: bool, join: Sequence[str], force_new_cluster: bool = False) -> Script:
+    async def start(self, create: bool, join: Sequence[str], force_new_cluster: bool, on_loss: OnLoss) -> None:
         """See ManagerProcess.start."""
         self.network.listeners[self.addr] = self
         self.checkers.listens(self.process.node_id, self.addr)
-        image = self.process.disk.raft
-        keys = image.raft_keys
-        entries: tuple[raftpb.Entry, ...] = ()
+        state = self.state
+        settings = ManagerSettings(
+            self.process.node_id, self.cluster_id, self.addr, "", 0, state.raft_id, state.past_raft_ids
+        )
+        reach = partial(dial, self.network, self.process)
+        log = MemberLog(Path(LOG_FILE), SimLogFile(self.process), settings, reach, self._rng)
+
+        def make(loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...]) -> tuple[Manager, CheckedRaft]:
+            if on_loss is OnLoss.ACCEPT:
+                self.checkers.loss_accepted(raft_id, entries, loaded.applied_index)
+            return self._make(loaded, raft_id, entries)
+
         try:
-            loaded = image.load()
-            if loaded.raft_id in self.state.past_raft_ids:  # killed while it was deleted
-                self.process.disk.forget_log()
-                image = self.process.disk.raft
-                image.open(keys)
-                loaded = image.load()
-            if self.state.raft_id and self.state.raft_id != image.raft_id:
-                raise LogLost(LOG_GONE.format("raft.db"))
-            if force_new_cluster:
-                loaded = self._force_new_cluster(loaded)
-            if create:
-                image.raft_id = self._rng.getrandbits(62) + 1
-                member = api.RaftMember(raft_id=image.raft_id, node_id=self.process.node_id, addr=self.addr)
-                entries = bootstrap_entries(image.raft_id, member.SerializeToString())
-            elif image.raft_id:
-                entries = loaded.entries
-            else:
-                answer: api.JoinResponse = yield self.process.run(self._join(join))
-                self._joined = list(answer.members)
-                image.raft_id = answer.raft_id
-                yield self.kernel.sleep(0.002)  # a crash here leaves a log of nothing, that nobody expects
+            manager, raft = await log.open(make, create, join, force_new_cluster, on_loss)
         except SwarmError:
             self.close()
             raise
-        self._make(loaded, image.raft_id, entries, join)
+        manager.recall({}, log.joined)
+        self._run(manager, raft, join)
 
-    def _force_new_cluster(self, loaded: Loaded) -> Loaded:
-        """See ManagerProcess._force_new_cluster."""
-        if loaded.hard_state is None:
-            raise LogLost(LOG_GONE.format("raft.db"))
-        image = self.process.disk.raft
-        member = api.RaftMember(raft_id=image.raft_id, node_id=self.process.node_id, addr=self.addr)
-        hard_state, entries = force_new_cluster(
-            image.raft_id, member.SerializeToString(), loaded.hard_state, loaded.snapshot, loaded.entries
-        )
-        image.write(events.Persist(0, hard_state, entries))
-        return image.load()
-
-    async def _join(self, managers: Sequence[str]) -> api.JoinResponse:
-        """See ManagerProcess._join."""
-
-        async def reach(addr: str, node_id: str, timeout_s: float) -> Connection:
-            return await dial(self.network, self.process, addr, node_id, timeout_s)
-
-        return await dialogues.join(managers, self.process.node_id, self.addr, self.state.past_raft_ids, reach)
-
-    def _make(self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...], managers: Sequence[str]) -> None:
+    def _make(self, loaded: Loaded, raft_id: int, entries: tuple[raftpb.Entry, ...]) -> tuple[Manager, CheckedRaft]:
         process, config = self.process, events.Config(raft_id=raft_id)
         self.checkers.promises.starts(raft_id, loaded)
         raft = CheckedRaft(
@@ -152,15 +142,26 @@ class ManagerDriver:
         group = Group(lambda: self.manager)
         real = assemble.parts(process.node_id, self.cluster_id, group, mixed_leadership=process.node.stock)
         parts = CheckedParts(real, self.cluster_id, self.checkers)
-        self.manager = Manager(raft, self.store, parts.parts(), self._rng, strict=True)
+        manager = self.manager = Manager(raft, self.store, parts.parts(), self._rng, strict=True)
         if loaded.snapshot is not None:
-            self.manager.restore(loaded.snapshot)
-        self.manager.recall({}, self._joined)
-        self.driver = Driver(process, "manager", self.manager, self._perform, raft.check)
+            manager.restore(loaded.snapshot)
+        return manager, raft
+
+    def _run(self, manager: Manager, raft: CheckedRaft, managers: Sequence[str]) -> None:
+        machine = StopsAtLoss(manager, self._fail)
+        self.driver = Driver(self.process, "manager", machine, self._perform, raft.check)
         self.peers = Peers(self, self._report, managers)
         self.driver.start()
-        self._peer_watch = SimWatch(self.manager.status, self.peers, self.put, self.kernel)
+        self._peer_watch = SimWatch(manager.status, self.peers, self.put, self.kernel)
         self.peers.run(watch.watch(self._peer_watch, self._kinds))
+
+    def _fail(self, error: SwarmError) -> None:
+        """See ManagerProcess._run: nothing is called any more, and whoever started it is to stop it."""
+        self.kernel.say(self.process.name, "manager fails:", error.message)
+        self.local.fail_all(Unavailable("the manager stopped; its log says why"))
+        if self.driver is not None:
+            self.driver.close()
+        self.failed.fail(error)
 
     def close(self) -> None:
         """See ManagerProcess.close; the disk keeps what it has."""
@@ -201,8 +202,9 @@ class ManagerDriver:
         self.closed = True
         if self.network.listeners.get(self.addr) is self:
             del self.network.listeners[self.addr]
-        if self.writing is not None and torn:
-            self.process.disk.raft.write(self.writing)
+        image = self.process.disk.raft
+        if self.writing is not None and not image.being_replaced:
+            image.write(self.writing, killed=True) if torn else image.begin(self.writing)
         if self.peers is not None:
             self.peers.die()
         if self.driver is not None:

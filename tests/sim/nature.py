@@ -276,7 +276,7 @@ class Nature:
         present = {other.node_id: None for other in self.world.nodes if not other.gone}
         members = [member.node_id for member in manager.group.members.values()]
         is_member = node.node_id in members
-        ails = any(other.ailing for other in self.world.nodes)
+        ails = any(other.ailing and not other.gone for other in self.world.nodes)
         all_there = not ails and all(member in present for member in members)
         return len(members) > 2 and is_member and not node.stock and all_there
 

@@ -30,7 +30,7 @@ class Operators:
 
     def act(self, node: Node) -> Script:
         """One random act, through the manager on this node."""
-        weights = (15, 35, 10, 12, 28) if self._world.ailments.many else (35, 35, 10, 12, 8)
+        weights = (10, 30, 10, 10, 40) if self._world.ailments.many else (35, 35, 10, 12, 8)
         return self.do(self._rng.choices(KINDS, weights)[0], node)
 
     def do(self, kind: str, node: Node) -> Script:

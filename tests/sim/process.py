@@ -11,7 +11,6 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from certs.keystore import KeyStore
 from swarm import defaults
 from swarm.agent import events as agent_events
 from swarm.errors import Unavailable
@@ -75,7 +74,7 @@ class Process:
         self.driver: Driver[events.Event, events.Effect] = Driver(
             self, "node", self.machine, self._perform, lambda: None
         )
-        self._identity = SimIdentity(self)
+        self.credentials = SimIdentity(self)
         self.docker = Docker(self)
         self.driver.start()
         if not node.engine.alive:
@@ -103,7 +102,7 @@ class Process:
         """Of all machines that run here."""
         agent = [self.agent.driver] if self.agent is not None else []
         manager = [self.manager.driver] if self.manager is not None and self.manager.driver is not None else []
-        return [*agent, self.driver, self._identity.lock.driver, *manager]
+        return [*agent, self.driver, self.credentials.lock.driver, *manager]
 
     def jump(self, seconds: float) -> None:
         """The clock goes forward at once."""
@@ -121,11 +120,6 @@ class Process:
     def known_managers(self) -> list[tuple[str, str]]:
         """The managers that this node knows."""
         return list(self.machine.status().managers)
-
-    @property
-    def keys(self) -> KeyStore:
-        """Of this process."""
-        return self._identity.keys
 
     @property
     def leads(self) -> bool:
@@ -154,7 +148,7 @@ class Process:
     def boot(self) -> Future:
         """The daemon starts on its disk."""
         found = self._file.find()
-        found_id = "" if found.state is not None else self._identity.found_id()
+        found_id = "" if found.state is not None else self.credentials.found_id()
         return self.ask(
             lambda ticket: events.Boot(ticket, found.state, found.error, found_id, found.leaving, found.others)
         )
@@ -184,7 +178,7 @@ class Process:
         for manager in (self.manager, self._starting):
             if manager is not None:
                 manager.die(torn)
-        self._identity.lock.die()
+        self.credentials.lock.die()
         self._close_drivers()
         for connection in list(self.connections.values()):
             connection.side_died(self, silent)
@@ -223,7 +217,7 @@ class Process:
             case events.DropState():
                 self._at_once(effect, self._file.drop)
             case events.SaveRoot(root_pem=root_pem):
-                self._at_once(effect, lambda: self._identity.save_root(root_pem))
+                self._at_once(effect, lambda: self.credentials.save_root(root_pem))
             case events.Describe():
                 self._describe(effect)
             case _:
@@ -264,21 +258,23 @@ class Process:
             case events.ForgetLog():
                 await self.kernel.sleep(0.002)
                 self.world.checkers.promises.forgets_log(self.node)
+                self.disk.raft.lose_database()
+                await self.kernel.sleep(0.002)
                 self.disk.forget_log()
             case events.Erase():
                 await self.kernel.sleep(0.002)
                 self.world.checkers.promises.erases(self.node)
-                self._identity.forget()
+                self.credentials.forget()
                 self.disk.erase()
                 self._file.erase()
             case events.MakeIdentity():
-                return self._identity.make(effect)
+                return self.credentials.make(effect)
             case events.RequestIdentity():
-                return await self._identity.request(effect)
+                return await self.credentials.request(effect)
             case events.OpenIdentity():
-                return self._identity.open(effect)
+                return self.credentials.open(effect)
             case events.RenewCertificate():
-                return await self._identity.renew(effect)
+                return await self.credentials.renew(effect)
             case events.StartManager():
                 return await self._start_manager(effect)
             case events.StopManager():
@@ -322,23 +318,24 @@ class Process:
     # --- the manager -----------------------------------------------------------------------------------------------
 
     async def _start_manager(self, effect: events.StartManager) -> events.ManagerUp:
-        self.disk.raft.open(await self._identity.lock.prepare_log())
+        self.disk.raft.open(await self.credentials.lock.prepare_log())
         manager = self._starting = ManagerDriver(self, effect.state)
-        starting = manager.start(
-            create=effect.create, join=effect.state.other_managers(), force_new_cluster=effect.force_new_cluster
-        )
-        await self.run(starting)
+        join, force = effect.state.other_managers(), effect.force_new_cluster
+        await manager.start(effect.create, join, force, effect.on_loss)
         self.manager, self._starting = manager, None
-        self._identity.lock.attach(manager)
+        self.credentials.lock.attach(manager)
         self.kernel.say(self.name, "manager starts")
         manager.removed.then(lambda: self.driver.put(events.ManagerEnded(effect.tag, removed=True)))
+        manager.failed.then(
+            lambda: self.driver.put(events.ManagerEnded(effect.tag, manager.removed.done, manager.failed.error))
+        )
         return events.ManagerUp(self.disk.raft.raft_id)
 
     async def _stop_manager(self) -> events.ManagerDown:
         assert self.manager is not None
         manager, self.manager = self.manager, None
         raft_id = self.disk.raft.raft_id
-        self._identity.lock.attach(None)
+        self.credentials.lock.attach(None)
         await self.run(manager.hand_over())
         manager.close()
         self.kernel.say(self.name, "manager stops", self.identity.role, manager.removed.done)
@@ -352,8 +349,8 @@ class Process:
             await self.kernel.sleep(0.01)
 
     async def _write_first_objects(self, effect: events.WriteFirstObjects) -> None:
-        assert self._identity.first is not None
-        csr, certificate = self._identity.first
+        assert self.credentials.first is not None
+        csr, certificate = self.credentials.first
         state, spec, details = effect.state, effect.spec, effect.details
         await self.wait_leader(defaults.JOIN_WAIT_S)
         assert self.manager is not None

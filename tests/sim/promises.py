@@ -55,6 +55,11 @@ class Promises:
         known = loaded.hard_state.term if loaded.hard_state is not None else 0
         assert known >= max(term, voted), f"{raft_id:x} starts in term {known} after {max(term, voted)}"
 
+    def accepts_loss(self, raft_id: int) -> None:
+        """An operator was told that this member has lost something, and goes on with it alone."""
+        self._appended.pop(raft_id, None)
+        self._votes = {key: candidate for key, candidate in self._votes.items() if key[0] != raft_id}
+
     # --- nodes -----------------------------------------------------------------------------------------------------
 
     def erases(self, node: Node) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.sim import calm, convergence, laggard, pauses
+from tests.sim import calm, clear_text, convergence, laggard, last_log, pauses
 from tests.sim.ailments import USUAL
 from tests.sim.intruder import Intruder
 from tests.sim.outcome import Outcome
@@ -35,6 +35,7 @@ def simulate(
         workload = Workload(world)
         world.suffer()
         workload.start()
+        clear_text.watch(world)
         kernel.advance(kernel.now + faults_s)
         world.heal()
         healed = kernel.now
@@ -46,6 +47,7 @@ def simulate(
         intruder.active = False
         convergence.nothing_lost(world, workload.history)
         convergence.rest(world)
+        last_log.damage(world)
     except Exception as error:
         error.add_note(f"seed {seed}: python -m tests.sim --seed {seed} --trace\n" + "\n".join(kernel.story))
         raise

@@ -15,7 +15,8 @@ from swarm.raft.events import Persist
 from swarm.raft.records import RecordLocked
 from tests.sim.disk import Disk
 from tests.sim.files import Killed, SimFiles, Trouble
-from tests.sim.raft_image import CLEAR, WAL_WRITES_MAX, RaftImage
+from tests.sim.raft_content import CLEAR, Owner
+from tests.sim.raft_image import WAL_WRITES_MAX, RaftImage
 
 FIRST, SECOND = RaftKeys(b"first data key"), RaftKeys(b"second data key")
 DRAWS = 30
@@ -31,7 +32,7 @@ def append(image: RaftImage, index: int) -> None:
 
 def filled(entries: int = 3) -> RaftImage:
     image = RaftImage()
-    image.raft_id = 7
+    image.write(Owner(7))
     image.write(Persist(1, raftpb.HardState(term=1), (entry(1),)))
     for index in range(2, entries + 1):
         append(image, index)
@@ -203,3 +204,65 @@ def test_a_log_is_not_written_while_nobody_knows_which_one_counts(tmp_path: Path
     disk.raft.undecided = lambda: False
     assert disk.write_log(Persist(2, None, (entry(4),))) == ""
     assert disk.raft.data_keys() == {CLEAR}
+
+
+# --- damage to the log -----------------------------------------------------------------------------------------------
+
+
+def test_a_bit_that_turns_over_in_the_log_is_noticed_wherever_it_is() -> None:
+    told = set()
+    for draw in range(DRAWS):
+        image = filled(9)
+        rng = Random(draw)
+        where = image.flip(rng)
+        image.lose_power(rng)
+        if "wal" in where:
+            image.open(None)
+            with pytest.raises(DiskCorrupt) as error:
+                image.load()
+            told.add("frame" in error.value.message or "header" in error.value.message)
+            with pytest.raises(DiskCorrupt):  # nothing was changed by looking
+                image.load()
+    assert told == {True, False}, "the frames tell of all but the last transaction, and of that the mark"
+
+
+def test_a_transaction_that_power_has_torn_is_no_damage() -> None:
+    ends = set()
+    for draw in range(DRAWS):
+        image = filled()
+        image.fail_to_synchronise(Persist(2, None, (entry(4), entry(5))))
+        image.lose_power(Random(draw))
+        ends.add(last_index(image))
+    assert ends == {3, 5}
+
+
+def test_what_is_left_of_a_damaged_log_can_be_salvaged_and_put_in_its_place() -> None:
+    salvages = 0
+    for draw in range(DRAWS):
+        image = filled(9)
+        image.vanish(Random(draw))
+        try:
+            image.load()
+        except DiskCorrupt:
+            assert not image.intact
+        else:
+            continue
+        try:
+            found, lost = image.salvage()
+        except DiskCorrupt:
+            continue
+        assert lost or not image.mark.exists
+        image.start_over(found)
+        image.confirm()
+        salvages += 1
+        assert image.load() == found
+    assert salvages
+
+
+def test_a_log_in_the_clear_shows_its_entries_until_it_is_sealed() -> None:
+    image = filled()
+    assert b"data" in image.in_clear()
+    image.prepare(FIRST)
+    image.adopt()
+    append(image, 4)
+    assert b"data" not in image.in_clear()

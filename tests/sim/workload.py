@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from swarm import api
 from swarm.errors import NotFound, SwarmError
 from tests.sim.checkers import OP_LABEL
+from tests.sim.clear_text import PAYLOAD
 from tests.sim.history import History, Known
 from tests.sim.kernel import Script
 from tests.sim.linearizability import Kind
@@ -157,7 +158,7 @@ class Workload:
         request: Any = getattr(api, f"Create{word}Request")()
         request.spec.annotations.name = name
         request.spec.annotations.labels[OP_LABEL] = op
-        request.spec.data = b"payload of " + name.encode()
+        request.spec.data = PAYLOAD + name.encode()
         called = self.kernel.now
         answer = yield from self._write(node, f"Create{word}", request, op)
         if answer is not None:
@@ -307,4 +308,4 @@ class Workload:
     def _finished(self) -> bool:
         for care in self.operators.cares():
             self.spawn(care)
-        return not self.open and not any(node.ailing for node in self.world.nodes)
+        return not self.open and not any(node.ailing and not node.gone for node in self.world.nodes)

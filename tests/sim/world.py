@@ -35,6 +35,7 @@ from tests.sim.process import Process
 from tests.sim.thief import Holders, Thief
 
 NANO_CPUS = (4_000_000_000, 16_000_000_000, 16_000_000_000)
+MEMORY = Path("/dev/shm")  # files of simulated disks need not survive anything
 BUILD_LIMIT_S = 300.0
 JOIN_LOOKS = 15  # an operator looks after a join in the background, every other second
 
@@ -118,7 +119,7 @@ class World:
         self.usurped_until = 0.0
         self._disk_s = 0.001
         self._disks = 0
-        self._directory = Path(tempfile.mkdtemp(prefix="sideswarm-sim-"))
+        self._directory = Path(tempfile.mkdtemp(prefix="sideswarm-sim-", dir=MEMORY if MEMORY.is_dir() else None))
         weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
         rng = self.rng
         self.nano_cpus = rng.choice(NANO_CPUS)
@@ -359,7 +360,7 @@ class World:
             node.engine.chaos = 0.0
             node.disk_factor = 1.0
             node.disk.files.full = False
-            node.disk.files.trouble = None
+            node.disk.files.trouble = node.disk.log_trouble = None
             self.nature.engine_back(node)
             self.restart(node)
 

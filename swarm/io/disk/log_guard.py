@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -23,6 +22,7 @@ from swarm.io.disk import mark, wal
 from swarm.io.disk.database import LOCK_WAIT_S, DiskCorrupt
 from swarm.raft.confirmed import Confirmed
 from swarm.raft.events import Persist
+from swarm.raft.ledger import Ledger, doubt
 from swarm.raft.records import RecordCorrupt, checksum
 
 log = structlog.get_logger()
@@ -34,36 +34,13 @@ HAS_MARK = "mark"
 
 
 class LogGuard:
-    """See the module and database.Guard."""
+    """See the module and database.Guard. ledger: is told what each transaction is about."""
 
     def __init__(self, path: Path) -> None:
+        self.ledger = Ledger()
         self._path = path
         self._examined = False
         self._mark: mark.Mark | None = None
-        self._now = Confirmed()  # what the file holds
-        self._next = Confirmed()  # what it will hold after this transaction
-        self._kept: tuple[int, int] | None = None  # index and term of the last entry that this transaction keeps
-
-    # --- what the transaction is about -----------------------------------------------------------------------------
-
-    def note(self, persist: Persist) -> None:
-        """This is part of the transaction."""
-        if persist.replaces_log:
-            self.keep_until(0, 0)
-        self._next = self._next.after(persist)
-
-    def keep_until(self, index: int, term: int) -> None:
-        """Entries after this one are deleted or replaced."""
-        if self._kept is None or index < self._kept[0]:
-            self._kept = index, term
-
-    def owned_by(self, raft_id: int) -> None:
-        """The file gets another owner, 0: none and all is deleted."""
-        if raft_id:
-            self._next = replace(self._next, raft_id=raft_id)
-        else:
-            self._next = Confirmed()
-            self.keep_until(0, 0)
 
     def confirm(
         self,
@@ -100,21 +77,20 @@ class LogGuard:
         """See Guard."""
         if not self._examined:
             self._compare(connection)
-        self._now = self._next = _found(connection)
-        self._mark = mark.Mark(mark.mark_of(self._path), self._now)
+        found = _found(connection)
+        self.ledger.opened(found)
+        self._mark = mark.Mark(mark.mark_of(self._path), found)
         with contextlib.suppress(sqlite3.OperationalError):  # the disk is full: the next opening notes it
             connection.execute("INSERT OR IGNORE INTO metadata VALUES (?, '1')", (HAS_MARK,))
 
     def begin(self) -> None:
         """See Guard."""
-        self._next, self._kept = self._now, None
+        self.ledger.begin()
 
     def before_commit(self) -> None:
         """See Guard. What is not true any more after the commit is withdrawn first, and synchronised."""
         assert self._mark is not None
-        if self._kept is None:  # nothing is taken back
-            return
-        remains = self._mark.confirmed.until(self._next, *self._kept)
+        remains = self.ledger.remaining(self._mark.confirmed)
         if remains != self._mark.confirmed:
             self._mark.write(remains)
             self._mark.sync()
@@ -122,10 +98,10 @@ class LogGuard:
     def committed(self) -> None:
         """See Guard."""
         assert self._mark is not None
-        self._now = self._next
-        if self._now != self._mark.confirmed:
+        now = self.ledger.committed()
+        if now != self._mark.confirmed:
             try:
-                self._mark.write(self._now)
+                self._mark.write(now)
             except OSError as error:  # it says less than it could
                 log.warning("raft.mark_not_written", error=str(error))
 
@@ -208,11 +184,10 @@ class LogGuard:
         if verdict != "ok":
             raise DiskCorrupt(f"{self._path}: {' '.join(str(verdict).split())}")
         expected, trouble = self.read_mark()
-        if trouble and (mark.mark_of(self._path).exists() or HAS_MARK in _metadata(connection)):
-            raise DiskCorrupt(f"{trouble}: so it cannot be told whether the log is whole")
-        lost = _lost(expected, connection)
-        if lost:
-            raise DiskCorrupt(f"{self._path}: part of the log is lost: {lost}")
+        marked = mark.mark_of(self._path).exists() or HAS_MARK in _metadata(connection)
+        why = doubt(expected, trouble, marked, _found(connection), lambda index: term_at(connection, index))
+        if why:
+            raise DiskCorrupt(f"{self._path}: {why}")
 
 
 def _lost(expected: Confirmed, connection: sqlite3.Connection | None) -> str:

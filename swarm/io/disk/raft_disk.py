@@ -28,6 +28,7 @@ from swarm.io.disk.database import DiskCorrupt, DiskError, Done, File, Rewrite, 
 from swarm.io.disk.log_guard import HAS_MARK, LogGuard, load_hard_state, term_at
 from swarm.raft.events import Persist
 from swarm.raft.records import RecordCorrupt, Sealer, checksum, decode, encode, is_plain
+from swarm.raft.salvage import salvaged
 
 T = TypeVar("T")
 CallSoon = Callable[[Callable[[], None]], object]
@@ -187,7 +188,7 @@ class RaftDisk:
             if found and {**identity, **found} != identity:
                 raise FailedPrecondition("the disk belongs to another member")
             connection.executemany("INSERT OR REPLACE INTO metadata VALUES (?, ?)", identity.items())
-            self._guard.owned_by(raft_id)
+            self._guard.ledger.owned_by(raft_id)
 
         self._file.call(work)
 
@@ -199,7 +200,7 @@ class RaftDisk:
                 connection.execute(f"DELETE FROM {table}")
             self._next_index = 0
             connection.execute(f"DELETE FROM metadata WHERE {_OF_THE_MEMBER}")
-            self._guard.owned_by(0)
+            self._guard.ledger.owned_by(0)
 
         self._file.call(work)
 
@@ -283,7 +284,7 @@ class RaftDisk:
             record = persist.hard_state.SerializeToString()
             crc = checksum(record, b"hard state")
             connection.execute("INSERT OR REPLACE INTO hard_state VALUES (1, ?, ?)", (record, crc))
-        self._guard.note(persist)
+        self._guard.ledger.note(persist)
 
     def _write_entries(self, connection: sqlite3.Connection, entries: tuple[raftpb.Entry, ...]) -> None:
         first = entries[0].Index
@@ -299,7 +300,7 @@ class RaftDisk:
 
     def _make_room(self, connection: sqlite3.Connection, first: int) -> None:
         """Delete the entries that new ones replace. Raises FailedPrecondition if there would be a gap before them."""
-        self._guard.keep_until(first - 1, term_at(connection, first - 1))
+        self._guard.ledger.keep_until(first - 1, term_at(connection, first - 1))
         connection.execute("DELETE FROM entries WHERE idx >= ?", (first,))
         (last,) = connection.execute(
             "SELECT max(ifnull((SELECT max(idx) FROM entries), 0), ifnull((SELECT max(idx) FROM snapshots), 0))"
@@ -351,17 +352,10 @@ class RaftDisk:
     def _salvage(self, connection: sqlite3.Connection, term: int) -> Loaded:
         """What is whole, up to the first entry that is not. term: the least that the member was in."""
         metadata = _load_metadata(connection)
-        snapshot, entries = self._load_snapshot(connection), self._whole_entries(connection)
-        base = snapshot.metadata.index if snapshot else 0
-        if entries and entries[0].Index > base + 1:
-            entries = ()
-        if not entries and not base:
-            raise RecordCorrupt("nothing can be read from its beginning on")
-        state = None
+        snapshot, found = self._load_snapshot(connection), None
         with contextlib.suppress(*_DAMAGE):
-            state = load_hard_state(connection)
-        state = state or raftpb.HardState(term=max(term, entries[-1].Term if entries else 0))
-        state.commit = min(state.commit, max(entries[-1].Index if entries else 0, base))
+            found = load_hard_state(connection)
+        state, entries = salvaged(found, snapshot, self._whole_entries(connection), term)
         return Loaded(
             int(metadata.get("raft_id", 0)),
             metadata.get("node_id", ""),

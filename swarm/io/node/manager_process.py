@@ -31,10 +31,10 @@ from swarm.io.node.backpressure import Backpressure, Flow
 from swarm.io.node.call_flow import CallFlow
 from swarm.io.node.external_authority import ask_authority
 from swarm.io.node.local_calls import LocalCalls
-from swarm.io.node.member_log import ManagerSettings, MemberLog, lost
+from swarm.io.node.member_log import LOG_FILE, ManagerSettings, MemberLog, RaftDiskInThreads
 from swarm.io.node.peer_link import News
 from swarm.io.node.peer_watch import PeerWatch, load_kinds
-from swarm.io.node.peers import Peers
+from swarm.io.node.peers import Peers, dialler
 from swarm.io.process import Clock, Inbox, drive
 from swarm.manager import assemble
 from swarm.manager.assemble import Group
@@ -65,7 +65,6 @@ from swarm.manager.node_keys import is_superseded
 from swarm.manager.service import Write
 from swarm.node.events import OnLoss
 from swarm.raft import events
-from swarm.raft.events import LogConflict
 from swarm.raft.raft import Raft
 from swarm.raft.records import Sealer
 from swarm.rpc import LOCAL, Call, Peer, Reply, StreamData, StreamEnd
@@ -115,7 +114,10 @@ class ManagerProcess:
         self.local = LocalCalls(
             self._incoming, self._streams, lambda stream: self._calls.taken(stream), self._counts.unread_bytes
         )
-        self._log = MemberLog(directory, settings, client_tls, rng, sealer, disk)
+        self.disk = RaftDisk(directory / LOG_FILE, sealer, files=disk)
+        """Raft's."""
+        threads = RaftDiskInThreads(self.disk)
+        self._log = MemberLog(directory / LOG_FILE, threads, settings, dialler(client_tls), rng)
         authorizer = ClusterAuthorizer(settings.cluster_id, self._is_blacklisted, self._why_no_manager)
         errors = self._counts.certificate_errors
         self._server = RpcServer(self._incoming, tls_context, authorizer, self._streams, self._hosts_of_members, errors)
@@ -145,11 +147,7 @@ class ManagerProcess:
         """
         await self._server.listen(self.settings.listen_host, self.settings.listen_port)
         try:
-            opened = await self._log.open(create, join, force_new_cluster, on_loss)
-            try:
-                manager = self._make(*opened)
-            except LogConflict as error:
-                raise lost(error, join, on_loss) from error
+            manager = await self._log.open(self._make, create, join, force_new_cluster, on_loss)
         except BaseException:
             await self._server.close(0)
             await asyncio.to_thread(self.disk.close)
@@ -214,11 +212,6 @@ class ManagerProcess:
         if self.peers is not None:
             await self.peers.close()
         await asyncio.to_thread(self.disk.close)
-
-    @property
-    def disk(self) -> RaftDisk:
-        """Raft's."""
-        return self._log.disk
 
     # --- calls of this process -------------------------------------------------------------------------------------
 

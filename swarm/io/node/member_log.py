@@ -10,26 +10,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Protocol, TypeVar
 
 import structlog
 
 from certs import files
 from certs.files import SYSTEM, Files
-from certs.tls import ClientTls
 from swarm import api, defaults
 from swarm.api import raftpb
 from swarm.errors import FailedPrecondition, JoinUndecided, SwarmError
 from swarm.io.disk import mark, replaced_file
 from swarm.io.disk.database import DiskCorrupt, DiskError
 from swarm.io.disk.raft_disk import Loaded, RaftDisk
-from swarm.io.node.peers import dialler
 from swarm.manager.group import dialogues
 from swarm.node.events import OnLoss
 from swarm.raft import events, membership
-from swarm.raft.events import LogLost
-from swarm.raft.records import Sealer
+from swarm.raft.events import LogConflict, LogLost
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
+Make = Callable[[Loaded, int, tuple[raftpb.Entry, ...]], T]
 
 LOG_FILE = "raft.db"
 LOG_GONE = "{}: the manager's log is gone"
@@ -72,32 +73,87 @@ class ManagerSettings:
     replicas_max: int = defaults.SERVICE_REPLICAS_MAX
 
 
-class MemberLog:
-    """See the module. disk: Raft's. joined: the members of the group, as whoever took us in told them."""
+class LogFile(Protocol):
+    """A member's log on its disk. Each may raise DiskError, and DiskCorrupt when it reads; see RaftDisk."""
 
-    def __init__(
-        self,
-        directory: Path,
-        settings: ManagerSettings,
-        client_tls: Callable[[], ClientTls],
-        rng: Random,
-        sealer: Sealer | None,
-        disk: Files,
-    ) -> None:
+    async def load(self) -> Loaded:
+        """Everything."""
+        ...
+
+    async def save(self, persist: events.Persist) -> None:
+        """Write it durably."""
+        ...
+
+    async def initialize(self, raft_id: int, node_id: str, cluster_id: str) -> None:
+        """Give a new log its owner."""
+        ...
+
+    async def salvage(self) -> tuple[Loaded, str]:
+        """What can be read, and what is lost."""
+        ...
+
+    async def start_over(self, content: Loaded) -> None:
+        """Put another log in its place, in one step."""
+        ...
+
+    async def confirmed_as(self) -> int:
+        """The raft ID of the member that wrote it; 0: unknown."""
+        ...
+
+
+class RaftDiskInThreads:
+    """RaftDisk as a LogFile."""
+
+    def __init__(self, disk: RaftDisk) -> None:
+        self._disk = disk
+
+    async def load(self) -> Loaded:
+        """See LogFile."""
+        return await asyncio.to_thread(self._disk.load)
+
+    async def save(self, persist: events.Persist) -> None:
+        """See LogFile."""
+        await asyncio.to_thread(self._disk.save, persist)
+
+    async def initialize(self, raft_id: int, node_id: str, cluster_id: str) -> None:
+        """See LogFile."""
+        await asyncio.to_thread(self._disk.initialize, raft_id, node_id, cluster_id)
+
+    async def salvage(self) -> tuple[Loaded, str]:
+        """See LogFile."""
+        return await asyncio.to_thread(self._disk.salvage)
+
+    async def start_over(self, content: Loaded) -> None:
+        """See LogFile."""
+        await asyncio.to_thread(self._disk.start_over, content)
+
+    async def confirmed_as(self) -> int:
+        """See LogFile."""
+        return await asyncio.to_thread(self._disk.confirmed_as)
+
+
+class MemberLog:
+    """See the module. It does no I/O of its own. joined: the members of the group, as whoever took us in told them."""
+
+    def __init__(self, file: Path, disk: LogFile, settings: ManagerSettings, dial: dialogues.Dial, rng: Random) -> None:
+        """file: where the disk keeps it, for users."""
         self.joined: list[api.RaftMember] = []
+        self._file = file
+        self._disk = disk
         self._settings = settings
-        self._client_tls = client_tls
+        self._dial = dial
         self._rng = rng
-        self._file = directory / LOG_FILE
-        self.disk = RaftDisk(self._file, sealer, files=disk)
 
     async def open(
-        self, create: bool, join: Sequence[str], force_new_cluster: bool, on_loss: OnLoss
-    ) -> tuple[Loaded, int, tuple[raftpb.Entry, ...]]:
-        """The content, the raft ID, and the entries to begin with. See ManagerProcess.start for what is raised."""
+        self, make: Make[T], create: bool, join: Sequence[str], force_new_cluster: bool, on_loss: OnLoss
+    ) -> T:
+        """What make returns for the content, the raft ID, and the entries to begin with.
+
+        See ManagerProcess.start for what is raised.
+        """
         try:
-            return await self._open(create, join, force_new_cluster, on_loss)
-        except (DiskCorrupt, LogLost) as error:
+            return make(*await self._open(create, join, force_new_cluster, on_loss))
+        except (DiskCorrupt, LogLost, LogConflict) as error:
             raise lost(error, join, on_loss) from error
 
     async def _open(
@@ -106,11 +162,11 @@ class MemberLog:
         if on_loss is OnLoss.REJOIN:
             return Loaded(), await self._rejoin(join), ()
         if force_new_cluster:
-            loaded = await asyncio.to_thread(self._force_new_cluster, on_loss)
+            loaded = await self._force_new_cluster(on_loss)
         else:
-            loaded = self._ours(await asyncio.to_thread(self.disk.load))
+            loaded = self._ours(await self._disk.load())
         if create:
-            return (loaded, *await asyncio.to_thread(self._found))
+            return (loaded, *await self._found())
         if loaded.raft_id:
             return loaded, loaded.raft_id, loaded.entries
         # the group counts on us from the moment it takes us in, so the server answers before that
@@ -126,17 +182,17 @@ class MemberLog:
             return loaded
         raise LogLost(LOG_GONE.format(self._file))
 
-    def _found(self) -> tuple[int, tuple[raftpb.Entry, ...]]:
+    async def _found(self) -> tuple[int, tuple[raftpb.Entry, ...]]:
         """A new group with this node as its only member."""
         raft_id = self._rng.getrandbits(62) + 1
-        self.disk.initialize(raft_id, self._settings.node_id, self._settings.cluster_id)
+        await self._disk.initialize(raft_id, self._settings.node_id, self._settings.cluster_id)
         member = api.RaftMember(raft_id=raft_id, node_id=self._settings.node_id, addr=self._settings.address)
         return raft_id, membership.bootstrap_entries(raft_id, member.SerializeToString())
 
-    def _force_new_cluster(self, on_loss: OnLoss) -> Loaded:
+    async def _force_new_cluster(self, on_loss: OnLoss) -> Loaded:
         """Make this member the only one, under its present address. Raises SwarmError."""
         accepts = on_loss is OnLoss.ACCEPT
-        found, lost = self.disk.salvage() if accepts else (self.disk.load(), "")
+        found, lost = await self._disk.salvage() if accepts else (await self._disk.load(), "")
         loaded = self._ours(found)
         if loaded.hard_state is None:
             raise LogLost(LOG_GONE.format(self._file))
@@ -147,18 +203,18 @@ class MemberLog:
         )
         if accepts:
             log.warning("raft.loss_accepted", file=str(self._file), lost=lost or "nothing that was confirmed")
-            self.disk.start_over(replace(loaded, hard_state=hard_state, entries=(*loaded.entries, *entries)))
+            await self._disk.start_over(replace(loaded, hard_state=hard_state, entries=(*loaded.entries, *entries)))
         else:
-            self.disk.save(events.Persist(0, hard_state, entries))
+            await self._disk.save(events.Persist(0, hard_state, entries))
         log.warning("raft.new_cluster_forced", entries=len(entries))
-        return self.disk.load()
+        return await self._disk.load()
 
     async def _join(self, managers: Sequence[str]) -> int:
         """Become a member through any of the managers. Raises SwarmError; see dialogues.join."""
         settings = self._settings
         answer = await self._ask_in(managers, settings.past_raft_ids)
         try:
-            await asyncio.to_thread(self.disk.initialize, answer.raft_id, settings.node_id, settings.cluster_id)
+            await self._disk.initialize(answer.raft_id, settings.node_id, settings.cluster_id)
         except DiskError as error:
             raise JoinUndecided(str(error)) from error  # the group counts on us already
         return answer.raft_id
@@ -166,18 +222,17 @@ class MemberLog:
     async def _rejoin(self, managers: Sequence[str]) -> int:
         """Become another member. The old log stays until the group took us in: it may be the best that is left."""
         settings = self._settings
-        was = {settings.raft_id, await asyncio.to_thread(self.disk.confirmed_as)} - {0}
+        was = {settings.raft_id, await self._disk.confirmed_as()} - {0}
         if not was:
             raise FailedPrecondition(LEAVE_AND_JOIN.format(self._file))
         answer = await self._ask_in(managers, (*settings.past_raft_ids, *sorted(was)))
         new = Loaded(answer.raft_id, settings.node_id, settings.cluster_id)
-        await asyncio.to_thread(self.disk.start_over, new)
+        await self._disk.start_over(new)
         return answer.raft_id
 
     async def _ask_in(self, managers: Sequence[str], past_raft_ids: tuple[int, ...]) -> api.JoinResponse:
         settings = self._settings
-        dial = dialler(self._client_tls)
-        answer = await dialogues.join(managers, settings.node_id, settings.address, past_raft_ids, dial)
+        answer = await dialogues.join(managers, settings.node_id, settings.address, past_raft_ids, self._dial)
         self.joined = list(answer.members)
         return answer
 

@@ -37,7 +37,8 @@ from swarm.node.autolock_events import (
     SaveRaftKeys,
 )
 from swarm.raft.events import Persist
-from tests.sim.raft_image import CLEAR, RaftImage
+from tests.sim.raft_content import CLEAR
+from tests.sim.raft_image import RaftImage
 from tests.swarm.node.lock_disk import LockDisk
 
 NOW = 1000.0
@@ -475,7 +476,7 @@ class Story:
     def check(self) -> None:
         """What must hold whenever the power may go: the disk alone is enough, and what is sealed stays hidden."""
         disk = copy.copy(self.disk)
-        disk.raft = copy.copy(disk.raft)
+        disk.raft = disk.raft.copy()
         disk.recover()
         key_file = disk.key_file
         assert key_file is not None

@@ -129,6 +129,26 @@ def test_who_was_told_of_the_loss_accepts_it_by_forcing_a_new_cluster(issuer: Is
     assert saved(daemon) == (7, ())
 
 
+def test_a_single_manager_that_is_locked_is_in_error_once_it_is_unlocked_and_can_be_forced(issuer: Issuer) -> None:
+    daemon = Daemon(issuer, replace(manager_disk(issuer, unlock_key=b"key"), damaged=True))
+    daemon.role = MANAGER_ROLE
+    phases = []
+    for _ in range(2):
+        daemon.boot()
+        assert daemon.answers[daemon.unlock(b"wrong")] is not None
+        phases.append(daemon.status.phase)
+        assert isinstance(daemon.answers[daemon.unlock(b"key")], LogLost)
+        phases.append(daemon.status.phase)
+        assert isinstance(daemon.status.error, LogLost)
+        daemon.kill()
+    assert phases == [Phase.LOCKED, Phase.ERROR] * 2
+    daemon.boot()
+    daemon.unlock(b"key")
+    assert daemon.answers[daemon.force_new_cluster()] is None
+    assert ways(daemon)[-1] is events.OnLoss.ACCEPT
+    assert daemon.status.manager_running
+
+
 def test_who_was_not_told_yet_is_told_first(issuer: Issuer) -> None:
     daemon = booted(issuer, manager_disk(issuer))
     daemon.disk.damaged = True
