@@ -36,7 +36,7 @@ async def list_networks(request: ApiRequest) -> web.StreamResponse:
     given = request.filters(*ACCEPTED)
     wanted = NetworkFilter({key: given.get(key) for key in ACCEPTED})
     engine = parse_version(request.api.api_version())
-    seen = (await seen_by(request)).visible(request)
+    seen = (await seen_by(request)).visible()
     rows = []
     for found in seen:
         if found.of_swarm:
@@ -51,7 +51,7 @@ async def inspect(request: ApiRequest) -> web.StreamResponse:
     """GET /networks/{id}."""
     verbose = request.strict_flag("verbose")
     networks = await seen_by(request)
-    found = networks.find(request, request.id, request.query("scope"))
+    found = networks.find(request.id, request.query("scope"))
     shown = await networks.detailed(request, found, verbose)
     return json_answer(in_generation(shown, parse_version(request.api.api_version())) if found.of_swarm else shown)
 
@@ -87,7 +87,7 @@ def _members(body: bytes) -> Json:
 
 async def remove(request: ApiRequest) -> web.StreamResponse:
     """DELETE /networks/{id}."""
-    found = (await seen_by(request)).find(request, request.id)
+    found = (await seen_by(request)).find(request.id)
     if not found.of_swarm:
         return await _engine(request)(f"/networks/{quote(found.local_id, safe='')}", request, b"")
     request.backend.require_manager()
@@ -125,7 +125,7 @@ async def disconnect(request: ApiRequest) -> web.StreamResponse:
 async def _found(request: ApiRequest) -> Found | None:
     """The network of the path; None: the engine answers for it."""
     try:
-        return (await seen_by(request)).find(request, request.id)
+        return (await seen_by(request)).find(request.id)
     except (ObjectNotFound, BadParameter):
         return None
 
