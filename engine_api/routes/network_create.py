@@ -74,6 +74,8 @@ async def _check_name(request: ApiRequest, parsed: Json) -> None:
 
 async def refuse_taken(request: ApiRequest, name: str) -> None:
     """Refuse the name of a network of the swarm. Those who cannot ask the managers learn it later, or never."""
+    if not name:
+        return
     try:
         wanted = api.ListNetworksRequest(filters=api.ListNetworksRequest.Filters(names=[name]))
         answer = await request.call(rpc.LIST_NETWORKS, wanted)
