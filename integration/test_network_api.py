@@ -23,7 +23,9 @@ _MASKS = (
     (re.compile(r"172\.\d+\.\d+\.\d+"), "<address>"),
 )
 
-CREATES = (
+Words = tuple[str, ...]
+
+CREATES: tuple[Words, ...] = (
     ("-d", "overlay", "ov1"),
     ("-d", "overlay", "--attachable", "--subnet", "10.30.0.0/24", "--label", "tier=back", "--opt", "foo=bar", "ov2"),
     ("-d", "overlay", "--opt", "encrypted", "--internal", "enc1"),
@@ -38,7 +40,7 @@ TWINS = {
     "Driver": "overlay",
     "IPAM": {"Config": [{"Subnet": "10.32.0.0/24"}, {"Subnet": "10.33.0.0/24"}]},
 }
-REFUSED = (
+REFUSED: tuple[Words, ...] = (
     ("-d", "overlay", "ov1"),
     ("ov1",),
     ("-d", "overlay", "mine"),
@@ -64,7 +66,7 @@ REFUSED = (
     ("-d", "bridge", "--scope", "swarm", "--config-from", "conf", "--opt", "a=b", "bad"),
     ("-d", "overlay", "--config-only", "--internal", "bad"),
 )
-READS = (
+READS: tuple[Words, ...] = (
     ("network", "ls"),
     ("network", "ls", "--no-trunc"),
     ("network", "ls", "--filter", "driver=overlay"),
@@ -100,7 +102,7 @@ READS = (
     ("network", "inspect", "conf"),
     ("network", "inspect", "nosuch"),
 )
-SERVICES = (
+SERVICES: tuple[Words, ...] = (
     ("--network", "ov1", "--name", "web", "--publish", "8080:80", "--publish", "published=53,target=53,protocol=udp"),
     ("--network", "name=ov2,alias=db,driver-opt=a=b", "--name", "db"),
     ("--network", "ov1", "--endpoint-mode", "dnsrr", "--name", "rr"),
@@ -118,7 +120,7 @@ SERVICES = (
 )
 ENDPOINT = "{{json .Endpoint}} {{json .Spec.TaskTemplate.Networks}} {{json .Spec.EndpointSpec}}"
 MADE = ("web", "db", "rr", "local", "onhost", "hostmode")
-USES = (
+USES: tuple[Words, ...] = (
     *(
         ("service", "inspect", "--format", ENDPOINT, name)
         for name in ("web", "db", "rr", "local", "onhost", "hostmode")

@@ -1,4 +1,4 @@
-"""Services on the networks that every engine has, and what the CLI prints where a network of the swarm is needed."""
+"""Services on the networks that every engine has, and networks of the engine beside those of the swarm."""
 
 from __future__ import annotations
 
@@ -30,33 +30,6 @@ def test_an_unknown_network_is_reported_before_anything_is_created(swarm: list[H
     assert failed.returncode == 1
     assert failed.stderr.strip().endswith(("network nosuch not found", "No such network: nosuch"))  # CLI 28, CLI 20.10
     assert manager.docker("service", "ls", "-q") == ""
-
-
-def test_what_needs_networks_of_the_swarm_is_refused_with_a_text_that_says_what_is_missing(swarm: list[Host]) -> None:
-    manager, worker = swarm[0], swarm[1]
-    before = [host.docker("network", "ls", "-q") for host in swarm]
-    no_overlay = "overlay networks are not available in this version of sideswarm, so the network ov was not created; "
-    no_mesh = "publishing ports through the routing mesh is not available in this version of sideswarm; "
-    create = ("service", "create", "--quiet", "--no-resolve-image", "--detach", "--name", "web")
-
-    def refused(host: Host, *words: str) -> str:
-        failed = host.docker_run(*words)
-        assert failed.returncode == 1, failed
-        return failed.stderr
-
-    assert no_overlay in refused(manager, "network", "create", "-d", "overlay", "ov")
-    assert no_overlay in refused(manager, "network", "create", "-d", "overlay", "--ingress", "ov")
-    assert "from a worker node" in refused(worker, "network", "create", "-d", "overlay", "ov")
-    text = refused(manager, *create, "--publish", "8080:80", "busybox:latest", *IDLE)
-    assert no_mesh in text
-    assert "--publish mode=host,target=80,published=8080" in text
-    assert manager.docker("service", "ls", "-q") == ""
-    manager.docker(*create, "busybox:latest", *IDLE)
-    assert no_mesh in refused(manager, "service", "update", "--quiet", "--publish-add", "8080:80", "web")
-    ports = manager.docker("service", "inspect", "--format", "{{json .Spec.EndpointSpec.Ports}}", "web")
-    assert ports.strip() == "null"
-    manager.docker("service", "rm", "web")
-    assert [host.docker("network", "ls", "-q") for host in swarm] == before
 
 
 def test_networks_of_the_engine_are_made_and_used_as_without_us(swarm: list[Host]) -> None:

@@ -14,16 +14,14 @@ from typing import Any
 from engine_api.convert.fields import ignored, rfc3339
 from engine_api.convert.gotypes import BOOL, MAP, STRING, list_type
 from engine_api.convert.table import Table
-from overlay.model import NetworkState
+from overlay.errors import OverlayError
+from overlay.model import Endpoint, Network, NetworkState
+from overlay.plugin import ID_OPTION, NETWORK_OPTION, network_of
 from swarm import api
 from swarm.manager.allocator.subnets import VNI_OPTION
 from swarm.manager.networks import DEFAULT_DRIVER, is_ingress
 
 Json = dict[str, Any]
-
-CARRIER_MARK = "sideswarm.id"
-"""Option (or label) of a carrier: the ID of the swarm's network."""
-OWN_OPTIONS = "sideswarm."
 
 # --- what clients send -----------------------------------------------------------------------------------------------
 
@@ -135,49 +133,54 @@ def _subnet(config: api.IPAMConfig) -> Json:
 
 def carried(local: Json) -> str:
     """The ID of the swarm's network that this network of the engine carries; empty: it is the engine's own."""
-    for holder in (local.get("Options"), local.get("Labels")):
-        if isinstance(holder, dict) and holder.get(CARRIER_MARK):
-            return str(holder[CARRIER_MARK])
-    return ""
+    options = local.get("Options") or {}
+    return str(options[ID_OPTION]) if ID_OPTION in options and NETWORK_OPTION in options else ""
 
 
-def carried_resource(carrier: Json, network: Json | None, state: NetworkState | None) -> Json:
+def carried_resource(carrier: Json, network: Json | None) -> Json:
     """The swarm's network as a node sees it that takes part in it: its own containers are listed.
 
-    carrier: the engine's network. network: as the managers know it; None: this node cannot ask them. state: what this
-    node was told of it, if anything.
+    carrier: the engine's network. network: as the managers know it; None: this node cannot ask them.
     """
-    shown = dict(network) if network is not None else _without_managers(carrier, state)
+    shown = dict(network) if network is not None else _without_managers(carrier)
     shown["Created"] = carrier.get("Created", shown["Created"])
     shown["Labels"] = shown["Labels"] or {}
     shown["Containers"] = dict(carrier.get("Containers") or {})
     return shown
 
 
-def _without_managers(carrier: Json, state: NetworkState | None) -> Json:
-    options = {k: v for k, v in (carrier.get("Options") or {}).items() if not k.startswith(OWN_OPTIONS)}
-    labels = {k: v for k, v in (carrier.get("Labels") or {}).items() if not k.startswith(OWN_OPTIONS)}
-    ipam = {"Driver": "default", "Options": None, "Config": (carrier.get("IPAM") or {}).get("Config") or []}
-    if state is not None:
-        ipam["Config"] = [{"Subnet": str(s.pool), "Gateway": str(s.gateway)} for s in state.network.subnets]
-        options[VNI_OPTION] = ",".join(str(subnet.vni) for subnet in state.network.subnets)
+def _without_managers(carrier: Json) -> Json:
+    """What the carrier itself says of the network. Labels, options and whether it is attachable are not in it."""
+    network = _network_of(carrier)
     return {
-        "Name": state.network.name if state is not None else carrier["Name"],
-        "Id": carried(carrier),
+        "Name": network.name,
+        "Id": network.id,
         "Created": carrier.get("Created", ""),
         "Scope": "swarm",
         "Driver": DEFAULT_DRIVER,
         "EnableIPv6": False,
-        "IPAM": ipam,
-        "Internal": state.network.internal if state is not None else bool(carrier.get("Internal")),
-        "Attachable": bool(carrier.get("Attachable")),
-        "Ingress": state is not None and state.network.ingress,
+        "IPAM": {
+            "Driver": "default",
+            "Options": None,
+            "Config": [{"Subnet": str(subnet.pool), "Gateway": str(subnet.gateway)} for subnet in network.subnets],
+        },
+        "Internal": network.internal,
+        "Attachable": False,
+        "Ingress": network.ingress,
         "ConfigFrom": {"Network": ""},
         "ConfigOnly": False,
         "Containers": {},
-        "Options": options,
-        "Labels": labels,
+        "Options": {VNI_OPTION: ",".join(str(subnet.vni) for subnet in network.subnets)},
+        "Labels": {},
     }
+
+
+def _network_of(carrier: Json) -> Network:
+    """The network by the carrier's options; a user may have written some that we do not understand."""
+    try:
+        return network_of(carrier["Options"])
+    except OverlayError:
+        return Network(carried(carrier), str(carrier["Name"]), ())
 
 
 # --- what only a node that takes part knows --------------------------------------------------------------------------
@@ -188,28 +191,31 @@ def peers(state: NetworkState) -> list[Json]:
     return [{"Name": node.id[:12], "IP": str(node.address)} for _, node in sorted(state.nodes.items())]
 
 
-def services(state: NetworkState, index: Mapping[str, int] | None = None) -> Json:
-    """The member "Services" of ``verbose=true``: name to address, ports and tasks with the hosts they run on."""
+def services(state: NetworkState, no_address: str) -> Json:
+    """The member "Services" of ``verbose=true``: name to address, ports and tasks with the hosts they run on.
+
+    no_address: how a service without a virtual address is shown. LocalLBIndex, a number of IPVS, is always 0.
+    """
     out: Json = {}
     for service in sorted(state.services.values(), key=lambda service: service.name):
-        members = sorted(
-            (e for e in state.endpoints.values() if e.service_id == service.id), key=lambda endpoint: endpoint.id
-        )
+        members = [endpoint for _, endpoint in sorted(state.endpoints.items()) if endpoint.service_id == service.id]
         out[service.name] = {
-            "VIP": str(service.virtual_ip) if service.virtual_ip is not None else "<nil>",
+            "VIP": str(service.virtual_ip) if service.virtual_ip is not None else no_address,
             "Ports": [f"Target: {port.target}, Publish: {port.published}" for port in service.ports],
             "LocalLBIndex": 0,
-            "Tasks": [
-                {
-                    "Name": endpoint.name,
-                    "EndpointID": endpoint.id,
-                    "EndpointIP": str(endpoint.address),
-                    "Info": {"Host IP": str(node.address) if (node := state.nodes.get(endpoint.node_id)) else ""},
-                }
-                for endpoint in members
-            ],
+            "Tasks": [_task(endpoint, state) for endpoint in members],
         }
     return out
+
+
+def _task(endpoint: Endpoint, state: NetworkState) -> Json:
+    node = state.nodes.get(endpoint.node_id)
+    return {
+        "Name": endpoint.name,
+        "EndpointID": endpoint.id,
+        "EndpointIP": str(endpoint.address),
+        "Info": {"Host IP": str(node.address) if node is not None else ""},
+    }
 
 
 def in_generation(resource: Json, engine: tuple[int, ...], *, listed: bool = False) -> Json:

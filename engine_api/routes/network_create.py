@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
 from engine_api.backend import LocalNodeState
+from engine_api.convert.ipam import ipam_error, is_cidr, prefix_error
 from engine_api.convert.network import carried, network_spec
 from engine_api.convert.network_filters import PREDEFINED
 from engine_api.errors import ApiError, BadParameter, Conflict, Forbidden, ObjectNotFound
 from engine_api.routes.network_lookup import ask
+from engine_api.server.dialect import parse_version
 from engine_api.server.request import ApiRequest
 from swarm import api
 from swarm.api import rpc
@@ -22,6 +23,10 @@ from swarm.manager.networks import DEFAULT_DRIVER, NODE_LOCAL_DRIVERS
 
 Json = dict[str, Any]
 
+_NO_MANAGER = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
+    "and try again."
+)
 WORKER = "Cannot create a multi-host network from a worker node. Please create the network from a manager node."
 _LOCAL_DRIVERS = (*NODE_LOCAL_DRIVERS, "null")
 _ENGINE_DRIVER = "bridge"
@@ -36,32 +41,41 @@ def is_for_swarm(wanted: Mapping[str, Any]) -> bool:
 
 async def create_in_swarm(request: ApiRequest, parsed: Json) -> Json:
     """Make a network of the swarm. Raises ApiError, SwarmError."""
+    await _check_name(request, parsed)
+    _check_subnets(request, parsed)
+    if not parsed.get("Name", "").strip():
+        if request.dialect.strict_body:
+            raise BadParameter("invalid name: name is empty")
+        raise ApiError(f"invalid name: {parsed.get('Name', '')}")
+    _check_config_from(parsed)
+    await _check_driver(request, parsed)
+    if _is_worker(request):
+        raise Forbidden(WORKER)
+    request.backend.require_manager()
+    made = await request.call(rpc.CREATE_NETWORK, api.CreateNetworkRequest(spec=network_spec(parsed)))
+    return {"Id": made.network.id, "Warning": ""}
+
+
+def _is_worker(request: ApiRequest) -> bool:
+    local = request.backend.local()
+    return local.state is LocalNodeState.ACTIVE and not local.control_available
+
+
+async def _check_name(request: ApiRequest, parsed: Json) -> None:
     name: str = parsed.get("Name", "")
     await refuse_taken(request, name)
     if name in PREDEFINED:
         raise Forbidden(f"operation is not permitted on predefined {name} network")
+    if request.dialect.strict_body and parsed.get("Driver") == DEFAULT_DRIVER and _is_worker(request):
+        raise Forbidden(_NO_MANAGER)
     if any(not carried(network) for network in await _local_named(request, name)):
         raise _taken(name)
-    _check_subnets(request, parsed)
-    if not name.strip():
-        raise (
-            ApiError(f"invalid name: {name}")
-            if not request.dialect.strict_body
-            else BadParameter("invalid name: name is empty")
-        )
-    _check_config_from(parsed)
-    await _check_driver(request, parsed)
-    local = request.backend.local()
-    if local.state is LocalNodeState.ACTIVE and not local.control_available:
-        raise Forbidden(WORKER)
-    request.backend.require_manager()
-    spec = network_spec(parsed)
-    made = await request.call(rpc.CREATE_NETWORK, api.CreateNetworkRequest(spec=spec))
-    return {"Id": made.network.id, "Warning": ""}
 
 
 async def refuse_taken(request: ApiRequest, name: str) -> None:
     """Refuse the name of a network of the swarm. Those who cannot ask the managers learn it later, or never."""
+    if not name:
+        return
     try:
         wanted = api.ListNetworksRequest(filters=api.ListNetworksRequest.Filters(names=[name]))
         answer = await request.call(rpc.LIST_NETWORKS, wanted)
@@ -80,23 +94,16 @@ async def _local_named(request: ApiRequest, name: str) -> list[Json]:
 
 
 def _check_subnets(request: ApiRequest, parsed: Json) -> None:
-    for config in parsed.get("IPAM", {}).get("Config", ()):
-        subnet = config.get("Subnet", "")
-        if not _is_cidr(subnet):
-            if request.dialect.strict_body:
-                raise BadParameter(f"invalid network config:\ninvalid subnet {subnet}: invalid CIDR block notation")
+    """In the three ways of the generations of engines."""
+    configs = parsed.get("IPAM", {}).get("Config", ())
+    engine = parse_version(request.api.api_version())
+    for subnet in (config.get("Subnet", "") for config in configs):
+        if engine >= (1, 52) and (wrong := prefix_error(subnet)):
+            raise BadParameter(f"invalid JSON: {wrong}")
+        if engine < (1, 44) and not is_cidr(subnet):
             raise ApiError(f"Invalid subnet {subnet} : invalid CIDR address: {subnet}")
-
-
-def _is_cidr(text: str) -> bool:
-    """What Go's ParseCIDR takes: an address and a number of bits, host bits may be set."""
-    address, slash, bits = text.partition("/")
-    if not slash or not (bits.isascii() and bits.isdecimal()) or "%" in address:
-        return False
-    try:
-        return int(bits[:4]) <= ipaddress.ip_address(address).max_prefixlen
-    except ValueError:
-        return False
+    if engine >= (1, 44) and (wrong := ipam_error(configs, bool(parsed.get("EnableIPv6")))):
+        raise BadParameter(wrong)
 
 
 def _check_config_from(parsed: Json) -> None:

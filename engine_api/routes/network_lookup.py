@@ -58,11 +58,11 @@ class Networks:
     local: Mapping[str, Json]
     carriers: Mapping[str, Json]
 
-    def visible(self, request: ApiRequest) -> list[Found]:
+    def visible(self) -> list[Found]:
         """Every network once: the managers' (without the predefined ones), those only carried here, the engine's."""
         known = [Found(network_resource(n), self._carrier_id(n.id)) for n in self._listed()]
         only_here = [
-            Found(carried_resource(carrier, None, request.api.hooks.network_state(network_id)), carrier["Id"])
+            Found(carried_resource(carrier, None), carrier["Id"])
             for network_id, carrier in sorted(self.carriers.items())
             if network_id not in self.swarm
         ]
@@ -74,12 +74,12 @@ class Networks:
     def _carrier_id(self, network_id: str) -> str:
         return str(self.carriers[network_id]["Id"]) if network_id in self.carriers else ""
 
-    def find(self, request: ApiRequest, term: str, scope: str = "") -> Found:
+    def find(self, term: str, scope: str = "") -> Found:
         """By full ID (the swarm's, the engine's, or that of a carrier), name, or beginning of the ID.
 
         scope: only networks of this scope. Raises ObjectNotFound, BadParameter when there are several.
         """
-        seen = [found for found in self.visible(request) if scope in ("", found.resource["Scope"])]
+        seen = [found for found in self.visible() if scope in ("", found.resource["Scope"])]
         for found in seen:
             if term in (found.id, found.local_id):
                 return found
@@ -112,12 +112,12 @@ class Networks:
         local: Json = await ask(request, f"/networks/{quote(found.local_id, safe='')}", query)
         if not found.of_swarm:
             return local
+        shown = carried_resource(local, found.resource)
         state = request.api.hooks.network_state(found.id)
-        shown = carried_resource(local, found.resource, state)
         if state is not None:
             shown["Peers"] = peers(state)
         if state is not None and verbose:
-            shown["Services"] = services(state)
+            shown["Services"] = services(state, "" if request.dialect.strict_body else "<nil>")
         return shown
 
 

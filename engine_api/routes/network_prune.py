@@ -14,12 +14,12 @@ from aiohttp import web
 
 from engine_api.convert.gojson import JsonError
 from engine_api.convert.moments import moment
-from engine_api.convert.network import CARRIER_MARK
 from engine_api.convert.network_filters import has_labels
 from engine_api.errors import ApiError, BadParameter
 from engine_api.routes.network_lookup import ask, seen_by, swarm_networks
 from engine_api.server.decode import filter_values
 from engine_api.server.request import ApiRequest, json_answer
+from overlay.plugin import ID_OPTION
 from swarm import api
 from swarm.api import rpc
 from swarm.api.timestamps import seconds
@@ -48,7 +48,7 @@ async def _prune_engine(request: ApiRequest, filters: Filters) -> list[str]:
         return []
     carriers = {carrier["Name"] for carrier in (await seen_by(request)).carriers.values()}
     if not filters.get("label!"):
-        filters = {**filters, "label!": [CARRIER_MARK]}
+        filters = {**filters, "label!": [ID_OPTION]}
     answer = await forward("/networks/prune", request, b"", {"filters": json.dumps(filters)})
     deleted = json.loads(answer.body).get("NetworksDeleted") if isinstance(answer.body, bytes) else None
     return [name for name in deleted or () if name not in carriers]

@@ -8,20 +8,22 @@ What is only about the engine's own networks goes on to it.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
 
 from engine_api.backend import LocalNodeState
-from engine_api.convert.gojson import JsonError, first_value_of
+from engine_api.convert.gojson import JsonError, first_value_of, whole_characters
 from engine_api.convert.network import NETWORK_CREATE, in_generation
 from engine_api.convert.network_filters import ACCEPTED, NetworkFilter
 from engine_api.errors import ApiError, BadParameter, NotAvailableYet, ObjectNotFound
 from engine_api.routes.network_create import create_in_swarm, is_for_swarm, refuse_taken
 from engine_api.routes.network_lookup import Found, ask, seen_by
 from engine_api.routes.network_prune import prune
-from engine_api.server.dialect import parse_version
+from engine_api.server import decode
+from engine_api.server.dialect import Dialect, parse_version
 from engine_api.server.request import ApiRequest, Forward, Route, empty_answer, json_answer
 from swarm import api, defaults
 from swarm.api import rpc
@@ -36,7 +38,7 @@ async def list_networks(request: ApiRequest) -> web.StreamResponse:
     given = request.filters(*ACCEPTED)
     wanted = NetworkFilter({key: given.get(key) for key in ACCEPTED})
     engine = parse_version(request.api.api_version())
-    seen = (await seen_by(request)).visible(request)
+    seen = (await seen_by(request)).visible()
     rows = []
     for found in seen:
         if found.of_swarm:
@@ -51,7 +53,7 @@ async def inspect(request: ApiRequest) -> web.StreamResponse:
     """GET /networks/{id}."""
     verbose = request.strict_flag("verbose")
     networks = await seen_by(request)
-    found = networks.find(request, request.id, request.query("scope"))
+    found = networks.find(request.id, request.query("scope"))
     shown = await networks.detailed(request, found, verbose)
     return json_answer(in_generation(shown, parse_version(request.api.api_version())) if found.of_swarm else shown)
 
@@ -59,14 +61,23 @@ async def inspect(request: ApiRequest) -> web.StreamResponse:
 async def create(request: ApiRequest) -> web.StreamResponse:
     """POST /networks/create: the engine's, unless the network would be the swarm's."""
     body = await request.http.read()
+    inactive = request.backend.local().state is LocalNodeState.INACTIVE
+    judge = partial(_judge, body, request.dialect)
     large = len(body) > defaults.API_BODY_INLINE_BYTES_MAX
-    wanted = await asyncio.to_thread(_members, body) if large else _members(body)
-    if not is_for_swarm(wanted) or request.backend.local().state is LocalNodeState.INACTIVE:
-        if isinstance(wanted.get("name"), str):
-            await refuse_taken(request, wanted["name"])
+    name, wanted = await asyncio.to_thread(judge) if large else judge()
+    if wanted is None or inactive:
+        await refuse_taken(request, name)
         return await _engine(request)("/networks/create", request, body)
-    parsed = await request.json(NETWORK_CREATE)
-    return json_answer(await create_in_swarm(request, parsed), 201)
+    decode.check_content_type(request.http, request.dialect, bool(body))
+    return json_answer(await create_in_swarm(request, wanted), 201)
+
+
+def _judge(body: bytes, dialect: Dialect) -> tuple[str, Json | None]:
+    """The name of the wanted network, and the parsed request if it is about the swarm. Raises BadParameter."""
+    members = _members(body)
+    name = members.get("name")
+    wanted = decode.parse_body(body, NETWORK_CREATE, dialect) if is_for_swarm(members) else None
+    return name if isinstance(name, str) else "", wanted
 
 
 def _members(body: bytes) -> Json:
@@ -82,12 +93,15 @@ def _members(body: bytes) -> Json:
         if error.excessive:
             raise BadParameter(str(error)) from None
         return {}
-    return {name.lower(): value for name, value in parsed.items()} if isinstance(parsed, dict) else {}
+    if not isinstance(parsed, dict):
+        return {}
+    members = {name.lower(): value for name, value in parsed.items()}
+    return {name: whole_characters(value) if isinstance(value, str) else value for name, value in members.items()}
 
 
 async def remove(request: ApiRequest) -> web.StreamResponse:
     """DELETE /networks/{id}."""
-    found = (await seen_by(request)).find(request, request.id)
+    found = (await seen_by(request)).find(request.id)
     if not found.of_swarm:
         return await _engine(request)(f"/networks/{quote(found.local_id, safe='')}", request, b"")
     request.backend.require_manager()
@@ -125,7 +139,7 @@ async def disconnect(request: ApiRequest) -> web.StreamResponse:
 async def _found(request: ApiRequest) -> Found | None:
     """The network of the path; None: the engine answers for it."""
     try:
-        return (await seen_by(request)).find(request, request.id)
+        return (await seen_by(request)).find(request.id)
     except (ObjectNotFound, BadParameter):
         return None
 

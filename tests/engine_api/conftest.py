@@ -91,6 +91,10 @@ class FakeBackend:
         """Store objects as they are, versions included."""
         self.store.apply([pack(api.STORE_ACTION_CREATE, obj) for obj in objects], self.store.index + 1)
 
+    def replace(self, *objects: Message) -> None:
+        """Store other content of objects that are there."""
+        self.store.apply([pack(api.STORE_ACTION_UPDATE, obj) for obj in objects], self.store.index + 1)
+
     def local(self) -> LocalNode:
         return self.node
 

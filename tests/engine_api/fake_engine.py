@@ -177,8 +177,10 @@ class FakeEngine:
         return web.Response(status=204)
 
     async def _networks(self, request: web.Request) -> web.StreamResponse:
-        wanted = json.loads(request.query.get("filters") or "{}").get("name")
-        return web.json_response([n for n in self.networks if wanted is None or n["Name"] in wanted])
+        wanted = json.loads(request.query.get("filters") or "{}")
+        keys = [key for key in ("name", "driver", "scope") if key in wanted]
+        rows = [n for n in self.networks if all(n[key.capitalize()] in wanted[key] for key in keys)]
+        return web.json_response(rows)
 
     async def _network(self, request: web.Request) -> web.StreamResponse:
         for network in self.networks:

@@ -44,6 +44,7 @@ CREATES = (
     "/services/create",
     "/secrets/create",
     "/configs/create",
+    "/networks/create",
     "/swarm/update",
     "/swarm/init",
     "/swarm/join",
@@ -58,7 +59,11 @@ OTHERS = (
     ("GET", "/tasks/ID"),
     ("GET", "/services/ID/logs"),
     ("GET", "/tasks/ID/logs"),
+    ("GET", "/networks"),
     ("GET", "/networks/ID"),
+    ("DELETE", "/networks/ID"),
+    ("POST", "/networks/prune"),
+    ("POST", "/networks/ID/connect"),
     ("POST", "/swarm/leave"),
     ("OPTIONS", "/x"),
     ("PUT", "/services"),
@@ -128,6 +133,10 @@ FILTERS = (
     '{"role":["manager"]}',
     '{"service":["web"]}',
     '{"mode":["global"]}',
+    '{"name":["(a*)*$"],"id":["["]}',
+    '{"name":["a.*b?$"],"type":["custom"],"dangling":["true","x"]}',
+    '{"until":["1h"],"label!":["a"]}',
+    '{"until":["9999999999999999h"]}',
     "[" * 3000,
     "[" * 800,
 )
@@ -193,6 +202,16 @@ def _bodies() -> list[Any]:
         {"RemoteAddrs": ["10.0.0.1"], "JoinToken": "SWMTKN-1-x", "ListenAddr": "0.0.0.0", "Availability": "drain"}
     )
     found.append({"UnlockKey": "SWMKEY-1-x"})
+    address = {
+        "Subnet": "10.7.0.0/16",
+        "IPRange": "10.7.1.0/24",
+        "Gateway": "10.7.0.9",
+        "AuxiliaryAddresses": {"a": "b"},
+    }
+    ipam = {"Driver": "default", "Options": {"a": "b"}, "Config": [address]}
+    network = {"Name": "net", "Driver": "overlay", "Attachable": True, "Labels": {"a": "b"}, "Options": {"c": "d"}}
+    found.append({**network, "IPAM": ipam, "Scope": "swarm", "Ingress": False, "EnableIPv6": True, "Internal": True})
+    found.append({"Name": "net", "Driver": "bridge", "Scope": "swarm", "ConfigFrom": {"Network": "x"}})
     return found
 
 
@@ -263,7 +282,7 @@ class Visit:
             await self._shows(backends, said)
 
     async def _shows(self, backends: Backends, said: tuple[object, ...]) -> None:
-        for plural in ("services", "tasks", "nodes", "secrets", "configs", "swarm"):
+        for plural in ("services", "tasks", "nodes", "secrets", "configs", "networks", "swarm"):
             status, shown = await self.ask(backends, f"GET /{plural}")
             assert status == 200, (said, plural, shown[:300])
             json.loads(shown)

@@ -132,6 +132,14 @@ async def test_a_network_is_judged_by_the_first_value_as_go_reads_it(
     assert "POST /networks/create" not in engine.calls
 
 
+@pytest.mark.parametrize("path", ["/networks/create", "/networks/ov1/connect"])
+async def test_half_a_character_is_no_bug_of_ours(backend: Any, hooks: EngineHooks, start: Any, path: str) -> None:
+    client = await start(backend, hooks=hooks)
+    body = b'{"Name":"\\ud800","Container":"\\ud800"}'
+    async with client.post(path, data=body, headers={"Content-Type": "application/json"}) as answer:
+        assert answer.status in (201, 404)
+
+
 async def test_what_the_engine_says_of_a_network_is_passed_on(
     backend: Any, engine: FakeEngine, hooks: EngineHooks, start: Any
 ) -> None:
