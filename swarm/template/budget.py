@@ -1,9 +1,9 @@
 """What templates may cost: one budget for all templates of a spec, another one for all secrets and configs of a task.
 
-Steps are tokens, visited nodes, verbs of printf, and entries of maps. Bytes are those of every text that is read or
-made, as Python keeps it: four bytes for each character of a text that is not ASCII. A budget only shrinks, so what
-templates can hold at the same time is bounded by it as well. Nothing here looks at a clock: what is refused is the same
-on every machine.
+Steps are tokens, visited nodes, called functions, verbs of printf, and entries of maps. Bytes are those of every text
+that is read or made, as Python keeps it: four bytes for each character of a text that is not ASCII. A budget only
+shrinks, so what templates can hold at the same time is bounded by it as well. Nothing here looks at a clock: what is
+refused is the same on every machine.
 """
 
 from __future__ import annotations

@@ -253,6 +253,7 @@ class Executor:
     # --- functions -------------------------------------------------------------------------------------------------
 
     def _call(self, dot: Any, name: str, node: Node, words: Sequence[Node], final: Any) -> Any:
+        self._step(node)
         function = self._functions[name]
         given = len(words) + (final is not _ABSENT)
         fixed = len(function.fixed)
