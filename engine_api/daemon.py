@@ -40,6 +40,7 @@ from engine_api.front.tls import Tls, TlsError
 from engine_api.overlay import Overlay
 from engine_api.routes.system import System
 from engine_api.server.metrics import registry_of, serve_metrics
+from overlay.errors import OverlayError
 from swarm import defaults
 
 log = structlog.get_logger()
@@ -124,7 +125,7 @@ class Daemon:
     async def _start(self) -> None:
         try:
             await self.cluster.start()
-        except OSError as error:
+        except (OSError, OverlayError) as error:
             raise StartError(f"cannot serve the engine's networks: {error}") from error
         await self.system.attach(self.cluster)
         routes = (*ROUTES, *self.system.routes)

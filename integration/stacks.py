@@ -14,7 +14,8 @@ _SERVE = """
 mkdir -p /www/cgi-bin
 cat > /www/cgi-bin/who <<'END'
 #!/bin/sh
-printf 'Content-Type: text/plain\\r\\n\\r\\n%s saw %s %s\\n' "$(hostname)" "$(echo "$REMOTE_ADDR" | tr -d '[]' | sed s/^::ffff://)" "$WORD"
+client=$(echo "$REMOTE_ADDR" | tr -d '[]' | sed s/^::ffff://)
+printf 'Content-Type: text/plain\\r\\n\\r\\n%s saw %s %s\\n' "$(hostname)" "$client" "$WORD"
 END
 chmod 755 /www/cgi-bin/who
 httpd -f -p {port} -h /www &

@@ -138,6 +138,8 @@ def test_a_signal_during_the_start_ends_it_too(extra: Extra) -> None:
             daemon.api,
             "--data-root",
             f"{daemon.state}/swarm",
+            "--plugin-directory",
+            f"{daemon.state}/plugins",
         ]
         daemon.pid = _spawn(daemon, [*command, "--exec-root", f"{daemon.state}/run"], log)
         until(lambda: (daemon.directory / "swarm" / "lock").exists())

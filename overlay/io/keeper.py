@@ -19,7 +19,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 _MESSAGE_BYTES_MAX = 1 << 20
@@ -68,40 +67,44 @@ class Keeper:
             link.recv(1)
 
     def _connect(self, start: bool = False) -> socket.socket:
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        started = False
-        while True:
-            link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            link.settimeout(_TIMEOUT_S)
-            try:
-                link.connect(str(self._path))
-                return link
-            except (FileNotFoundError, ConnectionRefusedError):
-                link.close()
-                if not start or time.monotonic() > deadline:
-                    raise
-                if not started:
-                    _spawn(self._path)
-                    started = True
-                time.sleep(0.02)
-            except OSError:
-                link.close()
+        try:
+            return self._connected()
+        except (FileNotFoundError, ConnectionRefusedError):
+            if not start:
                 raise
+        _spawn(self._path)
+        return self._connected()
+
+    def _connected(self) -> socket.socket:
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        link.settimeout(_TIMEOUT_S)
+        try:
+            link.connect(str(self._path))
+        except OSError:
+            link.close()
+            raise
+        return link
 
 
 def _spawn(path: Path) -> None:
-    """Start a keeper that outlives this process."""
+    """Start a keeper that outlives this process; it is ready when the command ends."""
     root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))}
-    subprocess.Popen(
-        [sys.executable, "-m", "overlay.io.keeper", str(path)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        env=environment,
-        start_new_session=True,
-    )
+    command = [sys.executable, "-m", "overlay.io.keeper", str(path)]
+    quiet = subprocess.DEVNULL
+    try:
+        subprocess.run(
+            command,
+            stdin=quiet,
+            stdout=quiet,
+            stderr=quiet,
+            cwd="/",
+            env=environment,
+            timeout=_START_TIMEOUT_S,
+            check=True,
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise OSError(0, f"the keeper of sockets did not start: {error}") from error
 
 
 def serve(path: Path) -> None:
@@ -116,6 +119,9 @@ def serve(path: Path) -> None:
         temporary.unlink()
         return
     temporary.rename(path)
+    if os.fork():
+        os._exit(0)  # whoever started this one knows that it is ready
+    os.setsid()
     kept: dict[str, int] = {}
     while True:
         link, _ = listener.accept()

@@ -119,7 +119,8 @@ async def test_info_is_the_engines_with_our_swarm_and_all_warnings(tmp_path: Pat
 
 async def _refused(tmp_path: Path, name: str, *flags: str) -> str:
     """The reason why a daemon does not start."""
-    places = ("--data-root", str(tmp_path / name), "--exec-root", str(tmp_path / f"{name}-run"))
+    places = ["--data-root", str(tmp_path / name), "--exec-root", str(tmp_path / f"{name}-run")]
+    places += ["--plugin-directory", str(tmp_path / f"{name}-plugins")]
     config = load(["--engine", f"unix://{tmp_path}/none", *places, *flags], {})
     with pytest.raises(StartError) as refused:
         await Daemon(config).run()
@@ -172,7 +173,7 @@ async def test_a_group_that_was_asked_for_must_exist(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shared", ["--data-root", "--exec-root"])
 async def test_two_daemons_do_not_share_their_directories(tmp_path: Path, shared: str) -> None:
     both = str(tmp_path / "both")
-    flags = ["--engine", f"unix://{tmp_path}/none", shared, both]
+    flags = ["--engine", f"unix://{tmp_path}/none", "--plugin-directory", str(tmp_path / "plugins"), shared, both]
     other_flag = "--exec-root" if shared == "--data-root" else "--data-root"
     first = Daemon(load([*flags, other_flag, str(tmp_path / "1"), "-H", f"unix://{tmp_path}/1.sock"], {}))
     running = asyncio.create_task(first.run())
