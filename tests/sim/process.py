@@ -67,6 +67,7 @@ class Process:
         self._dice = 0
         self._tickets = itertools.count(1)
         self._requests: dict[int, Future] = {}
+        self._clients: dict[int, None] = {}
         self._works: dict[int, tuple[events.TaggedEffect, Scope, Future]] = {}
         self.agent: SimAgent | None = None
         self._file = self.disk.state_file()
@@ -135,13 +136,15 @@ class Process:
         """Start a script that ends with this process."""
         return self._scope.run(script)
 
-    def ask(self, make: Callable[[int], events.Request | events.Boot]) -> Future:
-        """Put a request to the Node; the future is its end."""
+    def ask(self, make: Callable[[int], events.Request | events.Boot], by_client: bool = True) -> Future:
+        """Put a request to the Node; the future is its end. by_client: whoever asks may hang up."""
         ticket, future = next(self._tickets), Future()
         if not self.alive:
             future.fail(Unavailable("the daemon is gone"))
             return future
         self._requests[ticket] = future
+        if by_client:
+            self._clients[ticket] = None
         self.driver.put(make(ticket))
         return future
 
@@ -150,20 +153,21 @@ class Process:
         found = self._file.find()
         found_id = "" if found.state is not None else self.credentials.found_id()
         return self.ask(
-            lambda ticket: events.Boot(ticket, found.state, found.error, found_id, found.leaving, found.others)
+            lambda ticket: events.Boot(ticket, found.state, found.error, found_id, found.leaving, found.others),
+            by_client=False,
         )
 
     def stop(self) -> Script:
         """The daemon is stopped as it should be; whoever runs this outlives the process."""
-        yield self.ask(events.Stop)
+        yield self.ask(events.Stop, by_client=False)
         if self.alive:
             self._end()
 
     def hang_up(self) -> None:
         """All clients go away without waiting for an answer."""
         self.kernel.say("clients of", self.name, "hang up")
-        for future in list(self._requests.values()):
-            future.fail(Unavailable("the client does not wait any more"))
+        for ticket in [ticket for ticket in self._requests if ticket in self._clients]:
+            self._requests[ticket].fail(Unavailable("the client does not wait any more"))
 
     def engine_is(self, able: bool, certain: bool) -> None:
         """What the watch of the engine tells."""
