@@ -72,8 +72,9 @@ class Daemon:
         self._locks: list[int] = []
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()
-        self.system = System(self._engine, insecure_warnings(config), time.time)
-        self.cluster = Cluster(config, self._engine, self.system.publish, Overlay(config, self._engine))
+        overlay = Overlay(config, self._engine)
+        self.system = System(self._engine, insecure_warnings(config), time.time, overlay.network_state)
+        self.cluster = Cluster(config, self._engine, self.system.publish, overlay)
         self._registry = registry_of(self.cluster.counts, time.time())
 
     async def run(self) -> None:

@@ -24,7 +24,7 @@ from overlay.io.mesh import Mesh
 from overlay.io.packet_rules import PacketRules
 from overlay.io.plugin_socket import PluginSocket
 from overlay.io.resolver import Resolver
-from overlay.model import Network
+from overlay.model import Network, NetworkState
 from overlay.plugin import HostPort, Joined
 from swarm.errors import Unavailable
 
@@ -52,6 +52,10 @@ class Overlay:
     def networks(self) -> OverlayNetworks:
         """For the executor; there after start()."""
         return self._started.networks
+
+    def network_state(self, network_id: str) -> NetworkState | None:
+        """What this node was told of a network of the swarm that it takes part in."""
+        return self._parts.driver.state(network_id) if self._parts is not None else None
 
     @property
     def _started(self) -> _Parts:

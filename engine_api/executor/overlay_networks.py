@@ -180,6 +180,8 @@ def overlay_network(network: api.Network) -> Network:
     if is_node_local(network) or driver_of(network) != "overlay":
         raise TaskError(f"network {name} cannot be attached: its driver {driver_of(network)} is not available yet")
     options = network.driver_state.options
+    if _ENCRYPTED in options:
+        raise TaskError(f"network {name} cannot be attached: encryption between nodes is not available yet")
     try:
         vnis = [int(vni) for vni in options.get(_VNIS, "").split(",") if vni]
         subnets = tuple(_subnets(network.ipam.configs, vnis))
@@ -188,9 +190,7 @@ def overlay_network(network: api.Network) -> Network:
         raise TaskError(f"network {name} cannot be attached: {error}") from None
     if not subnets:
         raise TaskError(f"network {name} cannot be attached: it has no subnet")
-    return Network(
-        network.id, name, subnets, mtu, is_ingress(network), network.spec.internal, encrypted=_ENCRYPTED in options
-    )
+    return Network(network.id, name, subnets, mtu, is_ingress(network), network.spec.internal)
 
 
 def _subnets(configs: Iterable[api.IPAMConfig], vnis: list[int]) -> Iterable[Subnet]:

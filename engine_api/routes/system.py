@@ -28,6 +28,7 @@ from engine_api.front.http1 import Head
 from engine_api.routes.events import Events
 from engine_api.server.decode import filter_values
 from engine_api.server.request import ApiRequest, EngineHooks, Route, json_answer
+from overlay.model import NetworkState
 from swarm import api, defaults
 from swarm.api import rpc
 from swarm.errors import SwarmError
@@ -39,7 +40,13 @@ TASK_LABEL = "com.docker.swarm.task"
 class System:
     """What this daemon knows about its engine, and the events of the swarm. attach() sets the back end."""
 
-    def __init__(self, engine: EngineClient, warnings: Sequence[str], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        engine: EngineClient,
+        warnings: Sequence[str],
+        now: Callable[[], float],
+        network_state: Callable[[str], NetworkState | None] = lambda network_id: None,
+    ) -> None:
         self._engine = engine
         self._warnings = list(warnings)
         self._backend: SwarmBackend | None = None
@@ -54,7 +61,12 @@ class System:
             Route("HEAD", "/_ping", self.ping),
             Route("GET", "/containers/json", self.containers, shared=True, query="task"),
         )
-        self.hooks = EngineHooks(find_local_network=self._find_local_network, forward=self._forward, ask=self._ask_any)
+        self.hooks = EngineHooks(
+            find_local_network=self._find_local_network,
+            forward=self._forward,
+            ask=self._ask_any,
+            network_state=network_state,
+        )
 
     # --- the engine beside us --------------------------------------------------------------------------------------
 

@@ -77,6 +77,10 @@ class Driver:
         """Why a network is not as it should be, by network ID."""
         return {network_id: retry.reason for network_id, retry in self._retries.items()}
 
+    def state(self, network_id: str) -> NetworkState | None:
+        """What the managers told this node of a network; None: nothing, or nothing yet."""
+        return self._states.get(network_id)
+
     async def start(self, engine: Mapping[str, Network]) -> None:
         """Find what an earlier process left, and begin to keep everything right. engine: networks that it has."""
         self._engine.update(engine)

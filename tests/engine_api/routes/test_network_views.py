@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -14,8 +15,8 @@ from engine_api.backend import LocalNode, LocalNodeState
 from engine_api.engine.client import EngineClient
 from engine_api.routes.system import System
 from engine_api.server.request import EngineHooks
-from overlay.model import Network, Subnet
-from overlay.plugin import network_options
+from overlay.model import Endpoint, Network, NetworkState, Node, Readiness, Service, Subnet
+from overlay.plugin import network_of, network_options
 from swarm import api
 from tests.engine_api.conftest import NOW, golden
 from tests.engine_api.fake_engine import FakeEngine
@@ -103,6 +104,25 @@ async def test_a_worker_sees_the_networks_that_it_takes_part_in(
     async with client.delete("/networks/ov1") as answer:
         assert (answer.status, await answer.json()) == (503, {"message": gate})
     assert not [call for call in engine.calls if call.startswith("DELETE")]
+
+
+async def test_a_node_shows_what_it_was_told_of_its_networks(
+    backend: Any, engine: FakeEngine, hooks: EngineHooks, start: Any
+) -> None:
+    engine.networks.append(carrier())
+    network = network_of(carrier()["Options"])
+    node = Node("9sajldf3ee308yb7sb2mislv5", "node1", IPv4Address("10.99.0.1"))
+    endpoint = Endpoint("t1", node.id, IPv4Address("10.30.0.7"), Readiness.READY, "s1", "web.1.t1")
+    told = NetworkState(network, {node.id: node}, {"s1": Service("s1", "web")}, {"t1": endpoint})
+    client = await start(backend, hooks=replace(hooks, network_state={OV1: told}.get))
+    _, shown = await _get(client, "/networks/ov1?verbose=true")
+    assert shown["Peers"] == [{"Name": "9sajldf3ee30", "IP": "10.99.0.1"}]
+    task = {"Name": "web.1.t1", "EndpointID": "t1", "EndpointIP": "10.30.0.7", "Info": {"Host IP": "10.99.0.1"}}
+    assert shown["Services"] == {"web": {"VIP": "<nil>", "Ports": [], "LocalLBIndex": 0, "Tasks": [task]}}
+    _, short = await _get(client, "/networks/ov1")
+    assert "Services" not in short
+    _, unused = await _get(client, "/networks/enc1?verbose=true")
+    assert "Peers" not in unused
 
 
 async def test_networks_are_found_by_the_ids_of_both_and_by_name(
