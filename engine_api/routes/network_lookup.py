@@ -83,26 +83,24 @@ class Networks:
         for found in seen:
             if term in (found.id, found.local_id):
                 return found
-        predefined = self._predefined(term, scope)
-        if predefined is not None:
-            return predefined
         named = [found for found in seen if found.name == term]
-        begin = [found for found in seen if found.id.startswith(term)]
-        for matches, how in ((named, "name"), (begin, "ID prefix")):
+        begin = [found for found in seen if found.id.startswith(term) or found.local_id.startswith(term)]
+        predefined = self._predefined(term, scope)
+        for matches, how in ((named, "name"), (predefined, "ID prefix"), (begin, "ID prefix")):
             if len(matches) == 1:
                 return matches[0]
             if matches:
                 raise BadParameter(f"{len(matches)} matches found based on {how}: network {term} is ambiguous")
         raise ObjectNotFound(f"network {term} not found")
 
-    def _predefined(self, term: str, scope: str) -> Found | None:
+    def _predefined(self, term: str, scope: str) -> list[Found]:
         """The swarm's object for the engine's own bridge or host, which is shown only to those who mean it."""
-        for network_id, network in self.swarm.items():
-            meant = network_id.startswith(term) if scope == "" else term in (network_id, network.spec.annotations.name)
-            meant = meant or (scope == "swarm" and network_id.startswith(term))
-            if is_predefined(network) and scope in ("", "swarm") and term and meant:
-                return Found(network_resource(network))
-        return None
+        if scope not in ("", "swarm"):
+            return []
+        known = [network for network in self.swarm.values() if is_predefined(network)]
+        exact = [n for n in known if n.id == term or (scope == "swarm" and n.spec.annotations.name == term)]
+        meant = exact or [n for n in known if scope == "swarm" and n.id.startswith(term)]
+        return [Found(network_resource(network)) for network in meant]
 
     async def detailed(self, request: ApiRequest, found: Found, verbose: bool) -> Json:
         """The network with its containers on this node, if it has any here."""

@@ -131,7 +131,13 @@ async def test_networks_are_found_by_the_ids_of_both_and_by_name(
     engine.networks.append(carrier())
     client = await start(backend, hooks=hooks)
     bridge = next(row for row in engine.networks if row["Name"] == "bridge")
-    for term, found in (("bridge", bridge["Id"]), (bridge["Id"], bridge["Id"]), (CARRIER_ID, OV1), (OV1[:5], OV1)):
+    for term, found in (
+        ("bridge", bridge["Id"]),
+        (bridge["Id"], bridge["Id"]),
+        (CARRIER_ID, OV1),
+        ("cccc", OV1),
+        (OV1[:5], OV1),
+    ):
         status, shown = await _get(client, f"/networks/{term}")
         assert (status, shown["Id"]) == (200, found)
     assert (await _get(client, "/networks/ov1?scope=local"))[0] == 404
