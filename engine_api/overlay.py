@@ -65,13 +65,16 @@ class Overlay:
     async def start(self) -> None:
         """Serve the engine, and keep what is there. Raises OSError."""
         config, root = self._config, self._config.exec_root
-        driver = Driver(Kernel(root / "netns"), PacketRules(), Mesh(), Resolver())
+        keeper = Keeper(root / "keeper.sock")
+        resolver = Resolver(keeper=keeper)
+        driver = Driver(Kernel(root / "netns"), PacketRules(), Mesh(), resolver)
         attachments = Attachments(self._connection)
         path = config.plugin_directory / f"{config.network_driver}.sock"
-        socket = PluginSocket(path, root / "plugin.json", self, Keeper(root / "keeper.sock"))
+        socket = PluginSocket(path, root / "plugin.json", self, keeper)
         networks = OverlayNetworks(self._engine, driver, attachments, config.network_driver)
         self._parts = _Parts(driver, socket, attachments, networks)
         await socket.open()
+        await resolver.adopt()
         await driver.start({network.id: network for network in socket.plugin.networks.values()})
         attachments.open()
 

@@ -95,17 +95,25 @@ def test_a_rolling_update_loses_no_request(swarm: list[Host]) -> None:
         assert {answer.split()[-1] for answer in tally.answers} == {"1", "2", "3"}
 
 
-def test_what_happens_to_daemons_and_engines_does_not_reach_the_traffic(lab: Lab, swarm: list[Host]) -> None:
-    manager, second = swarm[0], swarm[1]
-    stacks.deploy(manager, "shop", {"web": service(["front"], 3, ports=["8080:80"])}, {"front": {}})
+def test_what_happens_to_daemons_does_not_reach_the_traffic(lab: Lab, swarm: list[Host]) -> None:
+    manager, second, third = swarm
+    on_second = {"placement": {"constraints": ["node.hostname==node2"]}}
+    services = {"web": service(["front"], 3, ports=["8080:80"]), "client": service(["front"], 1, deploy=on_second)}
+    stacks.deploy(manager, "shop", services, {"front": {}})
     stacks.running(manager, "shop_web", 3)
-    with traffic(from_host(swarm[2]), f"http://{second.ip}:8080/cgi-bin/who") as by_port:
+    stacks.running(manager, "shop_client", 1)
+    [(client, _)] = stacks.containers([second], "shop_client").items()
+    with (
+        traffic(stacks.inside(second, client), "http://web/cgi-bin/who", RESOLVER) as by_name,
+        traffic(from_host(third), f"http://{second.ip}:8080/cgi-bin/who") as by_port,
+    ):
         for host in (second, manager):
             lab.kill(host)
             lab.start(host)
         until(lambda: manager.docker("service", "ls", "-q").strip(), what="a leader")
         stacks.running(manager, "shop_web", 3)
-        tally = by_port.end()
+        tallies = [by_name.end(), by_port.end()]
     manager.docker("stack", "rm", "shop")
-    assert tally.requests > 0
-    assert tally.failures == [], tally.failures[:5]
+    for tally in tallies:
+        assert tally.requests > 0
+        assert tally.failures == [], tally.failures[:5]

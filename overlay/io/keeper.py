@@ -6,9 +6,9 @@ reads: it holds file descriptors by name, hands out copies, and does nothing els
 
     python -m overlay.io.keeper SOCKET
 
-One request per connection, a line of JSON: {"put": NAME} with a descriptor beside it, {"drop": NAME}, {"get": true},
-which is answered by the names, with their descriptors beside them, and {"end": true}. (systemd's FDSTORE is the same
-idea, where there is a systemd.)
+One request per connection, a line of JSON: {"put": NAME} with a descriptor beside it, {"drop": NAME}, and
+{"get": true}, which is answered by the names, with their descriptors beside them. A keeper that has nothing left to
+keep ends. (systemd's FDSTORE is the same idea, where there is a systemd.)
 """
 
 from __future__ import annotations
@@ -59,12 +59,6 @@ class Keeper:
                     os.set_inheritable(descriptor, False)
                     found[name] = socket.socket(fileno=descriptor)
         return found
-
-    def end(self) -> None:
-        """Have the keeper end; all that only it holds is closed. Raises OSError."""
-        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError), self._connect() as link:
-            link.sendall(_line({"end": True}))
-            link.recv(1)
 
     def _connect(self, start: bool = False) -> socket.socket:
         try:
@@ -123,16 +117,17 @@ def serve(path: Path) -> None:
         os._exit(0)  # whoever started this one knows that it is ready
     os.setsid()
     kept: dict[str, int] = {}
+    begins = True  # nothing was put yet
     while True:
         link, _ = listener.accept()
         with link:
             link.settimeout(_TIMEOUT_S)
-            try:
-                if not _answer(link, kept):
-                    path.unlink(missing_ok=True)
-                    return
-            except (OSError, ValueError, TypeError):
-                continue
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                _answer(link, kept)
+        if not kept and not begins:
+            path.unlink(missing_ok=True)
+            return
+        begins = begins and not kept
 
 
 def _is_served(path: Path) -> bool:
@@ -144,8 +139,8 @@ def _is_served(path: Path) -> bool:
     return True
 
 
-def _answer(link: socket.socket, kept: dict[str, int]) -> bool:
-    """One request. False: the keeper shall end."""
+def _answer(link: socket.socket, kept: dict[str, int]) -> None:
+    """One request."""
     data, descriptors, _, _ = socket.recv_fds(link, _MESSAGE_BYTES_MAX, _DESCRIPTORS_PER_MESSAGE)
     request = json.loads(data) if data else {}
     match request:
@@ -159,11 +154,10 @@ def _answer(link: socket.socket, kept: dict[str, int]) -> bool:
             for start in range(0, len(names), _DESCRIPTORS_PER_MESSAGE):
                 some = names[start : start + _DESCRIPTORS_PER_MESSAGE]
                 socket.send_fds(link, [json.dumps(some).encode()], [kept[name] for name in some])
-            return True
+            return
     for descriptor in descriptors:
         os.close(descriptor)
     link.send(b"\n")
-    return request != {"end": True}
 
 
 def _let_go(kept: dict[str, int], name: str) -> None:

@@ -101,7 +101,7 @@ class PluginSocket:
                     assert self._listener is not None
                     await asyncio.to_thread(self._keeper.put, _KEPT, self._listener)
                 else:
-                    await asyncio.to_thread(self._keeper.end)
+                    await asyncio.to_thread(self._keeper.drop, _KEPT)
             except OSError as error:
                 log.warning("plugin.not_kept", error=str(error))
                 return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import random
 import socket
@@ -17,6 +18,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
+
+import structlog
 
 from overlay.defaults import (
     DNS_ACCEPT_PAUSE_S,
@@ -29,14 +32,19 @@ from overlay.defaults import (
 from overlay.dns import NAME_ERROR, code_of
 from overlay.dns_answers import Forward, respond
 from overlay.io.dns_forwarding import Forwarding, HostResolvers
+from overlay.io.keeper import Keeper
 from overlay.io.namespaces import in_namespace
 from overlay.model import NetworkState
 from overlay.names import Names
 from overlay.places import Places
 
+log = structlog.get_logger(__name__)
+
 _LENGTH = struct.Struct(">H")
 _FREE_BIND = 15  # IP_FREEBIND: the gateway's address may come a moment later
 _BACKLOG = 128
+_KEPT_PREFIX = "dns/"
+_SIOCGSKNS = 0x894C  # linux/sockios.h: the namespace of a socket
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +70,22 @@ class _Opened:
 
 
 class Resolver:
-    """Answers for the names of all networks. port and upstream_port are 53 but in tests."""
+    """Answers for the names of all networks. port and upstream_port are 53 but in tests.
+
+    keeper: holds the sockets while no daemon is there, so that queries wait a moment and are answered by the next one.
+    """
 
     def __init__(
-        self, resolv_conf: Path = Path("/etc/resolv.conf"), *, port: int = 53, upstream_port: int = 53
+        self,
+        resolv_conf: Path = Path("/etc/resolv.conf"),
+        *,
+        port: int = 53,
+        upstream_port: int = 53,
+        keeper: Keeper | None = None,
     ) -> None:
         self._port = port
+        self._keeper = keeper
+        self._kept: dict[str, socket.socket] = {}
         self._names = Names()
         self._random = random.Random()
         self._forwarding = Forwarding(HostResolvers(resolv_conf), upstream_port)
@@ -76,6 +94,14 @@ class Resolver:
         self._places = Places(DNS_CONNECTIONS_MAX, DNS_CONNECTIONS_PER_CLIENT_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening = asyncio.Lock()
+
+    async def adopt(self) -> None:
+        """Take over what an earlier daemon had open. Raises OSError."""
+        if self._keeper is not None:
+            found = await asyncio.to_thread(self._keeper.get)
+            self._kept = {name: one for name, one in found.items() if name.startswith(_KEPT_PREFIX)}
+            for name in found.keys() - self._kept.keys():
+                found[name].close()
 
     def know(self, states: Mapping[str, NetworkState]) -> None:
         """Replace what names mean, in one step. Until the first call nothing is said about names that may be ours."""
@@ -98,6 +124,7 @@ class Resolver:
             opened.internal = internal
             for address in opened.listening.keys() - set(addresses):
                 opened.listening.pop(address).close()
+                await self._let_go(network_id, address)
             for address in sorted(set(addresses) - opened.listening.keys()):
                 opened.listening[address] = await self._listen(network_id, namespace, address)
 
@@ -107,6 +134,12 @@ class Resolver:
         Then nothing here holds the namespace any more.
         """
         async with self._opening:
+            listening = self._opened[network_id].listening if network_id in self._opened else {}
+            for address in listening:
+                await self._let_go(network_id, address)
+            for name in [name for name in self._kept if name.startswith(f"{_KEPT_PREFIX}{network_id}/")]:
+                self._kept.pop(name).close()
+                await self._drop(name)
             await self._close_sockets(network_id)
 
     async def close(self) -> None:
@@ -117,6 +150,9 @@ class Resolver:
         for task in (tasks := list(self._tasks)):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for one in self._kept.values():
+            one.close()
+        self._kept.clear()
 
     async def _close_sockets(self, network_id: str) -> None:
         if (opened := self._opened.pop(network_id, None)) is None:
@@ -129,10 +165,38 @@ class Resolver:
         await asyncio.gather(*ending, return_exceptions=True)
 
     async def _listen(self, network_id: str, namespace: int, address: IPv4Address) -> _Listening:
-        udp, tcp = await asyncio.to_thread(in_namespace, namespace, lambda: _sockets(str(address), self._port))
+        names = _kept_names(network_id, address)
+        if all(name in self._kept and _is_of(self._kept[name], namespace) for name in names):
+            udp, tcp = (self._kept.pop(name) for name in names)
+            for one in (udp, tcp):
+                one.setblocking(False)
+        else:
+            udp, tcp = await asyncio.to_thread(in_namespace, namespace, lambda: _sockets(str(address), self._port))
+            await self._keep(names, (udp, tcp))
         asyncio.get_running_loop().add_reader(udp, self._read, network_id, udp)
         self._wait_for_connections(network_id, tcp)
         return _Listening(udp, tcp)
+
+    async def _keep(self, names: tuple[str, str], sockets: tuple[socket.socket, socket.socket]) -> None:
+        for name, one in zip(names, sockets, strict=True):
+            if (stale := self._kept.pop(name, None)) is not None:
+                stale.close()
+            if self._keeper is not None:
+                try:
+                    await asyncio.to_thread(self._keeper.put, name, one)
+                except OSError as error:
+                    log.warning("resolver.not_kept", name=name, error=str(error))
+
+    async def _let_go(self, network_id: str, address: IPv4Address) -> None:
+        for name in _kept_names(network_id, address):
+            await self._drop(name)
+
+    async def _drop(self, name: str) -> None:
+        if self._keeper is not None:
+            try:
+                await asyncio.to_thread(self._keeper.drop, name)
+            except OSError as error:
+                log.warning("resolver.not_dropped", name=name, error=str(error))
 
     def _wait_for_connections(self, network_id: str, tcp: socket.socket) -> None:
         if tcp.fileno() >= 0:
@@ -247,6 +311,20 @@ def _send(udp: socket.socket, answer: bytes, source: tuple[str, int]) -> None:
     """Send or drop: a client that gets no answer asks again."""
     with contextlib.suppress(OSError):
         udp.sendto(answer, source)
+
+
+def _kept_names(network_id: str, address: IPv4Address) -> tuple[str, str]:
+    """Under which names the keeper has the sockets of an address: for UDP and TCP."""
+    return f"{_KEPT_PREFIX}{network_id}/{address}/udp", f"{_KEPT_PREFIX}{network_id}/{address}/tcp"
+
+
+def _is_of(one: socket.socket, namespace: int) -> bool:
+    """Whether a socket belongs to this network namespace."""
+    own = fcntl.ioctl(one, _SIOCGSKNS)
+    try:
+        return os.path.sameopenfile(own, namespace)
+    finally:
+        os.close(own)
 
 
 def _sockets(address: str, port: int) -> tuple[socket.socket, socket.socket]:
