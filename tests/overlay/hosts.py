@@ -17,7 +17,7 @@ from overlay.io.netlink import Netlink
 from overlay.model import mac_of
 
 T = TypeVar("T")
-TIMEOUT_S = 5.0
+TIMEOUT_S = 15.0
 
 
 class Place:
