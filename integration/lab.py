@@ -304,7 +304,7 @@ class Lab:
 
 def driver_of(host: Host) -> str:
     """The name of a host's driver of networks: the engines of all labs share one directory of plugins."""
-    return f"sideswarm-{host.directory.parent.name}-{host.name}"
+    return "-".join(("sideswarm", *host.directory.parts[-3:]))
 
 
 def start_daemon(host: Host) -> None:

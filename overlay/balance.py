@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from overlay.model import Endpoint, LocalNode, NetworkState, Port, Readiness, Service, mac_of
 from overlay.plugin import HostPort
 from overlay.rules import (
-    CHOICES,
     MESH,
     MESH_STICKY,
     NODE_MACS,
@@ -21,15 +20,17 @@ from overlay.rules import (
     REDIRECT,
     STICKY,
     STOCK,
+    TIERS,
     VIRTUAL,
     Elements,
     Field,
-    Interval,
     Maps,
     RuleSet,
     Shape,
     shapes_of,
 )
+
+_SLOTS_PER_BACKEND = 4
 
 HostPorts = Sequence[tuple[IPv4Address, Sequence[HostPort]]]
 """Ports of this host that lead to one container each, with the container's address."""
@@ -71,30 +72,41 @@ def balance_of(state: NetworkState, local: LocalNode, mtu: int, host_ports: Host
     for service in state.services.values():
         ready = backends.get(service.id, [])
         if service.virtual_ip is not None:
-            shape = STICKY if service.sticky else VIRTUAL
-            for interval, backend in spread(ready):
-                maps[shape][(service.virtual_ip, interval)] = (backend.address,)
+            shape = (STICKY if service.sticky else VIRTUAL)[tier_of(len(ready))]
+            maps[shape].update(_slots(service.virtual_ip, [(one.address,) for one in _ordered(ready)]))
         if network.ingress:
             for port in service.ports:
-                shape = (MESH_STICKY if service.sticky else MESH)[port.protocol]
-                maps[shape].update(_published(service, port, ready, local))
+                values = _published(service, port, ready, local)
+                shape = (MESH_STICKY if service.sticky else MESH)[port.protocol][tier_of(len(values))]
+                maps[shape].update(_slots(port.published, values))
     for endpoint in state.endpoints.values():
         if endpoint.node_id == local.id:
             maps[OWN][(endpoint.address, endpoint.address)] = (_gateway(state, endpoint.address),)
     for address, ports in host_ports:
         for one in ports:
-            maps[MESH[one.protocol]][(one.host_port, Interval(0, CHOICES - 1))] = (address, one.container_port)
+            maps[MESH[one.protocol][1]].update(_slots(one.host_port, [(address, one.container_port)]))
     if network.ingress:
         _steering(state, local, maps)
     return Balance(rules, {(shape.family, shape.name): elements for shape, elements in maps.items()})
 
 
-def spread(backends: Sequence[Endpoint]) -> Iterator[tuple[Interval, Endpoint]]:
-    """An equal interval of all choices for each backend; the order is that of the addresses."""
-    ordered = sorted(backends, key=lambda one: int(one.address))[:CHOICES]
-    for number, backend in enumerate(ordered):
-        low, high = number * CHOICES // len(ordered), (number + 1) * CHOICES // len(ordered) - 1
-        yield Interval(low, high), backend
+def tier_of(backends: int) -> int:
+    """How many slots so many backends share: one for one, else so many that their shares are within a fifth."""
+    if backends <= 1:
+        return TIERS[0]
+    return next((tier for tier in TIERS[1:] if backends * _SLOTS_PER_BACKEND <= tier), TIERS[-1])
+
+
+def _slots(key: Field, values: Sequence[tuple[Field, ...]]) -> dict[tuple[Field, ...], tuple[Field, ...]]:
+    """The elements that lead a key to these values, in equal shares."""
+    if len(values) == 1:
+        return {(key,): values[0]}
+    tier, count = tier_of(len(values)), min(len(values), TIERS[-1])
+    return {(key, slot): values[slot * count // tier] for slot in range(tier)} if values else {}
+
+
+def _ordered(backends: Sequence[Endpoint]) -> list[Endpoint]:
+    return sorted(backends, key=lambda one: int(one.address))
 
 
 def changes(before: Maps, after: Maps) -> list[Change]:
@@ -116,7 +128,8 @@ def gone_backends(before: Maps, after: Maps) -> set[IPv4Address]:
 
 def _targets(maps: Maps) -> set[IPv4Address]:
     led = [VIRTUAL, STICKY, *MESH.values(), *MESH_STICKY.values()]
-    found = (value[0] for shape in led for value in maps.get((shape.family, shape.name), {}).values())
+    shapes = [shape for tiers in led for shape in tiers.values()]
+    found = (value[0] for shape in shapes for value in maps.get((shape.family, shape.name), {}).values())
     return {address for address in found if isinstance(address, IPv4Address)}
 
 
@@ -132,18 +145,15 @@ def _backends(state: NetworkState) -> dict[str, list[Endpoint]]:
     return {**doubtful, **ready}
 
 
-def _published(service: Service, port: Port, ready: Sequence[Endpoint], local: LocalNode) -> Elements:
-    """The shares of one published port.
+def _published(service: Service, port: Port, ready: Sequence[Endpoint], local: LocalNode) -> list[tuple[Field, ...]]:
+    """Where one published port leads to.
 
     A backend here is reached at its own port. One elsewhere is reached at the published port, which its node redirects:
     that is how stock nodes do it.
     """
     here = [one for one in ready if one.node_id == local.id]
     chosen = here if service.local_first and here else ready
-    return {
-        (port.published, interval): (one.address, port.target if one.node_id == local.id else port.published)
-        for interval, one in spread(chosen)
-    }
+    return [(one.address, port.target if one.node_id == local.id else port.published) for one in _ordered(chosen)]
 
 
 def _steering(

@@ -1,8 +1,10 @@
 """The packet rules of a network's namespace: a constant number of rules that look things up in named maps.
 
-The rules say how packets are translated; the maps, which change all the time, say where to (overlay/balance.py). A map
-of backends has an interval of 0 to 65535 for each: a random number, or for sticky services one made of the client's
-address, chooses the interval. So a backend's share is the size of its interval.
+The rules say how packets are translated; the maps, which change all the time, say where to (overlay/balance.py). What
+is led to several backends has *slots*: a random number, or for sticky services one made of the client's address,
+chooses the slot, and each backend has an equal number of them. How many slots there are is part of a rule, so there is
+a map for each of a few numbers, the *tiers*; each address or port is in the one that fits its backends. All lookups are
+of exact keys in hash tables. (Maps of intervals need fewer elements, but the kernel copies them for every change.)
 
 The address that a client connects from is kept everywhere, with three exceptions: a container that reaches itself by a
 virtual address sees the gateway; backends on stock nodes see the load balancer of the node that was asked, because
@@ -24,19 +26,13 @@ from ipaddress import IPv4Address, IPv4Network
 TABLE = "sideswarm"
 PROTOCOLS = ("tcp", "udp", "sctp")
 UPLINK = "up0"
-CHOICES = 65536
+TIERS = (1, 16, 256, 4096, 65536)
+"""Numbers of slots."""
+
 HOST_SIDE, INGRESS_SIDE = IPv4Address("169.254.253.1"), IPv4Address("169.254.253.2")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Interval:
-    """Numbers from ``low`` to ``high``, both included."""
-
-    low: int
-    high: int
-
-
-Field = IPv4Address | int | Interval | str
+Field = IPv4Address | int | str
 """A part of a key or of a value. A string is a hardware address."""
 
 Elements = Mapping[tuple[Field, ...], tuple[Field, ...]]
@@ -48,20 +44,20 @@ Maps = Mapping[tuple[str, str], Elements]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One map or set. key, value: types as nft(8) writes them; no value: a set. spread: by intervals, with counters."""
+    """One map or set. key, value: types as nft(8) writes them; no value: a set. counted: each element has a counter."""
 
     family: str
     name: str
     key: str
     value: str = ""
-    spread: bool = False
+    counted: bool = False
 
     @property
     def text(self) -> str:
         """Its declaration."""
         kind, value = ("map", f" : {self.value}") if self.value else ("set", "")
-        flags = "flags interval; counter; " if self.spread else ""
-        return f"  {kind} {self.name} {{ typeof {self.key}{value}; {flags}}}"
+        counter = "counter; " if self.counted else ""
+        return f"  {kind} {self.name} {{ typeof {self.key}{value}; {counter}}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,36 +74,43 @@ class RuleSet:
     load_balancer: IPv4Address | None = None
 
 
-_RANDOM = f"numgen random mod {CHOICES}"
-_BY_CLIENT = f"jhash ip saddr mod {CHOICES}"
-
-VIRTUAL = Shape("ip", "virtual", f"ip daddr . {_RANDOM}", "ip daddr", spread=True)
-STICKY = Shape("ip", "sticky", f"ip daddr . {_RANDOM}", "ip daddr", spread=True)
-OWN = Shape("ip", "own", "ip saddr . ip daddr", "ip saddr")
-NODES = Shape("ip", "nodes", "ether saddr", "meta mark")
-STOCK = Shape("ip", "stock", "ip daddr")
-NODE_MACS = Shape("bridge", "nodemac", "meta mark", "ether daddr")
+def _slot(tier: int, sticky: bool = False) -> str:
+    """How nft writes the choice of a slot."""
+    return f"jhash ip saddr mod {tier}" if sticky else f"numgen random mod {tier}"
 
 
-def _mesh(name: str, protocol: str) -> Shape:
-    return Shape("ip", name, f"{protocol} dport . {_RANDOM}", f"ip daddr . {protocol} dport", spread=True)
+def _keyed(key: str, tier: int, sticky: bool = False) -> str:
+    """A key with its slot; without, if there is only one."""
+    return key if tier == 1 else f"{key} . {_slot(tier, sticky)}"
+
+
+def _led(name: str, key: str, value: str) -> dict[int, Shape]:
+    """The maps of one kind of destination, by tier. Their type is that of a random slot, also for sticky ones."""
+    return {tier: Shape("ip", f"{name}_{tier}", _keyed(key, tier), value, counted=True) for tier in TIERS}
 
 
 def _redirect(protocol: str) -> Shape:
     return Shape("ip", f"redirect_{protocol}", f"ip daddr . {protocol} dport", f"ip daddr . {protocol} dport")
 
 
-MESH = {protocol: _mesh(f"mesh_{protocol}", protocol) for protocol in PROTOCOLS}
-MESH_STICKY = {protocol: _mesh(f"mesh_sticky_{protocol}", protocol) for protocol in PROTOCOLS}
+VIRTUAL = _led("virtual", "ip daddr", "ip daddr")
+STICKY = _led("sticky", "ip daddr", "ip daddr")
+OWN = Shape("ip", "own", "ip saddr . ip daddr", "ip saddr")
+NODES = Shape("ip", "nodes", "ether saddr", "meta mark")
+STOCK = Shape("ip", "stock", "ip daddr")
+NODE_MACS = Shape("bridge", "nodemac", "meta mark", "ether daddr")
+MESH = {one: _led(f"mesh_{one}", f"{one} dport", f"ip daddr . {one} dport") for one in PROTOCOLS}
+MESH_STICKY = {one: _led(f"mesh_sticky_{one}", f"{one} dport", f"ip daddr . {one} dport") for one in PROTOCOLS}
 REDIRECT = {protocol: _redirect(protocol) for protocol in PROTOCOLS}
 
 
 def shapes_of(rules: RuleSet) -> tuple[Shape, ...]:
     """The maps that a namespace has."""
+    virtual = (*VIRTUAL.values(), *STICKY.values(), OWN)
     if not rules.ingress:
-        return (VIRTUAL, STICKY, OWN)
-    mesh = (*MESH.values(), *MESH_STICKY.values(), *REDIRECT.values())
-    return (VIRTUAL, STICKY, OWN, NODES, STOCK, NODE_MACS, *mesh)
+        return virtual
+    mesh = [shape for led in (*MESH.values(), *MESH_STICKY.values()) for shape in led.values()]
+    return (*virtual, NODES, STOCK, NODE_MACS, *mesh, *REDIRECT.values())
 
 
 def script_of(rules: RuleSet, maps: Maps) -> str:
@@ -135,7 +138,7 @@ def removals(family: str, name: str, elements: Elements) -> list[str]:
 
 
 def _words(fields: tuple[Field, ...]) -> str:
-    return " . ".join(f"{one.low}-{one.high}" if isinstance(one, Interval) else str(one) for one in fields)
+    return " . ".join(map(str, fields))
 
 
 def _table(family: str, rules: RuleSet) -> list[str]:
@@ -152,13 +155,17 @@ def _table(family: str, rules: RuleSet) -> list[str]:
 
 
 def _ip_chains(rules: RuleSet) -> list[str]:
-    translate = [f"dnat to ip daddr . {_RANDOM} map @virtual", f"dnat to ip daddr . {_BY_CLIENT} map @sticky"]
+    translate = [f"dnat to {_keyed('ip daddr', tier)} map @{shape.name}" for tier, shape in VIRTUAL.items()]
+    translate += [f"dnat to {_keyed('ip daddr', tier, True)} map @{shape.name}" for tier, shape in STICKY.items()]
     source = ["snat to ip saddr . ip daddr map @own"]
     if not rules.ingress:
         return [*_chain("pre", "nat hook prerouting priority dstnat", translate), *_source(source)]
-    for protocol in PROTOCOLS:
-        translate.append(f'iifname "{UPLINK}" dnat ip to {protocol} dport . {_RANDOM} map @mesh_{protocol}')
-        translate.append(f'iifname "{UPLINK}" dnat ip to {protocol} dport . {_BY_CLIENT} map @mesh_sticky_{protocol}')
+    for sticky, mesh in ((False, MESH), (True, MESH_STICKY)):
+        for protocol, led in mesh.items():
+            translate += [
+                f'iifname "{UPLINK}" dnat ip to {_keyed(f"{protocol} dport", tier, sticky)} map @{shape.name}'
+                for tier, shape in led.items()
+            ]
     translate += [f'iifname "br0" dnat ip to ip daddr . {one} dport map @redirect_{one}' for one in PROTOCOLS]
     pools = ", ".join(map(str, rules.pools))
     source.append(f'iifname "br0" oifname "{UPLINK}" ip saddr {{ {pools} }} masquerade')

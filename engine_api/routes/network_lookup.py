@@ -125,6 +125,8 @@ async def seen_by(request: ApiRequest) -> Networks:
     carriers: dict[str, Json] = {}
     for network in await ask(request, "/networks", {}):
         network_id = carried(network)
+        if network["Scope"] == "swarm":
+            continue  # of a swarm that the engine itself is in: that is never reached through us
         if network_id:
             carriers[network_id] = network
         else:

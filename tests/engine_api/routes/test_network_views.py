@@ -125,6 +125,17 @@ async def test_a_node_shows_what_it_was_told_of_its_networks(
     assert "Peers" not in unused
 
 
+async def test_networks_of_a_swarm_that_the_engine_itself_is_in_are_never_shown(
+    backend: Any, engine: FakeEngine, hooks: EngineHooks, start: Any
+) -> None:
+    theirs = next(row for row in golden("networks") if row["Scope"] == "swarm")
+    engine.networks.append({**theirs, "Name": "theirs", "Id": "theirsaaaaaaaaaaaaaaaaaaa"})
+    client = await start(backend, hooks=hooks)
+    assert await _names(client) == SWARM + LOCAL
+    for path in ("theirs", "theirs?scope=swarm", "theirsaaaaaaaaaaaaaaaaaaa"):
+        assert (await _get(client, f"/networks/{path}"))[0] == 404
+
+
 async def test_networks_are_found_by_the_ids_of_both_and_by_name(
     backend: Any, engine: FakeEngine, hooks: EngineHooks, start: Any
 ) -> None:
