@@ -143,8 +143,7 @@ class Process:
             future.fail(Unavailable("the daemon is gone"))
             return future
         self._requests[ticket] = future
-        if by_client:
-            self._clients[ticket] = None
+        self._clients.update({ticket: None} if by_client else {})
         self.driver.put(make(ticket))
         return future
 
@@ -153,8 +152,7 @@ class Process:
         found = self._file.find()
         found_id = "" if found.state is not None else self.credentials.found_id()
         return self.ask(
-            lambda ticket: events.Boot(ticket, found.state, found.error, found_id, found.leaving, found.others),
-            by_client=False,
+            lambda ticket: events.Boot(ticket, found.state, found.error, found_id, found.leaving, found.others), False
         )
 
     def stop(self) -> Script:
@@ -166,8 +164,8 @@ class Process:
     def hang_up(self) -> None:
         """All clients go away without waiting for an answer."""
         self.kernel.say("clients of", self.name, "hang up")
-        for ticket in [ticket for ticket in self._requests if ticket in self._clients]:
-            self._requests[ticket].fail(Unavailable("the client does not wait any more"))
+        for future in [self._requests[ticket] for ticket in self._clients if ticket in self._requests]:
+            future.fail(Unavailable("the client does not wait any more"))
 
     def engine_is(self, able: bool, certain: bool) -> None:
         """What the watch of the engine tells."""
