@@ -16,7 +16,7 @@ from aiohttp import web
 from engine_api.backend import SwarmBackend, asked_now
 from engine_api.errors import ApiError, BadParameter, ObjectNotFound
 from engine_api.front.target import clean_path
-from engine_api.routes import networks, resources, services, swarm
+from engine_api.routes import attaching, networks, resources, services, swarm
 from engine_api.server.dialect import ApiVersion, parse_version
 from engine_api.server.request import Api, ApiRequest, EngineHooks, Handler, Route, encode
 from engine_api.server.streams import BARE_KEY
@@ -38,7 +38,7 @@ STATUS_OF_CODE: dict[Code, int] = {
 }
 """All others are 500."""
 
-ROUTES: tuple[Route, ...] = (*swarm.ROUTES, *services.ROUTES, *resources.ROUTES, *networks.ROUTES)
+ROUTES: tuple[Route, ...] = (*swarm.ROUTES, *services.ROUTES, *resources.ROUTES, *networks.ROUTES, *attaching.ROUTES)
 
 _VERSION_PREFIX = "/v{version:[0-9.]{1,64}}"
 _JSON_ERRORS_SINCE: ApiVersion = (1, 24)

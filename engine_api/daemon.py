@@ -73,7 +73,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()
         overlay = Overlay(config, self._engine)
-        self.system = System(self._engine, insecure_warnings(config), time.time, overlay.network_state)
+        self.system = System(self._engine, insecure_warnings(config), time.time, overlay.network_state, overlay.attach)
         self.cluster = Cluster(config, self._engine, self.system.publish, overlay)
         self._registry = registry_of(self.cluster.counts, time.time())
 

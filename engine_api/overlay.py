@@ -96,6 +96,12 @@ class Overlay:
             raise Unavailable("this node is in no swarm")
         return self._managers
 
+    async def attach(self, target: str) -> str:
+        """See EngineHooks.attach."""
+        if self._parts is None:
+            raise Unavailable("this node is in no swarm")
+        return await self._parts.attachments.reserve(target)
+
     # --- the engine's driver ---------------------------------------------------------------------------------------
 
     async def join(self, network: Network, endpoint_id: str, address: IPv4Address, mac: str) -> Joined:

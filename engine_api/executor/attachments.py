@@ -20,7 +20,7 @@ import structlog
 from swarm import api, defaults
 from swarm.api import rpc
 from swarm.api.methods import Method, Req, Res
-from swarm.errors import NotFound, SwarmError
+from swarm.errors import DeadlineExceeded, NotFound, SwarmError
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +43,7 @@ class _Attachment:
 
     task_id: str
     network_id: str
+    network_name: str
     address: str
     idle_since: float | None
 
@@ -77,14 +78,36 @@ class Attachments:
         address = network.addresses[0].partition("/")[0]
         now = asyncio.get_running_loop().time()
         async with self._news:
-            self._held[task.id] = _Attachment(task.id, network.network.id, address, now)
+            name = network.network.spec.annotations.name
+            self._held[task.id] = _Attachment(task.id, network.network.id, name, address, now)
             self._news.notify_all()
+
+    def has(self, task_id: str) -> bool:
+        """Whether this node knows that it has this attachment."""
+        return task_id in self._held
 
     def gone(self, task_id: str) -> None:
         """The managers have taken it back."""
         self._held.pop(task_id, None)
 
     # --- the engine's side -----------------------------------------------------------------------------------------
+
+    async def reserve(self, target: str) -> str:
+        """An address in a network (its ID or name) for a container that will start soon; the network's name.
+
+        When it is there, the engine has the network, too. Raises SwarmError.
+        """
+        request = api.AttachNetworkRequest()
+        request.config.target = target
+        try:
+            async with asyncio.timeout(defaults.ATTACH_TIMEOUT_S):
+                task_id = (await self._managers().call(rpc.ATTACH_NETWORK, request)).attachment_id
+                async with self._news:
+                    while task_id not in self._held:
+                        await self._news.wait()
+        except TimeoutError:
+            raise DeadlineExceeded(_late(target)) from None
+        return self._held[task_id].network_name
 
     async def request(self, network_id: str, wanted: str = "") -> str:
         """An address for a container that starts. wanted: the only one that will do. Raises AttachError."""
@@ -104,8 +127,7 @@ class Attachments:
         except SwarmError as error:
             raise AttachError(error.message) from error
         except TimeoutError:
-            text = f"no address in network {network_id} was given to this node within {defaults.ATTACH_TIMEOUT_S:.0f} s"
-            raise AttachError(text) from None
+            raise AttachError(_late(network_id)) from None
         return taken.address
 
     def release(self, network_id: str, address: str) -> None:
@@ -148,3 +170,10 @@ class Attachments:
             except SwarmError as error:
                 log.info("attachment.not_given_back", attachment=one.task_id, error=error.message)
                 self._held[one.task_id] = one
+
+
+def _late(network: str) -> str:
+    return (
+        f"no address in network {network} was given to this node within {defaults.ATTACH_TIMEOUT_S:.0f} s; "
+        "docker network inspect on a manager shows what is in use"
+    )

@@ -19,7 +19,7 @@ import structlog
 from engine_api.engine.client import EngineClient
 from engine_api.engine.errors import EngineError, EngineUnavailable
 from engine_api.executor.attachments import Attachments
-from engine_api.executor.container import Endpoint, service_networks
+from engine_api.executor.container import LABEL_TASK_ID, Endpoint, service_networks
 from engine_api.executor.errors import TaskError
 from engine_api.executor.networks import Attachment
 from overlay.io.driver import Driver
@@ -93,7 +93,10 @@ class OverlayNetworks:
 
     async def attached(self, task: api.Task) -> None:
         """See TaskNetworks.attached."""
-        await self._attachments.assigned(task)
+        if not self._attachments.has(task.id):
+            await self._attachments.assigned(task)
+            for attachment in service_networks(task):  # after a restart of this process a container may use it
+                self._attachments.in_use(attachment.network.id, await self._used(attachment.network.id))
 
     async def detached(self, task: api.Task) -> None:
         """See TaskNetworks.detached."""
@@ -149,11 +152,24 @@ class OverlayNetworks:
             },
         }
 
+    async def _used(self, network_id: str) -> set[str]:
+        """The addresses that running containers of this engine have in a network."""
+        used: set[str] = set()
+        for row in await self._carriers(network_id):
+            containers = (await self._engine.inspect_network(row["Id"])).get("Containers") or {}
+            used |= {one["IPv4Address"].partition("/")[0] for one in containers.values()}
+        return used
+
+    async def _carriers(self, network_id: str) -> list[Json]:
+        rows = await self._engine.list_networks({"driver": [self._driver_name]})
+        return [row for row in rows if (row.get("Options") or {}).get(ID_OPTION) == network_id]
+
     async def _remove(self, network_id: str) -> None:
-        """Remove the engine's network, unless a container uses it."""
+        """Remove the engine's network, unless a container uses it, be it one that does not run now."""
         try:
-            for row in await self._engine.list_networks({"driver": [self._driver_name]}):
-                if (row.get("Options") or {}).get(ID_OPTION) == network_id:
+            for row in await self._carriers(network_id):
+                kept = await self._engine.list_containers({"network": [row["Name"]]})
+                if all(LABEL_TASK_ID in (one.get("Labels") or {}) for one in kept):
                     await self._engine.remove_network(row["Id"])
                     log.info("network.removed", network=network_id, name=row["Name"])
         except EngineError as error:
@@ -163,11 +179,16 @@ class OverlayNetworks:
             pass
 
     async def remove_all(self) -> None:
-        """This node has left its swarm: the engine's networks of it go. Raises EngineError, EngineUnavailable."""
+        """This node has left its swarm: the engine's networks of it go. Raises EngineError, EngineUnavailable.
+
+        Plain containers lose them: a network of that name in the next swarm would be another one.
+        """
         self._users.clear()
         self._expected.clear()
         for row in await self._engine.list_networks({"driver": [self._driver_name]}):
-            await self._remove((row.get("Options") or {}).get(ID_OPTION, ""))
+            for container in await self._engine.list_containers({"network": [row["Id"]]}):
+                await self._engine.disconnect_network(row["Id"], container["Id"], force=True)
+            await self._engine.remove_network(row["Id"])
         self._driver.forget()
 
     def _lock(self, network_id: str) -> asyncio.Lock:

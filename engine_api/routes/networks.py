@@ -18,7 +18,8 @@ from engine_api.backend import LocalNodeState
 from engine_api.convert.gojson import JsonError, first_value_of, whole_characters
 from engine_api.convert.network import NETWORK_CREATE, in_generation
 from engine_api.convert.network_filters import ACCEPTED, NetworkFilter
-from engine_api.errors import ApiError, BadParameter, NotAvailableYet, ObjectNotFound
+from engine_api.errors import BadParameter, ObjectNotFound
+from engine_api.routes.attaching import engine_names
 from engine_api.routes.network_create import create_in_swarm, is_for_swarm, refuse_taken
 from engine_api.routes.network_lookup import Found, ask, seen_by
 from engine_api.routes.network_prune import prune
@@ -110,22 +111,16 @@ async def remove(request: ApiRequest) -> web.StreamResponse:
 
 
 async def connect(request: ApiRequest) -> web.StreamResponse:
-    """POST /networks/{id}/connect: the engine's; a network of the swarm is refused for what it is."""
+    """POST /networks/{id}/connect: the engine's; one of the swarm is made in the engine before, if need be."""
     body = await request.http.read()
-    found = await _found(request)
-    if found is None or not found.of_swarm:
-        return await _engine(request)(_path(request.id, "connect"), request, body)
-    container = _members(body).get("container")
-    await ask(request, f"/containers/{quote(str(container or ''), safe='')}/json", {})
-    if not found.resource["Attachable"]:
-        raise ApiError(
-            f"Could not attach to network {request.id}: rpc error: code = PermissionDenied desc = "
-            f"network {found.name} not manually attachable"
-        )
-    raise NotAvailableYet(
-        f"the network {found.name} is an overlay network of the swarm, and containers that no service made cannot be "
-        "attached to these in this version of sideswarm; connect the container to a network of its engine"
-    )
+    term = request.id
+    if request.backend.local().state is LocalNodeState.ACTIVE:
+        container = _members(body).get("container")
+        found = await _found(request)
+        if found is None or found.of_swarm:
+            await ask(request, f"/containers/{quote(str(container or ''), safe='')}/json", {})
+            term = (await engine_names(request, [term]))[term]
+    return await _engine(request)(_path(term, "connect"), request, body)
 
 
 async def disconnect(request: ApiRequest) -> web.StreamResponse:

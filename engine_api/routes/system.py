@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from email.utils import formatdate
 from typing import Any
 
@@ -46,6 +46,7 @@ class System:
         warnings: Sequence[str],
         now: Callable[[], float],
         network_state: Callable[[str], NetworkState | None] = lambda network_id: None,
+        attach: Callable[[str], Awaitable[str]] | None = None,
     ) -> None:
         self._engine = engine
         self._warnings = list(warnings)
@@ -66,6 +67,7 @@ class System:
             forward=self._forward,
             ask=self._ask_any,
             network_state=network_state,
+            attach=attach,
         )
 
     # --- the engine beside us --------------------------------------------------------------------------------------

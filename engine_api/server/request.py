@@ -46,6 +46,8 @@ class EngineHooks:
     client; raises ApiError with the engine's own status and text.
     ask: (path, request, query) to the engine's answer to a GET, in this client's version.
     network_state: what this node was told of a network of the swarm that it takes part in, by ID.
+    attach: (ID or name of a network of the swarm) gives this node an address there for a plain container, and the
+    engine the network; its name. Raises SwarmError.
     """
 
     find_local_network: FindLocalNetwork | None = None
@@ -53,6 +55,7 @@ class EngineHooks:
     forward: Forward | None = None
     ask: Callable[[str, ApiRequest, Mapping[str, str]], Awaitable[Any]] | None = None
     network_state: Callable[[str], NetworkState | None] = lambda network_id: None
+    attach: Callable[[str], Awaitable[str]] | None = None
 
 
 @dataclass

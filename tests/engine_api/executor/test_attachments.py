@@ -45,7 +45,8 @@ class Managers:
         """The node hears of its attachment."""
         assert self.attachments is not None
         task = api.Task(id=task_id)
-        task.networks.add(addresses=[f"{self.given[task_id]}/24"]).network.id = "net"
+        network = task.networks.add(addresses=[f"{self.given[task_id]}/24"]).network
+        network.id, network.spec.annotations.name = "net", "front"
         told = asyncio.create_task(self.attachments.assigned(task))
         self._told.add(told)
         told.add_done_callback(self._told.discard)
@@ -130,3 +131,12 @@ async def test_an_attachment_that_the_managers_took_back_is_not_used_again(manag
     [task_id] = managers.given
     of(managers).gone(task_id)
     assert await of(managers).request("net") != address
+
+
+async def test_an_address_that_was_reserved_is_the_next_containers(managers: Managers) -> None:
+    assert await of(managers).reserve("front") == "front"
+    [address] = managers.given.values()
+    assert await of(managers).request("net") == address
+    managers.error = SwarmError("network nosuch not found")
+    with pytest.raises(SwarmError, match="network nosuch not found"):
+        await of(managers).reserve("nosuch")

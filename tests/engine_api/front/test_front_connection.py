@@ -169,7 +169,7 @@ async def test_a_head_that_does_not_arrive_in_time_is_given_up(place: Place) -> 
 async def test_without_an_engine_there_is_an_answer_that_says_so(place: Place, tmp_path: Path) -> None:
     place.backends = replace(place.backends, connect=engine_connector(f"unix://{tmp_path}/none", 5))
     client = await place.client()
-    status, body = await client.ask("POST /containers/create HTTP/1.1", "Content-Length: 2", body=b"{}")
+    status, body = await client.ask("POST /containers/prune HTTP/1.1", "Content-Length: 2", body=b"{}")
     text = "Cannot connect to the Docker Engine at unix:///engine. Is it running? (No such file or directory)"
     assert (status, json.loads(body)) == (503, {"message": text})
     assert await client.is_closed()

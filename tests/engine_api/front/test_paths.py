@@ -53,7 +53,7 @@ def test_a_shared_route_is_ours_by_its_method_path_and_query_and_any_other_by_it
         "/containers/json",
         "/containers/json?all=1",
         "/containers/swarm/json",
-        "/containers/create?name=services",
+        "/containers/prune?name=services",
         "/images/nodes/json",
         "/volumes/tasks",
         "/networks/",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from engine_api.engine.client import EngineClient
 from engine_api.routes.system import System
 from engine_api.server.request import EngineHooks
 from swarm import api
+from swarm.errors import ResourceExhausted, SwarmError
 from tests.engine_api.conftest import NOW
 from tests.engine_api.fake_engine import FakeEngine
 
@@ -174,27 +176,73 @@ async def test_a_locked_manager_says_so(backend: Any, hooks: EngineHooks, start:
 
 # --- connected ---
 
-NO_ATTACHMENT = (
-    "the network ov1 is an overlay network of the swarm, and containers that no service made cannot be attached to "
-    "these in this version of sideswarm; connect the container to a network of its engine"
-)
 NOT_ATTACHABLE = (
     "Could not attach to network enc1: rpc error: code = PermissionDenied desc = network enc1 not manually attachable"
 )
 
 
-async def test_a_container_is_told_why_it_cannot_be_connected(
+class Attaching:
+    """The node's side of attachments: it remembers what was asked for."""
+
+    def __init__(self, error: SwarmError | None = None) -> None:
+        self.targets: list[str] = []
+        self.error = error
+
+    async def attach(self, target: str) -> str:
+        self.targets.append(target)
+        if self.error is not None:
+            raise self.error
+        return "ov1"
+
+
+async def test_a_container_is_connected_to_a_network_of_the_swarm_once_the_engine_has_it(
     backend: Any, engine: FakeEngine, hooks: EngineHooks, start: Any
 ) -> None:
-    client = await start(backend, hooks=hooks)
+    attaching = Attaching()
+    client = await start(backend, hooks=replace(hooks, attach=attaching.attach))
     engine.add_container("c1", {})
     body = {"Container": "c1"}
     assert (await _post(client, "/networks/mine/connect", body))[0] == 201
-    assert await _post(client, "/networks/ov1/connect", body) == (501, {"message": NO_ATTACHMENT})
+    assert attaching.targets == []
+    assert (await _post(client, "/networks/ov1/connect", body))[0] == 201
+    assert len(attaching.targets) == 1
     assert await _post(client, "/networks/enc1/connect", body) == (500, {"message": NOT_ATTACHABLE})
     engine.refuse["GET /containers/c2/json"] = (404, "No such container: c2")
     assert await _post(client, "/networks/ov1/connect", {"Container": "c2"}) == (
         404,
         {"message": "No such container: c2"},
     )
-    assert [call for call in engine.calls if "connect" in call] == ["POST /networks/mine/connect"]
+    connected = [call for call in engine.calls if "connect" in call]
+    assert connected == ["POST /networks/mine/connect", "POST /networks/ov1/connect"]
+
+
+@pytest.mark.parametrize(
+    ("body", "targets"),
+    [
+        ({"Image": "busybox"}, 0),
+        ({"HostConfig": {"NetworkMode": "host"}}, 0),
+        ({"HostConfig": {"NetworkMode": "container:web"}}, 0),
+        ({"HostConfig": {"NetworkMode": "bridge"}}, 0),
+        ({"HostConfig": {"NetworkMode": "ov1"}}, 1),
+        ({"hostconfig": {"networkmode": "ov1"}}, 1),
+        ({"NetworkingConfig": {"EndpointsConfig": {"ov1": {}}}}, 1),
+        ({"HostConfig": {"NetworkMode": "ov1"}, "NetworkingConfig": {"EndpointsConfig": {"ov1": {}}}}, 1),
+    ],
+)
+async def test_a_container_that_is_made_gets_the_networks_of_the_swarm_that_it_asks_for(
+    backend: Any, engine: FakeEngine, hooks: EngineHooks, start: Any, body: dict[str, Any], targets: int
+) -> None:
+    attaching = Attaching()
+    client = await start(backend, hooks=replace(hooks, attach=attaching.attach))
+    await _post(client, "/containers/create?name=c1", body)
+    assert engine.calls[-1] == "POST /containers/create"
+    assert len(attaching.targets) == targets
+
+
+async def test_a_refusal_of_the_managers_is_what_the_user_reads(backend: Any, hooks: EngineHooks, start: Any) -> None:
+    attaching = Attaching(ResourceExhausted("too many"))
+    client = await start(backend, hooks=replace(hooks, attach=attaching.attach))
+    status, answer = await _post(client, "/containers/create?name=c1", {"HostConfig": {"NetworkMode": "ov1"}})
+    assert status == 500
+    assert answer["message"].startswith("Could not attach to network ")
+    assert answer["message"].endswith("rpc error: code = ResourceExhausted desc = too many")
