@@ -10,6 +10,7 @@ goes when no task of this node uses it.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -129,6 +130,7 @@ class OverlayNetworks:
             ours = [row for row in named if (row.get("Options") or {}).get(ID_OPTION) == network.id]
             if ours:
                 return str(network.name if len(named) == 1 else ours[0]["Id"])
+            check_engine(self._engine.seen.server)
             try:
                 created = await self._engine.create_network(self._create_body(network))
             except EngineError as error:
@@ -172,6 +174,17 @@ class OverlayNetworks:
 
     def _lock(self, network_id: str) -> asyncio.Lock:
         return self._locks.setdefault(network_id, asyncio.Lock())
+
+
+def check_engine(server: str) -> None:
+    """Refuse an engine that cannot have networks of ours. server: its Server header. Raises TaskError."""
+    found = re.match(r"Docker/(\d+)\.(\d+)\.(\d+)", server)
+    version = tuple(int(part) for part in found.groups()) if found else ()
+    if (29, 0, 0) <= version < (29, 0, 4):
+        said = ".".join(map(str, version))
+        raise TaskError(
+            f"Docker Engine {said} does not work with network plugins: networks of the swarm need 29.0.4 or newer"
+        )
 
 
 def overlay_network(network: api.Network) -> Network:
