@@ -126,11 +126,11 @@ class OverlayNetworks:
         """The engine's network of a network of the swarm, made if it is missing: by its name, if only one has it."""
         async with self._lock(network.id):
             rows = await self._engine.list_networks({"name": [network.name]})
+            check_engine(self._engine.seen.server)  # after the call: each answer tells the version
             named = [row for row in rows if row["Name"] == network.name]
             ours = [row for row in named if (row.get("Options") or {}).get(ID_OPTION) == network.id]
             if ours:
                 return str(network.name if len(named) == 1 else ours[0]["Id"])
-            check_engine(self._engine.seen.server)
             try:
                 created = await self._engine.create_network(self._create_body(network))
             except EngineError as error:
