@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Protocol
 
 from overlay.errors import OverlayError
@@ -28,6 +28,8 @@ _GENERIC = "com.docker.network.generic"
 _PORTS = "com.docker.network.portmap"
 _GATEWAY = "com.docker.network.gateway"
 _PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
+# what Python raises where JSON has another shape than expected; infinity is a number of Python's JSON
+_MISSHAPEN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 _OURS_ALONE = "networks of this driver are made by sideswarm alone: use docker network create -d overlay"
 
 
@@ -106,7 +108,7 @@ def network_of(options: Mapping[str, str]) -> Network:
         subnets = [Subnet(IPv4Network(pool), IPv4Address(gateway), int(vni)) for pool, gateway, vni in said["subnets"]]
         flags = {str(name): True for name in said["flags"]}
         return Network(options[ID_OPTION], said["name"], tuple(subnets), int(said["underlay_mtu"]), **flags)
-    except (KeyError, ValueError, TypeError) as error:
+    except _MISSHAPEN as error:
         raise OverlayError(_OURS_ALONE) from error
 
 
@@ -145,10 +147,11 @@ class Plugin:
         if call is None:
             return {"Err": f"sideswarm does not know {path.removeprefix('/')}"}
         try:
+            _check_ids(request)
             return await call(request)
         except OverlayError as error:
             return {"Err": str(error)}
-        except (KeyError, TypeError, ValueError, AddressValueError) as error:
+        except _MISSHAPEN as error:
             return {"Err": f"sideswarm does not understand {path.removeprefix('/')}: {type(error).__name__} {error}"}
 
     # --- what outlives this process --------------------------------------------------------------------------------
@@ -162,12 +165,15 @@ class Plugin:
         return {"networks": networks, "endpoints": endpoints}
 
     def load(self, dumped: Json) -> None:
-        """What an earlier process knew. Raises OverlayError, KeyError, TypeError or ValueError if it is damaged."""
+        """What an earlier process knew. Raises OverlayError if it is damaged, and keeps what was known."""
         known = _Known()
-        for engine_id, options in dumped["networks"].items():
-            known.networks[engine_id] = network_of(options)
-        for engine_id, (network_id, address, mac) in dumped["endpoints"].items():
-            known.endpoints[engine_id] = _Endpoint(network_id, IPv4Interface(address), mac)
+        try:
+            for engine_id, options in dumped["networks"].items():
+                known.networks[engine_id] = network_of(options)
+            for engine_id, (network_id, address, mac) in dumped["endpoints"].items():
+                known.endpoints[engine_id] = _Endpoint(network_id, IPv4Interface(address), mac)
+        except _MISSHAPEN as error:
+            raise OverlayError(f"the record of the engine's networks is damaged: {error!r}") from error
         self._known = known
 
     @property
@@ -193,11 +199,17 @@ class Plugin:
         return {}
 
     async def _delete_network(self, request: Json) -> Json:
-        network = self._known.networks.pop(request["NetworkID"], None)
-        if network is not None:
-            self._on_change()
-            if network.id not in {one.id for one in self._known.networks.values()}:
-                await self._backend.network_gone(network.id)
+        engine_id = request["NetworkID"]
+        network = self._known.networks.get(engine_id)
+        if network is None:
+            return {}
+        # forgotten after it is gone: if that fails, the engine calls again
+        if all(one.id != network.id for other, one in self._known.networks.items() if other != engine_id):
+            await self._backend.network_gone(network.id)
+        self._known.networks.pop(engine_id, None)
+        for endpoint_id in [one for one, known in self._known.endpoints.items() if known.network_id == engine_id]:
+            del self._known.endpoints[endpoint_id]
+        self._on_change()
         return {}
 
     async def _create_endpoint(self, request: Json) -> Json:
@@ -205,6 +217,8 @@ class Plugin:
         interface = request["Interface"]
         address = IPv4Interface(interface["Address"])
         given = interface.get("MacAddress") or ""
+        if not isinstance(given, str):
+            raise OverlayError("the MAC address is no text")
         mac = given or mac_of(address.ip)
         self._known.endpoints[request["EndpointID"]] = _Endpoint(request["NetworkID"], address, mac)
         self._on_change()
@@ -282,6 +296,12 @@ class Plugin:
         network_id, _ = _pool(request)
         await self._backend.release_address(network_id, request["Address"])
         return {}
+
+
+def _check_ids(request: Json) -> None:
+    for name in ("NetworkID", "EndpointID"):
+        if not isinstance(request.get(name, ""), str):
+            raise OverlayError(f"{name} is no text")
 
 
 def _pool(request: Json) -> tuple[str, IPv4Network]:

@@ -10,6 +10,7 @@ goes when no task of this node uses it.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -128,6 +129,7 @@ class OverlayNetworks:
         """The engine's network of a network of the swarm, made if it is missing: by its name, if only one has it."""
         async with self._lock(network.id):
             rows = await self._engine.list_networks({"name": [network.name]})
+            check_engine(self._engine.seen.server)  # after the call: each answer tells the version
             named = [row for row in rows if row["Name"] == network.name]
             ours = [row for row in named if (row.get("Options") or {}).get(ID_OPTION) == network.id]
             if ours:
@@ -193,6 +195,17 @@ class OverlayNetworks:
 
     def _lock(self, network_id: str) -> asyncio.Lock:
         return self._locks.setdefault(network_id, asyncio.Lock())
+
+
+def check_engine(server: str) -> None:
+    """Refuse an engine that cannot have networks of ours. server: its Server header. Raises TaskError."""
+    found = re.match(r"Docker/(\d+)\.(\d+)\.(\d+)", server)
+    version = tuple(int(part) for part in found.groups()) if found else ()
+    if (29, 0, 0) <= version < (29, 0, 4):
+        said = ".".join(map(str, version))
+        raise TaskError(
+            f"Docker Engine {said} does not work with network plugins: networks of the swarm need 29.0.4 or newer"
+        )
 
 
 def overlay_network(network: api.Network) -> Network:

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from engine_api.executor.errors import TaskError
-from engine_api.executor.overlay_networks import overlay_network
+from engine_api.executor.overlay_networks import check_engine, overlay_network
 from overlay.model import Network, Subnet
 from swarm import api
 from swarm.manager.allocator.subnets import VNI_OPTION
@@ -28,3 +28,14 @@ def test_a_network_is_made_from_what_the_managers_allocated() -> None:
 def test_a_network_that_shall_be_encrypted_never_carries_plain_text() -> None:
     with pytest.raises(TaskError, match="network web cannot be attached: encryption between nodes is not available"):
         overlay_network(_network(encrypted=""))
+
+
+@pytest.mark.parametrize("server", ["Docker/29.0.0 (linux)", "Docker/29.0.3 (linux)", "Docker/29.0.1-rc.1 (linux)"])
+def test_an_engine_that_fails_with_network_plugins_is_refused_with_the_reason(server: str) -> None:
+    with pytest.raises(TaskError, match=r"Docker Engine 29\.0\.\d does not work .* need 29\.0\.4"):
+        check_engine(server)
+
+
+@pytest.mark.parametrize("server", ["Docker/20.10.24 (linux)", "Docker/28.5.2", "Docker/29.0.4", "Docker/29.1.0", "x"])
+def test_other_engines_are_not_refused(server: str) -> None:
+    check_engine(server)
