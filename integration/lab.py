@@ -279,7 +279,8 @@ class Lab:
         (directory / "docker.pid").unlink(missing_ok=True)
         # a killed dockerd leaves its containerd behind, which the next one fails to take over every other time
         processes.kill_from_file(directory / "exec" / "containerd" / "containerd.pid")
-        (directory / "daemon.json").write_text("{}")
+        if not (directory / "daemon.json").exists():
+            (directory / "daemon.json").write_text("{}")
         command = ["dockerd", "--config-file", f"{directory}/daemon.json", "--data-root", f"{directory}/engine"]
         command += ["--exec-root", f"{directory}/exec", "-p", f"{directory}/docker.pid", "-H", host.engine]
         command += ["--label", f"rack=r{host.name.removeprefix('node')}"]

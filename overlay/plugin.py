@@ -226,7 +226,9 @@ class Plugin:
         return {"Interface": {} if given else {"MacAddress": mac}}
 
     async def _delete_endpoint(self, request: Json) -> Json:
-        if self._known.endpoints.pop(request["EndpointID"], None) is not None:
+        if request["EndpointID"] in self._known.endpoints:
+            await self._leave(request)  # an engine that died did not say so before
+            self._known.endpoints.pop(request["EndpointID"], None)
             self._on_change()
         return {}
 

@@ -148,7 +148,8 @@ class Driver:
         return Joined(name, gateway if state.network.ingress else None)
 
     async def leave(self, network_id: str, endpoint_id: str) -> None:
-        """A container's end in a network goes. Raises OverlayError."""
+        """A container's end in a network goes, with the ports of this host that lead to it. Raises OverlayError."""
+        self._host_ports.pop(endpoint_id, None)
         async with self._lock(network_id):
             await self._in_thread(partial(self._kernel.leave, network_id, endpoint_id))
         self._mark(network_id)
