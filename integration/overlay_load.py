@@ -1,4 +1,4 @@
-"""A service under load while everything around it changes: ``python -m integration.overlay_load --updates 10``, as root.
+"""A service under load while all around it changes: ``python -m integration.overlay_load --updates 10``, as root.
 
 Three hosts, all managers. Clients ask by name from a container and by the published port from outside. Meanwhile:
 rolling updates, scaling up and down, a drained node, a killed leader, a restarted daemon and a restarted engine with

@@ -11,7 +11,7 @@ the managers. Nothing is remembered on disk: the attachments are this node's tas
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +55,7 @@ class Attachments:
         """managers: the present connection. It may raise SwarmError."""
         self._managers = managers
         self._held: dict[str, _Attachment] = {}
+        self._abandoned: dict[str, None] = {}
         self._news = asyncio.Condition()
         self._expiry: asyncio.Task[None] | None = None
 
@@ -70,8 +71,8 @@ class Attachments:
 
     # --- the managers' side ----------------------------------------------------------------------------------------
 
-    async def assigned(self, task: api.Task) -> None:
-        """This node has an attachment. Told again and again, also after a restart."""
+    async def assigned(self, task: api.Task, in_use: bool = False) -> None:
+        """This node has an attachment. Told again and again, also after a restart; in_use: a container has it then."""
         if task.id in self._held or not task.networks or not task.networks[0].addresses:
             return
         network = task.networks[0]
@@ -79,7 +80,7 @@ class Attachments:
         now = asyncio.get_running_loop().time()
         async with self._news:
             name = network.network.spec.annotations.name
-            self._held[task.id] = _Attachment(task.id, network.network.id, name, address, now)
+            self._held[task.id] = _Attachment(task.id, network.network.id, name, address, None if in_use else now)
             self._news.notify_all()
 
     def has(self, task_id: str) -> bool:
@@ -99,15 +100,18 @@ class Attachments:
         """
         request = api.AttachNetworkRequest()
         request.config.target = target
+        task_id = ""
         try:
             async with asyncio.timeout(defaults.ATTACH_TIMEOUT_S):
                 task_id = (await self._managers().call(rpc.ATTACH_NETWORK, request)).attachment_id
                 async with self._news:
                     while task_id not in self._held:
                         await self._news.wait()
+            return self._held[task_id].network_name
         except TimeoutError:
             raise DeadlineExceeded(_late(target)) from None
-        return self._held[task_id].network_name
+        finally:
+            self._abandon(task_id)
 
     async def request(self, network_id: str, wanted: str = "") -> str:
         """An address for a container that starts. wanted: the only one that will do. Raises AttachError."""
@@ -118,9 +122,10 @@ class Attachments:
         request.config.target = network_id
         if wanted:
             request.config.addresses.append(wanted)
+        task_id = ""
         try:
             async with asyncio.timeout(defaults.ATTACH_TIMEOUT_S):
-                await self._managers().call(rpc.ATTACH_NETWORK, request)
+                task_id = (await self._managers().call(rpc.ATTACH_NETWORK, request)).attachment_id
                 async with self._news:
                     while (taken := self._take(network_id, wanted)) is None:
                         await self._news.wait()
@@ -128,19 +133,21 @@ class Attachments:
             raise AttachError(error.message) from error
         except TimeoutError:
             raise AttachError(_late(network_id)) from None
+        finally:
+            if taken is None:
+                self._abandon(task_id)
         return taken.address
+
+    def _abandon(self, task_id: str) -> None:
+        """Nobody waits any more for an attachment: it goes back, also if this node never hears of it."""
+        if task_id and task_id not in self._held:
+            self._abandoned[task_id] = None
 
     def release(self, network_id: str, address: str) -> None:
         """No container uses the address any more."""
         for one in self._held.values():
             if (one.network_id, one.address) == (network_id, address):
                 one.idle_since = asyncio.get_running_loop().time()
-
-    def in_use(self, network_id: str, addresses: Collection[str]) -> None:
-        """What the engine's containers use in this network, after a restart of this process."""
-        for one in self._held.values():
-            if one.network_id == network_id and one.address in addresses:
-                one.idle_since = None
 
     def _take(self, network_id: str, wanted: str) -> _Attachment | None:
         """One that is idle, if there is one, which is not idle any more. Each request may take another's: all fit."""
@@ -159,17 +166,26 @@ class Attachments:
 
     async def give_back(self, before: float) -> None:
         """Give back what has been idle since before this moment (loop time). What fails is tried again."""
+        for task_id in [task_id for task_id in self._abandoned if task_id not in self._held]:
+            if await self._detached(task_id):
+                self._abandoned.pop(task_id, None)
         for one in list(self._held.values()):
             if one.idle_since is None or one.idle_since > before:
                 continue
             del self._held[one.task_id]  # so that no container gets it meanwhile
-            try:
-                await self._managers().call(rpc.DETACH_NETWORK, api.DetachNetworkRequest(attachment_id=one.task_id))
-            except NotFound:
-                continue
-            except SwarmError as error:
-                log.info("attachment.not_given_back", attachment=one.task_id, error=error.message)
+            self._abandoned.pop(one.task_id, None)
+            if not await self._detached(one.task_id):
                 self._held[one.task_id] = one
+
+    async def _detached(self, task_id: str) -> bool:
+        try:
+            await self._managers().call(rpc.DETACH_NETWORK, api.DetachNetworkRequest(attachment_id=task_id))
+        except NotFound:
+            return True
+        except SwarmError as error:
+            log.info("attachment.not_given_back", attachment=task_id, error=error.message)
+            return False
+        return True
 
 
 def _late(network: str) -> str:

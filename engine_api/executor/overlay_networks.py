@@ -94,10 +94,12 @@ class OverlayNetworks:
 
     async def attached(self, task: api.Task) -> None:
         """See TaskNetworks.attached."""
-        if not self._attachments.has(task.id):
-            await self._attachments.assigned(task)
-            for attachment in service_networks(task):  # after a restart of this process a container may use it
-                self._attachments.in_use(attachment.network.id, await self._used(attachment.network.id))
+        if self._attachments.has(task.id):
+            return
+        for attachment in service_networks(task)[:1]:  # after a restart of this process a container may use it
+            used = await self._used(attachment.network.id)
+            addresses = {address.partition("/")[0] for address in attachment.addresses}
+            await self._attachments.assigned(task, in_use=bool(addresses & used))
 
     async def detached(self, task: api.Task) -> None:
         """See TaskNetworks.detached."""
@@ -111,8 +113,8 @@ class OverlayNetworks:
 
         Raises AttachError.
         """
-        if wanted and (network_id, wanted) in self._expected:
-            return wanted
+        if wanted and self._expected.pop((network_id, wanted), None) is not None:
+            return wanted  # once: it is expected again before each start of the task's container
         return await self._attachments.request(network_id, wanted)
 
     def release_address(self, network_id: str, address: str) -> None:

@@ -21,6 +21,7 @@ class Managers:
         self.attachments: Attachments | None = None
         self.given: dict[str, str] = {}
         self.error: SwarmError | None = None
+        self.full = False
         self._told: set[asyncio.Task[None]] = set()
         self._next = 2
 
@@ -38,16 +39,17 @@ class Managers:
         task_id = f"t{self._next}"
         self._next += 1
         self.given[task_id] = wanted
-        self.tell(task_id)
+        if not self.full:
+            self.tell(task_id)
         return api.AttachNetworkResponse(attachment_id=task_id)
 
-    def tell(self, task_id: str) -> None:
+    def tell(self, task_id: str, in_use: bool = False) -> None:
         """The node hears of its attachment."""
         assert self.attachments is not None
         task = api.Task(id=task_id)
         network = task.networks.add(addresses=[f"{self.given[task_id]}/24"]).network
         network.id, network.spec.annotations.name = "net", "front"
-        told = asyncio.create_task(self.attachments.assigned(task))
+        told = asyncio.create_task(self.attachments.assigned(task, in_use))
         self._told.add(told)
         told.add_done_callback(self._told.discard)
 
@@ -112,9 +114,10 @@ async def test_what_can_not_be_given_back_now_is_given_back_later(managers: Mana
 async def test_after_a_restart_only_what_containers_use_is_kept(managers: Managers) -> None:
     managers.given = {"t1": "10.0.1.2", "t2": "10.0.1.3"}
     for task_id in ("t1", "t2", "t1"):
-        managers.tell(task_id)
+        managers.tell(task_id, in_use=task_id == "t2")
     await asyncio.sleep(0.01)
-    of(managers).in_use("net", {"10.0.1.3"})
+    assert await of(managers).request("net") == "10.0.1.2"  # never one that a container has
+    of(managers).release("net", "10.0.1.2")
     await of(managers).give_back(later())
     assert managers.given == {"t2": "10.0.1.3"}
 
@@ -140,3 +143,15 @@ async def test_an_address_that_was_reserved_is_the_next_containers(managers: Man
     managers.error = SwarmError("network nosuch not found")
     with pytest.raises(SwarmError, match="network nosuch not found"):
         await of(managers).reserve("nosuch")
+
+
+async def test_an_attachment_that_nobody_waits_for_any_more_goes_back(managers: Managers) -> None:
+    managers.full = True
+    for waiting in (of(managers).request("net"), of(managers).reserve("front")):
+        asked = asyncio.create_task(waiting)
+        await asyncio.sleep(0.01)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+    assert len(managers.given) == 2
+    await of(managers).give_back(later() - 100)
+    assert managers.given == {}
