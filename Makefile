@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: help setup demo clean-demo test check unit sim integration proto lock bench-api bench-raft kills clean
+.PHONY: help setup demo clean-demo test check unit sim integration proto lock bench-api bench-raft bench-net kills clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,9 @@ bench-api: setup ## compare with the bare engine and stock swarm: requests, serv
 
 bench-raft: setup ## compare three managers with three stock ones: failover, writes, node failure
 	@$(PY) -m integration.bench_raft
+
+bench-net: setup ## measure the data path in namespaces: round trips, programming of networks and virtual addresses
+	@$(PY) -m integration.bench_net
 
 kills: setup ## kill managers at random during writes: MANAGERS=5 MINUTES=10
 	@$(PY) -m integration.kills --managers $(or $(MANAGERS),3) --minutes $(or $(MINUTES),10)
