@@ -7,6 +7,7 @@ clients change, one order of all calls must explain every answer (linearizabilit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.sim.checkers import Checkers
 from tests.sim.linearizability import ABSENT, NEVER, Kind, Operation, explain
 from tests.sim.lists import Life, Look, as_reads, contradiction
 
+_OF_THE_FUTURE = "ahead of this node's clock"
 _TAKEN_OR_NOT = (
     Code.UNAVAILABLE,
     Code.DEADLINE_EXCEEDED,
@@ -67,8 +69,10 @@ class Known:
 class History:
     """All calls of all clients."""
 
-    def __init__(self, checkers: Checkers) -> None:
+    def __init__(self, checkers: Checkers, clocks_went_back: Callable[[], bool] = lambda: False) -> None:
+        """clocks_went_back: whether a node's clock did, so that it may take a certificate for one of the future."""
         self._checkers = checkers
+        self._clocks_went_back = clocks_went_back
         self._ops = 0
         self.objects: dict[str, Known] = {}
         self.acknowledged = 0
@@ -129,7 +133,10 @@ class History:
 
     def failed(self, error: SwarmError, op: str) -> None:
         """A write was not acknowledged; if the reason is final it must never happen."""
-        if isinstance(error, InvalidArgument | NotFound | AlreadyExists | OutOfSequence):
+        of_the_future = error.code is Code.PERMISSION_DENIED and _OF_THE_FUTURE in str(error)
+        if isinstance(error, InvalidArgument | NotFound | AlreadyExists | OutOfSequence) or (
+            of_the_future and self._clocks_went_back()
+        ):
             self.refused += 1
             self._never[op] = str(error)
         else:

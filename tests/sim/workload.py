@@ -31,7 +31,7 @@ class Workload:
         self.world = world
         self.rng = world.rng
         self.kernel = world.kernel
-        self.history = History(world.checkers)
+        self.history = History(world.checkers, lambda: any(node.clock_offset < -60.0 for node in world.nodes))
         self.operators = Operators(world, self.call)
         self.readers = Readers(world)
         self.lister = Lister(self)
