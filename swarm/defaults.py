@@ -212,6 +212,7 @@ EXECUTOR_CREATES_MAX = 8
 EXECUTOR_RECONCILE_PERIOD_S = 15.0
 EXECUTOR_RECHECK_S = 5.0  # a health verdict or a removal that we wait for
 DISCOVERY_BATCH_S = 0.03  # between two messages to one node; what changes meanwhile is one message
+DISCOVERY_BATCH_BYTES = 1 << 20  # to one node at a time, and one record more; below what a stream may have waiting
 DISCOVERY_CHANGES_MAX = 500  # in one message
 DISCOVERY_STREAMS_PER_NODE_MAX = 2
 NETWORK_JOURNAL_S = 0.2  # between two writes of what a node knows of its networks

@@ -2,8 +2,10 @@
 
 Theory of operation. A node opens WatchNetworks. It gets all records of its networks, then ``complete``, then changes.
 A stream remembers only which records must still be told; messages are made from the book when they are sent, so ten
-changes of a record within a batch become one. When a node begins to take part in a network, all of that network is to
-be told; when it ceases, that the network is gone.
+changes of a record within a batch become one. Which networks the node takes part in is looked at then, too: a node that
+leaves a network and is back before the next message is told what changed meanwhile, as if it had stayed. When it begins
+to take part in a network, all of that network is to be told; when it ceases, that the network is gone. Much to tell
+goes in several messages, so that no stream has more than a bounded number of bytes to carry at a time.
 
 Between our own nodes this takes the place of libnetwork's gossip (docs/adr/0029-discovery-by-the-managers.md).
 """
@@ -19,20 +21,21 @@ from swarm.api import rpc
 from swarm.errors import Aborted, NotFound, PermissionDenied, SwarmError
 from swarm.manager.discovery.book import NetworkBook
 from swarm.manager.discovery.records import KINDS, NETWORK, Key, local_record, removal
-from swarm.manager.node_keys import KeyGuard
+from swarm.manager.node_keys import KeyGuard, Superseded, is_superseded
 from swarm.manager.service import Effect, Event
-from swarm.rpc import Call, StreamData, StreamEnd
+from swarm.rpc import Call, Peer, StreamData, StreamEnd
 from swarm.store.store import Change, Store
 
 
 @dataclass(slots=True)
 class _Watch:
-    """An open stream. networks: those that the node is told of. pending: records to tell, by network.
+    """An open stream. networks: those that the node was told of. pending: records to tell, by network.
 
     local: what the node was told of itself.
     """
 
     node_id: str
+    peer: Peer
     networks: set[str] = field(default_factory=set)
     pending: dict[str, dict[Key, None]] = field(default_factory=dict)
     local: api.LocalNodeRecord | None = None
@@ -81,7 +84,7 @@ class Discovery:
                 self._key_guard.check(node, event.peer, now)
         except SwarmError as error:
             return [StreamEnd(event.stream, error)]
-        return [*self._open(event.stream, node_id), *self.wake(now)]
+        return [*self._open(event.stream, node_id, event.peer), *self.wake(now)]
 
     def committed(self, changes: Sequence[Change], now: float) -> Sequence[Effect]:
         """See swarm.manager.service.Service."""
@@ -104,7 +107,7 @@ class Discovery:
             nodes.update(dict.fromkeys(self._of_node))
         for node_id in nodes:
             for stream in self._of_node.get(node_id, ()):
-                self._settle_networks(stream)
+                self._look_at(stream)
         return [*effects, *self.wake(now)]
 
     def wake(self, now: float) -> Sequence[Effect]:
@@ -117,7 +120,7 @@ class Discovery:
             if watch is not None:
                 watch.queued = False
                 watch.next_send = now + defaults.DISCOVERY_BATCH_S
-                effects += [StreamData(stream, message) for message in self._messages(watch)]
+                effects += [StreamData(stream, message) for message in self._messages(stream, watch)]
         return effects
 
     def deadline(self) -> float | None:
@@ -137,32 +140,40 @@ class Discovery:
 
     # --- streams ---------------------------------------------------------------------------------------------------
 
-    def _open(self, stream: int, node_id: str) -> list[Effect]:
-        of_node = self._of_node.setdefault(node_id, {})
+    def _open(self, stream: int, node_id: str, peer: Peer) -> list[Effect]:
         effects: list[Effect] = []
-        while len(of_node) >= defaults.DISCOVERY_STREAMS_PER_NODE_MAX:
-            oldest = next(iter(of_node))
+        for older in list(self._of_node.get(node_id, ())):
+            if is_superseded(self._store, self._watches[older].peer):
+                self._close(older)
+                effects.append(StreamEnd(older, Superseded(node_id)))
+        while len(self._of_node.get(node_id, ())) >= defaults.DISCOVERY_STREAMS_PER_NODE_MAX:
+            oldest = next(iter(self._of_node[node_id]))
             self._close(oldest)
-            of_node = self._of_node.setdefault(node_id, {})
             effects.append(StreamEnd(oldest, Aborted("node must disconnect")))
-        self._watches[stream] = _Watch(node_id)
-        of_node[stream] = None
-        self._settle_networks(stream)
+        self._watches[stream] = _Watch(node_id, peer)
+        self._of_node.setdefault(node_id, {})[stream] = None
+        self._look_at(stream)
         return effects
 
-    def _settle_networks(self, stream: int) -> None:
-        """Compare the networks of which a node is told with those of which it shall be told."""
+    def _look_at(self, stream: int) -> None:
+        """Queue a stream if its node has to be told anything."""
         watch = self._watches[stream]
-        wanted = self._book.networks_of(watch.node_id)
-        for network_id in wanted - watch.networks:
-            self._of_network.setdefault(network_id, {})[stream] = None
-            watch.pending.setdefault(network_id, {}).update(dict.fromkeys(self._book.keys(network_id)))
-        for network_id in watch.networks - wanted:
-            self._unwatch(stream, network_id)
-            watch.pending[network_id] = {NETWORK: None}
-        watch.networks = wanted
-        if watch.pending or not watch.complete or watch.local != self._local(watch.node_id):
+        others = self._book.networks_of(watch.node_id) != watch.networks
+        if others or watch.pending or not watch.complete or watch.local != self._local(watch.node_id):
             self._queue(stream, watch)
+
+    def _settle_networks(self, stream: int, watch: _Watch) -> list[api.NetworkChange]:
+        """From now on the node is told of the networks in which it takes part. Returns that others are gone."""
+        wanted = self._book.networks_of(watch.node_id)
+        left, joined = sorted(watch.networks - wanted), sorted(wanted - watch.networks)
+        for network_id in left:
+            self._unwatch(stream, network_id)
+            watch.pending.pop(network_id, None)
+        for network_id in joined:
+            self._of_network.setdefault(network_id, {})[stream] = None
+            watch.pending[network_id] = dict.fromkeys(self._book.keys(network_id))
+        watch.networks = wanted
+        return [removal(network_id, NETWORK) for network_id in left]
 
     def _mark(self, stream: int, network_id: str, key: Key) -> None:
         watch = self._watches[stream]
@@ -174,27 +185,42 @@ class Discovery:
             watch.queued = True
             heapq.heappush(self._due, (max(watch.next_send, self._now), stream))
 
-    def _messages(self, watch: _Watch) -> list[api.WatchNetworksResponse]:
-        changes: list[api.NetworkChange] = []
-        for network_id, keys in watch.pending.items():
-            for key in sorted(keys, key=lambda key: KINDS.index(key[0])):
-                told = self._book.record(network_id, key) if network_id in watch.networks else None
-                changes.append(told if told is not None else removal(network_id, key))
-        watch.pending = {}
+    def _messages(self, stream: int, watch: _Watch) -> list[api.WatchNetworksResponse]:
+        changes = [*self._settle_networks(stream, watch), *self._take(watch)]
         size = defaults.DISCOVERY_CHANGES_MAX
         out = [api.WatchNetworksResponse(changes=changes[i : i + size]) for i in range(0, len(changes), size)]
         local = self._local(watch.node_id)
-        if local != watch.local or not watch.complete:
-            out = out or [api.WatchNetworksResponse()]
-            if local is not None:
-                out[0].local.CopyFrom(local)
-            watch.local = local
-        if not watch.complete:
+        if not out and (local != watch.local or not watch.complete):
+            out = [api.WatchNetworksResponse()]
+        if local is not None and local != watch.local:
+            out[0].local.CopyFrom(local)
+        watch.local = local
+        if watch.pending:
+            self._queue(stream, watch)
+        elif not watch.complete:
             watch.complete = True
             out[-1].complete = True
         for message in out:
             message.version = self._store.index
         return out
+
+    def _take(self, watch: _Watch) -> list[api.NetworkChange]:
+        """What is told next of the pending records, as they are now."""
+        changes: list[api.NetworkChange] = []
+        room = defaults.DISCOVERY_BATCH_BYTES
+        while watch.pending and room > 0:
+            network_id, keys = next(iter(watch.pending.items()))
+            for key in sorted(keys, key=lambda key: KINDS.index(key[0])):
+                record = self._book.record(network_id, key)
+                told = record if record is not None else removal(network_id, key)
+                changes.append(told)
+                del keys[key]
+                room -= told.ByteSize()
+                if room <= 0:
+                    break
+            if not keys:
+                del watch.pending[network_id]
+        return changes
 
     def _local(self, node_id: str) -> api.LocalNodeRecord | None:
         node = self._store.get(api.Node, node_id)

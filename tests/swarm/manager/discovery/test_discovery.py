@@ -10,7 +10,8 @@ from swarm import api, defaults
 from swarm.api import rpc
 from swarm.errors import Code
 from swarm.manager.discovery.discovery import Discovery
-from swarm.rpc import StreamData, StreamEnd
+from swarm.manager.node_keys import Superseded
+from swarm.rpc import WORKER_ROLE, Peer, StreamData, StreamEnd
 from tests.swarm.manager.service_harness import ServiceHarness
 
 
@@ -298,3 +299,82 @@ def test_only_the_newest_streams_of_a_node_are_served(cluster: Cluster) -> None:
     ends = [event for event in cluster.harness.out if isinstance(event, StreamEnd)]
     assert [event.stream for event in ends] == [streams[0]]
     assert isinstance(cluster.harness.take(streams[-1])[0], StreamData)
+
+
+def test_a_node_that_leaves_a_network_for_a_moment_keeps_nothing_that_went_meanwhile(cluster: Cluster) -> None:
+    cluster.run("t1", "n1", {"front": "10.0.0.11"})
+    cluster.run("t2", "n2", {"front": "10.0.0.12"})
+    stream = cluster.watch("n1")
+    cluster.news(stream)
+    cluster.run("t9", "n1", {"front": "10.0.0.19"})  # told at once: what follows waits for the next message
+    cluster.messages(stream)
+    cluster.state("t1", api.COMPLETE)
+    cluster.state("t9", api.COMPLETE)
+    cluster.state("t2", api.COMPLETE)
+    cluster.run("t3", "n1", {"front": "10.0.0.13"})
+    told = names(cluster.news(stream))
+    assert "front network_removed True" in told or "front endpoint_removed t2" in told
+
+
+def test_much_to_tell_goes_little_by_little_and_the_last_message_completes(cluster: Cluster) -> None:
+    cluster.run("t1", "n1", {"front": "10.0.0.11"})
+    for number in range(5):
+        service = api.Service(id=f"s{number}")
+        service.spec.task.networks.add(target="front", aliases=["a" * 900_000])
+        cluster.create(service)
+    stream = cluster.watch("n1")
+    told: list[api.WatchNetworksResponse] = []
+    while not (told and told[-1].complete):
+        messages = cluster.messages(stream)
+        assert 0 < sum(message.ByteSize() for message in messages) < defaults.DISCOVERY_BATCH_BYTES + 1_000_000
+        told += messages
+        cluster.harness.pass_time(defaults.DISCOVERY_BATCH_S)
+    assert len(told) > 2
+    assert [message.complete for message in told[:-1]] == [False] * (len(told) - 1)
+    changes = names(change for message in told for change in message.changes)
+    assert changes == [
+        "front network front",
+        "front peer n1",
+        *(f"front service s{n}" for n in range(5)),
+        "front endpoint t1",
+    ]
+
+
+def test_what_changes_while_everything_is_told_is_told_too(cluster: Cluster) -> None:
+    cluster.run("t1", "n1", {"front": "10.0.0.11"})
+    service = api.Service(id="s1")
+    service.spec.task.networks.add(target="front", aliases=["a" * 1_100_000])
+    cluster.create(service)
+    stream = cluster.watch("n1")
+    [first] = cluster.messages(stream)
+    assert not first.complete
+    cluster.remove(api.Service, "s1")
+    assert names(cluster.news(stream)) == ["front service_removed s1", "front endpoint t1"]
+
+
+def test_a_new_stream_of_a_node_ends_those_of_superseded_keys(cluster: Cluster) -> None:
+    old, new = b"old", b"new"
+
+    def record(key: bytes) -> None:
+        def change(node: api.Node) -> None:
+            del node.authority.issued[:]
+            node.authority.key = key
+
+        cluster.edit(api.Node, "n1", change)
+
+    def watch(key: bytes) -> int:
+        peer = Peer("n1", WORKER_ROLE, "org", "10.0.0.5:999", key=key)
+        return cluster.harness.call_as(rpc.WATCH_NETWORKS.name, api.WatchNetworksRequest(), peer)
+
+    record(old)
+    thief = watch(old)
+    cluster.messages(thief)
+    record(new)
+    node = watch(new)
+    [ended] = cluster.harness.take(thief)
+    assert isinstance(ended, StreamEnd)
+    assert isinstance(ended.error, Superseded)
+    assert cluster.messages(node)[-1].complete
+    [refused] = cluster.harness.take(watch(old))
+    assert isinstance(refused, StreamEnd)
+    assert isinstance(refused.error, Superseded)
