@@ -21,7 +21,7 @@ def ask(enter: Sequence[str], url: str) -> str:
     """One request from inside a namespace; what came back, or the error."""
     script = "import asyncio, sys; from integration.traffic import fetch; print(asyncio.run(fetch(*sys.argv[1:])))"
     words = [*enter, sys.executable, "-c", script, url, RESOLVER]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False, cwd=PROJECT)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, cwd=PROJECT)
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
 

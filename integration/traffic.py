@@ -24,10 +24,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 PROJECT = Path(__file__).resolve().parent.parent
-REQUEST_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 10.0  # without the name
+RESOLVE_PAUSE_S = 5.0  # libc asks again after so long (resolv.conf(5))
+RESOLVE_ATTEMPTS_MAX = 6  # a daemon that starts on a busy machine answers late; what may never be is a wrong answer
 _TYPE_A = 1
 
 
@@ -74,10 +76,10 @@ async def resolve(name: str, resolver: str) -> list[str]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
         link.setblocking(False)
         link.connect((resolver, 53))
-        for _ in range(2):
+        for _ in range(RESOLVE_ATTEMPTS_MAX):
             await loop.sock_sendall(link, query(name))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REQUEST_TIMEOUT_S / 2):
+                async with asyncio.timeout(RESOLVE_PAUSE_S):
                     return addresses_in(await loop.sock_recv(link, 4096))
     raise TrafficError(f"no answer about {name}")
 
@@ -91,6 +93,11 @@ async def fetch(url: str, resolver: str = "") -> str:
         if not found:
             raise TrafficError(f"{host} has no address")
         host = found[0]
+    async with asyncio.timeout(REQUEST_TIMEOUT_S):
+        return await _get(host, parts)
+
+
+async def _get(host: str, parts: SplitResult) -> str:
     reader, writer = await asyncio.open_connection(host, parts.port or 80)
     try:
         writer.write(f"GET {parts.path or '/'} HTTP/1.0\r\nHost: {parts.hostname}\r\n\r\n".encode())
@@ -113,8 +120,7 @@ async def generate(url: str, resolver: str, rate: float, seconds: float) -> Tall
     async def one() -> None:
         at = time.monotonic() - began
         try:
-            async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                tally.answers[await fetch(url, resolver)] += 1
+            tally.answers[await fetch(url, resolver)] += 1
         except (OSError, TrafficError) as error:
             tally.failures.append((round(at, 3), f"{type(error).__name__}: {error}"))
 
@@ -146,7 +152,7 @@ class Traffic:
         """Stop asking; what came of it."""
         assert self._process is not None
         self._process.terminate()
-        said = json.loads(self._process.communicate(timeout=30)[0])
+        said = json.loads(self._process.communicate(timeout=90)[0])
         failures = [(at, text) for at, text in said["failures"]]
         return Tally(said["requests"], Counter(said["answers"]), failures)
 
